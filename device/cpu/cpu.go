@@ -1,0 +1,184 @@
+// Package cpu runs plans on the processor: pure-Go kernels for every op, assembly for the matrix product, and a persistent
+// worker pool. Results do not depend on the number of threads: work is cut by shape, never by worker.
+//
+// Importing the package registers the backend "cpu".
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+type backend struct{}
+
+func init() {
+	if err := device.Register(backend{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// Name implements device.Backend.
+func (backend) Name() string { return "cpu" }
+
+// Count implements device.Backend.
+func (backend) Count() int { return 1 }
+
+// Open implements device.Backend with one worker a processor.
+func (backend) Open(int) (device.Device, error) { return New(Options{}), nil }
+
+// Options of a CPU device.
+type Options struct {
+	Threads int // workers, the caller included; 0: runtime.GOMAXPROCS(0)
+}
+
+// Device is the processor and its worker pool.
+type Device struct {
+	threads int
+	pool    pool
+	mu      sync.Mutex
+	held    int64 // bytes allocated and not freed
+	stream  stream
+}
+
+// New opens the processor.
+func New(o Options) *Device {
+	if o.Threads <= 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	d := &Device{threads: o.Threads}
+	d.pool = newPool(o.Threads)
+	d.stream.dev = d
+	return d
+}
+
+// Threads is the number of workers, the caller included.
+func (d *Device) Threads() int { return d.threads }
+
+// Alloc implements device.Device.
+func (d *Device) Alloc(bytes int64) (device.Buffer, error) {
+	if bytes < 0 || bytes > maxAlloc {
+		return nil, fmt.Errorf("cpu: cannot allocate %d bytes", bytes)
+	}
+	b, err := allocate(bytes)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	d.held += bytes
+	d.mu.Unlock()
+	return &buffer{dev: d, data: b}, nil
+}
+
+// maxAlloc refuses sizes that can only be a mistake: 64 TiB.
+const maxAlloc = 1 << 46
+
+func allocate(bytes int64) (b []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil { // makeslice: len out of range
+			err = fmt.Errorf("cpu: cannot allocate %d bytes: %v", bytes, r)
+		}
+	}()
+	return tensor.AlignedBytes(int(bytes)), nil
+}
+
+// Allocated is the number of bytes held by buffers now.
+func (d *Device) Allocated() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held
+}
+
+// Stream implements device.Device. The processor has one queue, which is synchronous.
+func (d *Device) Stream(int) device.Stream { return &d.stream }
+
+// Info implements device.Device.
+func (d *Device) Info() device.Info {
+	total, free := memory()
+	return device.Info{Name: modelName() + ", " + strconv.Itoa(d.threads) + " threads", Kind: "cpu", MemoryTotal: total, MemoryFree: free, Threads: d.threads}
+}
+
+// Close implements device.Device.
+func (d *Device) Close() error {
+	d.pool.Close()
+	return nil
+}
+
+type buffer struct {
+	dev  *Device
+	data []byte
+}
+
+// Size implements device.Buffer.
+func (b *buffer) Size() int64 { return int64(len(b.data)) }
+
+// Free implements device.Buffer.
+func (b *buffer) Free() error {
+	b.dev.mu.Lock()
+	b.dev.held -= int64(len(b.data))
+	b.dev.mu.Unlock()
+	b.data = nil
+	return nil
+}
+
+type stream struct{ dev *Device }
+
+// Upload implements device.Stream.
+func (s *stream) Upload(dst device.Ptr, src []byte) error {
+	b, err := bytesAt(dst, int64(len(src)))
+	if err == nil {
+		copy(b, src)
+	}
+	return err
+}
+
+// Download implements device.Stream.
+func (s *stream) Download(dst []byte, src device.Ptr) error {
+	b, err := bytesAt(src, int64(len(dst)))
+	if err == nil {
+		copy(dst, b)
+	}
+	return err
+}
+
+// Copy implements device.Stream.
+func (s *stream) Copy(dst, src device.Ptr, n int64) error {
+	d, err := bytesAt(dst, n)
+	if err != nil {
+		return err
+	}
+	b, err := bytesAt(src, n)
+	if err == nil {
+		copy(d, b)
+	}
+	return err
+}
+
+// Record implements device.Stream.
+func (s *stream) Record() device.Event { return nil }
+
+// Wait implements device.Stream.
+func (s *stream) Wait(device.Event) error { return nil }
+
+// Sync implements device.Stream.
+func (s *stream) Sync() error { return nil }
+
+var errForeign = errors.New("cpu: the address belongs to another device or was freed")
+
+// bytesAt returns n bytes at an address, capped so that a kernel cannot grow past them.
+func bytesAt(p device.Ptr, n int64) ([]byte, error) {
+	b, ok := p.Buf.(*buffer)
+	if !ok || (b.data == nil && n > 0) {
+		return nil, errForeign
+	}
+	if p.Off < 0 || n < 0 || p.Off+n > int64(len(b.data)) {
+		return nil, fmt.Errorf("cpu: %d bytes at offset %d are outside a buffer of %d", n, p.Off, len(b.data))
+	}
+	return b.data[p.Off : p.Off+n : p.Off+n], nil
+}

@@ -1,0 +1,134 @@
+package cpu
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	Register(buildGather)
+	Register(buildScatterAdd)
+}
+
+func buildGather(d *Device, op ops.GatherRows, s device.Spec) (*Kernel, error) {
+	outer, inner := around(s.In[0].Shape, int(op.Axis))
+	n, m := s.In[0].Dim(int(op.Axis)), s.In[1].Size()
+	row := inner * s.In[0].DType.Size()
+	return &Kernel{Run: func(c *Call) error {
+		idx := tensor.View[int32](c.In[1])
+		return d.ranges(outer*m, max(shapeGrain/max(row, 1), 1), func(lo, hi int) {
+			for k := lo; k < hi; k++ {
+				dst := c.Out[0][k*row : (k+1)*row]
+				if i := int(idx[k%m]); i >= 0 && i < n {
+					copy(dst, c.In[0][(k/m*n+i)*row:])
+				} else {
+					clear(dst)
+				}
+			}
+		})
+	}}, nil
+}
+
+// buildScatterAdd adds rows in index order. Work is cut over the columns of a row, so every element sees the same order of
+// additions whatever the number of threads.
+func buildScatterAdd(d *Device, op ops.ScatterAddRows, s device.Spec) (*Kernel, error) {
+	outer, inner := around(s.Out[0].Shape, int(op.Axis))
+	sc := scatter{outer: outer, inner: inner, n: int(op.Size), m: s.In[1].Size()}
+	k := &Kernel{}
+	half := s.Out[0].DType == tensor.BF16 || s.Out[0].DType == tensor.F16
+	if half {
+		k.ScratchBytes = int64(s.Out[0].Size()) * 4
+	}
+	k.Run = func(c *Call) error {
+		idx := tensor.View[int32](c.In[1])
+		switch s.Out[0].DType {
+		case tensor.F32:
+			return scatterInto(d, sc, tensor.View[float32](c.Out[0]), tensor.View[float32](c.In[0]), idx)
+		case tensor.F64:
+			return scatterInto(d, sc, tensor.View[float64](c.Out[0]), tensor.View[float64](c.In[0]), idx)
+		case tensor.I32:
+			return scatterInto(d, sc, tensor.View[int32](c.Out[0]), tensor.View[int32](c.In[0]), idx)
+		case tensor.I64:
+			return scatterInto(d, sc, tensor.View[int64](c.Out[0]), tensor.View[int64](c.In[0]), idx)
+		case tensor.BF16, tensor.F16:
+			return scatterHalf(d, sc, s.Out[0].DType, c, idx)
+		}
+		return device.ErrNoKernel
+	}
+	switch s.Out[0].DType {
+	case tensor.F32, tensor.F64, tensor.I32, tensor.I64, tensor.BF16, tensor.F16:
+		return k, nil
+	}
+	return nil, device.ErrNoKernel
+}
+
+type scatter struct{ outer, inner, n, m int }
+
+func scatterInto[E float32 | float64 | int32 | int64](d *Device, sc scatter, dst, u []E, idx []int32) error {
+	return d.ranges(sc.inner, max(shapeGrain/max(sc.m*sc.outer, 1), 16), func(lo, hi int) {
+		for o := range sc.outer {
+			for r := range sc.n {
+				clear(dst[(o*sc.n+r)*sc.inner+lo : (o*sc.n+r)*sc.inner+hi])
+			}
+			for k, i := range idx {
+				if i < 0 || int(i) >= sc.n {
+					continue
+				}
+				to := dst[(o*sc.n+int(i))*sc.inner:]
+				from := u[(o*sc.m+k)*sc.inner:]
+				for j := lo; j < hi; j++ {
+					to[j] += from[j]
+				}
+			}
+		}
+	})
+}
+
+func scatterHalf(d *Device, sc scatter, dt tensor.DType, c *Call, idx []int32) error {
+	acc := tensor.View[float32](c.Scratch)
+	return d.ranges(sc.inner, max(shapeGrain/max(sc.m*sc.outer, 1), 16), func(lo, hi int) {
+		for o := range sc.outer {
+			for r := range sc.n {
+				clear(acc[(o*sc.n+r)*sc.inner+lo : (o*sc.n+r)*sc.inner+hi])
+			}
+			for k, i := range idx {
+				if i < 0 || int(i) >= sc.n {
+					continue
+				}
+				for j := lo; j < hi; j++ {
+					acc[(o*sc.n+int(i))*sc.inner+j] += load32(dt, c.In[0], (o*sc.m+k)*sc.inner+j)
+				}
+			}
+			for r := range sc.n {
+				for j := lo; j < hi; j++ {
+					at := (o*sc.n+r)*sc.inner + j
+					store32(dt, c.Out[0], at, acc[at])
+				}
+			}
+		}
+	})
+}
+
+// load32 reads one element of a float type of at most 32 bits.
+func load32(d tensor.DType, b []byte, i int) float32 {
+	switch d {
+	case tensor.BF16:
+		return tensor.View[tensor.BFloat16](b)[i].Float32()
+	case tensor.F16:
+		return tensor.View[tensor.Float16](b)[i].Float32()
+	}
+	return tensor.View[float32](b)[i]
+}
+
+// store32 writes one element, rounding to the element type.
+func store32(d tensor.DType, b []byte, i int, x float32) {
+	switch d {
+	case tensor.BF16:
+		tensor.View[tensor.BFloat16](b)[i] = tensor.ToBF16(x)
+	case tensor.F16:
+		tensor.View[tensor.Float16](b)[i] = tensor.ToF16(x)
+	default:
+		tensor.View[float32](b)[i] = x
+	}
+}

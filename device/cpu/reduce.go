@@ -1,0 +1,233 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() { Register(buildReduce) }
+
+// reduction maps each output element to the input elements it combines: the reduced axes are walked in row-major order.
+type reduction struct {
+	kept, red       []int // extents
+	keptSt, redSt   []int // strides in elements
+	outputs, inputs int   // number of outputs, and of inputs an output
+	contiguous      bool  // the reduced elements of an output are adjacent
+}
+
+func newReduction(t tensor.Type, axes uint16) reduction {
+	r := reduction{outputs: 1, inputs: 1}
+	st := t.Shape.Strides()
+	for i := range t.Rank() {
+		n := t.Dim(i)
+		if axes>>i&1 == 1 {
+			r.red, r.redSt, r.inputs = append(r.red, n), append(r.redSt, st[i]), r.inputs*n
+		} else {
+			r.kept, r.keptSt, r.outputs = append(r.kept, n), append(r.keptSt, st[i]), r.outputs*n
+		}
+	}
+	r.contiguous = true
+	want := 1
+	for i := len(r.red) - 1; i >= 0; i-- {
+		if r.red[i] != 1 && r.redSt[i] != want {
+			r.contiguous = false
+		}
+		want *= r.red[i]
+	}
+	return r
+}
+
+func offset(k int, dims, strides []int) int {
+	off := 0
+	for i := len(dims) - 1; i >= 0; i-- {
+		off += k % dims[i] * strides[i]
+		k /= dims[i]
+	}
+	return off
+}
+
+// sumSegment is how many elements are added in sequence before their sum joins the next level of the pairwise tree.
+const sumSegment = 256
+
+func buildReduce(d *Device, op ops.Reduce, s device.Spec) (*Kernel, error) {
+	r := newReduction(s.In[0], op.Axes)
+	offs := make([]int, 0)
+	if !r.contiguous {
+		offs = make([]int, r.inputs)
+		for i := range offs {
+			offs[i] = offset(i, r.red, r.redSt)
+		}
+	}
+	f := foldFor(op.Kind)
+	k := &Kernel{}
+	if op.Kind == ops.RedSum && r.outputs < wideSum && r.inputs >= 2*sumChunk {
+		chunks := (r.inputs + sumChunk - 1) / sumChunk
+		k.ScratchBytes = int64(chunks*r.outputs) * 8
+	}
+	k.Run = func(c *Call) error {
+		in, out := reader{s.In[0].DType, c.In[0]}, reader{s.Out[0].DType, c.Out[0]}
+		if k.ScratchBytes > 0 {
+			return sumChunks(d, r, offs, in, out, tensor.View[float64](c.Scratch))
+		}
+		return d.ranges(r.outputs, max(reduceGrain/max(r.inputs, 1), 1), func(lo, hi int) {
+			for o := lo; o < hi; o++ {
+				seg := segment{in, offset(o, r.kept, r.keptSt), offs}
+				out.set(o, f(seg, 0, r.inputs))
+			}
+		})
+	}
+	return k, nil
+}
+
+// A sum to few outputs is cut into chunks of fixed size, so that threads can share it and its bits do not depend on them.
+const (
+	wideSum     = 64
+	sumChunk    = 16 << 10
+	reduceGrain = 16 << 10
+)
+
+func sumChunks(d *Device, r reduction, offs []int, in, out reader, part []float64) error {
+	chunks := (r.inputs + sumChunk - 1) / sumChunk
+	err := d.parallel(chunks*r.outputs, func(t int) {
+		o, ch := t/chunks, t%chunks
+		seg := segment{in, offset(o, r.kept, r.keptSt), offs}
+		part[t] = foldSum(seg, ch*sumChunk, min((ch+1)*sumChunk, r.inputs))
+	})
+	for o := range r.outputs {
+		var sum float64
+		for _, p := range part[o*chunks : (o+1)*chunks] {
+			sum += p
+		}
+		out.set(o, sum)
+	}
+	return err
+}
+
+// segment is the input of one output element: position i is at base+offs[i], or base+i when offs is empty.
+type segment struct {
+	src  reader
+	base int
+	offs []int
+}
+
+func (s segment) at(i int) float64 {
+	if len(s.offs) > 0 {
+		return s.src.get(s.base + s.offs[i])
+	}
+	return s.src.get(s.base + i)
+}
+
+// fold combines positions [lo, hi) of a segment.
+type fold func(s segment, lo, hi int) float64
+
+func foldFor(k ops.Reduction) fold {
+	switch k {
+	case ops.RedMax:
+		return func(s segment, lo, hi int) float64 {
+			m := math.Inf(-1)
+			for i := lo; i < hi; i++ {
+				m = math.Max(m, s.at(i))
+			}
+			return m
+		}
+	case ops.RedMin:
+		return func(s segment, lo, hi int) float64 {
+			m := math.Inf(1)
+			for i := lo; i < hi; i++ {
+				m = math.Min(m, s.at(i))
+			}
+			return m
+		}
+	case ops.RedProd:
+		return func(s segment, lo, hi int) float64 {
+			p := 1.0
+			for i := lo; i < hi; i++ {
+				p *= s.at(i)
+			}
+			return p
+		}
+	case ops.RedArgMax:
+		return foldArgMax
+	}
+	return foldSum
+}
+
+func foldArgMax(s segment, lo, hi int) float64 {
+	best, at := math.Inf(-1), lo
+	for i := lo; i < hi; i++ {
+		if x := s.at(i); x > best {
+			best, at = x, i
+		}
+	}
+	return float64(at)
+}
+
+// foldSum adds in float64: four interleaved sums over runs of sumSegment elements.
+func foldSum(s segment, lo, hi int) float64 {
+	if len(s.offs) == 0 && s.src.d == tensor.F32 {
+		return sum32(tensor.View[float32](s.src.b)[s.base+lo : s.base+hi])
+	}
+	var total float64
+	for lo < hi {
+		end := min(lo+sumSegment, hi)
+		var part float64
+		for ; lo < end; lo++ {
+			part += s.at(lo)
+		}
+		total += part
+	}
+	return total
+}
+
+func sum32(x []float32) float64 {
+	var a, b, c, e float64
+	for len(x) >= 4 {
+		a += float64(x[0])
+		b += float64(x[1])
+		c += float64(x[2])
+		e += float64(x[3])
+		x = x[4:]
+	}
+	for _, v := range x {
+		a += float64(v)
+	}
+	return (a + b) + (c + e)
+}
+
+// reader gives the elements of raw storage as float64; integers beyond 2^53 lose precision.
+type reader struct {
+	d tensor.DType
+	b []byte
+}
+
+func (r reader) get(i int) float64 {
+	switch r.d {
+	case tensor.F32:
+		return float64(tensor.View[float32](r.b)[i])
+	case tensor.F64:
+		return tensor.View[float64](r.b)[i]
+	}
+	t, err := tensor.FromBytes(tensor.T(r.d, len(r.b)/r.d.Size()), r.b)
+	if err != nil {
+		return math.NaN()
+	}
+	return t.At(i)
+}
+
+func (r reader) set(i int, v float64) {
+	switch r.d {
+	case tensor.F32:
+		tensor.View[float32](r.b)[i] = float32(v)
+		return
+	case tensor.F64:
+		tensor.View[float64](r.b)[i] = v
+		return
+	}
+	t, err := tensor.FromBytes(tensor.T(r.d, len(r.b)/r.d.Size()), r.b)
+	if err == nil {
+		t.Set(i, v)
+	}
+}

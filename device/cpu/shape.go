@@ -1,0 +1,172 @@
+package cpu
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	Register(func(d *Device, _ ops.ReshapeTo, _ device.Spec) (*Kernel, error) { return copyKernel(), nil })
+	Register(buildPermute)
+	Register(buildExpand)
+	Register(buildSlice)
+	Register(buildPad)
+	Register(buildJoin)
+	Register(buildIota)
+}
+
+func copyKernel() *Kernel {
+	return &Kernel{Run: func(c *Call) error {
+		copy(c.Out[0], c.In[0])
+		return nil
+	}}
+}
+
+// strided copies a tensor of shape dims into contiguous rows of dst, reading src at the given strides (in elements). Rows of
+// the innermost axis are the unit of work.
+type strided struct {
+	dims    []int
+	strides []int
+	elem    int // bytes
+	start   int // first element in src
+}
+
+func (s strided) run(d *Device, dst, src []byte) error {
+	rank := len(s.dims)
+	if rank == 0 {
+		copy(dst[:s.elem], src[s.start*s.elem:])
+		return nil
+	}
+	inner, step := s.dims[rank-1], s.strides[rank-1]
+	outer := 1
+	for _, n := range s.dims[:rank-1] {
+		outer *= n
+	}
+	if inner == 0 {
+		return nil
+	}
+	return d.ranges(outer, max(shapeGrain/(inner*s.elem), 1), func(lo, hi int) {
+		for row := lo; row < hi; row++ {
+			off, rest := s.start, row
+			for axis := rank - 2; axis >= 0; axis-- {
+				off += rest % s.dims[axis] * s.strides[axis]
+				rest /= s.dims[axis]
+			}
+			copyRun(dst[row*inner*s.elem:(row+1)*inner*s.elem], src, off, step, s.elem)
+		}
+	})
+}
+
+// shapeGrain is the bytes below which data movement stays on one thread.
+const shapeGrain = 64 << 10
+
+// copyRun fills dst with elements src[off], src[off+step], ...
+func copyRun(dst, src []byte, off, step, elem int) {
+	if step == 1 {
+		copy(dst, src[off*elem:])
+		return
+	}
+	switch elem {
+	case 1:
+		runOf(dst, src, off, step)
+	case 2:
+		runOf(tensor.View[uint16](dst), tensor.View[uint16](src), off, step)
+	case 4:
+		runOf(tensor.View[uint32](dst), tensor.View[uint32](src), off, step)
+	case 8:
+		runOf(tensor.View[uint64](dst), tensor.View[uint64](src), off, step)
+	}
+}
+
+func runOf[E any](dst, src []E, off, step int) {
+	for i := range dst {
+		dst[i] = src[off+i*step]
+	}
+}
+
+func buildPermute(d *Device, op ops.Permute, s device.Spec) (*Kernel, error) {
+	st := s.In[0].Shape.Strides()
+	plan := strided{elem: s.In[0].DType.Size()}
+	for _, p := range op.Perm[:op.Rank] {
+		plan.dims = append(plan.dims, s.In[0].Dim(int(p)))
+		plan.strides = append(plan.strides, st[p])
+	}
+	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
+}
+
+func buildExpand(d *Device, _ ops.Expand, s device.Spec) (*Kernel, error) {
+	o := newOperand(s.In[0], s.Out[0])
+	plan := strided{dims: s.Out[0].Shape.Dims(), strides: o.strides[:s.Out[0].Rank()], elem: s.In[0].DType.Size()}
+	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
+}
+
+func buildSlice(d *Device, op ops.SliceAxis, s device.Spec) (*Kernel, error) {
+	st := s.In[0].Shape.Strides()
+	plan := strided{dims: s.Out[0].Shape.Dims(), strides: st, elem: s.In[0].DType.Size(), start: int(op.Start) * st[op.Axis]}
+	st[op.Axis] *= int(max(op.Step, 1))
+	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
+}
+
+func buildPad(_ *Device, op ops.Pad, s device.Spec) (*Kernel, error) {
+	elem := s.In[0].DType.Size()
+	cell := tensor.New(tensor.T(s.In[0].DType, 1))
+	cell.Set(0, op.Val)
+	outer, inner := around(s.In[0].Shape, int(op.Axis))
+	in, out := s.In[0].Dim(int(op.Axis))*inner*elem, s.Out[0].Dim(int(op.Axis))*inner*elem
+	lo := int(op.Lo) * inner * elem
+	return &Kernel{Run: func(c *Call) error {
+		for i := 0; i < len(c.Out[0]); i += elem {
+			copy(c.Out[0][i:i+elem], cell.Bytes())
+		}
+		for i := range outer {
+			copy(c.Out[0][i*out+lo:], c.In[0][i*in:(i+1)*in])
+		}
+		return nil
+	}}, nil
+}
+
+func buildJoin(_ *Device, op ops.Join, s device.Spec) (*Kernel, error) {
+	outer, inner := around(s.Out[0].Shape, int(op.Axis))
+	unit := inner * s.Out[0].DType.Size()
+	row := s.Out[0].Dim(int(op.Axis)) * unit
+	return &Kernel{Run: func(c *Call) error {
+		at := 0
+		for j, t := range s.In {
+			n := t.Dim(int(op.Axis)) * unit
+			for i := range outer {
+				copy(c.Out[0][i*row+at:i*row+at+n], c.In[j][i*n:(i+1)*n])
+			}
+			at += n
+		}
+		return nil
+	}}, nil
+}
+
+func buildIota(_ *Device, op ops.Range, s device.Spec) (*Kernel, error) {
+	outer, inner := around(op.Type.Shape, int(op.Axis))
+	n := op.Type.Dim(int(op.Axis))
+	return &Kernel{Run: func(c *Call) error {
+		t, err := tensor.FromBytes(s.Out[0], c.Out[0])
+		if err != nil {
+			return err
+		}
+		for i := range outer * n * inner {
+			t.Set(i, float64(i/inner%n))
+		}
+		return nil
+	}}, nil
+}
+
+// around returns the product of the extents before and after an axis.
+func around(s tensor.Shape, axis int) (outer, inner int) {
+	outer, inner = 1, 1
+	for i := range s.Rank() {
+		if i < axis {
+			outer *= s.Dim(i)
+		} else if i > axis {
+			inner *= s.Dim(i)
+		}
+	}
+	return outer, inner
+}

@@ -1,0 +1,217 @@
+// Package device is the seam between a compiled plan and the hardware: five small interfaces and a registry.
+//
+// A backend is a folder (device/cpu, device/cuda, ...) that registers itself in init and is chosen by a blank import in the
+// program. It knows the op types, for its kernel table, and nothing above them. Abilities beyond the minimum are upgrade
+// interfaces, asked for by type assertion. Package device/devicetest is the conformance suite.
+package device
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// ErrNoKernel is what Device.Kernel returns (wrapped or not) when it has no kernel for a Spec. The planner then decomposes the
+// op.
+var ErrNoKernel = errors.New("no kernel")
+
+// Backend finds the devices of one kind.
+type Backend interface {
+	// Name is the word used in configs: "cpu", "cuda".
+	Name() string
+	// Count is how many devices are present, 0 when the driver or hardware is absent.
+	Count() int
+	// Open opens device i in [0, Count).
+	Open(i int) (Device, error)
+}
+
+// Device is one opened device. Its methods may be called from several goroutines; a Stream belongs to one at a time.
+type Device interface {
+	// Alloc reserves bytes of device memory, zeroed, aligned to at least 64 bytes.
+	Alloc(bytes int64) (Buffer, error)
+	// Stream returns queue i; equal i give the same stream.
+	Stream(i int) Stream
+	// Kernel builds the kernel for one op at fixed types, or ErrNoKernel.
+	Kernel(s Spec) (Kernel, error)
+	// Info describes the device.
+	Info() Info
+	// Close frees every buffer and stream.
+	Close() error
+}
+
+// Buffer is memory of a device.
+type Buffer interface {
+	// Size is the length in bytes.
+	Size() int64
+	// Free returns the memory; the buffer must not be used afterwards.
+	Free() error
+}
+
+// Ptr is an address: a buffer and a byte offset in it. The zero Ptr stands for an absent optional input.
+type Ptr struct {
+	Buf Buffer
+	Off int64
+}
+
+// Add returns the address n bytes further.
+func (p Ptr) Add(n int64) Ptr { return Ptr{p.Buf, p.Off + n} }
+
+// Op is what a Spec says of an operation; the backend looks its kernel up by the Go type.
+type Op interface{ Name() string }
+
+// Spec asks for a kernel: the op with its attributes and the types it is launched with.
+type Spec struct {
+	Op   Op
+	In   []tensor.Type
+	Out  []tensor.Type
+	Comm Comm // for collectives; nil means a single rank
+}
+
+// Kernel is one op ready to launch at fixed types.
+type Kernel interface {
+	// Scratch is how many bytes of temporary memory a launch needs.
+	Scratch() int64
+	// Launch enqueues the work. Where the op is an Aliaser an output may be at the address of that input. scratch may be the
+	// zero Ptr when Scratch is 0.
+	Launch(s Stream, in, out []Ptr, scratch Ptr) error
+}
+
+// Named kernels tell reports which of several implementations was chosen.
+type Named interface{ KernelName() string }
+
+// Stream is an in-order queue of launches and copies.
+type Stream interface {
+	// Upload copies host bytes to the device; src may be reused when it returns.
+	Upload(dst Ptr, src []byte) error
+	// Download waits for the work before it and copies device bytes to the host.
+	Download(dst []byte, src Ptr) error
+	// Copy copies n bytes on the device. The ranges must not overlap unless they are equal.
+	Copy(dst, src Ptr, n int64) error
+	// Record marks the present end of the queue.
+	Record() Event
+	// Wait makes later work of this stream wait for an event of another stream.
+	Wait(Event) error
+	// Sync blocks until everything enqueued is done and returns the first error of that work.
+	Sync() error
+}
+
+// Event is a point in a stream.
+type Event interface{}
+
+// Info describes a device.
+type Info struct {
+	Name        string // "AMD EPYC 7B13, AVX2"
+	Kind        string // the backend's name
+	MemoryTotal int64  // bytes, 0 if unknown
+	MemoryFree  int64  // bytes now, 0 if unknown
+	Threads     int    // worker threads (CPU) or multiprocessors (GPU)
+	BF16        bool   // arithmetic in bfloat16 is fast enough to be the default
+}
+
+// Reduce is how a collective combines ranks.
+type Reduce uint8
+
+// The reductions.
+const (
+	Sum Reduce = iota
+	Mean
+	Max
+)
+
+// Comm joins the devices of several ranks. Every rank calls the same collectives in the same order.
+type Comm interface {
+	Rank() int
+	Size() int
+	AllReduce(s Stream, p Ptr, t tensor.Type, r Reduce) error
+	AllGather(s Stream, dst, src Ptr, each tensor.Type) error
+	ReduceScatter(s Stream, dst, src Ptr, each tensor.Type, r Reduce) error
+	Broadcast(s Stream, p Ptr, t tensor.Type, root int) error
+}
+
+// Capturer devices can record a list of launches once and replay it.
+type Capturer interface {
+	Capture(s Stream, record func() error) (replay func() error, err error)
+}
+
+// Commer devices can join a communicator.
+type Commer interface {
+	Join(rank, size int, id []byte) (Comm, error)
+}
+
+var registry = struct {
+	sync.Mutex
+	m map[string]Backend
+}{m: map[string]Backend{}}
+
+// Register adds a backend; it is called from init. A second backend of the same name is a programming error and is refused.
+func Register(b Backend) error {
+	registry.Lock()
+	defer registry.Unlock()
+	if _, dup := registry.m[b.Name()]; dup {
+		return fmt.Errorf("device: backend %q is registered twice", b.Name())
+	}
+	registry.m[b.Name()] = b
+	return nil
+}
+
+// Backends returns the registered backends in name order.
+func Backends() []Backend {
+	registry.Lock()
+	defer registry.Unlock()
+	out := make([]Backend, 0, len(registry.m))
+	for _, b := range registry.m {
+		out = append(out, b)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name() < out[j].Name() })
+	return out
+}
+
+// Open opens a device by name: "cpu", "cuda", "cuda:1", or "auto" for the first GPU present and else the CPU.
+func Open(name string) (Device, error) {
+	if name == "auto" || name == "" {
+		return openAuto()
+	}
+	kind, index := name, 0
+	if k, i, ok := strings.Cut(name, ":"); ok {
+		if _, err := fmt.Sscanf(i, "%d", &index); err != nil || fmt.Sprint(index) != i {
+			return nil, fmt.Errorf("device %q: %q is not a device number; write for example %s:0", name, i, k)
+		}
+		kind = k
+	}
+	for _, b := range Backends() {
+		if b.Name() != kind {
+			continue
+		}
+		if index < 0 || index >= b.Count() {
+			return nil, fmt.Errorf("device %q: %d %s devices are present", name, b.Count(), kind)
+		}
+		return b.Open(index)
+	}
+	return nil, fmt.Errorf("device %q is unknown; this program was built with: %s", name, strings.Join(names(), ", "))
+}
+
+func openAuto() (Device, error) {
+	for _, b := range Backends() {
+		if b.Name() != "cpu" && b.Count() > 0 {
+			return b.Open(0)
+		}
+	}
+	for _, b := range Backends() {
+		if b.Count() > 0 {
+			return b.Open(0)
+		}
+	}
+	return nil, errors.New("no device: the program imports no backend (add a blank import of device/cpu)")
+}
+
+func names() []string {
+	var out []string
+	for _, b := range Backends() {
+		out = append(out, b.Name())
+	}
+	return out
+}

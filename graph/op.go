@@ -1,0 +1,101 @@
+package graph
+
+import "github.com/bitsandbyes/bitsandbyes/tensor"
+
+// Op is one operation: a small comparable struct whose fields are its attributes. Two nodes with equal ops and equal inputs are
+// the same node.
+type Op interface {
+	// Name is the operation's name in printed graphs, errors and reports: "matmul".
+	Name() string
+	// Infer is the only shape and dtype rule: the types of the outputs for these inputs, or why they do not fit. An absent
+	// optional input has the zero Type.
+	Infer(in []tensor.Type) ([]tensor.Type, error)
+}
+
+// Differentiable ops build their own gradient out of other ops. gy holds the cotangent of each output (absent if unused); need
+// says which inputs are wanted. The result has one Value an input, absent where not needed or where the gradient is zero.
+// A cotangent may keep the broadcast shape of the output: the sweep sums it down to the input's shape.
+type Differentiable interface {
+	VJP(n *Node, gy []Value, need []bool) []Value
+}
+
+// Decomposable ops can be written in simpler ops: the meaning of a fused op, its test oracle, and its fallback on a device
+// that has no kernel for it. in are the op's inputs; the result has one Value an output.
+type Decomposable interface {
+	Decompose(in []Value) []Value
+}
+
+// AliasPair says that output Out may be written over input In, which must have the same number of bytes. Required means that a
+// copy of a persistent variable instead is an error at compile time (a KV cache).
+type AliasPair struct {
+	Out, In  int
+	Required bool
+}
+
+// Aliaser ops tolerate an output in the storage of an input.
+type Aliaser interface{ Alias() []AliasPair }
+
+// Viewer ops compute nothing: output 0 is the bytes of input 0 from offset on. ok is false when these types need a copy.
+type Viewer interface {
+	View(in []tensor.Type) (offset int64, ok bool)
+}
+
+// Lane is the queue of a device that an op runs on.
+type Lane uint8
+
+// The lanes: arithmetic, collectives between ranks, and copies between host and device.
+const (
+	Compute Lane = iota
+	Comm
+	Copy
+)
+
+// Laner ops run on a lane other than Compute.
+type Laner interface{ Lane() Lane }
+
+// Coster ops know their work: floating-point operations and the bytes they must read and write.
+type Coster interface {
+	Cost(in, out []tensor.Type) (flops, bytes int64)
+}
+
+// Elementwise ops compute each element of their one output from the matching elements of their inputs (broadcast by NumPy's
+// rule), so that a chain of them can be fused into one kernel.
+type Elementwise interface {
+	Op
+	Elementwise()
+}
+
+// Frozen ops refuse some gradients: FrozenInput returns why input i can have none, or "".
+type Frozen interface{ FrozenInput(i int) string }
+
+// Input is a value fed at each run.
+type Input struct {
+	Label string
+	Type  tensor.Type
+}
+
+// Name implements Op.
+func (Input) Name() string { return "input" }
+
+// Infer implements Op.
+func (o Input) Infer([]tensor.Type) ([]tensor.Type, error) { return []tensor.Type{o.Type}, nil }
+
+// Read is the value of a variable at the start of the step.
+type Read struct{ Var *Var }
+
+// Name implements Op.
+func (Read) Name() string { return "read" }
+
+// Infer implements Op.
+func (o Read) Infer([]tensor.Type) ([]tensor.Type, error) { return []tensor.Type{o.Var.Type}, nil }
+
+// Constant is a tensor known while building. Data must not change afterwards.
+type Constant struct{ Data *tensor.Tensor }
+
+// Name implements Op.
+func (Constant) Name() string { return "constant" }
+
+// Infer implements Op.
+func (o Constant) Infer([]tensor.Type) ([]tensor.Type, error) {
+	return []tensor.Type{o.Data.Type()}, nil
+}

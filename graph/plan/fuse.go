@@ -1,0 +1,151 @@
+package plan
+
+import (
+	"slices"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+)
+
+// Limits of one fused kernel: instructions and distinct inputs.
+const (
+	maxFused       = 24
+	maxFusedInputs = 12
+)
+
+// fuser groups elementwise nodes so that each group has one result. A node joins its consumers' group when all of them are in
+// one group and it has the group's shape; no path can then leave the group and come back.
+type fuser struct {
+	g       *graph.Graph
+	group   []int // by node ID: root node ID of its group, -1 for none
+	size    map[int]int
+	members map[int][]*graph.Node // last first
+	inputs  map[int]map[graph.Value]bool
+	users   [][]int
+	exposed []bool // by node ID: an output or a write
+}
+
+func fuse(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
+	f := newFuser(g, outs)
+	for i := len(g.Nodes()) - 1; i >= 0; i-- {
+		f.place(g.Nodes()[i])
+	}
+	r := graph.NewRewriter(g)
+	for _, n := range g.Nodes() {
+		switch root := f.group[n.ID]; {
+		case root >= 0 && root != n.ID: // computed inside its group
+		case root == n.ID && f.size[root] > 1:
+			f.emit(r, n)
+		default:
+			r.Copy(n)
+		}
+	}
+	g2, outs2 := r.Writes(g), r.GetAll(outs)
+	return prune(nil, g2, outs2)
+}
+
+func newFuser(g *graph.Graph, outs []graph.Value) *fuser {
+	n := len(g.Nodes())
+	f := &fuser{g: g, group: make([]int, n), size: map[int]int{}, members: map[int][]*graph.Node{}, inputs: map[int]map[graph.Value]bool{},
+		users: make([][]int, n), exposed: make([]bool, n)}
+	for i, node := range g.Nodes() {
+		f.group[i] = -1
+		for _, v := range node.In {
+			if v.Valid() {
+				f.users[v.Node().ID] = append(f.users[v.Node().ID], i)
+			}
+		}
+	}
+	for _, v := range outs {
+		f.exposed[v.Node().ID] = true
+	}
+	for _, w := range g.Writes() {
+		f.exposed[w.Value.Node().ID] = true
+	}
+	return f
+}
+
+func (f *fuser) place(n *graph.Node) {
+	if _, ok := n.Op.(graph.Elementwise); !ok || len(n.In) == 0 {
+		return
+	}
+	root := n.ID
+	if j, ok := f.joins(n); ok {
+		root = j
+	}
+	f.group[n.ID] = root
+	f.size[root]++
+	f.members[root] = append(f.members[root], n)
+	if f.inputs[root] == nil {
+		f.inputs[root] = map[graph.Value]bool{}
+	}
+	delete(f.inputs[root], n.Output(0))
+	for _, v := range n.In {
+		if !isImmediate(v) {
+			f.inputs[root][v] = true
+		}
+	}
+}
+
+// joins returns the group that n can become part of.
+func (f *fuser) joins(n *graph.Node) (root int, ok bool) {
+	if f.exposed[n.ID] || len(f.users[n.ID]) == 0 {
+		return 0, false
+	}
+	root = f.group[f.users[n.ID][0]]
+	for _, u := range f.users[n.ID] {
+		if f.group[u] != root {
+			return 0, false
+		}
+	}
+	if root < 0 || f.size[root] >= maxFused || len(f.inputs[root])+len(n.In) > maxFusedInputs {
+		return 0, false
+	}
+	return root, f.g.Nodes()[root].Out[0].Shape == n.Out[0].Shape
+}
+
+// isImmediate reports whether v is a scalar made by an op without inputs, which a program holds as an instruction.
+func isImmediate(v graph.Value) bool {
+	_, ok := v.Node().Op.(graph.Elementwise)
+	return ok && len(v.Node().In) == 0
+}
+
+// emit adds the fused node that replaces the group of root.
+func (f *fuser) emit(r *graph.Rewriter, root *graph.Node) {
+	prog := &graph.Program{}
+	var ins []graph.Value
+	at := map[graph.Value]int{}
+	input := func(v graph.Value) int {
+		if i, ok := at[v]; ok {
+			return i
+		}
+		ins = append(ins, r.Get(v))
+		at[v] = -len(ins)
+		return -len(ins)
+	}
+	add := func(n *graph.Node) {
+		args := make([]int, len(n.In))
+		for j, v := range n.In {
+			args[j] = arg(prog, at, input, v)
+		}
+		at[n.Output(0)] = len(prog.Instrs)
+		prog.Instrs = append(prog.Instrs, graph.Instr{Op: n.Op.(graph.Elementwise), Args: args, Type: n.Out[0]})
+	}
+	for _, n := range slices.Backward(f.members[root.ID]) {
+		add(n)
+	}
+	defer r.New.OnBehalf(root)()
+	r.Set(root, r.New.Apply(graph.Fused{Prog: prog}, ins...))
+}
+
+// arg returns how an instruction refers to v: an earlier instruction, an immediate, or an input.
+func arg(prog *graph.Program, at map[graph.Value]int, input func(graph.Value) int, v graph.Value) int {
+	if i, ok := at[v]; ok {
+		return i
+	}
+	if isImmediate(v) {
+		at[v] = len(prog.Instrs)
+		prog.Instrs = append(prog.Instrs, graph.Instr{Op: v.Node().Op.(graph.Elementwise), Type: v.Type()})
+		return at[v]
+	}
+	return input(v)
+}

@@ -1,0 +1,237 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// pass rewrites a graph into a new one with the same results.
+type pass struct {
+	name  string
+	run   func(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error)
+	skip  func(o Options) bool
+	after []string // passes that must have run before
+}
+
+// passes is the compiler, in order. The order rules are checked by a test.
+var passes = []pass{
+	{name: "prune", run: prune},
+	{name: "lower", run: lower, after: []string{"prune"}},
+	{name: "fuse", run: fuse, after: []string{"lower"}, skip: func(o Options) bool { return o.NoFuse }},
+	{name: "stage", run: stage, after: []string{"fuse", "lower"}},
+}
+
+func (p *Plan) runPasses(g *graph.Graph, outs []graph.Value) error {
+	if p.opts.Verify {
+		if err := g.Verify(); err != nil {
+			return err
+		}
+	}
+	for _, ps := range passes {
+		if ps.skip != nil && ps.skip(p.opts) {
+			continue
+		}
+		var err error
+		if g, outs, err = ps.run(p, g, outs); err != nil {
+			return err
+		}
+		if err = g.Err(); err != nil {
+			return fmt.Errorf("plan: pass %s: %w", ps.name, err)
+		}
+		if p.opts.Verify {
+			if err = g.Verify(); err != nil {
+				return fmt.Errorf("plan: after pass %s: %w", ps.name, err)
+			}
+		}
+		if p.opts.Dump != nil {
+			p.opts.Dump(ps.name, g)
+		}
+	}
+	p.g, p.outs = g, outs
+	return nil
+}
+
+// prune drops what neither an output nor a write needs.
+func prune(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
+	r := graph.NewRewriter(g)
+	for i, live := range g.Reachable(outs) {
+		if live {
+			r.Copy(g.Nodes()[i])
+		}
+	}
+	return r.Writes(g), r.GetAll(outs), nil
+}
+
+// maxLowering bounds how deep decompositions may nest.
+const maxLowering = 8
+
+// lower decomposes what the device has no kernel for, until every node has one. All missing kernels are named in one error.
+func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
+	for range maxLowering {
+		missing := map[string]bool{}
+		changed := false
+		r := graph.NewRewriter(g)
+		for _, n := range g.Nodes() {
+			_, err := p.kernelFor(n)
+			switch {
+			case err == nil:
+				r.Copy(n)
+			case !errors.Is(err, device.ErrNoKernel):
+				return nil, nil, fmt.Errorf("%s (%s): %s: %w", n.Pos(), n.Scope(), n, err)
+			default:
+				d, ok := n.Op.(graph.Decomposable)
+				if !ok {
+					missing[fmt.Sprintf("%s(%s)", graph.OpText(n.Op), joinTypes(n.InTypes()))] = true
+					r.Copy(n)
+					continue
+				}
+				changed = true
+				undo := r.New.OnBehalf(n)
+				r.Set(n, d.Decompose(r.GetAll(n.In)))
+				undo()
+			}
+		}
+		if len(missing) > 0 {
+			return nil, nil, missingError(p, missing)
+		}
+		if !changed {
+			return g, outs, nil
+		}
+		g, outs = r.Writes(g), r.GetAll(outs)
+		if err := g.Err(); err != nil {
+			return nil, nil, fmt.Errorf("plan: a decomposition is wrong: %w", err)
+		}
+		g, outs, _ = prune(p, g, outs)
+	}
+	return nil, nil, fmt.Errorf("plan: decompositions nest deeper than %d", maxLowering)
+}
+
+func missingError(p *Plan, missing map[string]bool) error {
+	var list []string
+	for m := range missing {
+		list = append(list, m)
+	}
+	sort.Strings(list)
+	return fmt.Errorf("plan: %s: %w for %s", p.dev.Info().Kind, device.ErrNoKernel, strings.Join(list, "; "))
+}
+
+func joinTypes(ts []tensor.Type) string {
+	out := make([]string, len(ts))
+	for i, t := range ts {
+		out[i] = t.String()
+	}
+	return strings.Join(out, ", ")
+}
+
+const (
+	keyIn  = 6
+	keyOut = 4
+)
+
+type kernelKey struct {
+	op      graph.Op
+	in      [keyIn]tensor.Type
+	out     [keyOut]tensor.Type
+	nin     int
+	overlap string
+}
+
+func keyOf(n *graph.Node) kernelKey {
+	k := kernelKey{op: n.Op, nin: len(n.In)}
+	for i, v := range n.In {
+		if i == keyIn {
+			k.overlap = joinTypes(n.InTypes()[i:])
+			break
+		}
+		k.in[i] = v.Type()
+	}
+	copy(k.out[:], n.Out)
+	return k
+}
+
+// kernelFor returns the kernel of a node, nil for nodes that launch nothing.
+func (p *Plan) kernelFor(n *graph.Node) (device.Kernel, error) {
+	if isLeaf(n) || isView(n) {
+		return nil, nil
+	}
+	if _, ok := n.Op.(stageCopy); ok {
+		return nil, nil
+	}
+	key := keyOf(n)
+	if k, ok := p.kernels[key]; ok {
+		return k, nil
+	}
+	k, err := p.dev.Kernel(device.Spec{Op: n.Op, In: n.InTypes(), Out: n.Out, Comm: p.opts.Comm})
+	if err != nil {
+		return nil, err
+	}
+	p.kernels[key] = k
+	return k, nil
+}
+
+func isLeaf(n *graph.Node) bool {
+	switch n.Op.(type) {
+	case graph.Input, graph.Read, graph.Constant:
+		return true
+	}
+	return false
+}
+
+func isView(n *graph.Node) bool {
+	v, ok := n.Op.(graph.Viewer)
+	if !ok {
+		return false
+	}
+	_, ok = v.View(n.InTypes())
+	return ok
+}
+
+// stageCopy copies its input into the arena: the old value of a variable that is also written in the same step.
+type stageCopy struct{}
+
+func (stageCopy) Name() string { return "copy" }
+
+func (stageCopy) Infer(in []tensor.Type) ([]tensor.Type, error) { return in[:1], nil }
+
+// stage gives every write a value of its own: a written value that is a variable's storage, an input or a constant, or that is
+// written twice, is copied first, so that later passes may place the producer's output in the variable.
+func stage(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
+	r := graph.NewRewriter(g)
+	for _, n := range g.Nodes() {
+		r.Copy(n)
+	}
+	seen := map[graph.Value]bool{}
+	for _, w := range g.Writes() {
+		v := r.Get(w.Value)
+		base := v.Node()
+		for isView(base) {
+			base = base.In[0].Node()
+		}
+		if isLeaf(base) || seen[v] {
+			undo := r.New.OnBehalf(v.Node())
+			v = r.New.Apply(stageCopy{}, v)[0]
+			undo()
+		}
+		seen[v] = true
+		r.New.Write(w.Var, v)
+	}
+	newOuts := r.GetAll(outs)
+	for i, v := range newOuts {
+		base := v.Node()
+		for isView(base) {
+			base = base.In[0].Node()
+		}
+		if _, ok := base.Op.(graph.Read); ok && len(g.Writes()) > 0 {
+			undo := r.New.OnBehalf(v.Node())
+			newOuts[i] = r.New.Apply(stageCopy{}, v)[0]
+			undo()
+		}
+	}
+	return r.New, newOuts, nil
+}

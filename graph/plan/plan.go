@@ -1,0 +1,135 @@
+// Package plan compiles a graph for a device: passes rewrite it, a scheduler orders it, and an arena gives every intermediate
+// a fixed address, so that a step's exact memory is known before it runs and running it allocates nothing.
+//
+// The package knows no backend and no op by name: what it needs to know of an op it asks through the ability interfaces of
+// package graph.
+package plan
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Options chooses how a graph is compiled. Device is required; the zero value of everything else works.
+type Options struct {
+	Device  device.Device
+	Comm    device.Comm // nil: one rank
+	Store   *Store      // values of the variables; nil: a store of the plan's own
+	Session *Session    // shares one store and one arena among plans; overrides Store
+	Budget  int64       // bytes the plan may take, variables included; 0: no limit
+	NoFuse  bool        // leave elementwise chains as single kernels
+	Verify  bool        // verify the graph after every pass
+	Check   bool        // after each kernel: find the first non-finite value, compare with the op's decomposition
+	Dump    func(pass string, g *graph.Graph)
+	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
+}
+
+// Plan is a compiled step. It is not safe for concurrent use.
+type Plan struct {
+	opts    Options
+	dev     device.Device
+	store   *Store
+	session *Session
+	own     bool // the session is this plan's own
+
+	g       *graph.Graph
+	outs    []graph.Value // as compiled
+	asked   []graph.Value // as the caller knows them
+	outAt   []place
+	inputs  []inputSlot
+	steps   []step
+	roots   []root
+	consts  device.Buffer
+	size    int64 // arena bytes
+	bound   int   // generation of the session's arena that addresses were computed for
+	kernels map[kernelKey]device.Kernel
+}
+
+type inputSlot struct {
+	op    graph.Input
+	value graph.Value
+	where place
+}
+
+// step is one launch: a kernel, or a copy when kernel is nil.
+type step struct {
+	node    *graph.Node
+	kernel  device.Kernel
+	in, out []place
+	scratch place
+	lane    graph.Lane
+	bytes   int64 // of a copy
+
+	inPtr, outPtr []device.Ptr
+	scratchPtr    device.Ptr
+}
+
+// Compile plans the step that computes outs and the graph's writes. Errors recorded while building the graph are returned
+// here.
+func Compile(outs []graph.Value, o Options) (*Plan, error) {
+	g, err := graphOf(outs, o)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{opts: o, dev: o.Device, store: o.Store, session: o.Session, asked: outs, kernels: map[kernelKey]device.Kernel{}}
+	if p.session == nil {
+		if p.store == nil {
+			p.store = NewStore(o.Device)
+		}
+		p.session, p.own = NewSession(p.store), true
+	}
+	p.store = p.session.store
+	if err := p.runPasses(g, outs); err != nil {
+		return nil, err
+	}
+	if err := p.layout(); err != nil {
+		return nil, err
+	}
+	if err := p.checkBudget(); err != nil {
+		return nil, err
+	}
+	if err := p.materialise(); err != nil {
+		return nil, err
+	}
+	p.session.join(p)
+	return p, nil
+}
+
+func graphOf(outs []graph.Value, o Options) (*graph.Graph, error) {
+	if o.Device == nil {
+		return nil, errors.New("plan: Options.Device is not set; open one with device.Open")
+	}
+	var g *graph.Graph
+	for i, v := range outs {
+		switch {
+		case v.Absent():
+			return nil, fmt.Errorf("plan: output %d is absent: its op had no input to take a graph from", i)
+		case g == nil:
+			g = v.Graph()
+		case g != v.Graph():
+			return nil, fmt.Errorf("plan: output %d belongs to graph %q, output 0 to %q", i, v.Graph().Name(), g.Name())
+		}
+	}
+	if g == nil {
+		return nil, errors.New("plan: nothing to compute; pass at least one output (a graph with writes alone: any written value)")
+	}
+	return g, g.Err()
+}
+
+// Close frees what the plan owns. A shared session and its store stay.
+func (p *Plan) Close() error {
+	var err error
+	if p.consts != nil {
+		err = p.consts.Free()
+		p.consts = nil
+	}
+	p.session.leave(p)
+	if p.own {
+		err = errors.Join(err, p.session.Close())
+	}
+	return err
+}

@@ -1,0 +1,215 @@
+package plan
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Feed gives the inputs of a run: a *tensor.Tensor, or a Go number for a scalar input, for each input value of the graph.
+type Feed map[graph.Value]any
+
+// Result holds the outputs of a run.
+type Result struct {
+	vals map[graph.Value]*tensor.Tensor
+}
+
+// Tensor returns an output, nil if v was not asked for at Compile.
+func (r Result) Tensor(v graph.Value) *tensor.Tensor { return r.vals[v] }
+
+// Float returns the first element of an output as a number, 0 if v was not asked for.
+func (r Result) Float(v graph.Value) float64 {
+	t := r.vals[v]
+	if t == nil || t.Type().Size() == 0 {
+		return 0
+	}
+	return t.At(0)
+}
+
+// Run executes the step once: feeds are uploaded, kernels launched in order, variables updated in place, outputs downloaded.
+// A cancelled context stops before the step, never inside it: a step happens whole or not at all.
+func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	if err := p.bind(); err != nil {
+		return Result{}, err
+	}
+	main := p.dev.Stream(0)
+	if err := p.upload(main, feed); err != nil {
+		return Result{}, err
+	}
+	for i := range p.steps {
+		if err := p.launch(&p.steps[i], main); err != nil {
+			return Result{}, err
+		}
+	}
+	return p.collect(main)
+}
+
+func (p *Plan) launch(st *step, s device.Stream) error {
+	var err error
+	if st.kernel == nil {
+		err = s.Copy(st.outPtr[0], st.inPtr[0], st.bytes)
+	} else {
+		err = st.kernel.Launch(s, st.inPtr, st.outPtr, st.scratchPtr)
+	}
+	if err == nil && (p.opts.Check || p.opts.Probe != nil) {
+		return p.inspect(st, s)
+	}
+	if err != nil {
+		return fmt.Errorf("%s (%s): %s: %w", st.node.Pos(), st.node.Scope(), st.node.Op.Name(), err)
+	}
+	return nil
+}
+
+// bind computes addresses when the arena is new.
+func (p *Plan) bind() error {
+	arena, gen, err := p.session.arenaFor()
+	if err != nil {
+		return err
+	}
+	if gen == p.bound {
+		return nil
+	}
+	for i := range p.steps {
+		st := &p.steps[i]
+		if st.inPtr, err = p.addresses(st.in, arena); err != nil {
+			return err
+		}
+		if st.outPtr, err = p.addresses(st.out, arena); err != nil {
+			return err
+		}
+		if st.scratchPtr, err = p.address(st.scratch, arena); err != nil {
+			return err
+		}
+	}
+	p.bound = gen
+	return nil
+}
+
+func (p *Plan) addresses(places []place, arena device.Buffer) ([]device.Ptr, error) {
+	out := make([]device.Ptr, len(places))
+	for i, at := range places {
+		var err error
+		if out[i], err = p.address(at, arena); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (p *Plan) upload(s device.Stream, feed Feed) error {
+	byOp := make(map[graph.Input]any, len(feed))
+	for v, x := range feed {
+		op, ok := inputOp(v)
+		if !ok {
+			return fmt.Errorf("plan: the feed names %v, which is not an input of the graph", v)
+		}
+		byOp[op] = x
+	}
+	arena, _, err := p.session.arenaFor()
+	if err != nil {
+		return err
+	}
+	for i := range p.inputs {
+		in := &p.inputs[i]
+		x, ok := byOp[in.op]
+		if !ok {
+			return fmt.Errorf("plan: input %q %v is not fed; the graph needs: %s", in.op.Label, in.op.Type, p.inputNames())
+		}
+		t, err := toTensor(x, in.op.Type)
+		if err != nil {
+			return fmt.Errorf("plan: input %q: %w", in.op.Label, err)
+		}
+		at, err := p.address(in.where, arena)
+		if err != nil {
+			return err
+		}
+		if err := s.Upload(at, t.Bytes()); err != nil {
+			return fmt.Errorf("plan: input %q: %w", in.op.Label, err)
+		}
+	}
+	return nil
+}
+
+func inputOp(v graph.Value) (graph.Input, bool) {
+	if v.Node() == nil {
+		return graph.Input{}, false
+	}
+	op, ok := v.Node().Op.(graph.Input)
+	return op, ok
+}
+
+func (p *Plan) inputNames() string {
+	var names []string
+	for _, in := range p.inputs {
+		names = append(names, in.op.Label)
+	}
+	sort.Strings(names)
+	return strings.Join(names, ", ")
+}
+
+// toTensor accepts a tensor of the exact type, or a number for an input of one element.
+func toTensor(x any, want tensor.Type) (*tensor.Tensor, error) {
+	var f float64
+	switch x := x.(type) {
+	case *tensor.Tensor:
+		if x == nil || x.Type() != want {
+			return nil, fmt.Errorf("fed %v, the graph declares %v", typeOf(x), want)
+		}
+		return x, nil
+	case float64:
+		f = x
+	case float32:
+		f = float64(x)
+	case int:
+		f = float64(x)
+	case int32:
+		f = float64(x)
+	case int64:
+		f = float64(x)
+	default:
+		return nil, fmt.Errorf("fed a %T; feed a *tensor.Tensor or a number", x)
+	}
+	if want.Size() != 1 {
+		return nil, fmt.Errorf("fed one number, the graph declares %v", want)
+	}
+	t := tensor.New(want)
+	t.Set(0, f)
+	return t, nil
+}
+
+func typeOf(t *tensor.Tensor) any {
+	if t == nil {
+		return "nil"
+	}
+	return t.Type()
+}
+
+func (p *Plan) collect(s device.Stream) (Result, error) {
+	res := Result{vals: make(map[graph.Value]*tensor.Tensor, len(p.outs))}
+	arena, _, err := p.session.arenaFor()
+	if err != nil {
+		return res, err
+	}
+	for i, v := range p.outs {
+		t := tensor.New(v.Type())
+		at, err := p.address(p.outAt[i], arena)
+		if err != nil {
+			return res, err
+		}
+		if len(t.Bytes()) > 0 {
+			if err := s.Download(t.Bytes(), at); err != nil {
+				return res, fmt.Errorf("plan: output %d: %w", i, err)
+			}
+		}
+		res.vals[p.asked[i]] = t
+	}
+	return res, s.Sync()
+}

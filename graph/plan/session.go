@@ -1,0 +1,81 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+)
+
+// Session is what the plans of one run share: the store of the variables and one arena of the largest plan's size, since only
+// one plan runs at a time. The arena is allocated at the first run; a plan compiled later that needs more makes it grow, and
+// the others are bound to the new addresses before their next run.
+type Session struct {
+	mu    sync.Mutex
+	store *Store
+	arena device.Buffer
+	need  int64
+	gen   int
+	plans map[*Plan]bool
+}
+
+// NewSession makes a session around a store.
+func NewSession(s *Store) *Session { return &Session{store: s, plans: map[*Plan]bool{}} }
+
+// Store returns the store of the variables.
+func (s *Session) Store() *Store { return s.store }
+
+// ArenaBytes is the size of the arena that the plans compiled so far need.
+func (s *Session) ArenaBytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.need
+}
+
+func (s *Session) join(p *Plan) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plans[p] = true
+	s.need = max(s.need, p.size)
+}
+
+func (s *Session) leave(p *Plan) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.plans, p)
+}
+
+// arenaFor returns the arena, at least as large as every plan needs, and its generation.
+func (s *Session) arenaFor() (device.Buffer, int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.arena != nil && s.arena.Size() >= s.need {
+		return s.arena, s.gen, nil
+	}
+	if s.arena != nil {
+		if err := s.arena.Free(); err != nil {
+			return nil, 0, err
+		}
+		s.arena = nil
+	}
+	b, err := s.store.dev.Alloc(max(s.need, align))
+	if err != nil {
+		return nil, 0, fmt.Errorf("plan: arena of %d bytes: %w", s.need, err)
+	}
+	s.arena = b
+	s.gen++
+	return b, s.gen, nil
+}
+
+// Close frees the arena and the store.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	var err error
+	if s.arena != nil {
+		err = s.arena.Free()
+		s.arena = nil
+	}
+	s.mu.Unlock()
+	return errors.Join(err, s.store.Close())
+}

@@ -1,0 +1,154 @@
+package plan
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/graph"
+)
+
+// rootKind says where a piece of storage lives.
+type rootKind uint8
+
+const (
+	inArena rootKind = iota
+	inVar
+	inConst
+)
+
+// root is one piece of storage: an interval of the arena, the bytes of a variable, or a constant.
+type root struct {
+	kind  rootKind
+	bytes int64
+	v     *graph.Var // inVar: the owner of the storage
+	node  *graph.Node
+
+	// arena only
+	offset     int64
+	birth, end int // steps; an interval is live from birth to end inclusive
+	joined     int // root whose bytes this one reuses, itself when its own
+	scratch    bool
+}
+
+// place is an address before the arena and the store are known: bytes from off on inside a root. root -1 is absent.
+type place struct {
+	root int
+	off  int64
+}
+
+var nowhere = place{root: -1}
+
+// storage assigns a place to every value of a graph.
+type storage struct {
+	g      *graph.Graph
+	roots  []root
+	at     map[graph.Value]place
+	ofVar  map[*graph.Var]int
+	placed map[*graph.Node][]int // by output: index into the graph's writes of the variable it is written into, -1 for none
+	copies []int                 // writes that need a copy when the step ends
+}
+
+func newStorage(g *graph.Graph) *storage {
+	return &storage{g: g, at: make(map[graph.Value]place, len(g.Nodes())), ofVar: map[*graph.Var]int{}, placed: map[*graph.Node][]int{}}
+}
+
+func (s *storage) newRoot(r root) int {
+	r.joined = len(s.roots)
+	s.roots = append(s.roots, r)
+	return r.joined
+}
+
+// varPlace returns where a variable lives.
+func (s *storage) varPlace(v *graph.Var) place {
+	owner, off := v.Root()
+	i, ok := s.ofVar[owner]
+	if !ok {
+		i = s.newRoot(root{kind: inVar, bytes: owner.Type.Bytes(), v: owner})
+		s.ofVar[owner] = i
+	}
+	return place{i, off}
+}
+
+// planWrites decides which produced values can be written straight into their variable. A value qualifies when nothing else
+// is written from it; whether the readers of the old value come first is settled by the scheduler. skip lists writes that
+// turned out to need a copy.
+func (s *storage) planWrites(skip map[int]bool) {
+	s.copies = s.copies[:0]
+	clear(s.placed)
+	for i, w := range s.g.Writes() {
+		n := w.Value.Node()
+		if skip[i] || isView(n) || isLeaf(n) || !s.selfReadsAllowed(n, w) {
+			s.copies = append(s.copies, i)
+			continue
+		}
+		if s.placed[n] == nil {
+			s.placed[n] = make([]int, len(n.Out))
+			for j := range n.Out {
+				s.placed[n][j] = -1
+			}
+		}
+		s.placed[n][w.Value.Index()] = i
+	}
+}
+
+// selfReadsAllowed reports whether n may write its output over the variable although it reads it: only through an input that
+// the op declares as an alias of that output, at the very same bytes.
+func (s *storage) selfReadsAllowed(n *graph.Node, w graph.Write) bool {
+	target := s.varPlace(w.Var)
+	for j, v := range n.In {
+		if v.Absent() {
+			continue
+		}
+		p, ok := s.staticPlace(v)
+		if !ok || p.root != target.root || !overlaps(p.off, v.Type().Bytes(), target.off, w.Var.Type.Bytes()) {
+			continue
+		}
+		if p.off != target.off || v.Type().Bytes() != w.Var.Type.Bytes() || !aliases(n.Op, w.Value.Index(), j) {
+			return false
+		}
+	}
+	return true
+}
+
+// staticPlace follows views down to a variable.
+func (s *storage) staticPlace(v graph.Value) (place, bool) {
+	var off int64
+	for isView(v.Node()) {
+		o, _ := v.Node().Op.(graph.Viewer).View(v.Node().InTypes())
+		off += o
+		v = v.Node().In[0]
+	}
+	r, ok := v.Node().Op.(graph.Read)
+	if !ok {
+		return nowhere, false
+	}
+	p := s.varPlace(r.Var)
+	p.off += off
+	return p, true
+}
+
+func overlaps(a, an, b, bn int64) bool { return a < b+bn && b < a+an }
+
+func aliases(op graph.Op, out, in int) bool {
+	a, ok := op.(graph.Aliaser)
+	if !ok {
+		return false
+	}
+	for _, p := range a.Alias() {
+		if p.Out == out && p.In == in {
+			return true
+		}
+	}
+	return false
+}
+
+// required reports whether the op insists on updating this output in place.
+func required(op graph.Op, out int) bool {
+	a, ok := op.(graph.Aliaser)
+	if !ok {
+		return false
+	}
+	for _, p := range a.Alias() {
+		if p.Out == out && p.Required {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,133 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Store holds the values of variables on one device. A variable that is a view of a slab shares the slab's bytes. A Store is
+// safe for concurrent use by loaders; a running plan must have it to itself.
+type Store struct {
+	mu   sync.Mutex
+	dev  device.Device
+	bufs map[*graph.Var]device.Buffer
+}
+
+// NewStore returns an empty store.
+func NewStore(dev device.Device) *Store {
+	return &Store{dev: dev, bufs: map[*graph.Var]device.Buffer{}}
+}
+
+// Device returns the device the values live on.
+func (s *Store) Device() device.Device { return s.dev }
+
+// ptr returns the address of a variable, allocating zeros at the first use.
+func (s *Store) ptr(v *graph.Var) (device.Ptr, error) {
+	owner, off := v.Root()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.bufs[owner]
+	if !ok {
+		if s.bufs == nil {
+			return device.Ptr{}, errors.New("store: closed")
+		}
+		var err error
+		if b, err = s.dev.Alloc(owner.Type.Bytes()); err != nil {
+			return device.Ptr{}, fmt.Errorf("store: variable %v: %w", owner, err)
+		}
+		s.bufs[owner] = b
+	}
+	return device.Ptr{Buf: b, Off: off}, nil
+}
+
+// Has reports whether the variable's storage exists already.
+func (s *Store) Has(v *graph.Var) bool {
+	owner, _ := v.Root()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.bufs[owner]
+	return ok
+}
+
+// Set copies a tensor of the variable's exact type into the store.
+func (s *Store) Set(v *graph.Var, t *tensor.Tensor) error {
+	if t.Type() != v.Type {
+		return fmt.Errorf("store: variable %v cannot hold a tensor of type %v", v, t.Type())
+	}
+	return s.SetBytes(v, 0, t.Bytes())
+}
+
+// SetBytes copies raw bytes into the variable's storage from byte offset off on, so that large weights can stream in.
+func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
+	if off < 0 || off+int64(len(b)) > v.Type.Bytes() {
+		return fmt.Errorf("store: %d bytes at offset %d do not fit variable %v of %d bytes", len(b), off, v, v.Type.Bytes())
+	}
+	p, err := s.ptr(v)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	return s.dev.Stream(0).Upload(p.Add(off), b)
+}
+
+// Get copies a variable's value to the host. A variable never set is all zeros.
+func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
+	t := tensor.New(v.Type)
+	p, err := s.ptr(v)
+	if err != nil || t.Type().Bytes() == 0 {
+		return t, err
+	}
+	return t, s.dev.Stream(0).Download(t.Bytes(), p)
+}
+
+// Bytes is the storage held now.
+func (s *Store) Bytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var n int64
+	for _, b := range s.bufs {
+		n += b.Size()
+	}
+	return n
+}
+
+// Vars returns the variables that own storage, in name order.
+func (s *Store) Vars() []*graph.Var {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*graph.Var
+	for v := range s.bufs {
+		out = append(out, v)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// Drop frees the storage of a variable that owns it.
+func (s *Store) Drop(v *graph.Var) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.bufs[v]
+	if !ok {
+		return nil
+	}
+	delete(s.bufs, v)
+	return b.Free()
+}
+
+// Close frees everything.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, b := range s.bufs {
+		errs = append(errs, b.Free())
+	}
+	s.bufs = nil
+	return errors.Join(errs...)
+}

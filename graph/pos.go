@@ -1,0 +1,67 @@
+package graph
+
+import (
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// builders are the packages whose frames are skipped when looking for the line of the user that built a node.
+var builders = []string{"/graph.", "/graph/ops.", "/autograd.", "/layers.", "/optim."}
+
+const module = "github.com/bitsandbyes/bitsandbyes"
+
+// frames caches, for each return address, the position to report, "" to look further up. Inlining can put several functions
+// behind one address, so the whole expansion is resolved once.
+var frames sync.Map // uintptr -> string
+
+// callerPos returns "file.go:88" of the first frame outside the building packages.
+func callerPos() string {
+	var pcs [24]uintptr
+	n := runtime.Callers(4, pcs[:])
+	for _, pc := range pcs[:n] {
+		if cached, ok := frames.Load(pc); ok {
+			if s := cached.(string); s != "" {
+				return s
+			}
+			continue
+		}
+		s := resolve(pc)
+		frames.Store(pc, s)
+		if s != "" {
+			return s
+		}
+	}
+	return "?"
+}
+
+func resolve(pc uintptr) string {
+	it := runtime.CallersFrames([]uintptr{pc})
+	for {
+		f, more := it.Next()
+		if f.Function != "" && !isBuilder(f) {
+			return filepath.Base(f.File) + ":" + strconv.Itoa(f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+func isBuilder(f runtime.Frame) bool {
+	if strings.HasSuffix(f.File, "_test.go") {
+		return false
+	}
+	rest, ok := strings.CutPrefix(f.Function, module)
+	if !ok {
+		return strings.HasPrefix(f.Function, "runtime.")
+	}
+	for _, b := range builders {
+		if strings.HasPrefix(rest, b) {
+			return true
+		}
+	}
+	return false
+}
