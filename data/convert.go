@@ -1,0 +1,139 @@
+package data
+
+import "strings"
+
+// encode tokenises text, naming the row in an error.
+func (c *Converter) encode(r *Row, text string) ([]int32, error) {
+	ids, err := c.Encoder.Encode(text)
+	if err != nil {
+		return nil, &RowError{File: r.File, Line: r.Line, Reason: "cannot be tokenised: " + err.Error(), Err: err}
+	}
+	return ids, nil
+}
+
+// Answer joins a prompt and its answer, tokenised apart so that the border never depends on what stands beside it:
+// BOS, prompt, completion, EOS. The prompt and BOS are untrained unless the mask is none.
+func (c *Converter) Answer(r *Row, prompt, completion string) ([]Doc, error) {
+	p, err := c.encode(r, prompt)
+	if err != nil {
+		return nil, err
+	}
+	a, err := c.encode(r, completion)
+	if err != nil {
+		return nil, err
+	}
+	d := Doc{IDs: make([]int32, 0, len(c.BOS)+len(p)+len(a)+len(c.EOS))}
+	d.IDs = append(append(d.IDs, c.BOS...), p...)
+	if c.Mask != MaskNone {
+		d.Skip = len(d.IDs)
+	}
+	d.IDs = append(append(d.IDs, a...), c.EOS...)
+	if max(d.Skip, 1) >= len(d.IDs) {
+		return nil, r.Errorf("has no token to train on: the answer is empty, or the row is a single token; remove the row")
+	}
+	return []Doc{d}, nil
+}
+
+func convertPromptCompletion(r *Row, c *Converter) ([]Doc, error) {
+	prompt, err := r.Str("prompt", false)
+	if err != nil {
+		return nil, err
+	}
+	completion, err := r.Str("completion", false)
+	if err != nil {
+		return nil, err
+	}
+	return c.Answer(r, prompt, completion)
+}
+
+// convertAlpaca uses the prompt texts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), which models tuned on
+// such rows expect word for word. A system text replaces the first paragraph.
+func convertAlpaca(r *Row, c *Converter) ([]Doc, error) {
+	var v [4]string
+	for i, key := range []string{"instruction", "output", "input", "system"} {
+		var err error
+		if v[i], err = r.Str(key, i >= 2); err != nil {
+			return nil, err
+		}
+	}
+	instruction, output, input, system := v[0], v[1], v[2], v[3]
+	var b strings.Builder
+	switch {
+	case system != "":
+		b.WriteString(system)
+	case input != "":
+		b.WriteString("Below is an instruction that describes a task, paired with an input that provides further context. " +
+			"Write a response that appropriately completes the request.")
+	default:
+		b.WriteString("Below is an instruction that describes a task. Write a response that appropriately completes the request.")
+	}
+	b.WriteString("\n\n### Instruction:\n" + instruction)
+	if input != "" {
+		b.WriteString("\n\n### Input:\n" + input)
+	}
+	b.WriteString("\n\n### Response:\n")
+	return c.Answer(r, b.String(), output)
+}
+
+// convertText serves rows with a text and pieces of plain text files. White space alone makes no document.
+func convertText(r *Row, c *Converter) ([]Doc, error) {
+	text, first, more := r.Text, r.First, r.More
+	if r.Fields != nil {
+		var err error
+		if text, err = r.Str("text", false); err != nil {
+			return nil, err
+		}
+		first, more = true, false
+	}
+	if first && !more && strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	ids, err := c.encode(r, text)
+	if err != nil {
+		return nil, err
+	}
+	if first && len(c.BOS) > 0 {
+		ids = append(append([]int32(nil), c.BOS...), ids...)
+	}
+	if !more && len(c.EOS) > 0 {
+		ids = append(ids[:len(ids):len(ids)], c.EOS...)
+	}
+	return []Doc{{IDs: ids, Window: true, More: more}}, nil
+}
+
+// convertTokens takes ids as they are: no BOS, no EOS, no mask.
+func convertTokens(r *Row, _ *Converter) ([]Doc, error) {
+	ids, err := r.Ints("input_ids")
+	if err != nil {
+		return nil, err
+	}
+	if !r.Has("labels") {
+		if len(ids) < 2 {
+			return nil, r.Errorf("has %d tokens, so none to train on (the first is never predicted); remove the row", len(ids))
+		}
+		return []Doc{{IDs: ids}}, nil
+	}
+	labels, err := r.Ints("labels")
+	if err != nil {
+		return nil, err
+	}
+	if len(labels) != len(ids) {
+		return nil, r.Errorf("has %d labels for %d input_ids; labels are aligned with input_ids (%d = not trained), unshifted",
+			len(labels), len(ids), Ignore)
+	}
+	if trained(labels) == 0 {
+		return nil, r.Errorf("has no token to train on: every label after the first is %d; remove the row", Ignore)
+	}
+	return []Doc{{IDs: ids, Labels: labels}}, nil
+}
+
+// trained counts the labels that become targets: the first token of a document is never predicted.
+func trained(labels []int32) int {
+	n := 0
+	for t := 1; t < len(labels); t++ {
+		if labels[t] != Ignore {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,152 @@
+package data
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"unicode"
+)
+
+// Format is a row of the table of formats: how the rows of a file are recognised and turned into token ids. A format is added by
+// a file with its Convert and a line in formats, or from outside by Options.Formats.
+type Format struct {
+	Name string
+	Keys []string // a row must have them all for "auto" to choose the format
+	Uses []string // further keys that Convert reads; others are reported as ignored
+	// Convert returns the row's documents at full length; Load cuts them. It is called from several goroutines.
+	Convert func(r *Row, c *Converter) ([]Doc, error)
+}
+
+// Converter is what a Format may use.
+type Converter struct {
+	Encoder  Encoder
+	Mask     Mask
+	BOS, EOS []int32
+}
+
+// Doc is a tokenised document before it is cut to the sequence length.
+type Doc struct {
+	IDs    []int32
+	Labels []int32 // aligned with IDs; nil = every id from Skip on is trained
+	Skip   int
+	Window bool // cut into windows when too long, instead of losing its end; all is trained, Labels and Skip are not used
+	More   bool // the next Doc goes on with this document (Window only)
+}
+
+// formats is ordered: auto takes the first whose keys are all there.
+var formats = [...]Format{
+	{Name: "tokens", Keys: []string{"input_ids"}, Uses: []string{"labels"}, Convert: convertTokens},
+	{Name: "prompt_completion", Keys: []string{"prompt", "completion"}, Convert: convertPromptCompletion},
+	{Name: "alpaca", Keys: []string{"instruction", "output"}, Uses: []string{"input", "system"}, Convert: convertAlpaca},
+	{Name: "text", Keys: []string{"text"}, Convert: convertText},
+}
+
+// FormatNames lists the built-in formats, in the order in which auto tries them.
+func FormatNames() []string { return names(formats[:]) }
+
+func names(list []Format) []string {
+	out := make([]string, len(list))
+	for i, f := range list {
+		out[i] = f.Name
+	}
+	return out
+}
+
+func (o Options) table() []Format {
+	return append(append([]Format(nil), o.Formats...), formats[:]...)
+}
+
+// byName finds an explicit format; nil without error means auto.
+func (o Options) byName() (*Format, error) {
+	if o.Format == "auto" {
+		return nil, nil
+	}
+	list := o.table()
+	for i := range list {
+		if list[i].Name == o.Format {
+			return &list[i], nil
+		}
+	}
+	return nil, fmt.Errorf("data: unknown format %q; known: auto, %s", o.Format, strings.Join(names(list), ", "))
+}
+
+// detect chooses the format of a file by its first row, and says why.
+func (o Options) detect(r *Row) (*Format, string, error) {
+	list := o.table()
+	for i := range list {
+		f := &list[i]
+		all := len(f.Keys) > 0
+		for _, k := range f.Keys {
+			all = all && r.Has(k)
+		}
+		if !all {
+			continue
+		}
+		why := fmt.Sprintf("the row at line %d has %s", r.Line, keyList(f.Keys))
+		if rest := ignored(r, f); len(rest) > 0 {
+			why += "; ignored: " + keyList(rest)
+		}
+		return f, why, nil
+	}
+	var known []string
+	for _, f := range list {
+		known = append(known, fmt.Sprintf("%s (%s)", f.Name, strings.Join(f.Keys, ", ")))
+	}
+	return nil, "", r.Errorf("no format fits the keys %s; known: %s", keyList(r.Keys()), strings.Join(known, "; "))
+}
+
+func ignored(r *Row, f *Format) []string {
+	used := map[string]bool{}
+	for _, k := range append(append([]string(nil), f.Keys...), f.Uses...) {
+		used[k] = true
+	}
+	var rest []string
+	for _, k := range r.Keys() {
+		if !used[k] {
+			rest = append(rest, k)
+		}
+	}
+	return rest
+}
+
+// rowsOf chooses how a file is cut into rows: by its name, else by its first character. plain says that it is plain text.
+func rowsOf(path string, in io.Reader, o Options) (rows rowReader, plain bool, err error) {
+	br := bufio.NewReaderSize(in, 1<<16)
+	if head, _ := br.Peek(3); bytes.Equal(head, []byte("\xef\xbb\xbf")) {
+		_, _ = br.Discard(3) // the bytes were just peeked
+	}
+	name := strings.TrimSuffix(strings.ToLower(path), ".gz")
+	first, err := firstChar(br)
+	if err != nil {
+		return nil, false, readErr(path, 0, err)
+	}
+	switch filepath.Ext(name) {
+	case ".json", ".jsonl", ".ndjson":
+	case ".txt", ".text", ".md":
+		plain = o.Format == "auto" || o.Format == "text"
+	default:
+		plain = o.Format == "text" || o.Format == "auto" && first != '{' && first != '['
+	}
+	switch {
+	case plain:
+		return &textReader{file: path, line: 1, in: br, sep: []byte(o.Separator), max: o.Limits.RowBytes, unit: textPiece}, true, nil
+	case first == '[':
+		return &arrayReader{file: path, line: 1, in: br, max: o.Limits.RowBytes}, false, nil
+	}
+	return &lineReader{file: path, in: br, max: o.Limits.RowBytes}, false, nil
+}
+
+// firstChar peeks at the first character that is not white space, 0 if the first buffer has none.
+func firstChar(br *bufio.Reader) (byte, error) {
+	head, err := br.Peek(br.Size())
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	if i := bytes.IndexFunc(head, func(c rune) bool { return !unicode.IsSpace(c) }); i >= 0 {
+		return head[i], nil
+	}
+	return 0, nil
+}

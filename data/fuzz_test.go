@@ -1,0 +1,76 @@
+package data
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// fuzzLoad loads the bytes under a name and checks what must hold of any input: a *RowError, or a set whose examples are sound.
+func fuzzLoad(t *testing.T, name string, content []byte, opt Options) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set, err := Load(context.Background(), byteEncoder{}, []File{{Path: path}}, opt)
+	if err != nil {
+		var re *RowError
+		if !errors.As(err, &re) || re.Line < 0 || re.Line > bytes.Count(content, []byte("\n"))+1 {
+			t.Fatalf("%v: not a row error within the file", err)
+		}
+		return
+	}
+	for i := range set.Len() {
+		e := set.Example(i)
+		if len(e.IDs) != len(e.Labels) || len(e.IDs) > opt.SeqLen || e.Labels[0] != Ignore || trained(e.Labels) == 0 {
+			t.Fatalf("example %d is unsound: %+v", i, e)
+		}
+		for t2, id := range e.IDs {
+			if id < 0 || int(id) >= opt.Vocab || e.Labels[t2] < 0 && e.Labels[t2] != Ignore {
+				t.Fatalf("example %d: id %d, label %d", i, id, e.Labels[t2])
+			}
+		}
+	}
+}
+
+var fuzzOptions = Options{SeqLen: 8, Vocab: 300, Limits: Limits{RowBytes: 1 << 12, Tokens: 1 << 16}}
+
+func FuzzJSONL(f *testing.F) {
+	f.Add([]byte(`{"prompt":"ab","completion":"cd"}` + "\n" + `{"prompt":"","completion":"\ud83d\ude00"}`))
+	f.Add([]byte(`{"input_ids":[1,2,3],"labels":[-100,2,3]}`))
+	f.Add([]byte("{\"text\":\"\\\\\\udc00\"}\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzLoad(t, "a.jsonl", b, fuzzOptions) })
+}
+
+func FuzzJSONArray(f *testing.F) {
+	f.Add([]byte(`[{"instruction":"a","input":null,"output":"}]\""} , {"instruction":"b","output":"c"}]`))
+	f.Add([]byte("[\n{\"text\":\"ab\"}\n,]"))
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzLoad(t, "a.json", append([]byte("["), b...), fuzzOptions) })
+}
+
+func FuzzText(f *testing.F) {
+	f.Add([]byte("one##two\n\n###"))
+	f.Add([]byte("a\n\xc3"))
+	opt := fuzzOptions
+	opt.Separator, opt.Overlap = "##", 1
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzLoad(t, "a.txt", b, opt) })
+}
+
+func FuzzGzip(f *testing.F) {
+	f.Add(gzipped(f, []byte(`{"text":"abc"}`)))
+	f.Add([]byte("\x1f\x8b\x08"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		name := filepath.Join(t.TempDir(), "a.jsonl.gz")
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(context.Background(), byteEncoder{}, []File{{Path: name}}, fuzzOptions)
+		if re := (*RowError)(nil); err != nil && !errors.As(err, &re) {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,181 @@
+package data
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// Example is one training example, at most the sequence length long.
+type Example struct {
+	IDs    []int32
+	Labels []int32 // aligned with IDs, Ignore = untrained; the first is always Ignore
+	Source string  // "file:line" where its row, or the piece of text that completed it, begins
+}
+
+// doc is the compact form of an example. Without labels, ids[skip:] are trained.
+type doc struct {
+	ids, labels      []int32
+	skip, file, line int32
+}
+
+func (d *doc) label(t int) int32 {
+	if d.labels != nil {
+		return d.labels[t]
+	}
+	if t < int(d.skip) {
+		return Ignore
+	}
+	return d.ids[t]
+}
+
+func (d *doc) trained() int {
+	if d.labels != nil {
+		return trained(d.labels)
+	}
+	return len(d.ids) - int(d.skip)
+}
+
+// store is what a set and its parts share; it never changes after Load.
+type store struct {
+	docs                                  []doc
+	files                                 []FileInfo
+	seqLen                                int
+	truncated, dropped, empty, duplicates int
+}
+
+// Set is a list of examples in memory.
+type Set struct {
+	st       *store
+	rows     []int32 // indices into st.docs, ascending
+	weighted bool    // the weights of the files apply; held-out rows are seen once each
+}
+
+// Len is the number of examples.
+func (s *Set) Len() int { return len(s.rows) }
+
+// SeqLen is the length that examples were cut to.
+func (s *Set) SeqLen() int { return s.st.seqLen }
+
+// ID is the number of example i in the whole data, the same in a set and its parts. Batch.Sample holds it.
+func (s *Set) ID(i int) int32 { return s.rows[i] }
+
+// Example returns example i, in [0, Len). IDs is shared and must not be written.
+func (s *Set) Example(i int) Example {
+	d := &s.st.docs[s.rows[i]]
+	e := Example{IDs: d.ids, Labels: make([]int32, len(d.ids)), Source: fmt.Sprintf("%s:%d", s.st.files[d.file].Path, d.line)}
+	for t := range e.Labels {
+		e.Labels[t] = d.label(t)
+	}
+	return e
+}
+
+// Files lists the input files in order, with their digests and how their formats were chosen.
+func (s *Set) Files() []FileInfo { return slices.Clone(s.st.files) }
+
+// Digest is the hexadecimal SHA-256 of the input as stored: of one file its own, of several that of their hexadecimal digests,
+// each followed by a line end, in order. File names play no part.
+func (s *Set) Digest() string {
+	if len(s.st.files) == 1 {
+		return s.st.files[0].SHA256
+	}
+	h := sha256.New()
+	for _, f := range s.st.files {
+		_, _ = h.Write([]byte(f.SHA256 + "\n")) // a hash never fails
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Split holds out val for validation: below 1 a share of the examples, else a count. Examples are chosen by a hash of
+// (seed, ID), at least one for each side when val > 0 and there are two. The held-out set is nil when val is 0 or there is a
+// single example.
+func (s *Set) Split(val float64, seed uint64) (train, held *Set, err error) {
+	n := s.Len()
+	if !(val >= 0) || math.IsInf(val, 0) || val >= 1 && val != math.Trunc(val) {
+		return nil, nil, fmt.Errorf("data: val %v: must be a share in [0, 1) or a whole number of rows", val)
+	}
+	if val >= 1 && val >= float64(n) {
+		return nil, nil, fmt.Errorf("data: val %v: leaves none of %d rows to train on", val, n)
+	}
+	if val == 0 || n < 2 {
+		return s, nil, nil
+	}
+	k := int(val)
+	if val < 1 {
+		k = min(max(int(math.Round(val*float64(n))), 1), n-1)
+	}
+	key := keyOf(seed, saltSplit, 0)
+	order := slices.Clone(s.rows)
+	slices.SortFunc(order, func(a, b int32) int {
+		ha, hb := draw(key, uint64(a)), draw(key, uint64(b))
+		switch {
+		case ha < hb:
+			return -1
+		case ha > hb:
+			return 1
+		}
+		return int(a) - int(b)
+	})
+	held = &Set{st: s.st, rows: order[:k:k]}
+	train = &Set{st: s.st, rows: order[k:], weighted: s.weighted}
+	slices.Sort(held.rows)
+	slices.Sort(train.rows)
+	return train, held, nil
+}
+
+// Report counts what is in a set. Truncated, Dropped, Empty and Duplicates are those of the whole load.
+type Report struct {
+	Rows        int     `json:"rows"`      // rows read from the files, pieces of plain text counted one each
+	Documents   int     `json:"documents"` // examples in this set
+	Tokens      int64   `json:"tokens"`
+	Trained     int64   `json:"trained_tokens"`
+	Share       float64 `json:"trained_share"` // Trained / Tokens
+	Truncated   int     `json:"truncated"`     // lost their end to the sequence length
+	Dropped     int     `json:"dropped"`       // lost all their trained tokens to it, and were left out
+	Empty       int     `json:"empty"`         // texts of white space or one token, left out
+	Duplicates  int     `json:"duplicates"`    // equal an earlier example in ids and labels; kept
+	MinLen      int     `json:"min_len"`
+	MeanLen     float64 `json:"mean_len"`
+	MaxLen      int     `json:"max_len"`
+	PackedRows  int     `json:"packed_rows,omitempty"` // rows in the first epoch (Loader.Report only)
+	Efficiency  float64 `json:"packing_efficiency"`    // share of positions that hold a token (Loader.Report only)
+	SeqLen      int     `json:"seq_len"`
+	ShareByFile []Part  `json:"files"`
+}
+
+// Part is a file's share of the set.
+type Part struct {
+	Path      string `json:"path"`
+	Documents int    `json:"documents"`
+	Tokens    int64  `json:"tokens"`
+}
+
+// Report counts the set.
+func (s *Set) Report() Report {
+	st := s.st
+	r := Report{Documents: s.Len(), Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, Duplicates: st.duplicates,
+		SeqLen: st.seqLen, ShareByFile: make([]Part, len(st.files))}
+	for i, f := range st.files {
+		r.Rows += f.Rows
+		r.ShareByFile[i].Path = f.Path
+	}
+	for i, row := range s.rows {
+		d := &st.docs[row]
+		n := len(d.ids)
+		if i == 0 {
+			r.MinLen = n
+		}
+		r.MinLen, r.MaxLen = min(r.MinLen, n), max(r.MaxLen, n)
+		r.Tokens += int64(n)
+		r.Trained += int64(d.trained())
+		r.ShareByFile[d.file].Documents++
+		r.ShareByFile[d.file].Tokens += int64(n)
+	}
+	if r.Documents > 0 {
+		r.MeanLen = float64(r.Tokens) / float64(r.Documents)
+		r.Share = float64(r.Trained) / float64(r.Tokens)
+	}
+	return r
+}

@@ -1,0 +1,218 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+	"sync"
+)
+
+// Quantize4 writes the 4-bit codes of src, two to a byte with the first in the high nibble, and one absmax per block. codes must hold
+// PackedSize(len(src)) bytes and absmax Blocks(len(src), blocksize) values; blocksize is even, from MinBlocksize to MaxBlocksize.
+// Where a block's absmax is 0 every code is 0; NaN elements get code 0 and do not count for absmax; a block holding an infinity has
+// absmax +Inf and the codes of zero.
+func Quantize4[E Real](codes []byte, absmax []float32, src []E, blocksize int, scheme Scheme) error {
+	if err := check4(len(codes), len(absmax), len(src), blocksize, scheme); err != nil {
+		return err
+	}
+	quantizeBlocks4(codes, absmax, src, blocksize, scheme, 0, Blocks(len(src), blocksize), nil)
+	return nil
+}
+
+// quantizeBlocks4 quantizes blocks lo to hi-1 of src into the codes and scales of the whole tensor; where bad is given it marks the
+// blocks that hold NaN or infinity.
+func quantizeBlocks4[E Real](codes []byte, absmax []float32, src []E, blocksize int, scheme Scheme, lo, hi int, bad []bool) {
+	tab := quantTables()[scheme]
+	if f, ok := any(src).([]float32); ok {
+		quantizeFloats4(tab, codes, absmax, f, blocksize, lo, hi, bad)
+		return
+	}
+	var scratch [MaxBlocksize]float32
+	for b := lo; b < hi; b++ {
+		i := b * blocksize
+		x := toFloat32(scratch[:], src[i:min(i+blocksize, len(src))])
+		bits := maxAbsBits(x)
+		absmax[b] = tab.block(codes[i/2:], x, bits, blockRcp(bits))
+		if bad != nil {
+			bad[b] = bits >= infBits
+		}
+	}
+}
+
+// quantizeFloats4 looks up each reciprocal one block ahead: the table is larger than the caches near the core, and the processor
+// fetches its entry while it works on the block before.
+func quantizeFloats4(tab *table4, codes []byte, absmax []float32, src []float32, blocksize, lo, hi int, bad []bool) {
+	var next []float32
+	var nextBits uint32
+	var nextRcp float32
+	for b := lo - 1; b < hi; b++ {
+		x, bits, r := next, nextBits, nextRcp
+		if i := (b + 1) * blocksize; b+1 < hi {
+			next = src[i:min(i+blocksize, len(src))]
+			nextBits = maxAbsBits(next)
+			nextRcp = blockRcp(nextBits)
+		}
+		if b < lo {
+			continue
+		}
+		absmax[b] = tab.block(codes[b*blocksize/2:], x, bits, r)
+		if bad != nil {
+			bad[b] = bits >= infBits
+		}
+	}
+}
+
+func check4(codes, absmax, n, blocksize int, scheme Scheme) error {
+	if !scheme.Valid() {
+		return fmt.Errorf("quant: unknown scheme %v: use NF4 or FP4", scheme)
+	}
+	if err := checkBlocksize(blocksize); err != nil {
+		return err
+	}
+	if codes < PackedSize(n) || absmax < Blocks(n, blocksize) {
+		return fmt.Errorf("quant: %d elements in blocks of %d need %d code bytes and %d scales, got %d and %d",
+			n, blocksize, PackedSize(n), Blocks(n, blocksize), codes, absmax)
+	}
+	return nil
+}
+
+// table4 finds codes without a search. A value falls into one of equally wide buckets, none of which holds more than one threshold;
+// one comparison with that threshold then selects one of the two codes of the bucket.
+type table4 struct {
+	scheme     Scheme
+	thresholds []float32
+	order      []uint8 // code by number of thresholds passed
+	buckets    [128]bucket
+}
+
+type bucket struct {
+	threshold float32
+	codes     uint32 // bits 0-3 at or below the threshold, bits 4-7 above it
+}
+
+var quantTables = sync.OnceValue(func() [2]*table4 {
+	return [2]*table4{newTable4(NF4), newTable4(FP4)}
+})
+
+func newTable4(s Scheme) *table4 {
+	t := &table4{scheme: s, thresholds: s.Thresholds()}
+	key := nf4Bucket
+	if s == FP4 {
+		key = fp4Bucket
+		o := FP4Order()
+		t.order = o[:]
+	} else {
+		for i := range 16 {
+			t.order = append(t.order, uint8(i))
+		}
+	}
+	// Bucketing is monotone, so values above a threshold never fall into an earlier bucket than the threshold itself.
+	passed := 0
+	for i := range t.buckets {
+		b := &t.buckets[i]
+		*b = bucket{math.MaxFloat32, uint32(t.order[passed])}
+		if passed < len(t.thresholds) && int(key(t.thresholds[passed])) == i {
+			b.threshold = t.thresholds[passed]
+			passed++
+			b.codes |= uint32(t.order[passed]) << 4
+		}
+	}
+	return t
+}
+
+// nf4Bucket maps q in [-1, 1] (or a few units in the last place beyond) to buckets 1/32 wide: q+3 has the exponent of 2.
+func nf4Bucket(q float32) uint32 { return (math.Float32bits(q+3) - 0x3ffe0000) >> 17 & 127 }
+
+// fp4Bucket maps |q| in [0, 1] to buckets 1/32 wide: |q|+1 has the exponent of 1.
+func fp4Bucket(a float32) uint32 { return (math.Float32bits(a+1) - 0x3f800000) >> 18 & 127 }
+
+// blockRcp is the reciprocal of a block's absmax where the fast path applies.
+func blockRcp(bits uint32) float32 {
+	if bits < fastLow || bits >= fastHigh {
+		return 0
+	}
+	return Rcp(math.Float32frombits(bits))
+}
+
+// block quantizes one block, given its maxAbsBits and the blockRcp of these, and returns its absmax.
+func (t *table4) block(codes []byte, x []float32, bits uint32, r float32) (absmax float32) {
+	if bits < fastLow || bits >= fastHigh {
+		absmax = AbsMax(x)
+		t.blockNaive(codes, x, Rcp(absmax))
+		return absmax
+	}
+	n := len(x) / 2
+	if t.scheme == FP4 {
+		t.pairsFP4(codes[:n], x[:2*n], r)
+	} else {
+		t.pairsNF4(codes[:n], x[:2*n], r)
+	}
+	if len(x)%2 == 1 {
+		codes[n] = t.code(scaled(x[2*n], r))<<4 | t.scheme.ZeroCode()
+	}
+	return math.Float32frombits(bits)
+}
+
+func (t *table4) pairsNF4(codes []byte, x []float32, r float32) {
+	table := &t.buckets
+	for i := range codes {
+		if len(x) < 2 {
+			return
+		}
+		q0, q1 := float32(x[0]*r), float32(x[1]*r)
+		x = x[2:]
+		b0, b1 := &table[nf4Bucket(q0)], &table[nf4Bucket(q1)]
+		// The sign of threshold-q is the comparison, free of a branch: 4 when q is above.
+		c0 := b0.codes >> (math.Float32bits(b0.threshold-q0) >> 29 & 4)
+		c1 := b1.codes >> (math.Float32bits(b1.threshold-q1) >> 29 & 4)
+		codes[i] = byte(c0<<4 | c1&15)
+	}
+}
+
+func (t *table4) pairsFP4(codes []byte, x []float32, r float32) {
+	table := &t.buckets
+	for i := range codes {
+		if len(x) < 2 {
+			return
+		}
+		x0, x1 := math.Float32bits(x[0]), math.Float32bits(x[1])
+		q0, q1 := math.Float32bits(float32(x[0]*r)), math.Float32bits(float32(x[1]*r))
+		x = x[2:]
+		a0, a1 := math.Float32frombits(q0&^signBit), math.Float32frombits(q1&^signBit)
+		b0, b1 := &table[fp4Bucket(a0)], &table[fp4Bucket(a1)]
+		c0 := b0.codes >> (math.Float32bits(b0.threshold-a0) >> 29 & 4)
+		c1 := b1.codes >> (math.Float32bits(b1.threshold-a1) >> 29 & 4)
+		// The sign counts only where neither x nor q is zero or denormal: one of these differences is negative otherwise.
+		small0 := (x0&^signBit - 0x800000) | (q0&^signBit - 0x800000)
+		small1 := (x1&^signBit - 0x800000) | (q1&^signBit - 0x800000)
+		c0 = c0&7 | (q0&^small0)>>31<<3
+		c1 = c1&7 | (q1&^small1)>>31<<3
+		codes[i] = byte(c0<<4 | c1)
+	}
+}
+
+// blockNaive is the definition; it also serves blocks with NaN, infinities, zeros or extreme scales.
+func (t *table4) blockNaive(codes []byte, x []float32, r float32) {
+	for i := 0; i < len(x); i += 2 {
+		lo := t.scheme.ZeroCode()
+		if i+1 < len(x) {
+			lo = t.code(scaled(x[i+1], r))
+		}
+		codes[i/2] = t.code(scaled(x[i], r))<<4 | lo
+	}
+}
+
+// code is the definition of the 4-bit code of a scaled value. NaN passes no threshold and has no sign.
+func (t *table4) code(q float32) uint8 {
+	a := q
+	if t.scheme == FP4 {
+		a = math.Float32frombits(math.Float32bits(q) &^ (1 << 31))
+	}
+	k := 0
+	for k < len(t.thresholds) && a > t.thresholds[k] {
+		k++
+	}
+	if t.scheme == FP4 && q < 0 {
+		return t.order[k] | 8
+	}
+	return t.order[k]
+}

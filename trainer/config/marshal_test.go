@@ -1,0 +1,113 @@
+package config
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// anyConfig draws a valid configuration.
+func anyConfig(t *rapid.T) Config {
+	text := rapid.OneOf(rapid.StringMatching(`[ -~]{1,12}`), rapid.StringN(1, 12, -1).Filter(validText), rapid.SampledFrom([]string{
+		"null", "true", "~", "12", "0x1", "1e3", "on", "a: b", " x ", "# c", "- d", "[e]", "'q'", "\"", "\\", "%", "@", "`", "a\nb", "\t", "2001-01-01", "=", "<<", "\u0085", "\ufeff", "!x"}))
+	free := func(name string) string { return rapid.OneOf(rapid.Just(""), text).Draw(t, name) }
+	of := func(name string, set []string) string { return rapid.SampledFrom(set).Draw(t, name) }
+	share := rapid.Float64Range(0, math.Nextafter(1, 0))
+	size := rapid.IntRange(0, 1<<20)
+	c := Default(of("command", []string{Finetune, Pretrain}))
+	c.Model = text.Draw(t, "model")
+	c.Quantize = Quantize{of("scheme", schemes), 32 << rapid.IntRange(0, 7).Draw(t, "block"), rapid.Bool().Draw(t, "double"), of("compute", computes)}
+	c.Adapter = Adapter{Type: "lora", R: 1 + size.Draw(t, "r")%maxRank, Alpha: rapid.Float64Range(1e-300, 1e300).Draw(t, "alpha"),
+		Dropout: share.Draw(t, "dropout"), Init: free("init"), Targets: Targets{Pattern: AllLinear}}
+	if rapid.Bool().Draw(t, "list") {
+		c.Adapter.Targets = Targets{Names: rapid.SliceOfN(text, 1, 3).Draw(t, "names")}
+	}
+	c.Data = Data{Format: of("format", formats), SeqLen: 2 + size.Draw(t, "seq"), Pack: rapid.Bool().Draw(t, "pack"),
+		Shuffle: rapid.Bool().Draw(t, "shuffle"), Mask: of("mask", masks), Val: share.Draw(t, "val"), Template: free("template")}
+	for range rapid.IntRange(1, 3).Draw(t, "sources") {
+		c.Data.Path = append(c.Data.Path, Source{text.Draw(t, "path"), rapid.OneOf(rapid.Just(1.0), rapid.Float64Range(0.1, 1e17)).Draw(t, "weight")})
+	}
+	tr := &c.Train
+	tr.Epochs, tr.Steps = rapid.Float64Range(0.1, 9).Draw(t, "epochs"), size.Draw(t, "steps")
+	tr.Batch = 1 + size.Draw(t, "batch")
+	tr.MicroBatch = 1 + size.Draw(t, "micro")%tr.Batch
+	tr.LR, tr.Warmup = rapid.Float64Range(0, 10).Draw(t, "lr"), share.Draw(t, "warmup")
+	tr.Schedule, tr.Optimizer = of("schedule", schedules), of("optimizer", optimizers)
+	tr.Betas = rapid.SliceOfN(share, 2, 2).Draw(t, "betas")
+	tr.Eps = rapid.Float64Range(1e-300, 1).Draw(t, "eps")
+	tr.DType, tr.Param, tr.Checkpointing = of("dtype", dtypes), of("param", params), of("ckpt", checkpoints)
+	tr.Seed = rapid.Uint64().Draw(t, "seed")
+	tr.Memory, tr.Fit = of("memory", []string{"", "16GiB", "1 MB"}), rapid.Bool().Draw(t, "fit")
+	c.Eval.Every, c.Save.Every, c.Save.Keep = size.Draw(t, "eval"), size.Draw(t, "save"), size.Draw(t, "keep")
+	c.Device = of("device", []string{"auto", "cpu", "cuda:0", "cuda:0,1", "opencl"})
+	c.Out = text.Draw(t, "out")
+	c.Resume, c.Deterministic = rapid.Bool().Draw(t, "resume"), rapid.Bool().Draw(t, "det")
+	return c
+}
+
+func validText(s string) bool { return !strings.ContainsRune(s, 0) }
+
+func TestLoadOfMarshalIsIdentity(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := anyConfig(t)
+		data, err := c.Marshal()
+		require.NoError(t, err)
+		// A model that ends in .json is an architecture, which only some commands and adapters take.
+		if _, arch := c.Architecture(); arch {
+			t.Skip("architecture")
+		}
+		back, err := Loader{}.Parse("printed.yaml", data, nil)
+		require.NoError(t, err, string(data))
+		require.Equal(t, c, back, string(data))
+		again, err := back.Marshal()
+		require.NoError(t, err)
+		require.Equal(t, string(data), string(again))
+		h1, err := c.Hash()
+		require.NoError(t, err)
+		h2, err := back.Hash()
+		require.NoError(t, err)
+		require.Equal(t, h1, h2)
+	})
+}
+
+func TestMarshalForm(t *testing.T) {
+	c := Default(Finetune)
+	c.Model = "m"
+	data, err := c.Marshal()
+	require.NoError(t, err)
+	text := string(data)
+	require.True(t, strings.HasPrefix(text, "model: m\nquantize:\n  scheme: nf4\n  blocksize: 64\n  double: true\n  compute: \"\"\n"), text)
+	require.Contains(t, text, "  betas: [0.9, 0.999]\n")
+	require.Contains(t, text, "  path: rows.jsonl\n")
+	require.NotContains(t, text, "#")
+
+	c.Train.LR = math.NaN()
+	_, err = c.Marshal()
+	require.ErrorContains(t, err, "train.lr")
+	c.Train.LR, c.Out = 1, "\xff"
+	_, err = c.Marshal()
+	require.ErrorContains(t, err, "out: ")
+}
+
+func TestHash(t *testing.T) {
+	c := Default(Finetune)
+	c.Model = "m"
+	base, err := c.Hash()
+	require.NoError(t, err)
+	// The literal keeps later versions from changing the hash of old runs.
+	require.Equal(t, hashOfDefault, base)
+	same, differs := c, c
+	same.Out, same.Resume, same.Device, same.Save.Every, same.Train.Fit = "x", true, "cpu", 7, true
+	got, err := same.Hash()
+	require.NoError(t, err)
+	require.Equal(t, base, got)
+	differs.Train.Seed = 2
+	got, err = differs.Hash()
+	require.NoError(t, err)
+	require.NotEqual(t, base, got)
+}
+
+const hashOfDefault = "e46bcefdcf228c7ba11ff3c439b2cb054be41161fae1d712cfb6e31cfb6e43f5"

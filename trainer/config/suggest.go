@@ -1,0 +1,151 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// otherNames maps what other tools call a setting to the key here.
+var otherNames = map[string]string{
+	"lora_r": "adapter.r", "rank": "adapter.r", "lora_rank": "adapter.r", "lora_alpha": "adapter.alpha",
+	"lora_dropout": "adapter.dropout", "target_modules": "adapter.targets", "lora_target": "adapter.targets",
+	"base_model": "model", "model_name_or_path": "model", "load_in_4bit": "quantize.scheme", "load_in_8bit": "quantize.scheme",
+	"double_quant": "quantize.double", "quant_type": "quantize.scheme", "block_size": "quantize.blocksize",
+	"dataset": "data.path", "datasets": "data.path", "max_length": "data.seq_len", "max_seq_length": "data.seq_len",
+	"sequence_len": "data.seq_len", "cutoff_len": "data.seq_len", "packing": "data.pack", "sample_packing": "data.pack",
+	"chat_template": "data.template", "val_set_size": "data.val", "train_on_inputs": "data.mask",
+	"learning_rate": "train.lr", "lr_scheduler": "train.schedule", "lr_scheduler_type": "train.schedule",
+	"num_epochs": "train.epochs", "num_train_epochs": "train.epochs", "max_steps": "train.steps", "iters": "train.steps",
+	"batch_size": "train.batch", "global_batch_size": "train.batch", "micro_batch_size": "train.micro_batch",
+	"per_device_train_batch_size": "train.micro_batch", "gradient_accumulation_steps": "train.batch",
+	"warmup_ratio": "train.warmup", "warmup_steps": "train.warmup", "max_grad_norm": "train.clip", "grad_clip": "train.clip",
+	"adam_beta1": "train.betas", "adam_beta2": "train.betas", "adam_epsilon": "train.eps", "bf16": "train.dtype",
+	"fp16": "train.dtype", "gradient_checkpointing": "train.checkpointing", "optim": "train.optimizer",
+	"eval_steps": "eval.every", "save_steps": "save.every", "save_total_limit": "save.keep", "output_dir": "out",
+	"resume_from_checkpoint": "resume",
+}
+
+// suggestKey returns "; did you mean train.lr?" for a mistyped key, else the keys of its section, else how to list all.
+func suggestKey(key string) string {
+	names := Keys()
+	if !strings.Contains(key, ".") {
+		names = append(sections(), names...)
+	}
+	if best := closest(key, names); best != "" {
+		return "; did you mean " + best + "?"
+	}
+	section := sectionOf(key)
+	if keys := sectionKeys(section); section != "" && len(keys) > 0 {
+		return "; the keys of " + section + " are " + leaves(keys)
+	}
+	return "; --print-config shows every key"
+}
+
+// suggestFlag is suggestKey for a name on the command line, where short forms and the command's own flags count too.
+func suggestFlag(name string, own map[string]bool) string {
+	names := append(Keys(), slices.Sorted(maps.Keys(shortForms))...)
+	names = append(names, slices.Sorted(maps.Keys(own))...)
+	if best := closest(name, names); best != "" {
+		return "; did you mean --" + best + "?"
+	}
+	return "; --print-config shows every key"
+}
+
+// didYouMean returns "; did you mean X?" when a name is near, else "; " and the whole list.
+func didYouMean(got string, names []string, what string) string {
+	if best := closest(got, names); best != "" {
+		return "; did you mean " + best + "?"
+	}
+	shown := make([]string, len(names))
+	for i, n := range names {
+		if shown[i] = n; n == "" {
+			shown[i] = `""`
+		}
+	}
+	return fmt.Sprintf("; %sone of %s", what, strings.Join(shown, ", "))
+}
+
+// closest returns the name that was most likely meant, "" when none is near. Besides the whole text it tries the last part
+// alone, because a key is often written without its section or in the wrong one.
+func closest(got string, names []string) string {
+	if len(got) > 60 {
+		return ""
+	}
+	got = strings.ToLower(strings.ReplaceAll(got, "-", "_"))
+	leaf := got[strings.LastIndex(got, ".")+1:]
+	if known, ok := otherNames[leaf]; ok && slices.Contains(names, known) {
+		return known
+	}
+	best, bestCost := "", 1+max(1, len(got)/3)
+	for _, n := range names {
+		norm := strings.ReplaceAll(n, "-", "_")
+		nameLeaf := norm[strings.LastIndex(norm, ".")+1:]
+		cost := distance(got, norm)
+		if len(leaf) > 1 {
+			// Under another section a leaf has to fit nearly exactly.
+			cost = min(cost, 1+3*distance(leaf, nameLeaf))
+		}
+		if n != "" && cost < bestCost {
+			best, bestCost = n, cost
+		}
+	}
+	return best
+}
+
+// distance is the optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours.
+func distance(a, b string) int {
+	if a == b {
+		return 0
+	}
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := last[j-1]
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, change)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last, row = last, row, before
+	}
+	return last[len(b)]
+}
+
+// sections returns the names of the sections in order.
+func sections() []string {
+	var names []string
+	for _, k := range Keys() {
+		if s := sectionOf(k); s != "" && !slices.Contains(names, s) {
+			names = append(names, s)
+		}
+	}
+	return names
+}
+
+// sectionKeys returns the dotted keys of a section.
+func sectionKeys(section string) []string {
+	var keys []string
+	for _, k := range Keys() {
+		if sectionOf(k) == section {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func leaves(keys []string) string {
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		out[i] = k[strings.LastIndex(k, ".")+1:]
+	}
+	return strings.Join(out, ", ")
+}

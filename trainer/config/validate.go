@@ -1,0 +1,244 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/dlclark/regexp2/v2"
+)
+
+// Limits that no real run reaches: they keep typing errors from becoming huge allocations.
+const (
+	maxRank    = 1 << 16
+	maxSeqLen  = 1 << 24
+	maxRows    = 1 << 24
+	maxSteps   = math.MaxInt32
+	maxSources = 1 << 16
+)
+
+// Validate reports every value out of range and every combination that cannot train. Each joined error is an *ErrConfig.
+func (c Config) Validate() error {
+	var errs []error
+	for _, p := range c.problems() {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
+}
+
+// checker gathers problems.
+type checker struct{ found []*ErrConfig }
+
+func (k *checker) fail(key, format string, args ...any) {
+	k.found = append(k.found, &ErrConfig{Key: key, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (k *checker) whole(key string, v, low, high int) {
+	if v < low || v > high {
+		k.fail(key, "is %d, expected %d to %d", v, low, high)
+	}
+}
+
+// from wants a finite v >= low.
+func (k *checker) from(key string, v, low float64) {
+	if !(v >= low) || math.IsInf(v, 0) {
+		k.fail(key, "is %v, expected a finite number from %v", v, low)
+	}
+}
+
+func (k *checker) positive(key string, v float64) {
+	if !(v > 0) || math.IsInf(v, 0) {
+		k.fail(key, "is %v, expected a finite number above 0", v)
+	}
+}
+
+// share wants 0 <= v < 1.
+func (k *checker) share(key string, v float64) {
+	if !(v >= 0 && v < 1) {
+		k.fail(key, "is %v, expected a share from 0 up to but without 1", v)
+	}
+}
+
+func (c Config) problems() []*ErrConfig {
+	var k checker
+	for _, f := range fields(&c) {
+		if f.enum != nil {
+			got, _ := readText(f.value.node())
+			if !slices.Contains(f.enum, got) {
+				k.fail(f.key, "%q is not a known value%s", clip(got), didYouMean(alias(got), f.enum, ""))
+			}
+		}
+	}
+	k.quantization(c)
+	k.adapter(c.Adapter)
+	k.data(c.Data)
+	k.training(c.Train)
+	k.rest(c)
+	return k.found
+}
+
+func (k *checker) quantization(c Config) {
+	q := c.Quantize
+	fourBit := q.Scheme == "nf4" || q.Scheme == "fp4"
+	if b := q.Blocksize; fourBit && (b < 32 || b > 4096 || b&(b-1) != 0) {
+		k.fail("quantize.blocksize", "is %d, expected a power of two from 32 to 4096", b)
+	}
+	if c.Adapter.Type == "none" && q.Scheme != "none" && slices.Contains(schemes, q.Scheme) {
+		k.fail("quantize.scheme", "%s weights are frozen, but adapter.type none trains every weight: set quantize.scheme none, or adapter.type lora", q.Scheme)
+	}
+}
+
+func (k *checker) adapter(a Adapter) {
+	if a.Type == "none" {
+		if a.Init != "" {
+			k.fail("adapter.init", "names an adapter to start from, but adapter.type is none: set adapter.type lora, or leave adapter.init out")
+		}
+		return
+	}
+	k.whole("adapter.r", a.R, 1, maxRank)
+	k.positive("adapter.alpha", a.Alpha)
+	k.share("adapter.dropout", a.Dropout)
+	k.targets(a.Targets)
+}
+
+func (k *checker) targets(t Targets) {
+	const key = "adapter.targets"
+	switch {
+	case t.Names != nil && t.Pattern != "":
+		k.fail(key, "holds both a pattern and a list: keep one")
+	case t.Names != nil:
+		if len(t.Names) == 0 || slices.Contains(t.Names, "") {
+			k.fail(key, "the list is empty or holds an empty name: name the modules, such as [q_proj, v_proj], or write all-linear")
+		}
+	case t.Pattern == "":
+		k.fail(key, "is empty: write all-linear, a pattern or a list such as [q_proj, v_proj]")
+	case t.All():
+	case distance(strings.ReplaceAll(strings.ToLower(t.Pattern), "_", "-"), AllLinear) <= 2:
+		k.fail(key, "%q: did you mean all-linear?", t.Pattern)
+	case strings.Contains(t.Pattern, ",") && !strings.ContainsAny(t.Pattern, `{}()[]\`):
+		k.fail(key, "%q: a list is written in brackets, [%s]", clip(t.Pattern), clip(t.Pattern))
+	default:
+		if _, err := regexp2.Compile(t.Pattern, regexp2.None); err != nil {
+			k.fail(key, "is no regular expression: %v", err)
+		}
+	}
+}
+
+func (k *checker) data(d Data) {
+	if len(d.Path) == 0 {
+		k.fail("data.path", "is empty: name a file, a glob or a list of {path, weight}")
+	}
+	if len(d.Path) > maxSources {
+		k.fail("data.path", "lists %d inputs, expected at most %d: use a glob", len(d.Path), maxSources)
+	}
+	for i, s := range d.Path {
+		if s.Path == "" {
+			k.fail("data.path", "entry %d has an empty path", i+1)
+		}
+		if !(s.Weight > 0) || math.IsInf(s.Weight, 0) {
+			k.fail("data.path", "entry %d (%s) has weight %v, expected a finite number above 0", i+1, clip(s.Path), s.Weight)
+		}
+	}
+	k.whole("data.seq_len", d.SeqLen, 2, maxSeqLen)
+	k.share("data.val", d.Val)
+}
+
+func (k *checker) training(t Train) {
+	k.whole("train.steps", t.Steps, 0, maxSteps)
+	k.from("train.epochs", t.Epochs, 0)
+	if t.Steps == 0 && t.Epochs == 0 {
+		k.fail("train.epochs", "and train.steps are both 0, so nothing would be trained: set one of them")
+	}
+	k.whole("train.batch", t.Batch, 1, maxRows)
+	k.whole("train.micro_batch", t.MicroBatch, 1, maxRows)
+	if t.MicroBatch > t.Batch && t.Batch > 0 {
+		k.fail("train.micro_batch", "is %d, above train.batch %d: a batch is made of micro-batches", t.MicroBatch, t.Batch)
+	}
+	k.from("train.lr", t.LR, 0)
+	k.from("train.warmup", t.Warmup, 0)
+	if t.Warmup >= 1 && t.Warmup != math.Trunc(t.Warmup) {
+		k.fail("train.warmup", "is %v: below 1 it is a share, from 1 on a whole number of steps", t.Warmup)
+	}
+	k.whole("train.min_8bit_size", t.Min8bitSize, 0, math.MaxInt)
+	k.betas(t)
+	k.positive("train.eps", t.Eps)
+	k.from("train.weight_decay", t.WeightDecay, 0)
+	k.from("train.clip", t.Clip, 0)
+	if _, err := t.MemoryBytes(); err != nil {
+		k.fail("train.memory", "%v", err)
+	}
+}
+
+func (k *checker) betas(t Train) {
+	most, allowed := 2, "two values"
+	if strings.Contains(t.Optimizer, "ademamix") {
+		most, allowed = 3, "two or three values"
+	}
+	if len(t.Betas) < 2 || len(t.Betas) > most {
+		k.fail("train.betas", "has %d values, %s takes %s, such as [0.9, 0.999]", len(t.Betas), clip(t.Optimizer), allowed)
+	}
+	for _, b := range t.Betas {
+		k.share("train.betas", b)
+	}
+}
+
+var devicePattern = regexp.MustCompile(`^(auto|cpu|(cuda|opencl)(:[0-9]{1,3}(,[0-9]{1,3})*)?)$`)
+
+func (k *checker) rest(c Config) {
+	if c.Model == "" {
+		k.fail("model", "is empty: name a model directory or file, or builtin:tiny")
+	}
+	k.whole("eval.every", c.Eval.Every, 0, maxSteps)
+	k.whole("save.every", c.Save.Every, 0, maxSteps)
+	k.whole("save.keep", c.Save.Keep, 0, maxSteps)
+	if !devicePattern.MatchString(c.Device) {
+		kind, _, _ := strings.Cut(c.Device, ":")
+		hint := didYouMean(alias(kind), []string{"auto", "cpu", "cuda", "opencl"}, "")
+		k.fail("device", "%q is not a device%s (a number follows a colon, as in cuda:0)", clip(c.Device), hint)
+	}
+	if c.Resume && c.Out == "" {
+		k.fail("resume", "needs out: without it every run gets a new directory, and there is nothing to resume from")
+	}
+}
+
+// problems are those that depend on the command.
+func (l Loader) problems(c Config) []*ErrConfig {
+	var k checker
+	_, architecture := c.Architecture()
+	switch {
+	case !architecture:
+	case l.Command != Pretrain:
+		k.fail("model", "%s describes a model without weights: name the directory that holds the weights, or use pretrain", clip(c.Model))
+	case c.Adapter.Type != "none":
+		k.fail("adapter.type", "is %s, but a model made from %s has no trained weights to adapt: set adapter.type none", clip(c.Adapter.Type), clip(c.Model))
+	}
+	return k.found
+}
+
+// alias maps spellings of other tools to ours, so that the suggestion is right.
+func alias(s string) string {
+	switch strings.ToLower(s) {
+	case "fp32", "float32", "float":
+		return "f32"
+	case "fp16", "float16", "half":
+		return "f16"
+	case "bfloat16":
+		return "bf16"
+	case "gpu", "nvidia":
+		return "cuda"
+	case "8bit", "llm.int8":
+		return "int8"
+	case "4bit":
+		return "nf4"
+	case "adamw_8bit", "adamw_bnb_8bit":
+		return "adamw8bit"
+	case "paged_adamw_8bit":
+		return "pagedadamw8bit"
+	case "adamw_torch", "adamw_torch_fused", "adamw_hf":
+		return "adamw"
+	}
+	return s
+}

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestValidate(t *testing.T) {
+	valid := Default(Finetune)
+	valid.Model = "m"
+	require.NoError(t, valid.Validate())
+	cases := []struct {
+		change func(c *Config)
+		want   string
+	}{
+		{func(c *Config) { c.Model = "" }, "model: is empty"},
+		{func(c *Config) { c.Adapter.R = 0 }, "adapter.r: is 0"},
+		{func(c *Config) { c.Adapter.Alpha = math.NaN() }, "adapter.alpha"},
+		{func(c *Config) { c.Adapter.Dropout = 1 }, "adapter.dropout"},
+		{func(c *Config) { c.Adapter.Targets = Targets{} }, "adapter.targets: is empty"},
+		{func(c *Config) { c.Adapter.Targets = Targets{Names: []string{}} }, "the list is empty"},
+		{func(c *Config) { c.Adapter.Targets = Targets{Pattern: "all_linear"} }, "did you mean all-linear?"},
+		{func(c *Config) { c.Adapter.Targets = Targets{Pattern: "("} }, "no regular expression"},
+		{func(c *Config) { c.Adapter.Targets = Targets{Pattern: "q_proj,v_proj"} }, "[q_proj,v_proj]"},
+		{func(c *Config) { c.Adapter.Type = "none" }, "weights are frozen"},
+		{func(c *Config) { c.Adapter.Type, c.Quantize.Scheme, c.Adapter.Init = "none", "none", "x" }, "adapter.init"},
+		{func(c *Config) { c.Data.Path = nil }, "data.path: is empty"},
+		{func(c *Config) { c.Data.Path = []Source{{"a", -1}} }, "weight -1"},
+		{func(c *Config) { c.Data.SeqLen = 1 }, "data.seq_len"},
+		{func(c *Config) { c.Data.Val = 1 }, "data.val"},
+		{func(c *Config) { c.Data.Mask = "assistent" }, "did you mean assistant?"},
+		{func(c *Config) { c.Train.DType = "float16" }, "did you mean f16?"},
+		{func(c *Config) { c.Train.Optimizer = "paged_adamw_8bit" }, "did you mean pagedadamw8bit?"},
+		{func(c *Config) { c.Train.Objective = "zzzzzzzzzzz" }, "one of sft"},
+		{func(c *Config) { c.Train.Epochs = 0 }, "nothing would be trained"},
+		{func(c *Config) { c.Train.MicroBatch = 32 }, "above train.batch 16"},
+		{func(c *Config) { c.Train.Batch = 0 }, "train.batch"},
+		{func(c *Config) { c.Train.LR = math.Inf(1) }, "train.lr"},
+		{func(c *Config) { c.Train.Warmup = 1.5 }, "whole number of steps"},
+		{func(c *Config) { c.Train.Betas = []float64{0.9} }, "has 1 values"},
+		{func(c *Config) { c.Train.Betas = []float64{0.9, 0.9, 0.9} }, "has 3 values"},
+		{func(c *Config) { c.Train.Betas = []float64{0.9, 1} }, "train.betas: is 1"},
+		{func(c *Config) { c.Train.Eps = 0 }, "train.eps"},
+		{func(c *Config) { c.Train.Memory = "much" }, "is not a size"},
+		{func(c *Config) { c.Device = "gpu" }, "did you mean cuda?"},
+		{func(c *Config) { c.Device = "cuda:x" }, "cuda:0"},
+		{func(c *Config) { c.Resume = true }, "resume: needs out"},
+		{func(c *Config) { c.Save.Keep = -1 }, "save.keep"},
+	}
+	for _, tc := range cases {
+		c := valid
+		tc.change(&c)
+		require.ErrorContains(t, c.Validate(), tc.want)
+	}
+	var zero Config
+	joined, ok := zero.Validate().(interface{ Unwrap() []error })
+	require.True(t, ok)
+	require.Greater(t, len(joined.Unwrap()), 10)
+	for _, err := range joined.Unwrap() {
+		var bad *ErrConfig
+		require.True(t, errors.As(err, &bad))
+		require.NotEmpty(t, bad.Key)
+	}
+}
+
+func TestParseBytes(t *testing.T) {
+	for text, want := range map[string]int64{"1": 1, "16GiB": 16 << 30, "16g": 16 << 30, "16GB": 16e9, "1.5 kib": 1536, " 2 MB ": 2e6} {
+		got, err := ParseBytes(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "GiB", "-1", "1x", "0", "1e5", "9999999TB", "1.2.3", "nan", "50%"} {
+		_, err := ParseBytes(text)
+		require.Error(t, err, text)
+	}
+}
+
+func TestRunDir(t *testing.T) {
+	at := time.Date(2025, 1, 2, 3, 4, 5, 0, time.FixedZone("x", 3600))
+	for model, want := range map[string]string{
+		"builtin:tiny": "tiny", "/a/Llama-3.2-1B/": "Llama-3.2-1B", "x/q4.gguf": "q4", "a/b/config.json": "b", "config.json": "config",
+		"..": "model", "we ird": "we-ird", "": "model",
+	} {
+		c := Config{Model: model}
+		require.Equal(t, "runs/"+want+"-20250102T020405Z", c.RunDir(at), model)
+	}
+	require.Equal(t, "o", Config{Out: "o"}.RunDir(at))
+}
