@@ -73,18 +73,16 @@ type sweep struct {
 	g       *graph.Graph
 	limit   int                         // nodes made before the sweep
 	feeds   []bool                      // by node ID: some value of wrt feeds this node
-	targets map[graph.Value]bool        // wrt
 	cot     map[graph.Value]graph.Value // cotangent so far
 	images  []image                     // open recomputed regions, innermost last
 	regions []graph.Region
 }
 
 func newSweep(g *graph.Graph, outs, wrt []graph.Value) *sweep {
-	s := &sweep{g: g, limit: len(g.Nodes()), targets: map[graph.Value]bool{}, cot: map[graph.Value]graph.Value{}}
+	s := &sweep{g: g, limit: len(g.Nodes()), cot: map[graph.Value]graph.Value{}}
 	s.feeds = make([]bool, s.limit)
 	for _, v := range wrt {
 		if v.Valid() {
-			s.targets[v] = true
 			if v.Node().ID < s.limit {
 				s.feeds[v.Node().ID] = true
 			}
@@ -179,7 +177,7 @@ func (s *sweep) step(n *graph.Node, gy []graph.Value, need []bool) ([]graph.Valu
 		return gx, nil
 	}
 	if d, ok := n.Op.(graph.Decomposable); ok {
-		return s.throughParts(n, d, gy)
+		return s.throughParts(n, d, gy, need)
 	}
 	if allDiscrete(n) {
 		return make([]graph.Value, len(n.In)), nil
@@ -187,24 +185,37 @@ func (s *sweep) step(n *graph.Node, gy []graph.Value, need []bool) ([]graph.Valu
 	return nil, fmt.Errorf("%s (%s): %s has no gradient; wrap its input in StopGrad if none is wanted", n.Pos(), n.Scope(), n.Op.Name())
 }
 
-// throughParts differentiates an op by its decomposition.
-func (s *sweep) throughParts(n *graph.Node, d graph.Decomposable, gy []graph.Value) ([]graph.Value, error) {
-	leaves := make([]graph.Value, len(n.In))
+// throughParts differentiates an op by its decomposition, in the inputs that are needed.
+func (s *sweep) throughParts(n *graph.Node, d graph.Decomposable, gy []graph.Value, need []bool) ([]graph.Value, error) {
+	leaves := append([]graph.Value(nil), n.In...)
+	var wrt []graph.Value
 	for i, v := range n.In {
-		if v.Valid() && v.DType().IsFloat() {
+		if need[i] {
 			leaves[i] = ops.After(v, v) // a fresh value, so that the sweep stops at this op's own inputs
-		} else {
-			leaves[i] = v
+			wrt = append(wrt, leaves[i])
 		}
 	}
 	parts := d.Decompose(leaves)
+	if len(parts) != len(gy) {
+		return nil, fmt.Errorf("autograd: the decomposition of %s gives %d values for %d outputs", n.Op.Name(), len(parts), len(gy))
+	}
 	var outs, cots []graph.Value
 	for i, c := range gy {
 		if !c.Absent() {
 			outs, cots = append(outs, parts[i]), append(cots, c)
 		}
 	}
-	return VJP(outs, cots, leaves...)
+	got, err := VJP(outs, cots, wrt...)
+	if err != nil {
+		return nil, err
+	}
+	gx := make([]graph.Value, len(n.In))
+	for i := range gx {
+		if need[i] {
+			gx[i], got = got[0], got[1:]
+		}
+	}
+	return gx, nil
 }
 
 func allDiscrete(n *graph.Node) bool {

@@ -40,32 +40,35 @@ func buildScatterAdd(d *Device, op ops.ScatterAddRows, s device.Spec) (*Kernel, 
 	if half {
 		k.ScratchBytes = int64(s.Out[0].Size()) * 4
 	}
-	k.Run = func(c *Call) error {
-		idx := tensor.View[int32](c.In[1])
-		switch s.Out[0].DType {
-		case tensor.F32:
-			return scatterInto(d, sc, tensor.View[float32](c.Out[0]), tensor.View[float32](c.In[0]), idx)
-		case tensor.F64:
-			return scatterInto(d, sc, tensor.View[float64](c.Out[0]), tensor.View[float64](c.In[0]), idx)
-		case tensor.I32:
-			return scatterInto(d, sc, tensor.View[int32](c.Out[0]), tensor.View[int32](c.In[0]), idx)
-		case tensor.I64:
-			return scatterInto(d, sc, tensor.View[int64](c.Out[0]), tensor.View[int64](c.In[0]), idx)
-		case tensor.BF16, tensor.F16:
-			return scatterHalf(d, sc, s.Out[0].DType, c, idx)
-		}
-		return device.ErrNoKernel
+	add := scatterAdder(s.Out[0].DType)
+	k.Run = func(c *Call) error { return add(d, sc, s.Out[0].DType, c, tensor.View[int32](c.In[1])) }
+	return k, nil
+}
+
+type scatterFunc func(d *Device, sc scatter, dt tensor.DType, c *Call, idx []int32) error
+
+func scatterAdder(dt tensor.DType) scatterFunc {
+	switch dt {
+	case tensor.F32:
+		return scatterInto[float32]
+	case tensor.F64:
+		return scatterInto[float64]
+	case tensor.I8, tensor.U8:
+		return scatterInto[uint8]
+	case tensor.I16, tensor.U16:
+		return scatterInto[uint16]
+	case tensor.I32, tensor.U32:
+		return scatterInto[uint32]
+	case tensor.I64, tensor.U64:
+		return scatterInto[uint64]
 	}
-	switch s.Out[0].DType {
-	case tensor.F32, tensor.F64, tensor.I32, tensor.I64, tensor.BF16, tensor.F16:
-		return k, nil
-	}
-	return nil, device.ErrNoKernel
+	return scatterHalf
 }
 
 type scatter struct{ outer, inner, n, m int }
 
-func scatterInto[E float32 | float64 | int32 | int64](d *Device, sc scatter, dst, u []E, idx []int32) error {
+func scatterInto[E float32 | float64 | uint8 | uint16 | uint32 | uint64](d *Device, sc scatter, _ tensor.DType, c *Call, idx []int32) error {
+	dst, u := tensor.View[E](c.Out[0]), tensor.View[E](c.In[0])
 	return d.ranges(sc.inner, max(shapeGrain/max(sc.m*sc.outer, 1), 16), func(lo, hi int) {
 		for o := range sc.outer {
 			for r := range sc.n {

@@ -103,7 +103,7 @@ func (m *machine) fill(v int, in *instr, n int) {
 		}
 	case classInt:
 		for i := range m.ints[v][:n] {
-			m.ints[v][i] = wrap(in.typ.DType, tensor.ToInt64(in.val))
+			m.ints[v][i] = toInt(in.typ.DType, in.val)
 		}
 	}
 }
@@ -178,6 +178,9 @@ func (m *machine) execInt(v int, in *instr, _ int) {
 		return
 	}
 	dst := m.ints[v]
+	if m.typeOf(in.args[0]).DType == tensor.U64 && execU64(dst, in.fn, x) {
+		return
+	}
 	for i := range dst {
 		var b, c int64
 		if x[1] != nil {
@@ -188,6 +191,44 @@ func (m *machine) execInt(v int, in *instr, _ int) {
 		}
 		dst[i] = wrap(in.typ.DType, in.row.I64(x[0][i], b, c))
 	}
+}
+
+// execU64 computes the functions whose result on 64 bits depends on the sign; false for the others.
+func execU64(dst []int64, fn ops.Func, x [3][]int64) bool {
+	f, ok := unsigned[fn]
+	if !ok {
+		return false
+	}
+	for i := range dst {
+		var b uint64
+		if x[1] != nil {
+			b = uint64(x[1][i])
+		}
+		dst[i] = int64(f(uint64(x[0][i]), b))
+	}
+	return true
+}
+
+var unsigned = map[ops.Func]func(a, b uint64) uint64{
+	ops.FnMin:  func(a, b uint64) uint64 { return min(a, b) },
+	ops.FnMax:  func(a, b uint64) uint64 { return max(a, b) },
+	ops.FnLt:   func(a, b uint64) uint64 { return truth(a < b) },
+	ops.FnLe:   func(a, b uint64) uint64 { return truth(a <= b) },
+	ops.FnAbs:  func(a, _ uint64) uint64 { return a },
+	ops.FnSign: func(a, _ uint64) uint64 { return truth(a != 0) },
+	ops.FnDiv: func(a, b uint64) uint64 {
+		if b == 0 {
+			return 0
+		}
+		return a / b
+	},
+}
+
+func truth(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // arg32 returns operand j as float32, converting the bool condition of where.

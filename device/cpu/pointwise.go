@@ -88,6 +88,9 @@ func buildProgram(d *Device, prog *graph.Program, s device.Spec) (*Kernel, error
 		p.instrs = append(p.instrs, in)
 	}
 	values := len(p.inputs) + len(p.instrs)
+	if values > maxValues {
+		return nil, device.ErrNoKernel
+	}
 	perTask := int64(values+scratchRegs) * blockSize * 8
 	tasks := max(min(d.threads, p.size/pointwiseGrain), 1)
 	return &Kernel{ScratchBytes: perTask * int64(tasks), Run: func(c *Call) error {

@@ -210,24 +210,58 @@ func (r reader) get(i int) float64 {
 	case tensor.F64:
 		return tensor.View[float64](r.b)[i]
 	}
-	t, err := tensor.FromBytes(tensor.T(r.d, len(r.b)/r.d.Size()), r.b)
-	if err != nil {
-		return math.NaN()
-	}
-	return t.At(i)
+	return readOther(r.d, r.b, i)
 }
 
+// readOther is get for the less common element types.
+func readOther(d tensor.DType, b []byte, i int) float64 {
+	switch d {
+	case tensor.BF16:
+		return float64(tensor.View[tensor.BFloat16](b)[i].Float32())
+	case tensor.F16:
+		return float64(tensor.View[tensor.Float16](b)[i].Float32())
+	case tensor.I64:
+		return float64(tensor.View[int64](b)[i])
+	case tensor.U64:
+		return float64(tensor.View[uint64](b)[i])
+	case tensor.I32:
+		return float64(tensor.View[int32](b)[i])
+	case tensor.U32:
+		return float64(tensor.View[uint32](b)[i])
+	case tensor.I16:
+		return float64(tensor.View[int16](b)[i])
+	case tensor.U16:
+		return float64(tensor.View[uint16](b)[i])
+	case tensor.I8:
+		return float64(int8(b[i]))
+	}
+	return float64(b[i])
+}
+
+// set stores v, rounding floats and saturating integers.
 func (r reader) set(i int, v float64) {
 	switch r.d {
 	case tensor.F32:
 		tensor.View[float32](r.b)[i] = float32(v)
-		return
 	case tensor.F64:
 		tensor.View[float64](r.b)[i] = v
-		return
+	case tensor.F16, tensor.BF16:
+		store32(r.d, r.b, i, float32(v))
+	default:
+		storeInt(r.d, r.b, i, toInt(r.d, v))
 	}
-	t, err := tensor.FromBytes(tensor.T(r.d, len(r.b)/r.d.Size()), r.b)
-	if err == nil {
-		t.Set(i, v)
+}
+
+// storeInt writes the low bytes of x as one integer or bool element.
+func storeInt(d tensor.DType, b []byte, i int, x int64) {
+	switch d.Size() {
+	case 8:
+		tensor.View[int64](b)[i] = x
+	case 4:
+		tensor.View[int32](b)[i] = int32(x)
+	case 2:
+		tensor.View[int16](b)[i] = int16(x)
+	default:
+		b[i] = byte(x)
 	}
 }

@@ -127,10 +127,11 @@ func (o Range) Infer(in []tensor.Type) ([]tensor.Type, error) {
 
 // Iota counts 0, 1, 2, ... along an axis of a tensor of type t.
 func Iota(g *graph.Graph, t tensor.Type, axis int) Value {
-	if a, ok := t.Shape.Axis(axis); ok {
-		axis = a
+	a, ok := t.Shape.Axis(axis)
+	if !ok {
+		return g.Fail("iota", nil, fmt.Errorf("axis %d is out of range for rank %d", axis, t.Rank()))
 	}
-	return g.Apply(Range{t, int8(axis)})[0]
+	return g.Apply(Range{t, int8(a)})[0]
 }
 
 // OneHot turns i32 indices (...) into (..., n) with 1 at the index and 0 elsewhere, all zero for an index outside [0, n).

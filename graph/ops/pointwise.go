@@ -48,10 +48,10 @@ func (o Pointwise) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	if err := arity(in, r.Arity); err != nil {
 		return nil, err
 	}
+	if (o.F == FnFill || o.F == FnCast) && o.To.Size() == 0 {
+		return nil, fmt.Errorf("%v is not a dtype to %s to", o.To, r.Name)
+	}
 	if o.F == FnFill {
-		if o.To.Size() == 0 {
-			return nil, fmt.Errorf("fill needs a dtype")
-		}
 		return []tensor.Type{{DType: o.To}}, nil
 	}
 	first := 0

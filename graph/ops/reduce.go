@@ -104,6 +104,9 @@ func Mean(x Value, axes ...int) Value {
 	if !x.Valid() {
 		return x
 	}
+	if !x.DType().IsFloat() {
+		return fail("mean", x, "not defined on %v; cast first", x.DType())
+	}
 	s := Sum(x, axes...)
 	if !s.Valid() {
 		return s
@@ -119,7 +122,7 @@ func reduce(kind Reduction, x Value, axes []int) Value {
 	for _, a := range axes {
 		i, ok := axisOf("reduce_"+reductionNames[kind], x, a)
 		if !ok {
-			return x.Graph().Fail("reduce", nil, fmt.Errorf("bad axis %d", a))
+			return absorb(x)
 		}
 		mask |= 1 << i
 	}

@@ -83,6 +83,9 @@ func Transpose(x Value, perm ...int) Value {
 	o := Permute{Rank: int8(len(perm))}
 	identity := true
 	for i, p := range perm {
+		if p < 0 || p >= x.Rank() {
+			return fail("transpose", x, "%v is not a permutation of the axes", perm)
+		}
 		o.Perm[i] = int8(p)
 		identity = identity && i == p
 	}

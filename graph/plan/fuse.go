@@ -1,14 +1,17 @@
 package plan
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 )
 
-// Limits of one fused kernel: instructions and distinct inputs.
+// Limits of one fused kernel: instructions, the immediates among them included, and distinct inputs.
 const (
-	maxFused       = 24
+	maxFused       = 32
 	maxFusedInputs = 12
 )
 
@@ -16,15 +19,15 @@ const (
 // one group and it has the group's shape; no path can then leave the group and come back.
 type fuser struct {
 	g       *graph.Graph
-	group   []int // by node ID: root node ID of its group, -1 for none
-	size    map[int]int
+	group   []int                 // by node ID: root node ID of its group, -1 for none
+	size    map[int]int           // instructions at most
 	members map[int][]*graph.Node // last first
 	inputs  map[int]map[graph.Value]bool
 	users   [][]int
 	exposed []bool // by node ID: an output or a write
 }
 
-func fuse(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
+func fuse(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
 	f := newFuser(g, outs)
 	for i := len(g.Nodes()) - 1; i >= 0; i-- {
 		f.place(g.Nodes()[i])
@@ -33,8 +36,10 @@ func fuse(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Va
 	for _, n := range g.Nodes() {
 		switch root := f.group[n.ID]; {
 		case root >= 0 && root != n.ID: // computed inside its group
-		case root == n.ID && f.size[root] > 1:
-			f.emit(r, n)
+		case root == n.ID && len(f.members[root]) > 1:
+			if err := f.emit(p, r, n); err != nil {
+				return nil, nil, err
+			}
 		default:
 			r.Copy(n)
 		}
@@ -73,7 +78,7 @@ func (f *fuser) place(n *graph.Node) {
 		root = j
 	}
 	f.group[n.ID] = root
-	f.size[root]++
+	f.size[root] += instrs(n)
 	f.members[root] = append(f.members[root], n)
 	if f.inputs[root] == nil {
 		f.inputs[root] = map[graph.Value]bool{}
@@ -97,10 +102,21 @@ func (f *fuser) joins(n *graph.Node) (root int, ok bool) {
 			return 0, false
 		}
 	}
-	if root < 0 || f.size[root] >= maxFused || len(f.inputs[root])+len(n.In) > maxFusedInputs {
+	if root < 0 || f.size[root]+instrs(n) > maxFused || len(f.inputs[root])+len(n.In) > maxFusedInputs {
 		return 0, false
 	}
 	return root, f.g.Nodes()[root].Out[0].Shape == n.Out[0].Shape
+}
+
+// instrs is how many instructions n adds to a program at most: itself and its immediates.
+func instrs(n *graph.Node) int {
+	count := 1
+	for _, v := range n.In {
+		if v.Valid() && isImmediate(v) {
+			count++
+		}
+	}
+	return count
 }
 
 // isImmediate reports whether v is a scalar made by an op without inputs, which a program holds as an instruction.
@@ -109,8 +125,30 @@ func isImmediate(v graph.Value) bool {
 	return ok && len(v.Node().In) == 0
 }
 
-// emit adds the fused node that replaces the group of root.
-func (f *fuser) emit(r *graph.Rewriter, root *graph.Node) {
+// emit adds the fused node that replaces the group of root, or the members where the device has no kernel for the chain.
+func (f *fuser) emit(p *Plan, r *graph.Rewriter, root *graph.Node) error {
+	prog, ins := f.program(r, root)
+	undo := r.New.OnBehalf(root)
+	fused := r.New.Apply(graph.Fused{Prog: prog}, ins...)
+	undo()
+	if !fused[0].Valid() {
+		return r.New.Err()
+	}
+	switch _, err := p.kernelFor(fused[0].Node()); {
+	case err == nil:
+		r.Set(root, fused)
+	case errors.Is(err, device.ErrNoKernel):
+		for _, n := range slices.Backward(f.members[root.ID]) {
+			r.Copy(n)
+		}
+	default:
+		return fmt.Errorf("%s (%s): %s: %w", root.Pos(), root.Scope(), fused[0].Node(), err)
+	}
+	return nil
+}
+
+// program chains the members of the group of root, and lists the inputs.
+func (f *fuser) program(r *graph.Rewriter, root *graph.Node) (*graph.Program, []graph.Value) {
 	prog := &graph.Program{}
 	var ins []graph.Value
 	at := map[graph.Value]int{}
@@ -133,8 +171,7 @@ func (f *fuser) emit(r *graph.Rewriter, root *graph.Node) {
 	for _, n := range slices.Backward(f.members[root.ID]) {
 		add(n)
 	}
-	defer r.New.OnBehalf(root)()
-	r.Set(root, r.New.Apply(graph.Fused{Prog: prog}, ins...))
+	return prog, ins
 }
 
 // arg returns how an instruction refers to v: an earlier instruction, an immediate, or an input.

@@ -35,6 +35,7 @@ type Plan struct {
 	store   *Store
 	session *Session
 	own     bool // the session is this plan's own
+	closed  bool
 
 	g       *graph.Graph
 	outs    []graph.Value // as compiled
@@ -122,6 +123,10 @@ func graphOf(outs []graph.Value, o Options) (*graph.Graph, error) {
 
 // Close frees what the plan owns. A shared session and its store stay.
 func (p *Plan) Close() error {
+	if p.closed {
+		return nil
+	}
+	p.closed = true
 	var err error
 	if p.consts != nil {
 		err = p.consts.Free()

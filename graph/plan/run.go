@@ -2,6 +2,7 @@ package plan
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -36,6 +37,9 @@ func (r Result) Float(v graph.Value) float64 {
 func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
+	}
+	if p.closed {
+		return Result{}, errors.New("plan: closed")
 	}
 	if err := p.bind(); err != nil {
 		return Result{}, err

@@ -3,6 +3,7 @@ package plan
 import (
 	"container/heap"
 	"fmt"
+	"sort"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 )
@@ -24,6 +25,9 @@ type scheduler struct {
 // schedule returns the order. Writes that cannot be placed, because a reader of the old value needs the new one, fall back to
 // a copy.
 func (s *storage) schedule(outs []graph.Value) ([]*graph.Node, error) {
+	if err := s.checkOverlap(); err != nil {
+		return nil, err
+	}
 	skip := map[int]bool{}
 	for {
 		s.planWrites(skip)
@@ -164,34 +168,118 @@ func repeats(in []graph.Value, i int) bool {
 	return false
 }
 
-// giveUp turns the placed writes of nodes that never became ready into copies; false when there are none.
+// giveUp turns placed writes that wait for each other into copies, those that need not be in place first; false when there are
+// none.
 func (sc *scheduler) giveUp(skip map[int]bool) bool {
-	done := make([]bool, len(sc.g.Nodes()))
-	for _, n := range sc.order {
-		done[n.ID] = true
-	}
-	any := false
+	stuck := sc.stuck()
+	var free, insist []int
 	for n, byOut := range sc.s.placed {
-		for _, wi := range byOut {
-			if wi >= 0 && !done[n.ID] && !skip[wi] {
-				skip[wi], any = true, true
+		for out, wi := range byOut {
+			switch {
+			case wi < 0 || !stuck[n.ID] || skip[wi]:
+			case required(n.Op, out):
+				insist = append(insist, wi)
+			default:
+				free = append(free, wi)
 			}
 		}
 	}
-	return any
+	if len(free) == 0 {
+		free = insist
+	}
+	for _, wi := range free {
+		skip[wi] = true
+	}
+	return len(free) > 0
+}
+
+// stuck marks the nodes that could not run and that another such node waits for, until only cycles and what lies between
+// them are left: what merely follows a cycle is not to blame.
+func (sc *scheduler) stuck() []bool {
+	n := len(sc.g.Nodes())
+	left := make([]bool, n)
+	for i := range left {
+		left[i] = true
+	}
+	for _, node := range sc.order {
+		left[node.ID] = false
+	}
+	pred := make([][]int, n)
+	out := make([]int, n)
+	var ends []int
+	for i := range n {
+		for _, next := range sc.succ[i] {
+			if left[i] && left[next] {
+				pred[next] = append(pred[next], i)
+				out[i]++
+			}
+		}
+		if left[i] && out[i] == 0 {
+			ends = append(ends, i)
+		}
+	}
+	for len(ends) > 0 {
+		i := ends[len(ends)-1]
+		ends = ends[:len(ends)-1]
+		left[i] = false
+		for _, before := range pred[i] {
+			if out[before]--; out[before] == 0 {
+				ends = append(ends, before)
+			}
+		}
+	}
+	return left
 }
 
 // checkRequired refuses a copy of a variable that the op promised to update in place.
 func (s *storage) checkRequired() error {
-	for _, i := range s.copies {
-		w := s.g.Writes()[i]
-		n := w.Value.Node()
-		for isView(n) {
-			n = n.In[0].Node()
+	for _, n := range s.g.Nodes() {
+		a, ok := n.Op.(graph.Aliaser)
+		if !ok {
+			continue
 		}
-		if required(n.Op, w.Value.Index()) {
-			return fmt.Errorf("%s (%s): %s must update %s in place, but something reads the old value after it; read the op's result instead",
-				n.Pos(), n.Scope(), n.Op.Name(), w.Var.Name)
+		for _, pair := range a.Alias() {
+			if !pair.Required || pair.In >= len(n.In) || !n.In[pair.In].Valid() {
+				continue
+			}
+			at, ok := s.staticPlace(n.In[pair.In])
+			if !ok {
+				continue
+			}
+			name := s.roots[at.root].v.Name
+			byOut := s.placed[n]
+			if byOut == nil || byOut[pair.Out] < 0 {
+				return fmt.Errorf("%s (%s): %s must update %s in place: write its result back to that variable, and read the result instead of the old value",
+					n.Pos(), n.Scope(), n.Op.Name(), name)
+			}
+			if s.varPlace(s.g.Writes()[byOut[pair.Out]].Var) != at {
+				return fmt.Errorf("%s (%s): %s must update %s in place, but its result is written to %s", n.Pos(), n.Scope(), n.Op.Name(),
+					name, s.g.Writes()[byOut[pair.Out]].Var.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// checkOverlap refuses two writes to the same bytes: of a slab and of a view of it.
+func (s *storage) checkOverlap() error {
+	byRoot := map[int][]int{}
+	for i, w := range s.g.Writes() {
+		at := s.varPlace(w.Var)
+		byRoot[at.root] = append(byRoot[at.root], i)
+	}
+	for _, list := range byRoot {
+		sort.Slice(list, func(a, b int) bool {
+			return s.varPlace(s.g.Writes()[list[a]].Var).off < s.varPlace(s.g.Writes()[list[b]].Var).off
+		})
+		end, last := int64(-1), ""
+		for _, i := range list {
+			v := s.g.Writes()[i].Var
+			off := s.varPlace(v).off
+			if off < end {
+				return fmt.Errorf("plan: the writes to %s and to %s overlap: one is a view of the other's storage", last, v.Name)
+			}
+			end, last = off+v.Type.Bytes(), v.Name
 		}
 	}
 	return nil

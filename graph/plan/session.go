@@ -18,6 +18,7 @@ type Session struct {
 	need  int64
 	gen   int
 	plans map[*Plan]bool
+	done  bool // closed
 }
 
 // NewSession makes a session around a store.
@@ -50,6 +51,9 @@ func (s *Session) leave(p *Plan) {
 func (s *Session) arenaFor() (device.Buffer, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.done {
+		return nil, 0, errors.New("plan: the session is closed")
+	}
 	if s.arena != nil && s.arena.Size() >= s.need {
 		return s.arena, s.gen, nil
 	}
@@ -59,7 +63,7 @@ func (s *Session) arenaFor() (device.Buffer, int, error) {
 		}
 		s.arena = nil
 	}
-	b, err := s.store.dev.Alloc(max(s.need, align))
+	b, err := s.store.dev.Alloc(s.need)
 	if err != nil {
 		return nil, 0, fmt.Errorf("plan: arena of %d bytes: %w", s.need, err)
 	}
@@ -71,6 +75,7 @@ func (s *Session) arenaFor() (device.Buffer, int, error) {
 // Close frees the arena and the store.
 func (s *Session) Close() error {
 	s.mu.Lock()
+	s.done = true
 	var err error
 	if s.arena != nil {
 		err = s.arena.Free()

@@ -1,0 +1,244 @@
+package cpu
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/autograd"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// attnSmall are cases with every feature, small enough for finite differences.
+func attnSmall() []attnCase {
+	return []attnCase{
+		{name: "causal", b: 1, tq: 5, tk: 5, hq: 2, hkv: 2, d: 4, causal: true},
+		{name: "cap and documents", b: 2, tq: 7, tk: 7, hq: 4, hkv: 2, d: 3, causal: true, docs: []int{0, 3, 4}, window: 3, softCap: 1.2},
+		{name: "cached", b: 2, tq: 3, tk: 9, hq: 2, hkv: 1, d: 4, causal: true, headMajor: true, offset: []int32{2, -1}, length: []int32{5, 9}},
+	}
+}
+
+// TestAttentionFiniteDifferences checks first and second derivatives in f64 along one random direction of q, k and v: the
+// gradient against differences of the loss, and the gradient of the gradient's projection against differences of that.
+func TestAttentionFiniteDifferences(t *testing.T) {
+	dev := attnDevice(t, 2)
+	for _, c := range attnSmall() {
+		r := c.build(t, tensor.F64, false, true)
+		dir := rand.New(rand.NewPCG(9, 9))
+		wrt := []graph.Value{r.q, r.k, r.v}
+		along := make([]*tensor.Tensor, 3)
+		for i, v := range wrt {
+			along[i] = attnRandom(dir, tensor.F64, v.Shape().Dims()...)
+		}
+		slope := slopeAlong(t, r.loss, wrt, along)
+		curve := slopeAlong(t, slope, wrt, along)
+		p, err := plan.Compile([]graph.Value{r.loss, slope, curve}, plan.Options{Device: dev})
+		require.NoError(t, err)
+		at := func(eps float64) plan.Result {
+			feed := plan.Feed{}
+			for v, x := range r.feed {
+				feed[v] = x
+			}
+			for i, v := range wrt {
+				moved := r.feed[v].(*tensor.Tensor).Clone()
+				for j := range moved.Type().Size() {
+					moved.Set(j, moved.At(j)+eps*along[i].At(j))
+				}
+				feed[v] = moved
+			}
+			res, err := p.Run(context.Background(), feed)
+			require.NoError(t, err)
+			return res
+		}
+		const eps = 1e-5
+		lo, mid, hi := at(-eps), at(0), at(eps)
+		first := (hi.Float(r.loss) - lo.Float(r.loss)) / (2 * eps)
+		second := (hi.Float(slope) - lo.Float(slope)) / (2 * eps)
+		require.InEpsilon(t, first, mid.Float(slope), 1e-6, c.name)
+		require.InEpsilon(t, second, mid.Float(curve), 1e-6, c.name)
+		require.NoError(t, p.Close())
+	}
+}
+
+// slopeAlong is the derivative of a scalar along a direction.
+func slopeAlong(t *testing.T, loss graph.Value, wrt []graph.Value, dir []*tensor.Tensor) graph.Value {
+	t.Helper()
+	grads, err := autograd.GradValues(loss, wrt...)
+	require.NoError(t, err)
+	sum := ops.Scalar(loss, 0)
+	for i, g := range grads {
+		sum = ops.Add(sum, ops.Sum(ops.Mul(g, loss.Graph().Const(dir[i]))))
+	}
+	return sum
+}
+
+// TestAttentionGradDecomposition checks that the decomposition of the gradient is what the f32 kernel computes.
+func TestAttentionGradDecomposition(t *testing.T) {
+	dev := attnDevice(t, 2)
+	for _, c := range append(attnSmall(), attnCases()[9], attnCases()[12], attnCases()[15]) {
+		r := c.build(t, tensor.F32, false, true)
+		grads, err := autograd.GradValues(r.loss, r.q, r.k, r.v)
+		require.NoError(t, err)
+		n := grads[0].Node()
+		require.IsType(t, ops.AttentionGrad{}, n.Op)
+		parts := n.Op.(graph.Decomposable).Decompose(n.In)
+		out, err := plan.Eval(dev, r.feed, append(parts, grads...)...)
+		require.NoError(t, err)
+		for i := range parts {
+			attnClose(t, numbers(out[i]), out[i+3], 1e-5, c.name)
+		}
+	}
+}
+
+func TestAttentionNonFinite(t *testing.T) {
+	dev := attnDevice(t, 1)
+	c := attnCase{name: "nan", b: 1, tq: 4, tk: 4, hq: 1, hkv: 1, d: 4, causal: true}
+	r := c.build(t, tensor.F32, false, false)
+	r.feed[r.k].(*tensor.Tensor).Set(2*4, math.NaN())
+	out, err := plan.Eval(dev, r.feed, r.o)
+	require.NoError(t, err)
+	require.False(t, math.IsNaN(out[0].At(1*4)), "query 1 does not see key 2")
+	require.True(t, math.IsNaN(out[0].At(2*4)), "query 2 does")
+}
+
+// TestAttentionHugeScores checks that large scores neither overflow nor lose the distribution.
+func TestAttentionHugeScores(t *testing.T) {
+	dev := attnDevice(t, 1)
+	c := attnCase{name: "huge", b: 1, tq: 3, tk: 200, hq: 1, hkv: 1, d: 4}
+	r := c.build(t, tensor.F32, false, false)
+	q := r.feed[r.q].(*tensor.Tensor)
+	for i := range q.Type().Size() {
+		q.Set(i, 4096*q.At(i))
+	}
+	k, v := r.feed[r.k].(*tensor.Tensor), r.feed[r.v].(*tensor.Tensor)
+	o, lse := c.reference64(q, k, v)
+	out, err := plan.Eval(dev, r.feed, r.o, r.lse)
+	require.NoError(t, err)
+	attnClose(t, o, out[0], 2e-3, "o")
+	attnClose(t, lse, out[1], 1e-6, "lse")
+}
+
+// reference64 is reference with the largest score subtracted, for scores beyond the exponential's range.
+func (c attnCase) reference64(q, k, v *tensor.Tensor) (o, lse []float64) {
+	for t := range c.tq {
+		scores, top := make([]float64, c.tk), math.Inf(-1)
+		for j := range scores {
+			for e := range c.d {
+				scores[j] += q.At(t*c.d+e) * k.At(j*c.d+e) / math.Sqrt(float64(c.d))
+			}
+			top = max(top, scores[j])
+		}
+		sum, row := 0.0, make([]float64, c.d)
+		for j, s := range scores {
+			sum += math.Exp(s - top)
+			for e := range row {
+				row[e] += math.Exp(s-top) * v.At(j*c.d+e)
+			}
+		}
+		for e := range row {
+			o = append(o, row[e]/sum)
+		}
+		lse = append(lse, top+math.Log(sum))
+	}
+	return o, lse
+}
+
+func TestAttentionRowFunctions(t *testing.T) {
+	for x := float32(-100); x < 80; x += 0.37 {
+		want := math.Exp(float64(x))
+		if x < -87 {
+			want = 0
+		}
+		require.InDelta(t, want, float64(expBelow(x)), want*3e-7, "exp %v", x)
+	}
+	for x := float32(-12); x < 12; x += 0.013 {
+		want := math.Tanh(float64(x))
+		require.InDelta(t, want, float64(tanh32(x)), 2e-7, "tanh %v", x)
+	}
+	require.True(t, math.IsNaN(float64(expBelow(float32(math.NaN())))))
+	require.True(t, math.IsNaN(float64(tanh32(float32(math.NaN())))))
+	require.Equal(t, float32(3), maxOf([]float32{-1, 2, 3}))
+	require.Equal(t, float32(2), maxOf([]float32{1, 2}))
+}
+
+func TestAttentionErrors(t *testing.T) {
+	type in struct{ q, k []int }
+	f32, i32 := tensor.F32, tensor.I32
+	for _, c := range []struct {
+		want string
+		in   in
+		o    func(g *graph.Graph) ops.AttendOptions
+	}{
+		{"cannot share", in{[]int{1, 4, 3, 8}, []int{1, 4, 2, 8}}, nil},
+		{"rank 4", in{[]int{1, 4, 24}, []int{1, 4, 2, 8}}, nil},
+		{"head size", in{[]int{1, 4, 2, 8}, []int{1, 4, 2, 4}}, nil},
+		{"empty", in{[]int{1, 0, 2, 8}, []int{1, 4, 2, 8}}, nil},
+		{"window", in{[]int{1, 4, 2, 8}, []int{1, 4, 2, 8}}, func(*graph.Graph) ops.AttendOptions { return ops.AttendOptions{Window: 3} }},
+		{"soft cap", in{[]int{1, 4, 2, 8}, []int{1, 4, 2, 8}}, func(*graph.Graph) ops.AttendOptions { return ops.AttendOptions{SoftCap: -1} }},
+		{"doc_start", in{[]int{1, 4, 2, 8}, []int{1, 4, 2, 8}}, func(g *graph.Graph) ops.AttendOptions {
+			return ops.AttendOptions{DocStart: g.Input("d", tensor.T(i32, 4))}
+		}},
+		{"kv_len", in{[]int{1, 4, 2, 8}, []int{1, 4, 2, 8}}, func(g *graph.Graph) ops.AttendOptions {
+			return ops.AttendOptions{KVLen: g.Input("d", tensor.T(f32, 1))}
+		}},
+	} {
+		g := graph.New("bad")
+		q, k := g.Input("q", tensor.T(f32, c.in.q...)), g.Input("k", tensor.T(f32, c.in.k...))
+		var o ops.AttendOptions
+		if c.o != nil {
+			o = c.o(g)
+		}
+		require.False(t, ops.Attend(q, k, k, o).Valid())
+		require.ErrorContains(t, g.Err(), c.want)
+	}
+}
+
+func BenchmarkAttention(b *testing.B) {
+	for _, c := range []attnCase{
+		{name: "B8T256H4D64", b: 8, tq: 256, tk: 256, hq: 4, hkv: 4, d: 64, causal: true},
+		{name: "B1T2048H8kv2D64", b: 1, tq: 2048, tk: 2048, hq: 8, hkv: 2, d: 64, causal: true},
+		{name: "decode/B1T4096H8kv2D64", b: 1, tq: 1, tk: 4096, hq: 8, hkv: 2, d: 64, causal: true, headMajor: true, offset: []int32{4095}},
+	} {
+		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+			for _, backward := range []bool{false, true} {
+				benchAttention(b, c, dt, backward)
+			}
+		}
+	}
+}
+
+func benchAttention(b *testing.B, c attnCase, dt tensor.DType, backward bool) {
+	name := c.name + "/" + dt.String() + "/forward"
+	if backward {
+		name = c.name + "/" + dt.String() + "/backward"
+	}
+	b.Run(name, func(b *testing.B) {
+		r := c.build(b, dt, false, false)
+		node := r.o.Node()
+		ins := []graph.Value{node.In[0], node.In[1], node.In[2], {}, node.In[4], {}}
+		vals := []graph.Value{r.g.Apply(node.Op, ins...)[0]}
+		if backward {
+			grad := ops.AttentionGrad(node.Op.(ops.Attention))
+			o, lse := r.g.Input("o", r.o.Type()), r.g.Input("lse", r.lse.Type())
+			r.feed[o], r.feed[lse] = tensor.New(o.Type()), tensor.New(lse.Type())
+			vals = r.g.Apply(grad, r.q, r.k, r.v, o, lse, r.q, graph.Value{}, node.In[4], graph.Value{}, graph.Value{})
+			node = vals[0].Node()
+		}
+		p, err := plan.Compile(vals, plan.Options{Device: attnDevice(b, 0)})
+		require.NoError(b, err)
+		flops, _ := node.Op.(graph.Coster).Cost(node.InTypes(), node.Out)
+		b.ReportAllocs()
+		for b.Loop() {
+			_, err := p.Run(context.Background(), r.feed)
+			require.NoError(b, err)
+		}
+		b.ReportMetric(float64(flops)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		require.NoError(b, p.Close())
+	})
+}

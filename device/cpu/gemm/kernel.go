@@ -1,0 +1,128 @@
+package gemm
+
+import "unsafe"
+
+// Kernel is an implementation of the inner loops.
+type Kernel uint8
+
+// The kernels. Generic is pure Go and always there; the others need an amd64 processor with the named extensions and a build
+// without the tag noasm.
+const (
+	Auto    Kernel = iota // the fastest available
+	Generic               // pure Go
+	AVX2                  // AVX2, FMA and F16C
+	AVX512                // AVX-512F besides
+	numKernels
+)
+
+// String returns the kernel's name.
+func (k Kernel) String() string {
+	if k >= numKernels {
+		return "unknown"
+	}
+	return [...]string{"auto", "generic", "avx2", "avx512"}[k]
+}
+
+// Available reports whether the kernel runs here.
+func (k Kernel) Available() bool { return k == Auto || k < numKernels && kernels[k] != nil }
+
+// Best is the kernel that Auto stands for.
+func Best() Kernel { return Auto.resolve() }
+
+func (k Kernel) resolve() Kernel {
+	if k != Auto {
+		return k
+	}
+	for k = numKernels - 1; kernels[k] == nil; k-- {
+	}
+	return k
+}
+
+// kernels holds what this processor runs; it is filled before main and never changed. kernels[Generic] is never nil.
+var kernels = [numKernels]*kernel{Generic: &generic}
+
+// kernel is one set of inner loops. Pointers are to the first of as many elements as the other arguments say.
+type kernel struct {
+	mr, nr int // rows and columns of a micro-tile
+	// tile adds alpha times the product of two packed strips to c, or stores it if add is false.
+	tile func(kc int, a, b, c *float32, ldc int, alpha float32, add bool)
+	// transpose8 and transpose6 turn rows into columns, see the assembly; nil without it.
+	transpose8, transpose6 func(dst *float32, ldd int, src *float32, lds, blocks int)
+	dot                    func(n int, x, y *float32) float32
+	dot4                   func(n int, x, w *float32, ldw int, out *[4]float32)
+	axpy                   func(n int, alpha float32, x, y *float32)
+	axpy4                  func(n int, alpha *[4]float32, x *float32, ldx int, y *float32)
+}
+
+var generic = kernel{mr: 4, nr: 4, tile: tileGo, dot: dotGo, dot4: dot4Go, axpy: axpyGo, axpy4: axpy4Go}
+
+// tileGo is the micro-kernel in Go, 4x4.
+func tileGo(kc int, a, b, c *float32, ldc int, alpha float32, add bool) {
+	var s [16]float32
+	as, bs := unsafe.Slice((*[4]float32)(unsafe.Pointer(a)), kc), unsafe.Slice((*[4]float32)(unsafe.Pointer(b)), kc)
+	for half := 0; half < 4; half += 2 { // eight sums at a time stay in registers
+		var s00, s01, s02, s03, s10, s11, s12, s13 float32
+		for k := range as {
+			x, y := as[k][half], as[k][half+1]
+			w := &bs[k]
+			s00 += x * w[0]
+			s01 += x * w[1]
+			s02 += x * w[2]
+			s03 += x * w[3]
+			s10 += y * w[0]
+			s11 += y * w[1]
+			s12 += y * w[2]
+			s13 += y * w[3]
+		}
+		copy(s[4*half:], []float32{s00, s01, s02, s03, s10, s11, s12, s13})
+	}
+	cs := unsafe.Slice(c, 3*ldc+4)
+	for i := range 4 {
+		row := cs[i*ldc : i*ldc+4]
+		for j := range row {
+			v := alpha * s[4*i+j]
+			if add {
+				v += row[j]
+			}
+			row[j] = v
+		}
+	}
+}
+
+func dotGo(n int, x, y *float32) float32 {
+	xs, ys := unsafe.Slice(x, n), unsafe.Slice(y, n)
+	var s [4]float32
+	for len(xs) >= 4 && len(ys) >= 4 {
+		s[0] += xs[0] * ys[0]
+		s[1] += xs[1] * ys[1]
+		s[2] += xs[2] * ys[2]
+		s[3] += xs[3] * ys[3]
+		xs, ys = xs[4:], ys[4:]
+	}
+	for i := range xs {
+		s[0] += xs[i] * ys[i]
+	}
+	return (s[0] + s[1]) + (s[2] + s[3])
+}
+
+func dot4Go(n int, x, w *float32, ldw int, out *[4]float32) {
+	ws := unsafe.Slice(w, 3*ldw+n)
+	for r := range out {
+		out[r] = dotGo(n, x, &ws[r*ldw])
+	}
+}
+
+func axpyGo(n int, alpha float32, x, y *float32) {
+	xs, ys := unsafe.Slice(x, n), unsafe.Slice(y, n)
+	for i, v := range xs {
+		ys[i] += alpha * v
+	}
+}
+
+func axpy4Go(n int, alpha *[4]float32, x *float32, ldx int, y *float32) {
+	xs, ys := unsafe.Slice(x, 3*ldx+n), unsafe.Slice(y, n)
+	a, b, c, d := xs[:n], xs[ldx:ldx+n], xs[2*ldx:2*ldx+n], xs[3*ldx:]
+	for i := range ys {
+		ys[i] += (alpha[0]*a[i] + alpha[1]*b[i]) + (alpha[2]*c[i] + alpha[3]*d[i])
+	}
+}

@@ -1,0 +1,23 @@
+//go:build amd64 && !noasm
+
+package gemm
+
+import "golang.org/x/sys/cpu"
+
+func init() {
+	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
+		return
+	}
+	avx2 := kernel{
+		mr: 6, nr: 16, tile: tileAVX2,
+		transpose8: transpose8AVX2, transpose6: transpose6AVX2,
+		dot: dotAVX2, dot4: dot4AVX2, axpy: axpyAVX2, axpy4: axpy4AVX2,
+	}
+	kernels[AVX2] = &avx2
+	if !cpu.X86.HasAVX512F {
+		return
+	}
+	avx512 := avx2
+	avx512.mr, avx512.nr, avx512.tile = 14, 32, tileAVX512
+	kernels[AVX512] = &avx512
+}

@@ -1,0 +1,16 @@
+//go:build amd64 && !noasm
+
+package vec
+
+import "golang.org/x/sys/cpu"
+
+func init() {
+	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
+		return
+	}
+	fast = loops{
+		widenBF16: widenBF16AVX2, widenF16: widenF16AVX2,
+		narrowBF16: narrowBF16AVX2, narrowF16: narrowF16AVX2,
+		exp: expAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2, geluTanh: geluTanhAVX2, expSum: expSumAVX2,
+	}
+}

@@ -1,0 +1,136 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// LinearCrossEntropyOp is TokenLossOp on the logits x·wᵀ without ever holding them: for x (N, C), w (V, C) of one dtype and
+// labels (N) i32 it gives loss (N) and lse (N), in f32 (f64 for f64). Kernels make the logits tile by tile in the wide type and
+// skip the rows of ignored tokens; the gradient makes them again (Wijmans et al. 2024, "Cut Your Losses").
+type LinearCrossEntropyOp struct{}
+
+var (
+	_ graph.Differentiable = LinearCrossEntropyOp{}
+	_ graph.Decomposable   = LinearCrossEntropyOp{}
+	_ graph.Coster         = LinearCrossEntropyOp{}
+)
+
+// Name implements graph.Op.
+func (LinearCrossEntropyOp) Name() string { return "linear_cross_entropy" }
+
+// NumOut is the number of outputs: loss and lse.
+func (LinearCrossEntropyOp) NumOut() int { return 2 }
+
+// Infer implements graph.Op.
+func (LinearCrossEntropyOp) Infer(in []tensor.Type) ([]tensor.Type, error) {
+	if err := arity(in, 3); err != nil {
+		return nil, err
+	}
+	row, err := linearLossRows(in[0], in[1], in[2])
+	return []tensor.Type{row, row}, err
+}
+
+func linearLossRows(x, w, labels tensor.Type) (tensor.Type, error) {
+	switch {
+	case x.Rank() != 2 || w.Rank() != 2 || x.Dim(1) != w.Dim(1):
+		return tensor.Type{}, fmt.Errorf("x is %v and w %v, must be (N, C) and (V, C)", x, w)
+	case x.DType != w.DType:
+		return tensor.Type{}, fmt.Errorf("dtypes differ: %v and %v; cast one of them", x.DType, w.DType)
+	}
+	return lossRows(tensor.T(x.DType, x.Dim(0), w.Dim(0)), labels)
+}
+
+// VJP implements graph.Differentiable. A frozen head gets no gradient.
+func (LinearCrossEntropyOp) VJP(n *graph.Node, gy []Value, need []bool) []Value {
+	o := LinearCrossEntropyGradOp{NeedX: need[0], NeedW: need[1]}
+	return spread(apply(o, n.In[0], n.In[1], n.In[2], n.Output(1), gy[0], gy[1]), need...)
+}
+
+// Decompose implements graph.Decomposable.
+func (LinearCrossEntropyOp) Decompose(in []Value) []Value {
+	return apply(TokenLossOp{}, Linear(in[0], in[1]), in[2])
+}
+
+// Cost implements graph.Coster.
+func (LinearCrossEntropyOp) Cost(in, out []tensor.Type) (flops, bytes int64) {
+	return linearLossFlops(in, 1), sumBytes(in) + sumBytes(out)
+}
+
+func linearLossFlops(in []tensor.Type, products int) int64 {
+	return 2 * int64(in[0].Size()) * int64(in[1].Dim(0)) * int64(products)
+}
+
+// LinearCrossEntropyGradOp is the gradient of LinearCrossEntropyOp from x (N, C), w (V, C), labels, lse (N) and the cotangents
+// gloss, glse (N) of its outputs, either of which may be absent. Its outputs are dx (N, C) if NeedX, then dw (V, C) if NeedW.
+type LinearCrossEntropyGradOp struct{ NeedX, NeedW bool }
+
+var (
+	_ graph.Decomposable = LinearCrossEntropyGradOp{}
+	_ graph.Coster       = LinearCrossEntropyGradOp{}
+)
+
+// Name implements graph.Op.
+func (LinearCrossEntropyGradOp) Name() string { return "linear_cross_entropy_grad" }
+
+// NumOut is the number of outputs.
+func (o LinearCrossEntropyGradOp) NumOut() int { return countTrue(o.NeedX, o.NeedW) }
+
+// Infer implements graph.Op.
+func (o LinearCrossEntropyGradOp) Infer(in []tensor.Type) ([]tensor.Type, error) {
+	if len(in) != 6 {
+		return nil, fmt.Errorf("takes 6 inputs, got %d", len(in))
+	}
+	if o.NumOut() == 0 {
+		return nil, fmt.Errorf("no gradient is needed")
+	}
+	if err := arity(in[:4], 4); err != nil {
+		return nil, err
+	}
+	row, err := linearLossRows(in[0], in[1], in[2])
+	if err != nil {
+		return nil, err
+	}
+	return picked(in[:2], o.NeedX, o.NeedW), lossCotangents(row, in[3], in[4], in[5])
+}
+
+// Decompose implements graph.Decomposable.
+func (o LinearCrossEntropyGradOp) Decompose(in []Value) []Value {
+	d := one(TokenLossGradOp{}, Linear(in[0], in[1]), in[2], in[3], in[4], in[5])
+	var out []Value
+	if o.NeedX {
+		out = append(out, Dot(d, in[1]))
+	}
+	if o.NeedW {
+		out = append(out, one(MatMul{TransA: true}, d, in[0]))
+	}
+	return out
+}
+
+// Cost implements graph.Coster.
+func (o LinearCrossEntropyGradOp) Cost(in, out []tensor.Type) (flops, bytes int64) {
+	return linearLossFlops(in, 1+o.NumOut()), sumBytes(in) + sumBytes(out)
+}
+
+// LinearCrossEntropy returns TokenLoss(Linear(x, w), labels) without holding the logits: x (..., C), w (V, C), labels (...) i32
+// with negative values ignored. The result is shaped like labels.
+func LinearCrossEntropy(x, w, labels Value) Value {
+	loss, _ := LinearCrossEntropyLSE(x, w, labels)
+	return loss
+}
+
+// LinearCrossEntropyLSE is LinearCrossEntropy that also returns lse = log Σ e^logits of each token, 0 where ignored.
+func LinearCrossEntropyLSE(x, w, labels Value) (loss, lse Value) {
+	if x.Valid() && labels.Valid() && x.Rank() != 2 && x.Rank() > 0 {
+		dims := labels.Shape().Dims()
+		loss, lse = LinearCrossEntropyLSE(Reshape(x, rows(x.Shape().Dims()), x.Dim(-1)), w, Reshape(labels, labels.Type().Size()))
+		if !loss.Valid() {
+			return loss, lse
+		}
+		return Reshape(loss, dims...), Reshape(lse, dims...)
+	}
+	out := apply(LinearCrossEntropyOp{}, x, w, labels)
+	return out[0], out[len(out)-1]
+}

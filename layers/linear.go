@@ -1,0 +1,60 @@
+// Package layers holds the parts of models: structs of variables with a Forward. Names in struct tags are the checkpoint's, so
+// that walking a model gives its state dict, and what LoRA or freezing aims at.
+package layers
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+)
+
+// Projection is a linear map of the last axis: a Linear, a Linear4bit, a LoRA adapter around either. Models hold projections
+// as fields of this type, so that adapters can take their place.
+type Projection interface {
+	// Forward maps (..., in) to (..., out) in x's dtype.
+	Forward(x graph.Value) graph.Value
+	// Features returns the sizes of the input and output axes.
+	Features() (in, out int)
+}
+
+// Linear is y = x·Wᵀ + b with W stored (out, in). The weight is cast to x's dtype.
+type Linear struct {
+	Weight *graph.Var `name:"weight"`
+	Bias   *graph.Var `name:"bias"`
+}
+
+// Forward implements Projection.
+func (l *Linear) Forward(x graph.Value) graph.Value {
+	if !x.Valid() {
+		return x
+	}
+	y := ops.Linear(x, ops.Cast(x.Graph().Read(l.Weight), x.DType()))
+	return addBias(y, l.Bias)
+}
+
+// Features implements Projection.
+func (l *Linear) Features() (in, out int) { return l.Weight.Type.Dim(1), l.Weight.Type.Dim(0) }
+
+func addBias(y graph.Value, b *graph.Var) graph.Value {
+	if b == nil || !y.Valid() {
+		return y
+	}
+	return ops.Add(y, ops.Cast(y.Graph().Read(b), y.DType()))
+}
+
+// Embedding looks up rows of a (vocabulary, features) table.
+type Embedding struct {
+	Weight *graph.Var `name:"weight"`
+}
+
+// NewEmbedding takes the table named "weight" from src.
+func NewEmbedding(src Source, vocab, dim int, init Init) *Embedding {
+	return &Embedding{src.Var("weight", init, vocab, dim)}
+}
+
+// Forward maps i32 ids (...) to (..., features) in the table's dtype.
+func (e *Embedding) Forward(ids graph.Value) graph.Value {
+	if !ids.Valid() {
+		return ids
+	}
+	return ops.Embed(ids.Graph().Read(e.Weight), ids)
+}

@@ -1,0 +1,134 @@
+package layers
+
+import (
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Param is one parameter of a model under its checkpoint name. A quantized weight is a single parameter of its logical type;
+// Var is then nil.
+type Param struct {
+	Name      string
+	Type      tensor.Type
+	Var       *graph.Var
+	Quantized *Quantized
+}
+
+// Walk calls f for each parameter of a model, in the order of the struct fields. A model is a pointer to a struct whose fields
+// are *graph.Var, *Quantized, other models, slices of models, or interfaces that hold models; the tag `name:"..."` gives a
+// field's part of the path, `name:"."` adds none, and an untagged field is not walked. A variable met twice (a tied head) is
+// reported once.
+func Walk(model any, f func(p Param)) {
+	w := walker{seen: map[any]bool{}, param: f}
+	w.walk("", reflect.ValueOf(model))
+}
+
+// Modules calls f for every field of interface type Projection, with its path and a function that replaces it.
+func Modules(model any, f func(path string, p Projection, replace func(Projection))) {
+	w := walker{seen: map[any]bool{}, module: f}
+	w.walk("", reflect.ValueOf(model))
+}
+
+// Params returns the parameters of a model.
+func Params(model any) []Param {
+	var out []Param
+	Walk(model, func(p Param) { out = append(out, p) })
+	return out
+}
+
+// Trainable returns the variables of a model that are marked trainable, in walking order.
+func Trainable(model any) []*graph.Var {
+	var out []*graph.Var
+	Walk(model, func(p Param) {
+		if p.Var != nil && p.Var.Trainable {
+			out = append(out, p.Var)
+		}
+	})
+	return out
+}
+
+// SetTrainable marks every parameter trainable or frozen. Quantized weights stay frozen.
+func SetTrainable(model any, on bool) {
+	Walk(model, func(p Param) {
+		if p.Var != nil {
+			p.Var.Trainable = on
+		}
+	})
+}
+
+type walker struct {
+	seen   map[any]bool
+	param  func(Param)
+	module func(path string, p Projection, replace func(Projection))
+}
+
+var projectionType = reflect.TypeFor[Projection]()
+
+func (w *walker) walk(path string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Interface:
+		if v.IsNil() {
+			return
+		}
+		if w.module != nil && v.Type() == projectionType && v.CanSet() {
+			w.module(path, v.Interface().(Projection), func(p Projection) { v.Set(reflect.ValueOf(p)) })
+		}
+		w.walk(path, v.Elem())
+	case reflect.Pointer:
+		if v.IsNil() || w.leaf(path, v.Interface()) {
+			return
+		}
+		w.walk(path, v.Elem())
+	case reflect.Struct:
+		w.fields(path, v)
+	case reflect.Slice:
+		for i := range v.Len() {
+			w.walk(join(path, strconv.Itoa(i)), v.Index(i))
+		}
+	}
+}
+
+// leaf reports a parameter; true ends the descent.
+func (w *walker) leaf(path string, x any) bool {
+	switch x := x.(type) {
+	case *graph.Var:
+		if w.param != nil && !w.seen[x] {
+			w.seen[x] = true
+			w.param(Param{Name: path, Type: x.Type, Var: x})
+		}
+		return true
+	case *Quantized:
+		if w.param != nil && !w.seen[x] {
+			w.seen[x] = true
+			w.param(Param{Name: path, Type: x.Logical(), Quantized: x})
+		}
+		return true
+	}
+	return false
+}
+
+func (w *walker) fields(path string, v reflect.Value) {
+	t := v.Type()
+	for i := range t.NumField() {
+		tag, ok := t.Field(i).Tag.Lookup("name")
+		if !ok || !t.Field(i).IsExported() {
+			continue
+		}
+		sub := path
+		if tag != "." {
+			sub = join(path, tag)
+		}
+		w.walk(sub, v.Field(i))
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return strings.Join([]string{path, name}, ".")
+}

@@ -1,0 +1,162 @@
+// Package lora adds low-rank adapters to a frozen model (Hu et al. 2021): y = Wx + s·B(Ax), with s = α/r, or α/√r for
+// rank-stabilised adapters (Kalajdzievski 2023). Names, initial values, target patterns and files are PEFT's, so that an adapter
+// made here loads there and the other way round.
+package lora
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Config says which projections get an adapter and of what kind.
+type Config struct {
+	Rank    int     // r; 0 = 16
+	Alpha   float64 // α; 0 = 2r
+	Dropout float32 // on the adapter's input, while training
+	RSLoRA  bool    // scale α/√r instead of α/r
+	Targets Targets
+	Exclude []string // suffixes of module paths that stay as they are
+	Seed    uint64   // of the initial A
+}
+
+// Scale is the factor of the adapter's output.
+func (c Config) Scale() float64 {
+	if c.RSLoRA {
+		return c.Alpha / math.Sqrt(float64(c.Rank))
+	}
+	return c.Alpha / float64(c.Rank)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Rank == 0 {
+		c.Rank = DefaultRank
+	}
+	if c.Alpha == 0 {
+		c.Alpha = 2 * float64(c.Rank)
+	}
+	return c
+}
+
+// DefaultRank is the rank when none is given.
+const DefaultRank = 16
+
+// Linear is a projection with an adapter. A and B are float32 and trainable; they are cast to x's dtype in the graph.
+type Linear struct {
+	Base layers.Projection `name:"."`
+	A    *graph.Var        `name:"lora_A.weight"` // (r, in)
+	B    *graph.Var        `name:"lora_B.weight"` // (out, r)
+
+	Scale   float64
+	Dropout layers.Dropout
+	merged  bool
+	set     *Adapter
+}
+
+// Forward implements layers.Projection.
+func (l *Linear) Forward(x graph.Value) graph.Value {
+	y := l.Base.Forward(x)
+	if l.merged || !y.Valid() {
+		return y
+	}
+	g := x.Graph()
+	in := x
+	if l.set != nil {
+		in = l.Dropout.Forward(x, l.set.Random)
+	}
+	a := ops.Cast(g.Read(l.A), x.DType())
+	b := ops.Cast(g.Read(l.B), x.DType())
+	return ops.Add(y, ops.Scale(ops.Linear(ops.Linear(in, a), b), l.Scale))
+}
+
+// Features implements layers.Projection.
+func (l *Linear) Features() (in, out int) { return l.Base.Features() }
+
+// Adapter is a set of adapters on one model.
+type Adapter struct {
+	Config  Config
+	Modules []Module
+	// Random is what dropout draws from in the graph under construction; set it before the model's Forward. The zero value means
+	// no dropout.
+	Random layers.Random
+}
+
+// Module is one adapted projection under its path in the model.
+type Module struct {
+	Path   string
+	Linear *Linear
+}
+
+// Attach freezes the model and puts an adapter on every projection that the targets match. The output head is left out of
+// all-linear, as PEFT does. Values go to values as they are initialised (nil for symbols only): A Kaiming-uniform with a = √5,
+// B zero, so that the model begins unchanged.
+func Attach(model any, cfg Config, values layers.Values) (*Adapter, error) {
+	cfg = cfg.withDefaults()
+	if cfg.Rank < 1 || cfg.Alpha <= 0 || cfg.Dropout < 0 || cfg.Dropout >= 1 {
+		return nil, fmt.Errorf("lora: rank %d, alpha %v and dropout %v must satisfy r >= 1, alpha > 0 and 0 <= dropout < 1", cfg.Rank, cfg.Alpha, cfg.Dropout)
+	}
+	match, err := cfg.Targets.matcher()
+	if err != nil {
+		return nil, err
+	}
+	layers.SetTrainable(model, false)
+	a := &Adapter{Config: cfg}
+	var paths []string
+	var failed error
+	layers.Modules(model, func(path string, p layers.Projection, replace func(layers.Projection)) {
+		paths = append(paths, path)
+		if failed != nil || !match(path) || excluded(path, cfg.Exclude) {
+			return
+		}
+		if _, already := p.(*Linear); already {
+			failed = fmt.Errorf("lora: %s already has an adapter", path)
+			return
+		}
+		l := a.newLinear(path, p)
+		replace(l)
+		failed = l.init(cfg, values)
+	})
+	if failed != nil {
+		return nil, failed
+	}
+	if len(a.Modules) == 0 {
+		return nil, fmt.Errorf("lora: the targets %v match none of the %d linear layers; their names end in: %s", cfg.Targets, len(paths), suffixes(paths))
+	}
+	return a, nil
+}
+
+func (a *Adapter) newLinear(path string, base layers.Projection) *Linear {
+	in, out := base.Features()
+	l := &Linear{Base: base, Scale: a.Config.Scale(), set: a}
+	l.A = graph.NewVar(path+".lora_A.weight", tensor.T(tensor.F32, a.Config.Rank, in))
+	l.B = graph.NewVar(path+".lora_B.weight", tensor.T(tensor.F32, out, a.Config.Rank))
+	l.A.Trainable, l.B.Trainable = true, true
+	l.Dropout = layers.Dropout{Rate: a.Config.Dropout, Site: uint32(len(a.Modules))}
+	a.Modules = append(a.Modules, Module{path, l})
+	return l
+}
+
+// init gives A and B their initial values.
+func (l *Linear) init(cfg Config, values layers.Values) error {
+	if values == nil {
+		return nil
+	}
+	in, _ := l.Features()
+	if err := values.Set(l.A, layers.LinearInit(in).Value(cfg.Seed, l.A)); err != nil {
+		return err
+	}
+	return values.Set(l.B, tensor.New(l.B.Type))
+}
+
+// Vars returns A and B of every module, in order.
+func (a *Adapter) Vars() []*graph.Var {
+	var out []*graph.Var
+	for _, m := range a.Modules {
+		out = append(out, m.Linear.A, m.Linear.B)
+	}
+	return out
+}

@@ -1,0 +1,206 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dlclark/regexp2/v2"
+)
+
+// matchTimeout ends a single match that backtracks without end, with an error.
+const matchTimeout = 5 * time.Second
+
+// maxPattern caps the length of a regular expression.
+const maxPattern = 64 << 10
+
+// pattern finds the pieces of a Split or Replace: a literal, a well-known pattern with a scanner, or a regular expression.
+type pattern struct {
+	literal string
+	scan    scanner
+	regex   *regexp2.Regexp
+}
+
+// parsePattern reads {"String": s} or {"Regex": s}.
+func parsePattern(raw json.RawMessage) (*pattern, error) {
+	var kind map[string]string
+	if err := json.Unmarshal(raw, &kind); err != nil || len(kind) != 1 {
+		return nil, fmt.Errorf(`tokenizer: a pattern is {"String": ...} or {"Regex": ...}, not %s`, clip(raw))
+	}
+	if s, ok := kind["String"]; ok {
+		return &pattern{literal: s}, nil
+	}
+	expr, ok := kind["Regex"]
+	if !ok {
+		return nil, unsupported("pattern", clip(raw), "String", "Regex")
+	}
+	return compilePattern(expr)
+}
+
+func compilePattern(expr string) (*pattern, error) {
+	if scan := scannerFor(expr); scan != nil {
+		return &pattern{scan: scan}, nil
+	}
+	if len(expr) > maxPattern {
+		return nil, fmt.Errorf("tokenizer: a regular expression of %d bytes; the limit is %d", len(expr), maxPattern)
+	}
+	if what := foreign(expr); what != "" {
+		return nil, fmt.Errorf("tokenizer: regular expression %q uses %s, which is %w", expr, what, ErrUnsupported)
+	}
+	// The files are written for Oniguruma, where ^ and $ match at every line.
+	re, err := regexp2.Compile(expr, regexp2.Multiline)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: regular expression %q is %w: %w", expr, ErrUnsupported, err)
+	}
+	re.MatchTimeout = matchTimeout
+	return &pattern{regex: re}, nil
+}
+
+// foreign names the first construct that Oniguruma and our engine read differently.
+func foreign(expr string) string {
+	class := false
+	for i := 0; i < len(expr); i++ {
+		rest := expr[i:]
+		switch {
+		case rest[0] == '\\':
+			if len(rest) > 1 && strings.IndexByte("hHRXKONyYG", rest[1]) >= 0 {
+				return rest[:2]
+			}
+			i++
+		case class && rest[0] == '[':
+			return "a set within a set"
+		case class && strings.HasPrefix(rest, "&&"):
+			return "an intersection of sets"
+		case class && rest[0] == ']':
+			class = false
+		case !class && rest[0] == '[':
+			class = true
+			if strings.HasPrefix(rest[1:], "^") {
+				i++
+			}
+			if strings.HasPrefix(expr[i+1:], "]") {
+				return "a set that begins with ]"
+			}
+		case !class && strings.HasPrefix(rest, "(?"):
+			if what := foreignGroup(rest); what != "" {
+				return what
+			}
+		}
+	}
+	return ""
+}
+
+// foreignGroup accepts groups whose meaning is the same in both engines: (?: (?= (?! (?<= (?<! (?> and (?i: (?i).
+func foreignGroup(rest string) string {
+	for _, same := range []string{"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?i)", "(?-i:"} {
+		if strings.HasPrefix(rest, same) {
+			return ""
+		}
+	}
+	return "the group " + rest[:min(len(rest), 4)]
+}
+
+// each calls yield with the matches of p in s and the gaps between them, in order; empty pieces are left out.
+func (p *pattern) each(s string, yield func(part string, match bool) error) error {
+	if p.scan != nil {
+		for i := 0; i < len(s); {
+			end := p.scan(s, i)
+			if err := yield(s[i:end], true); err != nil {
+				return err
+			}
+			i = end
+		}
+		return nil
+	}
+	done := 0
+	part := func(from, to int) error {
+		if done < from {
+			if err := yield(s[done:from], false); err != nil {
+				return err
+			}
+		}
+		done = to
+		if from == to {
+			return nil
+		}
+		return yield(s[from:to], true)
+	}
+	if err := p.matches(s, part); err != nil {
+		return err
+	}
+	return part(len(s), len(s))
+}
+
+// matches calls part with the bounds of each match.
+func (p *pattern) matches(s string, part func(from, to int) error) error {
+	if p.regex != nil {
+		found, err := p.regex.FindAllStringIndex(s, -1)
+		if err != nil {
+			return p.gaveUp(s, err)
+		}
+		for _, m := range found {
+			if err := part(m[0], m[1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if p.literal == "" {
+		return nil
+	}
+	for at := 0; ; {
+		i := strings.Index(s[at:], p.literal)
+		if i < 0 {
+			return nil
+		}
+		if err := part(at+i, at+i+len(p.literal)); err != nil {
+			return err
+		}
+		at += i + len(p.literal)
+	}
+}
+
+// gaveUp explains a failed match. The engine's own message for a time limit holds the whole text, so it is not passed on.
+func (p *pattern) gaveUp(s string, err error) error {
+	why := fmt.Errorf("a match took longer than %v", p.regex.MatchTimeout)
+	if errors.Is(err, regexp2.ErrBacktrackingStackLimit) {
+		why = err
+	}
+	return fmt.Errorf("tokenizer: regular expression %q gave up on a text of %d bytes: %w; cut the text into shorter parts", p.regex.String(), len(s), why)
+}
+
+// replace writes content in place of every match.
+func (p *pattern) replace(s, content string) (string, error) {
+	if p.regex == nil && p.scan == nil {
+		if p.literal == "" {
+			return s, nil
+		}
+		if n := strings.Count(s, p.literal); len(s)+n*len(content) > maxGrown(s) {
+			return "", errGrown
+		}
+		return strings.ReplaceAll(s, p.literal, content), nil
+	}
+	var b strings.Builder
+	limit := maxGrown(s)
+	err := p.each(s, func(part string, match bool) error {
+		if match {
+			part = content
+		}
+		if b.Len()+len(part) > limit {
+			return errGrown
+		}
+		b.WriteString(part)
+		return nil
+	})
+	return b.String(), err
+}
+
+// clip shortens a piece of JSON for an error message.
+func clip(raw []byte) string {
+	if len(raw) > 60 {
+		return string(raw[:60]) + "..."
+	}
+	return string(raw)
+}
