@@ -164,7 +164,7 @@ func (s *sweep) step(n *graph.Node, gy []graph.Value, need []bool) ([]graph.Valu
 	if f, ok := n.Op.(graph.Frozen); ok {
 		for i, want := range need {
 			if why := f.FrozenInput(i); want && why != "" {
-				return nil, fmt.Errorf("%s (%s): %s: input %d has no gradient: %s", n.Pos(), n.Scope(), n.Op.Name(), i, why)
+				return nil, fmt.Errorf("%s: %s: input %d has no gradient: %s", n.Where(), n.Op.Name(), i, why)
 			}
 		}
 	}
@@ -182,7 +182,7 @@ func (s *sweep) step(n *graph.Node, gy []graph.Value, need []bool) ([]graph.Valu
 	if allDiscrete(n) {
 		return make([]graph.Value, len(n.In)), nil
 	}
-	return nil, fmt.Errorf("%s (%s): %s has no gradient; wrap its input in StopGrad if none is wanted", n.Pos(), n.Scope(), n.Op.Name())
+	return nil, fmt.Errorf("%s: %s has no gradient; wrap its input in StopGrad if none is wanted", n.Where(), n.Op.Name())
 }
 
 // throughParts differentiates an op by its decomposition, in the inputs that are needed.

@@ -99,6 +99,14 @@ func (n *Node) Scope() string { return n.scope }
 // Pos returns the user's file:line that built the node.
 func (n *Node) Pos() string { return n.pos }
 
+// Where returns the node's position and scope as errors print them: "llama.go:88 (layers.3.attn)".
+func (n *Node) Where() string {
+	if n.scope == "" {
+		return n.pos
+	}
+	return n.pos + " (" + n.scope + ")"
+}
+
 // InTypes returns the types of the inputs; absent ones have the zero Type.
 func (n *Node) InTypes() []tensor.Type { return typesOf(n.In) }
 

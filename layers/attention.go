@@ -17,8 +17,8 @@ type Attention struct {
 	O Projection `name:"o_proj"`
 
 	Heads, KVHeads, HeadDim int
-	Interleaved             bool // rotate pairs (2i, 2i+1) instead of (i, i+D/2)
-	Window                  int  // keys a query sees, itself included; 0 = all
+	Interleaved             bool  // rotate pairs (2i, 2i+1) instead of (i, i+D/2)
+	Window                  int32 // keys a query sees, itself included; 0 = all
 }
 
 // AttentionContext is what a step shares among its attention layers.
@@ -56,8 +56,8 @@ func (a *Attention) Forward(x graph.Value, c AttentionContext) graph.Value {
 	}
 	b, t := x.Dim(0), x.Dim(1)
 	split := func(y graph.Value, heads int) graph.Value { return ops.Reshape(y, b, t, heads, a.HeadDim) }
-	q := ops.Rope(split(a.Q.Forward(x), a.Heads), c.Cos, c.Sin, a.Interleaved)
-	k := ops.Rope(split(a.K.Forward(x), a.KVHeads), c.Cos, c.Sin, a.Interleaved)
+	q := ops.RoPE(split(a.Q.Forward(x), a.Heads), c.Cos, c.Sin, a.Interleaved)
+	k := ops.RoPE(split(a.K.Forward(x), a.KVHeads), c.Cos, c.Sin, a.Interleaved)
 	v := split(a.V.Forward(x), a.KVHeads)
 	o := ops.AttendOptions{Scale: float32(1 / math.Sqrt(float64(a.HeadDim))), Causal: true, Window: a.Window, DocStart: c.DocStart}
 	if c.Cache != nil {

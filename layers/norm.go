@@ -21,7 +21,7 @@ func (n *RMSNorm) Forward(x graph.Value) graph.Value {
 	if !x.Valid() {
 		return x
 	}
-	return ops.RMS(x, x.Graph().Read(n.Weight), n.Eps)
+	return ops.RMSNorm(x, x.Graph().Read(n.Weight), float64(n.Eps))
 }
 
 // Random is what dropout draws from: counters that make a mask a pure function of the seed, the step, the layer, the data row
@@ -43,7 +43,7 @@ func (d Dropout) Forward(x graph.Value, r Random) graph.Value {
 	if d.Rate == 0 || r.Key.Absent() {
 		return x
 	}
-	return ops.Drop(x, r.Key, r.Sample, r.Pos, d.Rate, d.Site)
+	return ops.Dropout(x, r.Key, r.Sample, r.Pos, d.Rate, d.Site)
 }
 
 // GatedMLP is down(silu(gate(x)) · up(x)) (Shazeer 2020).

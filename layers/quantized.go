@@ -68,9 +68,6 @@ func (q *Quantized) Bytes() int64 {
 
 // store quantizes t and hands the parts to values.
 func (q *Quantized) store(t *tensor.Tensor, cfg quant.Config, values Values) error {
-	if values == nil {
-		return nil
-	}
 	st, err := quant.Quantize(t, cfg)
 	if err != nil {
 		return fmt.Errorf("tensor %q: %w", q.Name, err)

@@ -35,11 +35,10 @@ type Values interface {
 	Set(v *graph.Var, t *tensor.Tensor) error
 }
 
-// Options configures a Source. The zero value initialises float32 weights and keeps no values, which is enough to plan a step.
+// Options configures a Source. The zero value initialises float32 weights.
 type Options struct {
 	Policy  Policy
 	Weights Weights // nil: initialise
-	Values  Values  // nil: symbols only
 	Seed    uint64  // of the initialisers
 	// Quantize says whether and how the weight of a linear layer is quantized as it is loaded. nil: none is.
 	Quantize func(name string) (quant.Config, bool)
@@ -47,26 +46,57 @@ type Options struct {
 	Rename func(name string) string
 }
 
-// Source supplies the weights of a model under construction, by name, from a file or an initialiser, one tensor at a time: a
-// quantized model never sits in memory in full precision. Errors are collected and returned by Err, so that constructors read
-// without plumbing.
+// Source supplies the weights of a model under construction, by name, from a file or an initialiser. Constructors only declare:
+// names, shapes and dtypes are checked against the file at once, values are read by Load, one tensor at a time, so that a step
+// can be planned before anything is allocated and a quantized model never sits in memory in full precision. Errors are collected
+// and returned by Err, so that constructors read without plumbing.
 type Source struct {
 	prefix string
+	linear *Init // of linear weights; nil = LinearInit
 	shared *sourceState
 }
 
 type sourceState struct {
-	opts Options
-	errs []error
-	used map[string]bool
+	opts  Options
+	errs  []error
+	used  map[string]bool
+	loads []load
 }
 
+// load puts one declared weight into values.
+type load func(values Values) error
+
 // NewSource starts a source at the root of the name space.
-func NewSource(o Options) Source { return Source{shared: &sourceState{opts: o, used: map[string]bool{}}} }
+func NewSource(o Options) Source {
+	return Source{shared: &sourceState{opts: o, used: map[string]bool{}}}
+}
+
+// Load reads or draws every weight declared so far and hands it to values, in order of declaration.
+func (s Source) Load(values Values) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	for _, l := range s.shared.loads {
+		if err := l(values); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Sub returns a source whose names start with "name.".
 func (s Source) Sub(format string, args ...any) Source {
-	return Source{s.path(fmt.Sprintf(format, args...)), s.shared}
+	return Source{s.path(fmt.Sprintf(format, args...)), s.linear, s.shared}
+}
+
+// WithLinear returns a source whose linear weights begin as init says instead of LinearInit.
+func (s Source) WithLinear(init Init) Source { return Source{s.prefix, &init, s.shared} }
+
+func (s Source) linearInit(in int) Init {
+	if s.linear != nil {
+		return *s.linear
+	}
+	return LinearInit(in)
 }
 
 // Policy returns the model's precision.
@@ -109,23 +139,32 @@ func (s Source) fail(err error) {
 	}
 }
 
-// Var supplies a weight of the given shape.
+// Var declares a weight of the given shape.
 func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
-	shape := tensor.S(dims...)
+	v := graph.NewVar(s.path(name), tensor.Type{DType: s.paramType(name), Shape: tensor.S(dims...)})
 	o := &s.shared.opts
-	v := graph.NewVar(s.path(name), tensor.Type{DType: s.paramType(name), Shape: shape})
-	if o.Values == nil && o.Weights == nil {
+	if o.Weights == nil {
+		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) })
 		return v
 	}
-	t, err := s.value(name, v, init)
-	if err == nil && o.Values != nil {
-		err = o.Values.Set(v, t)
+	file, ok := s.check(name, v.Type.Shape)
+	if !ok {
+		return v
 	}
-	if err != nil {
-		s.fail(err)
-	}
+	s.later(func(values Values) error {
+		t, err := o.Weights.Read(file)
+		if err != nil {
+			return err
+		}
+		if t, err = t.Convert(v.Type.DType); err != nil {
+			return err
+		}
+		return values.Set(v, t)
+	})
 	return v
 }
+
+func (s Source) later(l load) { s.shared.loads = append(s.shared.loads, l) }
 
 // paramType is the dtype a weight is stored in.
 func (s Source) paramType(name string) tensor.DType {
@@ -141,35 +180,23 @@ func (s Source) paramType(name string) tensor.DType {
 	return tensor.F32
 }
 
-func (s Source) value(name string, v *graph.Var, init Init) (*tensor.Tensor, error) {
+// check looks a tensor of the file up and compares its shape.
+func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 	o := &s.shared.opts
-	if o.Weights == nil {
-		return init.tensor(o.Seed, v), nil
-	}
-	t, err := s.read(name, v.Type.Shape)
-	if err != nil || o.Values == nil {
-		return nil, err
-	}
-	return t.Convert(v.Type.DType)
-}
-
-// read loads a tensor of the file and checks its shape. Without a place for values only the type is checked.
-func (s Source) read(name string, want tensor.Shape) (*tensor.Tensor, error) {
-	o := &s.shared.opts
-	file := s.fileName(name)
+	file = s.fileName(name)
 	s.shared.used[file] = true
-	t, ok := o.Weights.Type(file)
+	t, found := o.Weights.Type(file)
 	switch {
-	case !ok:
-		return nil, fmt.Errorf("tensor %q is missing from the checkpoint; does config.json belong to these weights?", file)
+	case !found:
+		s.fail(fmt.Errorf("tensor %q is missing from the checkpoint; does config.json belong to these weights?", file))
 	case t.Shape != want:
-		return nil, fmt.Errorf("tensor %q is %v, the configuration needs shape %v; does config.json belong to these weights?", file, t, want)
+		s.fail(fmt.Errorf("tensor %q is %v, the configuration needs shape %v; does config.json belong to these weights?", file, t, want))
 	case !t.DType.IsFloat():
-		return nil, fmt.Errorf("tensor %q has dtype %v, a floating-point weight is needed", file, t.DType)
-	case o.Values == nil:
-		return nil, nil
+		s.fail(fmt.Errorf("tensor %q has dtype %v, a floating-point weight is needed", file, t.DType))
+	default:
+		return file, true
 	}
-	return o.Weights.Read(file)
+	return file, false
 }
 
 // Linear supplies a linear layer, quantized while it is loaded if the options say so.
@@ -184,27 +211,37 @@ func (s Source) Linear(name string, in, out int, bias bool) Projection {
 			return &Linear4bit{Weight: sub.quantized("weight", cfg, out, in), Bias: b}
 		}
 	}
-	return &Linear{Weight: sub.Var("weight", LinearInit(in), out, in), Bias: b}
+	return &Linear{Weight: sub.Var("weight", sub.linearInit(in), out, in), Bias: b}
 }
 
-// quantized reads (or initialises) a weight, quantizes it and lets the full-precision tensor go.
+// quantized declares a weight that is read (or drawn), quantized, and let go of in full precision.
 func (s Source) quantized(name string, cfg quant.Config, rows, cols int) *Quantized {
 	q := newQuantized(s.path(name), cfg, rows, cols)
 	o := &s.shared.opts
-	var t *tensor.Tensor
-	var err error
-	if o.Weights != nil {
-		t, err = s.read(name, tensor.S(rows, cols))
-	} else if o.Values != nil {
-		t = LinearInit(cols).tensor(o.Seed, graph.NewVar(s.path(name), tensor.T(tensor.F32, rows, cols)))
+	if o.Weights == nil {
+		s.later(func(values Values) error {
+			full := graph.NewVar(q.Name, tensor.T(tensor.F32, rows, cols))
+			return q.store(s.linearInit(cols).tensor(o.Seed, full), cfg, values)
+		})
+		return q
 	}
-	if err == nil && t != nil {
-		q.DType = t.DType()
-		err = q.store(t, cfg, o.Values)
+	file, ok := s.check(name, tensor.S(rows, cols))
+	if !ok {
+		return q
 	}
-	if err != nil {
-		s.fail(err)
+	if t, _ := o.Weights.Type(file); t.DType != tensor.F64 {
+		q.DType = t.DType
 	}
+	s.later(func(values Values) error {
+		t, err := o.Weights.Read(file)
+		if err != nil {
+			return err
+		}
+		if t, err = t.Convert(q.DType); err != nil {
+			return err
+		}
+		return q.store(t, cfg, values)
+	})
 	return q
 }
 

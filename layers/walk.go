@@ -74,10 +74,11 @@ func (w *walker) walk(path string, v reflect.Value) {
 		if v.IsNil() {
 			return
 		}
+		inner := v.Elem() // taken first: what a replacement wraps is not offered again
 		if w.module != nil && v.Type() == projectionType && v.CanSet() {
 			w.module(path, v.Interface().(Projection), func(p Projection) { v.Set(reflect.ValueOf(p)) })
 		}
-		w.walk(path, v.Elem())
+		w.walk(path, inner)
 	case reflect.Pointer:
 		if v.IsNil() || w.leaf(path, v.Interface()) {
 			return

@@ -83,6 +83,9 @@ type Adapter struct {
 	// Random is what dropout draws from in the graph under construction; set it before the model's Forward. The zero value means
 	// no dropout.
 	Random layers.Random
+
+	targets []string // what the adapted modules have in common: names that match them and no other linear layer
+	saved   *Saved   // the files it was loaded from; nil for a new adapter
 }
 
 // Module is one adapted projection under its path in the model.
@@ -92,9 +95,8 @@ type Module struct {
 }
 
 // Attach freezes the model and puts an adapter on every projection that the targets match. The output head is left out of
-// all-linear, as PEFT does. Values go to values as they are initialised (nil for symbols only): A Kaiming-uniform with a = √5,
-// B zero, so that the model begins unchanged.
-func Attach(model any, cfg Config, values layers.Values) (*Adapter, error) {
+// all-linear, as PEFT does. Init gives the adapters their values.
+func Attach(model any, cfg Config) (*Adapter, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Rank < 1 || cfg.Alpha <= 0 || cfg.Dropout < 0 || cfg.Dropout >= 1 {
 		return nil, fmt.Errorf("lora: rank %d, alpha %v and dropout %v must satisfy r >= 1, alpha > 0 and 0 <= dropout < 1", cfg.Rank, cfg.Alpha, cfg.Dropout)
@@ -116,9 +118,7 @@ func Attach(model any, cfg Config, values layers.Values) (*Adapter, error) {
 			failed = fmt.Errorf("lora: %s already has an adapter", path)
 			return
 		}
-		l := a.newLinear(path, p)
-		replace(l)
-		failed = l.init(cfg, values)
+		replace(a.newLinear(path, p, cfg.Rank, cfg.Scale()))
 	})
 	if failed != nil {
 		return nil, failed
@@ -126,30 +126,38 @@ func Attach(model any, cfg Config, values layers.Values) (*Adapter, error) {
 	if len(a.Modules) == 0 {
 		return nil, fmt.Errorf("lora: the targets %v match none of the %d linear layers; their names end in: %s", cfg.Targets, len(paths), suffixes(paths))
 	}
+	a.targets = commonNames(a.Modules, paths)
 	return a, nil
 }
 
-func (a *Adapter) newLinear(path string, base layers.Projection) *Linear {
+func (a *Adapter) newLinear(path string, base layers.Projection, rank int, scale float64) *Linear {
 	in, out := base.Features()
-	l := &Linear{Base: base, Scale: a.Config.Scale(), set: a}
-	l.A = graph.NewVar(path+".lora_A.weight", tensor.T(tensor.F32, a.Config.Rank, in))
-	l.B = graph.NewVar(path+".lora_B.weight", tensor.T(tensor.F32, out, a.Config.Rank))
+	l := &Linear{Base: base, Scale: scale, set: a}
+	l.A = graph.NewVar(path+".lora_A.weight", tensor.T(tensor.F32, rank, in))
+	l.B = graph.NewVar(path+".lora_B.weight", tensor.T(tensor.F32, out, rank))
 	l.A.Trainable, l.B.Trainable = true, true
 	l.Dropout = layers.Dropout{Rate: a.Config.Dropout, Site: uint32(len(a.Modules))}
 	a.Modules = append(a.Modules, Module{path, l})
 	return l
 }
 
-// init gives A and B their initial values.
-func (l *Linear) init(cfg Config, values layers.Values) error {
-	if values == nil {
-		return nil
+// Init gives every adapter its initial value: A Kaiming-uniform with a = √5, B zero, so that the model begins unchanged; an
+// adapter that was loaded begins with what was saved.
+func (a *Adapter) Init(values layers.Values) error {
+	if a.saved != nil {
+		return a.initSaved(values)
 	}
-	in, _ := l.Features()
-	if err := values.Set(l.A, layers.LinearInit(in).Value(cfg.Seed, l.A)); err != nil {
-		return err
+	for _, m := range a.Modules {
+		l := m.Linear
+		in, _ := l.Features()
+		if err := values.Set(l.A, layers.LinearInit(in).Value(a.Config.Seed, l.A)); err != nil {
+			return err
+		}
+		if err := values.Set(l.B, tensor.New(l.B.Type)); err != nil {
+			return err
+		}
 	}
-	return values.Set(l.B, tensor.New(l.B.Type))
+	return nil
 }
 
 // Vars returns A and B of every module, in order.

@@ -51,6 +51,30 @@ func excluded(path string, names []string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return path == n || strings.HasSuffix(path, "."+n) })
 }
 
+// commonNames describes the adapted modules among all paths: by the last part of their paths where every path that ends so is
+// adapted, else by the paths themselves. Sorted.
+func commonNames(adapted []Module, all []string) []string {
+	total, chosen := map[string]int{}, map[string]int{}
+	for _, p := range all {
+		total[lastPart(p)]++
+	}
+	for _, m := range adapted {
+		chosen[lastPart(m.Path)]++
+	}
+	var out []string
+	for _, m := range adapted {
+		name := lastPart(m.Path)
+		if chosen[name] != total[name] {
+			name = m.Path
+		}
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
 func lastPart(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
 
 // suffixes lists the distinct last parts of paths.

@@ -109,7 +109,6 @@ type hfConfig struct {
 	EOS              tokenIDs        `json:"eos_token_id"`
 	Pad              tokenIDs        `json:"pad_token_id"`
 	Quantization     json.RawMessage `json:"quantization_config"`
-	Interleaved      bool            `json:"rope_interleaved"`
 }
 
 type ropeParams struct {
@@ -202,7 +201,7 @@ func (h *hfConfig) refuse() error {
 }
 
 func (h *hfConfig) rope() (Rope, error) {
-	r := Rope{Theta: 10000, Interleaved: h.Interleaved}
+	r := Rope{Theta: 10000}
 	if h.RopeTheta != nil {
 		r.Theta = *h.RopeTheta
 	}

@@ -41,6 +41,7 @@ func NewLlama(c Config, src layers.Source) (*Llama, error) {
 		return nil, err
 	}
 	m := &Llama{config: c, policy: src.Policy()}
+	src = src.WithLinear(layers.Normal(c.InitStd))
 	body := src.Sub("model")
 	m.Backbone = &Backbone{
 		Embed: layers.NewEmbedding(body.Sub("embed_tokens"), c.Vocab, c.Hidden, layers.Normal(c.InitStd)),
@@ -154,13 +155,11 @@ func (m *Llama) TokenLoss(h, targets graph.Value) graph.Value {
 		return h
 	}
 	defer h.Graph().Scope("lm_head")()
-	b, t, c := h.Dim(0), h.Dim(1), h.Dim(2)
 	w, ok := m.headWeight(h)
 	if !ok { // an adapted or quantized head
 		return ops.TokenLoss(m.Logits(h), targets)
 	}
-	loss := ops.LinearCrossEntropy(ops.Reshape(h, b*t, c), w, ops.Reshape(targets, b*t))
-	return ops.Reshape(loss, b, t)
+	return ops.LinearCrossEntropy(h, w, targets)
 }
 
 func (m *Llama) headWeight(h graph.Value) (graph.Value, bool) {

@@ -25,7 +25,7 @@ func Load(path string) (Tokenizer, error) {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
 	if info.IsDir() {
-		return loadDir(path)
+		return loadDir(folder(path))
 	}
 	raw, err := readFile(path)
 	if err != nil {
@@ -66,9 +66,35 @@ func readFile(path string) ([]byte, error) {
 	return raw, nil
 }
 
+// source is where the files of a tokenizer lie.
+type source interface {
+	read(name string) ([]byte, error)
+	path(name string) string // for messages
+}
+
+type folder string
+
+func (f folder) path(name string) string          { return filepath.Join(string(f), name) }
+func (f folder) read(name string) ([]byte, error) { return readFile(f.path(name)) }
+
+// LoadFiles is Load of a directory whose files are in memory, by name.
+func LoadFiles(files map[string][]byte) (Tokenizer, error) { return loadDir(memory(files)) }
+
+type memory map[string][]byte
+
+func (m memory) path(name string) string { return name }
+
+func (m memory) read(name string) ([]byte, error) {
+	raw, ok := m[name]
+	if !ok {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return raw, nil
+}
+
 // readJSON reads a file of the directory into v and reports whether there is one.
-func readJSON(dir, name string, v any) (bool, error) {
-	raw, err := readFile(filepath.Join(dir, name))
+func readJSON(dir source, name string, v any) (bool, error) {
+	raw, err := dir.read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -76,7 +102,7 @@ func readJSON(dir, name string, v any) (bool, error) {
 		return false, err
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
-		return false, fmt.Errorf("tokenizer: %s: %w", filepath.Join(dir, name), err)
+		return false, fmt.Errorf("tokenizer: %s: %w", dir.path(name), err)
 	}
 	return true, nil
 }
@@ -96,9 +122,9 @@ type dirConfig struct {
 	} `json:"added_tokens_decoder"`
 }
 
-func loadDir(dir string) (Tokenizer, error) {
-	path := filepath.Join(dir, "tokenizer.json")
-	raw, err := readFile(path)
+func loadDir(dir source) (Tokenizer, error) {
+	path := dir.path("tokenizer.json")
+	raw, err := dir.read("tokenizer.json")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w; only tokenizer.json is read from a directory (a tokenizer.model must be converted to it first)", err)
 	}
@@ -124,12 +150,12 @@ func loadDir(dir string) (Tokenizer, error) {
 }
 
 // extraTokens returns the added tokens that tokenizer_config.json and added_tokens.json list and tokenizer.json lacks.
-func extraTokens(dir string, raw []byte, c dirConfig) ([]addedToken, error) {
+func extraTokens(dir source, raw []byte, c dirConfig) ([]addedToken, error) {
 	var known struct {
 		AddedTokens []addedToken `json:"added_tokens"`
 	}
 	if err := json.Unmarshal(raw, &known); err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", filepath.Join(dir, "tokenizer.json"), err)
+		return nil, fmt.Errorf("tokenizer: %s: %w", dir.path("tokenizer.json"), err)
 	}
 	have := map[string]bool{}
 	for _, a := range known.AddedTokens {
@@ -139,7 +165,7 @@ func extraTokens(dir string, raw []byte, c dirConfig) ([]addedToken, error) {
 	for key, a := range c.Decoder {
 		id, err := strconv.ParseInt(key, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("tokenizer: %s: added_tokens_decoder: id %q: %w", filepath.Join(dir, "tokenizer_config.json"), key, err)
+			return nil, fmt.Errorf("tokenizer: %s: added_tokens_decoder: id %q: %w", dir.path("tokenizer_config.json"), key, err)
 		}
 		if !have[a.Content] {
 			have[a.Content] = true
@@ -160,7 +186,7 @@ func extraTokens(dir string, raw []byte, c dirConfig) ([]addedToken, error) {
 }
 
 // nameSpecials finds the bos, eos and pad tokens.
-func (t *HF) nameSpecials(dir string) error {
+func (t *HF) nameSpecials(dir source) error {
 	for _, name := range []string{"tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"} {
 		var fields map[string]json.RawMessage
 		if _, err := readJSON(dir, name, &fields); err != nil {
@@ -213,7 +239,7 @@ func idField(raw json.RawMessage) (int32, bool) {
 
 // rewrap applies add_bos_token and add_eos_token. The transformers library does so for these classes, and leaves the
 // post-processor of all others as the file has it.
-func (t *HF) rewrap(c dirConfig, dir string) error {
+func (t *HF) rewrap(c dirConfig, dir source) error {
 	switch strings.TrimSuffix(c.Class, "Fast") {
 	case "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer":
 	default:
@@ -225,13 +251,13 @@ func (t *HF) rewrap(c dirConfig, dir string) error {
 	var w wrapping
 	if c.AddBOS == nil || *c.AddBOS {
 		if t.bos < 0 {
-			return fmt.Errorf("tokenizer: %s: add_bos_token is true but no bos_token is in the vocabulary", filepath.Join(dir, "tokenizer_config.json"))
+			return fmt.Errorf("tokenizer: %s: add_bos_token is true but no bos_token is in the vocabulary", dir.path("tokenizer_config.json"))
 		}
 		w.prefix = []int32{t.bos}
 	}
 	if c.AddEOS != nil && *c.AddEOS {
 		if t.eos < 0 {
-			return fmt.Errorf("tokenizer: %s: add_eos_token is true but no eos_token is in the vocabulary", filepath.Join(dir, "tokenizer_config.json"))
+			return fmt.Errorf("tokenizer: %s: add_eos_token is true but no eos_token is in the vocabulary", dir.path("tokenizer_config.json"))
 		}
 		w.suffix = []int32{t.eos}
 	}

@@ -3,6 +3,7 @@ package cpu
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/gemm"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -114,8 +115,8 @@ func (f *attnBackward) store(c *Call, b, h int, sums attnSums) {
 	unit := f.D * f.elem
 	for k := range f.Tk {
 		at := (b*f.keyBatch + h*f.keyHead + k*f.keyRow) * f.elem
-		storeScaled(f.dtype, c.Out[1][at:at+unit], sums.k[k*f.D:(k+1)*f.D], 1)
-		storeScaled(f.dtype, c.Out[2][at:at+unit], sums.v[k*f.D:(k+1)*f.D], 1)
+		vec.Narrow(c.Out[1][at:at+unit], sums.k[k*f.D:(k+1)*f.D], f.dtype)
+		vec.Narrow(c.Out[2][at:at+unit], sums.v[k*f.D:(k+1)*f.D], f.dtype)
 	}
 }
 
@@ -162,7 +163,7 @@ func (f *attnBackward) accumulate(c *Call, t *attnTile, w *attnGradWork, sums at
 	unit := f.D * f.elem
 	for i := range t.rows {
 		at := f.row(t, i) * unit
-		storeScaled(f.dtype, c.Out[0][at:at+unit], w.dq[i*f.D:(i+1)*f.D], 1)
+		vec.Narrow(c.Out[0][at:at+unit], w.dq[i*f.D:(i+1)*f.D], f.dtype)
 	}
 	return nil
 }
@@ -173,7 +174,7 @@ func (f *attnBackward) shifts(c *Call, t *attnTile, shift []float32) {
 	dlse := tensor.View[float32](c.In[9])
 	for i := range t.rows {
 		at := f.row(t, i) * unit
-		shift[i] = dotRow(f.dtype, c.In[3][at:at+unit], c.In[5][at:at+unit])
+		shift[i] = dotBytes(f.dtype, c.In[3][at:at+unit], c.In[5][at:at+unit])
 		if dlse != nil {
 			shift[i] -= dlse[f.number(t, i)]
 		}
@@ -219,7 +220,7 @@ func (f *attnBackward) scoreGrad(t *attnTile, i, k0 int, s, dp []float32, lse, s
 	if f.op.SoftCap > 0 {
 		capScoresGrad(s, dp, f.op.SoftCap)
 	}
-	expSum(s, lse)
+	vec.ExpSum(s, s, lse)
 	for j, p := range s {
 		dp[j] *= p
 	}

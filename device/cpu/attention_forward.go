@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -101,7 +102,7 @@ func (f *attnForward) work(lane []byte) attnWork {
 // lowest stands for "no score yet": finite, so that the difference of two is no NaN.
 const lowest = -math.MaxFloat32
 
-// attend accumulates the keys [from, to) into w.
+// attend accumulates the keys [first, to) into w.
 func (f *attnForward) attend(c *Call, t *attnTile, w *attnWork, first, to int) error {
 	clear(w.acc[:t.rows*f.D])
 	clear(w.sum[:t.rows])
@@ -153,7 +154,7 @@ func (f *attnForward) softmax(t *attnTile, w *attnWork, i, k0 int, row []float32
 		}
 		top, w.top[i] = m, m
 	}
-	w.sum[i] += expSum(row, top)
+	w.sum[i] += vec.ExpSum(row, row, top)
 }
 
 // finish divides by the sums and stores the tile.
@@ -168,7 +169,8 @@ func (f *attnForward) finish(c *Call, t *attnTile, w *attnWork) {
 			lse[f.number(t, i)] = ops.NoKeys
 			continue
 		}
-		storeScaled(f.dtype, c.Out[0][at:at+unit], acc, 1/w.sum[i])
+		scaleRow(acc, 1/w.sum[i])
+		vec.Narrow(c.Out[0][at:at+unit], acc, f.dtype)
 		lse[f.number(t, i)] = w.top[i] + float32(math.Log(float64(w.sum[i])))
 	}
 }

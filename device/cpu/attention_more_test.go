@@ -150,18 +150,10 @@ func (c attnCase) reference64(q, k, v *tensor.Tensor) (o, lse []float64) {
 }
 
 func TestAttentionRowFunctions(t *testing.T) {
-	for x := float32(-100); x < 80; x += 0.37 {
-		want := math.Exp(float64(x))
-		if x < -87 {
-			want = 0
-		}
-		require.InDelta(t, want, float64(expBelow(x)), want*3e-7, "exp %v", x)
-	}
 	for x := float32(-12); x < 12; x += 0.013 {
 		want := math.Tanh(float64(x))
 		require.InDelta(t, want, float64(tanh32(x)), 2e-7, "tanh %v", x)
 	}
-	require.True(t, math.IsNaN(float64(expBelow(float32(math.NaN())))))
 	require.True(t, math.IsNaN(float64(tanh32(float32(math.NaN())))))
 	require.Equal(t, float32(3), maxOf([]float32{-1, 2, 3}))
 	require.Equal(t, float32(2), maxOf([]float32{1, 2}))
@@ -220,16 +212,20 @@ func benchAttention(b *testing.B, c attnCase, dt tensor.DType, backward bool) {
 	}
 	b.Run(name, func(b *testing.B) {
 		r := c.build(b, dt, false, false)
-		node := r.o.Node()
-		ins := []graph.Value{node.In[0], node.In[1], node.In[2], {}, node.In[4], {}}
-		vals := []graph.Value{r.g.Apply(node.Op, ins...)[0]}
-		if backward {
-			grad := ops.AttentionGrad(node.Op.(ops.Attention))
-			o, lse := r.g.Input("o", r.o.Type()), r.g.Input("lse", r.lse.Type())
-			r.feed[o], r.feed[lse] = tensor.New(o.Type()), tensor.New(lse.Type())
-			vals = r.g.Apply(grad, r.q, r.k, r.v, o, lse, r.q, graph.Value{}, node.In[4], graph.Value{}, graph.Value{})
-			node = vals[0].Node()
+		in := append([]graph.Value(nil), r.o.Node().In...)
+		for i := range 3 { // as constants, so that the time is not that of feeding them
+			in[i] = r.g.Const(r.feed[in[i]].(*tensor.Tensor))
 		}
+		vals := r.g.Apply(r.o.Node().Op, in...)
+		if backward {
+			grad := ops.AttentionGrad(vals[0].Node().Op.(ops.Attention))
+			o, lse := r.g.Const(tensor.New(r.o.Type())), r.g.Const(tensor.New(r.lse.Type()))
+			vals = r.g.Apply(grad, in[0], in[1], in[2], o, lse, in[0], in[3], in[4], in[5], graph.Value{})
+		}
+		node := vals[0].Node()
+		delete(r.feed, r.q)
+		delete(r.feed, r.k)
+		delete(r.feed, r.v)
 		p, err := plan.Compile(vals, plan.Options{Device: attnDevice(b, 0)})
 		require.NoError(b, err)
 		flops, _ := node.Op.(graph.Coster).Cost(node.InTypes(), node.Out)

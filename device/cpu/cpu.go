@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -41,7 +42,7 @@ type Options struct {
 // Device is the processor and its worker pool.
 type Device struct {
 	threads int
-	pool    pool
+	pool    *pool.Pool
 	mu      sync.Mutex
 	held    int64 // bytes allocated and not freed
 	stream  stream
@@ -53,7 +54,7 @@ func New(o Options) *Device {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
 	d := &Device{threads: o.Threads}
-	d.pool = newPool(o.Threads)
+	d.pool = pool.New(o.Threads)
 	d.stream.dev = d
 	return d
 }

@@ -122,7 +122,9 @@ func (m *machine) exec32(v int, in *instr, n int) {
 		return
 	}
 	dst := m.f32[v]
-	if in.row.F32 != nil {
+	if f := fast32[in.fn]; f != nil {
+		f(dst, a[:len(dst)])
+	} else if in.row.F32 != nil {
 		in.row.F32(dst, a, b, c)
 	} else {
 		for i := range dst {

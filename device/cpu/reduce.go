@@ -129,7 +129,7 @@ func foldFor(k ops.Reduction) fold {
 		return func(s segment, lo, hi int) float64 {
 			m := math.Inf(-1)
 			for i := lo; i < hi; i++ {
-				m = math.Max(m, s.at(i))
+				m = max(m, s.at(i)) // unlike math.Max, NaN wins over infinity
 			}
 			return m
 		}
@@ -137,7 +137,7 @@ func foldFor(k ops.Reduction) fold {
 		return func(s segment, lo, hi int) float64 {
 			m := math.Inf(1)
 			for i := lo; i < hi; i++ {
-				m = math.Min(m, s.at(i))
+				m = min(m, s.at(i))
 			}
 			return m
 		}
@@ -167,7 +167,7 @@ func foldArgMax(s segment, lo, hi int) float64 {
 
 // foldSum adds in float64: four interleaved sums over runs of sumSegment elements.
 func foldSum(s segment, lo, hi int) float64 {
-	if len(s.offs) == 0 && s.src.d == tensor.F32 {
+	if len(s.offs) == 0 && s.src.d == tensor.F32 && lo < hi {
 		return sum32(tensor.View[float32](s.src.b)[s.base+lo : s.base+hi])
 	}
 	var total float64

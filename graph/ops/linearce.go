@@ -125,6 +125,10 @@ func LinearCrossEntropy(x, w, labels Value) Value {
 func LinearCrossEntropyLSE(x, w, labels Value) (loss, lse Value) {
 	if x.Valid() && labels.Valid() && x.Rank() != 2 && x.Rank() > 0 {
 		dims := labels.Shape().Dims()
+		if want := x.Shape().Dims(); tensor.S(want[:len(want)-1]...) != labels.Shape() {
+			bad := fail("linear_cross_entropy", x, "the labels are %v, must be one a row of x", labels.Type())
+			return bad, bad
+		}
 		loss, lse = LinearCrossEntropyLSE(Reshape(x, rows(x.Shape().Dims()), x.Dim(-1)), w, Reshape(labels, labels.Type().Size()))
 		if !loss.Valid() {
 			return loss, lse

@@ -66,6 +66,9 @@ func (o RoPEOp) Decompose(in []Value) []Value {
 	d := in[0].DType()
 	x := Cast(in[0], wide(d))
 	half := in[1].Dim(-1)
+	if half == 0 {
+		return in[:1]
+	}
 	table := func(v Value) Value {
 		dims := v.Shape().Dims()
 		dims = append(dims[:len(dims)-1], 1, half)

@@ -88,13 +88,27 @@ func SliceStep(x Value, axis, start, end, step int) Value {
 // Split cuts x into pieces of the given sizes along an axis.
 func Split(x Value, axis int, sizes ...int) []Value {
 	out := make([]Value, len(sizes))
-	at := 0
-	for i, n := range sizes {
-		out[i] = Slice(x, axis, at, at+n)
-		at += n
+	for i := range out {
+		out[i] = absorb(x)
 	}
-	if a, ok := axisOf("split", x, axis); ok && at != x.Dim(a) {
+	a, ok := axisOf("split", x, axis)
+	if !ok {
+		return out
+	}
+	at := 0
+	for _, n := range sizes {
+		if at += n; n < 0 || at > x.Dim(a) {
+			break
+		}
+	}
+	if at != x.Dim(a) {
 		fail("split", x, "the sizes %v do not add up to %d", sizes, x.Dim(a))
+		return out
+	}
+	at = 0
+	for i, n := range sizes {
+		out[i] = Slice(x, a, at, at+n)
+		at += n
 	}
 	return out
 }

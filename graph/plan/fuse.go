@@ -142,7 +142,7 @@ func (f *fuser) emit(p *Plan, r *graph.Rewriter, root *graph.Node) error {
 			r.Copy(n)
 		}
 	default:
-		return fmt.Errorf("%s (%s): %s: %w", root.Pos(), root.Scope(), fused[0].Node(), err)
+		return fmt.Errorf("%s: %s: %w", root.Where(), fused[0].Node(), err)
 	}
 	return nil
 }

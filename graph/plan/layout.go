@@ -8,7 +8,7 @@ import (
 // layout orders the graph, gives every value a place, and packs the arena.
 func (p *Plan) layout() error {
 	s := newStorage(p.g)
-	order, err := s.schedule(p.outs)
+	order, err := s.schedule(p.outs, p.opts.rank)
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 			case err == nil:
 				r.Copy(n)
 			case !errors.Is(err, device.ErrNoKernel):
-				return nil, nil, fmt.Errorf("%s (%s): %s: %w", n.Pos(), n.Scope(), n, err)
+				return nil, nil, fmt.Errorf("%s: %s: %w", n.Where(), n, err)
 			default:
 				d, ok := n.Op.(graph.Decomposable)
 				if !ok {
@@ -199,26 +199,27 @@ func (stageCopy) Name() string { return "copy" }
 
 func (stageCopy) Infer(in []tensor.Type) ([]tensor.Type, error) { return in[:1], nil }
 
-// stage gives every write a value of its own: a written value that is a variable's storage, an input or a constant, or that is
-// written twice, is copied first, so that later passes may place the producer's output in the variable.
+// stage copies a written or returned value that is a variable's storage, an input or a constant, so that what the step computes
+// with is safe from the writes, and the copy itself can be placed in the variable.
 func stage(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
 	r := graph.NewRewriter(g)
 	for _, n := range g.Nodes() {
 		r.Copy(n)
 	}
-	seen := map[graph.Value]bool{}
 	for _, w := range g.Writes() {
 		v := r.Get(w.Value)
+		if read, ok := v.Node().Op.(graph.Read); ok && read.Var == w.Var {
+			continue // unchanged
+		}
 		base := v.Node()
 		for isView(base) {
 			base = base.In[0].Node()
 		}
-		if isLeaf(base) || seen[v] {
+		if isLeaf(base) {
 			undo := r.New.OnBehalf(v.Node())
 			v = r.New.Apply(stageCopy{}, v)[0]
 			undo()
 		}
-		seen[v] = true
 		r.New.Write(w.Var, v)
 	}
 	newOuts := r.GetAll(outs)

@@ -26,6 +26,8 @@ type Options struct {
 	Check   bool        // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
 	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
+
+	rank func(id int) int // tests: the order of equals in the schedule
 }
 
 // Plan is a compiled step. It is not safe for concurrent use.

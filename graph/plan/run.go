@@ -57,19 +57,20 @@ func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 }
 
 func (p *Plan) launch(st *step, s device.Stream) error {
-	var err error
-	if st.kernel == nil {
-		err = s.Copy(st.outPtr[0], st.inPtr[0], st.bytes)
-	} else {
-		err = st.kernel.Launch(s, st.inPtr, st.outPtr, st.scratchPtr)
+	if p.opts.Check || p.opts.Probe != nil {
+		return p.inspected(st, s)
 	}
-	if err == nil && (p.opts.Check || p.opts.Probe != nil) {
-		return p.inspect(st, s)
-	}
-	if err != nil {
-		return fmt.Errorf("%s (%s): %s: %w", st.node.Pos(), st.node.Scope(), st.node.Op.Name(), err)
+	if err := p.start(st, s); err != nil {
+		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.node.Op.Name(), err)
 	}
 	return nil
+}
+
+func (p *Plan) start(st *step, s device.Stream) error {
+	if st.kernel == nil {
+		return s.Copy(st.outPtr[0], st.inPtr[0], st.bytes)
+	}
+	return st.kernel.Launch(s, st.inPtr, st.outPtr, st.scratchPtr)
 }
 
 // bind computes addresses when the arena is new.

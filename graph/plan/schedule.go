@@ -18,13 +18,14 @@ type scheduler struct {
 	waits []int
 	users []int // by node ID: uses of its outputs not yet run
 	keep  []bool
+	rank  func(id int) int
 	ready readyQueue
 	order []*graph.Node
 }
 
 // schedule returns the order. Writes that cannot be placed, because a reader of the old value needs the new one, fall back to
 // a copy.
-func (s *storage) schedule(outs []graph.Value) ([]*graph.Node, error) {
+func (s *storage) schedule(outs []graph.Value, rank func(id int) int) ([]*graph.Node, error) {
 	if err := s.checkOverlap(); err != nil {
 		return nil, err
 	}
@@ -32,6 +33,9 @@ func (s *storage) schedule(outs []graph.Value) ([]*graph.Node, error) {
 	for {
 		s.planWrites(skip)
 		sc := newScheduler(s, outs)
+		if rank != nil {
+			sc.rank = rank
+		}
 		if sc.run() {
 			return sc.order, s.checkRequired()
 		}
@@ -43,7 +47,8 @@ func (s *storage) schedule(outs []graph.Value) ([]*graph.Node, error) {
 
 func newScheduler(s *storage, outs []graph.Value) *scheduler {
 	n := len(s.g.Nodes())
-	sc := &scheduler{s: s, g: s.g, succ: make([][]int, n), waits: make([]int, n), users: make([]int, n), keep: make([]bool, n)}
+	sc := &scheduler{s: s, g: s.g, succ: make([][]int, n), waits: make([]int, n), users: make([]int, n), keep: make([]bool, n),
+		rank: func(id int) int { return id }}
 	for i, node := range s.g.Nodes() {
 		for _, v := range node.In {
 			if v.Valid() {
@@ -136,7 +141,7 @@ func (sc *scheduler) push(id int) {
 	case sc.frees(n):
 		class = classFrees
 	}
-	heap.Push(&sc.ready, readyNode{class, id})
+	heap.Push(&sc.ready, readyNode{class, sc.rank(id), id})
 }
 
 // frees reports whether running n now cannot raise the memory in use: its inputs that die are at least as large as what it
@@ -249,11 +254,11 @@ func (s *storage) checkRequired() error {
 			name := s.roots[at.root].v.Name
 			byOut := s.placed[n]
 			if byOut == nil || byOut[pair.Out] < 0 {
-				return fmt.Errorf("%s (%s): %s must update %s in place: write its result back to that variable, and read the result instead of the old value",
-					n.Pos(), n.Scope(), n.Op.Name(), name)
+				return fmt.Errorf("%s: %s must update %s in place: write its result back to that variable, and read the result instead of the old value",
+					n.Where(), n.Op.Name(), name)
 			}
 			if s.varPlace(s.g.Writes()[byOut[pair.Out]].Var) != at {
-				return fmt.Errorf("%s (%s): %s must update %s in place, but its result is written to %s", n.Pos(), n.Scope(), n.Op.Name(),
+				return fmt.Errorf("%s: %s must update %s in place, but its result is written to %s", n.Where(), n.Op.Name(),
 					name, s.g.Writes()[byOut[pair.Out]].Var.Name)
 			}
 		}
@@ -302,6 +307,7 @@ const (
 
 type readyNode struct {
 	class int
+	rank  int
 	id    int
 }
 
@@ -316,7 +322,7 @@ func (q *readyQueue) Less(i, j int) bool {
 	if a.class != b.class {
 		return a.class < b.class
 	}
-	return a.id < b.id
+	return a.rank < b.rank || a.rank == b.rank && a.id < b.id
 }
 
 func (q *readyQueue) Swap(i, j int) { q.items[i], q.items[j] = q.items[j], q.items[i] }

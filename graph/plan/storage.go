@@ -74,7 +74,8 @@ func (s *storage) planWrites(skip map[int]bool) {
 	clear(s.placed)
 	for i, w := range s.g.Writes() {
 		n := w.Value.Node()
-		if skip[i] || isView(n) || isLeaf(n) || !s.selfReadsAllowed(n, w) {
+		taken := s.placed[n] != nil && s.placed[n][w.Value.Index()] >= 0 // written to another variable already
+		if skip[i] || taken || isView(n) || isLeaf(n) || !s.selfReadsAllowed(n, w) {
 			s.copies = append(s.copies, i)
 			continue
 		}

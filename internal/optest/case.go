@@ -191,5 +191,6 @@ func Widest(d tensor.DType) tensor.DType {
 
 // All returns the table.
 func All() []Case {
-	return slices.Concat(pointwiseCases(), matmulCases(), reduceCases(), shapeCases(), indexCases(), extraCases())
+	return slices.Concat(pointwiseCases(), matmulCases(), reduceCases(), shapeCases(), indexCases(), normCases(), lossCases(),
+		attentionCases(), quantCases())
 }

@@ -43,14 +43,16 @@ func shapeCases() []Case {
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Concat(-1, in...)) }},
 		{Name: "concat_twice_same", In: []Arg{{Dims: []int{2, 3}}}, DTypes: Any,
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Concat(1, in[0], in[0])) }},
-		{Name: "iota", In: []Arg{{Dims: []int{2, 3, 4}}}, DTypes: Numbers, NoGrad: "does not depend on its input",
-			Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
-				return []graph.Value{ops.Iota(g, in[0].Type(), 0), ops.Iota(g, in[0].Type(), 1), ops.Iota(g, in[0].Type(), -1)}
-			}, Bad: [][]Arg{{{Dims: []int{2}}}}},
 		{Name: "causal_mask", In: []Arg{{Dims: []int{3, 5}}}, NoGrad: "the result is bool",
 			Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
 				return one(ops.Where(ops.CausalMask(g, 3, 5, 2), in[0], ops.Scalar(in[0], -1)))
 			}},
+	}
+	for _, axis := range []int{0, 1, -1} {
+		out = append(out, Case{Name: fmt.Sprintf("iota_%d", axis), In: []Arg{{Dims: []int{2, 3, 4}}}, DTypes: Numbers,
+			NoGrad: "does not depend on its input",
+			Build:  func(g *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Iota(g, in[0].Type(), axis)) },
+			Bad:    [][]Arg{{{}}}})
 	}
 	perms := [][]int{{1, 0}, {0, 2, 1}, {2, 1, 0}, {1, 2, 0}, {0, 2, 1, 3}, {3, 1, 0, 2}}
 	sizes := []int{3, 4, 5, 2}
@@ -71,7 +73,9 @@ func indexCases() []Case {
 		return func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Gather(in[0], axis, in[1])) }
 	}
 	scatter := func(axis, size int) func(*graph.Graph, []graph.Value) []graph.Value {
-		return func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.ScatterAdd(in[0], axis, in[1], size)) }
+		return func(_ *graph.Graph, in []graph.Value) []graph.Value {
+			return one(ops.ScatterAdd(in[0], axis, in[1], size))
+		}
 	}
 	bad := [][]Arg{{{Dims: []int{4}}, {Dims: []int{2}, DType: tensor.I64}}, {{}, {Dims: []int{2}, DType: tensor.I32}}}
 	return []Case{
@@ -88,6 +92,3 @@ func indexCases() []Case {
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.OneHot(in[0], 4, tensor.F32)) }},
 	}
 }
-
-// extraCases are the rows of ops with their own files: normalisation, attention, losses and so on.
-func extraCases() []Case { return nil }

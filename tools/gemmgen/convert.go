@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -11,13 +13,17 @@ import (
 func widen(c *build.Context, name, doc string, body func(src operand.Mem, y reg.VecVirtual)) {
 	begin(c, name, "func(blocks int, dst *float32, src *uint16)", doc)
 	n, dst, src := param(c, "blocks"), param(c, "dst"), param(c, "src")
-	y := c.YMM()
-	loop(c, "block", n, 1, func() {
-		body(at(src, 0), y)
-		c.VMOVUPS(y, at(dst, 0))
-		c.ADDQ(operand.U8(32), dst)
-		c.ADDQ(operand.U8(16), src)
-	})
+	for _, blocks := range []int{4, 1} {
+		loop(c, fmt.Sprintf("blocks%d_", blocks), n, blocks, func() {
+			for i := range blocks {
+				y := c.YMM()
+				body(at(src, 16*i), y)
+				c.VMOVUPS(y, at(dst, 32*i))
+			}
+			c.ADDQ(operand.I32(32*blocks), dst)
+			c.ADDQ(operand.I32(16*blocks), src)
+		})
+	}
 	c.VZEROUPPER()
 	c.RET()
 }
@@ -39,13 +45,17 @@ func narrow(c *build.Context, name, doc string, prepare func() func(y reg.VecVir
 	begin(c, name, "func(blocks int, dst *uint16, src *float32)", doc)
 	n, dst, src := param(c, "blocks"), param(c, "dst"), param(c, "src")
 	body := prepare()
-	y := c.YMM()
-	loop(c, "block", n, 1, func() {
-		c.VMOVUPS(at(src, 0), y)
-		body(y, at(dst, 0))
-		c.ADDQ(operand.U8(32), src)
-		c.ADDQ(operand.U8(16), dst)
-	})
+	for _, blocks := range []int{4, 1} {
+		loop(c, fmt.Sprintf("blocks%d_", blocks), n, blocks, func() {
+			for i := range blocks {
+				y := c.YMM()
+				c.VMOVUPS(at(src, 32*i), y)
+				body(y, at(dst, 16*i))
+			}
+			c.ADDQ(operand.I32(32*blocks), src)
+			c.ADDQ(operand.I32(16*blocks), dst)
+		})
+	}
 	c.VZEROUPPER()
 	c.RET()
 }

@@ -120,9 +120,7 @@ func expSum(c *build.Context) {
 		"expSumAVX2 sets dst[i] to exp(src[i]-shift), i < 8*blocks, and returns their sum. Needs AVX2 and FMA.")
 	n, dst, src := param(c, "blocks"), param(c, "dst"), param(c, "src")
 	shift, x, acc := c.YMM(), c.YMM(), zeros(c, 1)
-	if mem, err := c.Param("shift").Resolve(); err == nil {
-		c.VBROADCASTSS(mem.Addr, shift)
-	}
+	broadcastParam(c, "shift", shift)
 	loop(c, "block", n, 1, func() {
 		c.VMOVUPS(at(src, 0), x)
 		c.VSUBPS(shift, x, x)

@@ -44,109 +44,61 @@ func loadTileArgs(c *build.Context) tileArgs {
 
 // tileAVX2 keeps 6x16 sums in 12 of the 16 vector registers.
 func tileAVX2(c *build.Context) {
-	const mr, nr = 6, 16
-	tileDoc(c, "tileAVX2", mr, nr, "AVX2 and FMA")
-	t := loadTileArgs(c)
-	var acc [mr][2]reg.VecVirtual
-	for i := range acc {
-		for j := range acc[i] {
-			acc[i][j] = c.YMM()
-			c.VXORPS(acc[i][j], acc[i][j], acc[i][j])
-		}
-	}
-	prefetchRows(c, t, mr, 1)
-	b := [2]reg.VecVirtual{c.YMM(), c.YMM()}
-	x := [2]reg.VecVirtual{c.YMM(), c.YMM()}
-	loopK(c, t, mr, nr, func(u int) {
-		for j := range b {
-			c.VMOVUPS(operand.Mem{Base: t.b, Disp: 4 * (u*nr + 8*j)}, b[j])
-		}
-		for i := range mr {
-			c.VBROADCASTSS(operand.Mem{Base: t.a, Disp: 4 * (u*mr + i)}, x[i&1])
-			c.VFMADD231PS(b[0], x[i&1], acc[i][0])
-			c.VFMADD231PS(b[1], x[i&1], acc[i][1])
-		}
-	})
-	al, flag := x[0], c.GP32()
-	mem, err := c.Param("alpha").Resolve()
-	if err == nil {
-		c.VBROADCASTSS(mem.Addr, al)
-	}
-	c.Load(c.Param("add"), flag.As8())
-	c.TESTB(flag.As8(), flag.As8())
-	c.JZ(operand.LabelRef("store"))
-	for i := range mr {
-		for j := range 2 {
-			at := operand.Mem{Base: t.c, Disp: 32 * j}
-			c.VMOVUPS(at, b[j])
-			c.VFMADD231PS(acc[i][j], al, b[j])
-			c.VMOVUPS(b[j], at)
-		}
-		c.ADDQ(t.ldc, t.c)
-	}
-	c.VZEROUPPER()
-	c.RET()
-	c.Label("store")
-	for i := range mr {
-		for j := range 2 {
-			c.VMULPS(acc[i][j], al, acc[i][j])
-			c.VMOVUPS(acc[i][j], operand.Mem{Base: t.c, Disp: 32 * j})
-		}
-		c.ADDQ(t.ldc, t.c)
-	}
-	c.VZEROUPPER()
-	c.RET()
+	tileDoc(c, "tileAVX2", 6, 16, "AVX2 and FMA")
+	tile(c, 6, 16, 8, c.YMM, func(r reg.VecVirtual) { c.VXORPS(r, r, r) })
 }
 
 // tileAVX512 keeps 14x32 sums in 28 of the 32 vector registers.
 func tileAVX512(c *build.Context) {
-	const mr, nr = 14, 32
-	tileDoc(c, "tileAVX512", mr, nr, "AVX-512F")
+	tileDoc(c, "tileAVX512", 14, 32, "AVX-512F")
+	tile(c, 14, 32, 16, c.ZMM, func(r reg.VecVirtual) { c.VPXORD(r, r, r) })
+}
+
+// tile emits the body for registers of lanes floats, two of them to a row.
+func tile(c *build.Context, mr, nr, lanes int, register func() reg.VecVirtual, zero func(reg.VecVirtual)) {
 	t := loadTileArgs(c)
-	var acc [mr][2]reg.VecVirtual
+	acc := make([][2]reg.VecVirtual, mr)
 	for i := range acc {
 		for j := range acc[i] {
-			acc[i][j] = c.ZMM()
-			c.VPXORD(acc[i][j], acc[i][j], acc[i][j])
+			acc[i][j] = register()
+			zero(acc[i][j])
 		}
 	}
-	prefetchRows(c, t, mr, 2)
-	b := [2]reg.VecVirtual{c.ZMM(), c.ZMM()}
-	x := [2]reg.VecVirtual{c.ZMM(), c.ZMM()}
+	prefetchRows(c, t, mr, nr/16)
+	b := [2]reg.VecVirtual{register(), register()}
+	x := [2]reg.VecVirtual{register(), register()}
 	loopK(c, t, mr, nr, func(u int) {
 		for j := range b {
-			c.VMOVUPS(operand.Mem{Base: t.b, Disp: 4 * (u*nr + 16*j)}, b[j])
+			c.VMOVUPS(at(t.b, 4*(u*nr+lanes*j)), b[j])
 		}
-		for i := range mr {
-			c.VBROADCASTSS(operand.Mem{Base: t.a, Disp: 4 * (u*mr + i)}, x[i&1])
+		for i := range acc {
+			c.VBROADCASTSS(at(t.a, 4*(u*mr+i)), x[i&1])
 			c.VFMADD231PS(b[0], x[i&1], acc[i][0])
 			c.VFMADD231PS(b[1], x[i&1], acc[i][1])
 		}
 	})
 	al, flag := x[0], c.GP32()
-	mem, err := c.Param("alpha").Resolve()
-	if err == nil {
-		c.VBROADCASTSS(mem.Addr, al)
-	}
+	broadcastParam(c, "alpha", al)
 	c.Load(c.Param("add"), flag.As8())
 	c.TESTB(flag.As8(), flag.As8())
 	c.JZ(operand.LabelRef("store"))
-	for i := range mr {
-		for j := range 2 {
-			at := operand.Mem{Base: t.c, Disp: 64 * j}
-			c.VMOVUPS(at, b[j])
-			c.VFMADD231PS(acc[i][j], al, b[j])
-			c.VMOVUPS(b[j], at)
-		}
-		c.ADDQ(t.ldc, t.c)
-	}
-	c.VZEROUPPER()
-	c.RET()
+	eachRow(c, t, acc, lanes, func(sum reg.VecVirtual, j int, to operand.Mem) {
+		c.VMOVUPS(to, b[j])
+		c.VFMADD231PS(sum, al, b[j])
+		c.VMOVUPS(b[j], to)
+	})
 	c.Label("store")
-	for i := range mr {
-		for j := range 2 {
-			c.VMULPS(acc[i][j], al, acc[i][j])
-			c.VMOVUPS(acc[i][j], operand.Mem{Base: t.c, Disp: 64 * j})
+	eachRow(c, t, acc, lanes, func(sum reg.VecVirtual, _ int, to operand.Mem) {
+		c.VMULPS(sum, al, sum)
+		c.VMOVUPS(sum, to)
+	})
+}
+
+// eachRow emits put for every register of sums and the end of the function.
+func eachRow(c *build.Context, t tileArgs, acc [][2]reg.VecVirtual, lanes int, put func(reg.VecVirtual, int, operand.Mem)) {
+	for i := range acc {
+		for j, sum := range acc[i] {
+			put(sum, j, at(t.c, 4*lanes*j))
 		}
 		c.ADDQ(t.ldc, t.c)
 	}

@@ -170,13 +170,25 @@ func dot(c *build.Context) {
 
 // loop emits body for as long as n >= step, taking step off n each time.
 func loop(c *build.Context, label string, n reg.GPVirtual, step int, body func()) {
-	c.Label(label)
 	c.CMPQ(n, operand.U8(step))
 	c.JLT(operand.LabelRef(label + "done"))
+	c.Label(label)
 	body()
 	c.SUBQ(operand.U8(step), n)
-	c.JMP(operand.LabelRef(label))
+	c.CMPQ(n, operand.U8(step))
+	c.JGE(operand.LabelRef(label))
 	c.Label(label + "done")
+}
+
+// broadcastParam puts a float argument in all lanes. An unknown name is an error of the context, as with Load.
+func broadcastParam(c *build.Context, name string, r reg.VecVirtual) {
+	component := c.Param(name)
+	mem, err := component.Resolve()
+	if err != nil {
+		c.Load(component, r)
+		return
+	}
+	c.VBROADCASTSS(mem.Addr, r)
 }
 
 func dot4(c *build.Context) {
@@ -228,9 +240,7 @@ func axpy(c *build.Context) {
 		"axpyAVX2 adds alpha*x[i] to y[i], i < n. Needs AVX2 and FMA.")
 	n, x, y := param(c, "n"), param(c, "x"), param(c, "y")
 	al := c.YMM()
-	if mem, err := c.Param("alpha").Resolve(); err == nil {
-		c.VBROADCASTSS(mem.Addr, al)
-	}
+	broadcastParam(c, "alpha", al)
 	axpyLoops(c, n, x, y, []reg.VecVirtual{al}, func(_, disp int) operand.Mem { return at(x, disp) })
 }
 

@@ -99,10 +99,7 @@ func (g *Args) check() error {
 	if err := g.B.check("B", g.K, g.N, g.C.DType); err != nil {
 		return err
 	}
-	if err := checkDense("C", g.C.Data, g.C.DType, g.M, g.N, &g.C.LD); err != nil {
-		return err
-	}
-	return nil
+	return checkDense("C", g.C.Data, g.C.DType, g.M, g.N, &g.C.LD)
 }
 
 // check takes the extents of op(X) and sets LD if it is zero.

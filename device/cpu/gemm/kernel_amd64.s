@@ -904,10 +904,10 @@ TEXT ·dotAVX2(SB), NOSPLIT, $0-28
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	CMPQ   AX, $0x20
+	JLT    widedone
 
 wide:
-	CMPQ        AX, $0x20
-	JLT         widedone
 	VMOVUPS     (CX), Y4
 	VFMADD231PS (DX), Y4, Y0
 	VMOVUPS     32(CX), Y4
@@ -919,18 +919,21 @@ wide:
 	ADDQ        $0x80, CX
 	ADDQ        $0x80, DX
 	SUBQ        $0x20, AX
-	JMP         wide
+	CMPQ        AX, $0x20
+	JGE         wide
 
 widedone:
+	CMPQ AX, $0x08
+	JLT  narrowdone
+
 narrow:
-	CMPQ        AX, $0x08
-	JLT         narrowdone
 	VMOVUPS     (CX), Y4
 	VFMADD231PS (DX), Y4, Y0
 	ADDQ        $0x20, CX
 	ADDQ        $0x20, DX
 	SUBQ        $0x08, AX
-	JMP         narrow
+	CMPQ        AX, $0x08
+	JGE         narrow
 
 narrowdone:
 	VADDPS       Y2, Y0, Y0
@@ -940,16 +943,17 @@ narrowdone:
 	VADDPS       X0, X1, X1
 	VHADDPS      X1, X1, X1
 	VHADDPS      X1, X1, X1
+	CMPQ         AX, $0x01
+	JLT          singledone
 
 single:
-	CMPQ        AX, $0x01
-	JLT         singledone
 	VMOVSS      (CX), X4
 	VFMADD231SS (DX), X4, X1
 	ADDQ        $0x04, CX
 	ADDQ        $0x04, DX
 	SUBQ        $0x01, AX
-	JMP         single
+	CMPQ        AX, $0x01
+	JGE         single
 
 singledone:
 	MOVSS X1, ret+24(FP)
@@ -973,10 +977,10 @@ TEXT ·dot4AVX2(SB), NOSPLIT, $0-40
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
+	CMPQ   AX, $0x10
+	JLT    widedone
 
 wide:
-	CMPQ        AX, $0x10
-	JLT         widedone
 	VMOVUPS     (CX), Y8
 	VFMADD231PS (DX), Y8, Y0
 	VFMADD231PS (DX)(BX*1), Y8, Y1
@@ -990,12 +994,14 @@ wide:
 	ADDQ        $0x40, CX
 	ADDQ        $0x40, DX
 	SUBQ        $0x10, AX
-	JMP         wide
+	CMPQ        AX, $0x10
+	JGE         wide
 
 widedone:
+	CMPQ AX, $0x08
+	JLT  narrowdone
+
 narrow:
-	CMPQ        AX, $0x08
-	JLT         narrowdone
 	VMOVUPS     (CX), Y8
 	VFMADD231PS (DX), Y8, Y0
 	VFMADD231PS (DX)(BX*1), Y8, Y1
@@ -1004,7 +1010,8 @@ narrow:
 	ADDQ        $0x20, CX
 	ADDQ        $0x20, DX
 	SUBQ        $0x08, AX
-	JMP         narrow
+	CMPQ        AX, $0x08
+	JGE         narrow
 
 narrowdone:
 	VADDPS       Y4, Y0, Y0
@@ -1027,10 +1034,10 @@ narrowdone:
 	VADDPS       X3, X2, X2
 	VHADDPS      X2, X2, X2
 	VHADDPS      X2, X2, X2
+	CMPQ         AX, $0x01
+	JLT          singledone
 
 single:
-	CMPQ        AX, $0x01
-	JLT         singledone
 	VMOVSS      (CX), X8
 	VFMADD231SS (DX), X8, X4
 	VFMADD231SS (DX)(BX*1), X8, X0
@@ -1039,7 +1046,8 @@ single:
 	ADDQ        $0x04, CX
 	ADDQ        $0x04, DX
 	SUBQ        $0x01, AX
-	JMP         single
+	CMPQ        AX, $0x01
+	JGE         single
 
 singledone:
 	MOVQ   out+32(FP), AX
@@ -1057,10 +1065,10 @@ TEXT ·axpyAVX2(SB), NOSPLIT, $0-32
 	MOVQ         x+16(FP), CX
 	MOVQ         y+24(FP), DX
 	VBROADCASTSS alpha+8(FP), Y0
+	CMPQ         AX, $0x20
+	JLT          widedone
 
 wide:
-	CMPQ        AX, $0x20
-	JLT         widedone
 	VMOVUPS     (DX), Y1
 	VMOVUPS     32(DX), Y2
 	VMOVUPS     64(DX), Y3
@@ -1076,31 +1084,36 @@ wide:
 	ADDQ        $+128, CX
 	ADDQ        $+128, DX
 	SUBQ        $0x20, AX
-	JMP         wide
+	CMPQ        AX, $0x20
+	JGE         wide
 
 widedone:
+	CMPQ AX, $0x08
+	JLT  narrowdone
+
 narrow:
-	CMPQ        AX, $0x08
-	JLT         narrowdone
 	VMOVUPS     (DX), Y1
 	VFMADD231PS (CX), Y0, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        $+32, CX
 	ADDQ        $+32, DX
 	SUBQ        $0x08, AX
-	JMP         narrow
+	CMPQ        AX, $0x08
+	JGE         narrow
 
 narrowdone:
+	CMPQ AX, $0x01
+	JLT  singledone
+
 single:
-	CMPQ        AX, $0x01
-	JLT         singledone
 	VMOVSS      (DX), X1
 	VFMADD231SS (CX), X0, X1
 	VMOVSS      X1, (DX)
 	ADDQ        $0x04, CX
 	ADDQ        $0x04, DX
 	SUBQ        $0x01, AX
-	JMP         single
+	CMPQ        AX, $0x01
+	JGE         single
 
 singledone:
 	VZEROUPPER
@@ -1120,10 +1133,10 @@ TEXT ·axpy4AVX2(SB), NOSPLIT, $0-40
 	VBROADCASTSS 4(CX), Y1
 	VBROADCASTSS 8(CX), Y2
 	VBROADCASTSS 12(CX), Y3
+	CMPQ         AX, $0x20
+	JLT          widedone
 
 wide:
-	CMPQ        AX, $0x20
-	JLT         widedone
 	VMOVUPS     (SI), Y4
 	VMOVUPS     32(SI), Y5
 	VMOVUPS     64(SI), Y6
@@ -1151,12 +1164,14 @@ wide:
 	ADDQ        $+128, DX
 	ADDQ        $+128, SI
 	SUBQ        $0x20, AX
-	JMP         wide
+	CMPQ        AX, $0x20
+	JGE         wide
 
 widedone:
+	CMPQ AX, $0x08
+	JLT  narrowdone
+
 narrow:
-	CMPQ        AX, $0x08
-	JLT         narrowdone
 	VMOVUPS     (SI), Y4
 	VFMADD231PS (DX), Y0, Y4
 	VFMADD231PS (DX)(BX*1), Y1, Y4
@@ -1166,12 +1181,14 @@ narrow:
 	ADDQ        $+32, DX
 	ADDQ        $+32, SI
 	SUBQ        $0x08, AX
-	JMP         narrow
+	CMPQ        AX, $0x08
+	JGE         narrow
 
 narrowdone:
+	CMPQ AX, $0x01
+	JLT  singledone
+
 single:
-	CMPQ        AX, $0x01
-	JLT         singledone
 	VMOVSS      (SI), X4
 	VFMADD231SS (DX), X0, X4
 	VFMADD231SS (DX)(BX*1), X1, X4
@@ -1181,7 +1198,8 @@ single:
 	ADDQ        $0x04, DX
 	ADDQ        $0x04, SI
 	SUBQ        $0x01, AX
-	JMP         single
+	CMPQ        AX, $0x01
+	JGE         single
 
 singledone:
 	VZEROUPPER

@@ -11,14 +11,13 @@ import (
 // (rows of A or columns of B); missing lanes of the last strip are zero.
 func (j *job) pack(worker, task int) {
 	temp, ga := j.workerTemp(worker), j.groupA()
-	if na := ceil(j.mb, ga); task < na {
+	groupsA := ceil(j.mb, ga)
+	if task < groupsA {
 		lane := task * ga
 		j.packGroup(j.packA[lane*j.kb:], &j.A, !j.A.Trans, j.k.mr, j.m0+lane, min(ga, j.mb-lane), temp)
 		return
-	} else {
-		task -= na
 	}
-	lane := task * group
+	lane := (task - groupsA) * group
 	j.packGroup(j.packB[lane*j.kb:], &j.B, j.B.Trans, j.k.nr, j.n0+lane, min(group, j.nb-lane), temp)
 }
 

@@ -10,19 +10,43 @@ TEXT ·widenBF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x04
+	JLT  blocks4_done
 
-block:
-	CMPQ      AX, $0x01
-	JLT       blockdone
+blocks4_:
 	VPMOVZXWD (DX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (CX)
-	ADDQ      $0x20, CX
-	ADDQ      $0x10, DX
-	SUBQ      $0x01, AX
-	JMP       block
+	VPMOVZXWD 16(DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, 32(CX)
+	VPMOVZXWD 32(DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, 64(CX)
+	VPMOVZXWD 48(DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, 96(CX)
+	ADDQ      $+128, CX
+	ADDQ      $+64, DX
+	SUBQ      $0x04, AX
+	CMPQ      AX, $0x04
+	JGE       blocks4_
 
-blockdone:
+blocks4_done:
+	CMPQ AX, $0x01
+	JLT  blocks1_done
+
+blocks1_:
+	VPMOVZXWD (DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $+32, CX
+	ADDQ      $+16, DX
+	SUBQ      $0x01, AX
+	CMPQ      AX, $0x01
+	JGE       blocks1_
+
+blocks1_done:
 	VZEROUPPER
 	RET
 
@@ -32,18 +56,38 @@ TEXT ·widenF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x04
+	JLT  blocks4_done
 
-block:
-	CMPQ      AX, $0x01
-	JLT       blockdone
+blocks4_:
 	VCVTPH2PS (DX), Y0
 	VMOVUPS   Y0, (CX)
-	ADDQ      $0x20, CX
-	ADDQ      $0x10, DX
-	SUBQ      $0x01, AX
-	JMP       block
+	VCVTPH2PS 16(DX), Y0
+	VMOVUPS   Y0, 32(CX)
+	VCVTPH2PS 32(DX), Y0
+	VMOVUPS   Y0, 64(CX)
+	VCVTPH2PS 48(DX), Y0
+	VMOVUPS   Y0, 96(CX)
+	ADDQ      $+128, CX
+	ADDQ      $+64, DX
+	SUBQ      $0x04, AX
+	CMPQ      AX, $0x04
+	JGE       blocks4_
 
-blockdone:
+blocks4_done:
+	CMPQ AX, $0x01
+	JLT  blocks1_done
+
+blocks1_:
+	VCVTPH2PS (DX), Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $+32, CX
+	ADDQ      $+16, DX
+	SUBQ      $0x01, AX
+	CMPQ      AX, $0x01
+	JGE       blocks1_
+
+blocks1_done:
 	VZEROUPPER
 	RET
 
@@ -62,10 +106,10 @@ TEXT ·narrowBF16AVX2(SB), NOSPLIT, $0-24
 	MOVL         $0x00000040, BX
 	VMOVD        BX, X2
 	VPBROADCASTD X2, Y2
+	CMPQ         AX, $0x04
+	JLT          blocks4_done
 
-block:
-	CMPQ         AX, $0x01
-	JLT          blockdone
+blocks4_:
 	VMOVUPS      (DX), Y3
 	VPSRLD       $0x10, Y3, Y4
 	VPAND        Y1, Y4, Y5
@@ -78,12 +122,72 @@ block:
 	VEXTRACTI128 $0x01, Y5, X3
 	VPACKUSDW    X3, X5, X3
 	VMOVDQU      X3, (CX)
-	ADDQ         $0x20, DX
-	ADDQ         $0x10, CX
-	SUBQ         $0x01, AX
-	JMP          block
+	VMOVUPS      32(DX), Y3
+	VPSRLD       $0x10, Y3, Y4
+	VPAND        Y1, Y4, Y5
+	VPADDD       Y0, Y5, Y5
+	VPADDD       Y3, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VCMPPS       $0x03, Y3, Y3, Y3
+	VPOR         Y2, Y4, Y4
+	VBLENDVPS    Y3, Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSDW    X3, X5, X3
+	VMOVDQU      X3, 16(CX)
+	VMOVUPS      64(DX), Y3
+	VPSRLD       $0x10, Y3, Y4
+	VPAND        Y1, Y4, Y5
+	VPADDD       Y0, Y5, Y5
+	VPADDD       Y3, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VCMPPS       $0x03, Y3, Y3, Y3
+	VPOR         Y2, Y4, Y4
+	VBLENDVPS    Y3, Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSDW    X3, X5, X3
+	VMOVDQU      X3, 32(CX)
+	VMOVUPS      96(DX), Y3
+	VPSRLD       $0x10, Y3, Y4
+	VPAND        Y1, Y4, Y5
+	VPADDD       Y0, Y5, Y5
+	VPADDD       Y3, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VCMPPS       $0x03, Y3, Y3, Y3
+	VPOR         Y2, Y4, Y4
+	VBLENDVPS    Y3, Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSDW    X3, X5, X3
+	VMOVDQU      X3, 48(CX)
+	ADDQ         $+128, DX
+	ADDQ         $+64, CX
+	SUBQ         $0x04, AX
+	CMPQ         AX, $0x04
+	JGE          blocks4_
 
-blockdone:
+blocks4_done:
+	CMPQ AX, $0x01
+	JLT  blocks1_done
+
+blocks1_:
+	VMOVUPS      (DX), Y3
+	VPSRLD       $0x10, Y3, Y4
+	VPAND        Y1, Y4, Y5
+	VPADDD       Y0, Y5, Y5
+	VPADDD       Y3, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VCMPPS       $0x03, Y3, Y3, Y3
+	VPOR         Y2, Y4, Y4
+	VBLENDVPS    Y3, Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSDW    X3, X5, X3
+	VMOVDQU      X3, (CX)
+	ADDQ         $+32, DX
+	ADDQ         $+16, CX
+	SUBQ         $0x01, AX
+	CMPQ         AX, $0x01
+	JGE          blocks1_
+
+blocks1_done:
 	VZEROUPPER
 	RET
 
@@ -93,18 +197,38 @@ TEXT ·narrowF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x04
+	JLT  blocks4_done
 
-block:
-	CMPQ      AX, $0x01
-	JLT       blockdone
+blocks4_:
 	VMOVUPS   (DX), Y0
 	VCVTPS2PH $0x00, Y0, (CX)
-	ADDQ      $0x20, DX
-	ADDQ      $0x10, CX
-	SUBQ      $0x01, AX
-	JMP       block
+	VMOVUPS   32(DX), Y0
+	VCVTPS2PH $0x00, Y0, 16(CX)
+	VMOVUPS   64(DX), Y0
+	VCVTPS2PH $0x00, Y0, 32(CX)
+	VMOVUPS   96(DX), Y0
+	VCVTPS2PH $0x00, Y0, 48(CX)
+	ADDQ      $+128, DX
+	ADDQ      $+64, CX
+	SUBQ      $0x04, AX
+	CMPQ      AX, $0x04
+	JGE       blocks4_
 
-blockdone:
+blocks4_done:
+	CMPQ AX, $0x01
+	JLT  blocks1_done
+
+blocks1_:
+	VMOVUPS   (DX), Y0
+	VCVTPS2PH $0x00, Y0, (CX)
+	ADDQ      $+32, DX
+	ADDQ      $+16, CX
+	SUBQ      $0x01, AX
+	CMPQ      AX, $0x01
+	JGE       blocks1_
+
+blocks1_done:
 	VZEROUPPER
 	RET
 
@@ -294,10 +418,10 @@ TEXT ·expAVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x01
+	JLT  blockdone
 
 block:
-	CMPQ         AX, $0x01
-	JLT          blockdone
 	VMOVUPS      (DX), Y0
 	VMOVUPS      expMost<>+0(SB), Y1
 	VMINPS       Y0, Y1, Y0
@@ -329,7 +453,8 @@ block:
 	ADDQ         $0x20, DX
 	ADDQ         $0x20, CX
 	SUBQ         $0x01, AX
-	JMP          block
+	CMPQ         AX, $0x01
+	JGE          block
 
 blockdone:
 	VZEROUPPER
@@ -343,10 +468,10 @@ TEXT ·expSumAVX2(SB), NOSPLIT, $0-36
 	MOVQ         src+16(FP), DX
 	VXORPS       Y2, Y2, Y2
 	VBROADCASTSS shift+24(FP), Y0
-
-block:
 	CMPQ         AX, $0x01
 	JLT          blockdone
+
+block:
 	VMOVUPS      (DX), Y1
 	VSUBPS       Y0, Y1, Y1
 	VMOVUPS      expMost<>+0(SB), Y3
@@ -380,7 +505,8 @@ block:
 	ADDQ         $0x20, DX
 	ADDQ         $0x20, CX
 	SUBQ         $0x01, AX
-	JMP          block
+	CMPQ         AX, $0x01
+	JGE          block
 
 blockdone:
 	VEXTRACTF128 $0x01, Y2, X0
@@ -397,10 +523,10 @@ TEXT ·sigmoidAVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x01
+	JLT  blockdone
 
 block:
-	CMPQ         AX, $0x01
-	JLT          blockdone
 	VMOVUPS      (DX), Y0
 	VMULPS       expMinusOne<>+0(SB), Y0, Y0
 	VMOVUPS      expMost<>+0(SB), Y1
@@ -436,7 +562,8 @@ block:
 	ADDQ         $0x20, DX
 	ADDQ         $0x20, CX
 	SUBQ         $0x01, AX
-	JMP          block
+	CMPQ         AX, $0x01
+	JGE          block
 
 blockdone:
 	VZEROUPPER
@@ -448,10 +575,10 @@ TEXT ·siluAVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x01
+	JLT  blockdone
 
 block:
-	CMPQ         AX, $0x01
-	JLT          blockdone
 	VMOVUPS      (DX), Y0
 	VMULPS       expMinusOne<>+0(SB), Y0, Y1
 	VMOVUPS      expMost<>+0(SB), Y2
@@ -486,7 +613,8 @@ block:
 	ADDQ         $0x20, DX
 	ADDQ         $0x20, CX
 	SUBQ         $0x01, AX
-	JMP          block
+	CMPQ         AX, $0x01
+	JGE          block
 
 blockdone:
 	VZEROUPPER
@@ -498,10 +626,10 @@ TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-24
 	MOVQ blocks+0(FP), AX
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
+	CMPQ AX, $0x01
+	JLT  blockdone
 
 block:
-	CMPQ         AX, $0x01
-	JLT          blockdone
 	VMOVUPS      (DX), Y0
 	VMULPS       Y0, Y0, Y1
 	VMULPS       expGeluCubic<>+0(SB), Y1, Y1
@@ -539,7 +667,8 @@ block:
 	ADDQ         $0x20, DX
 	ADDQ         $0x20, CX
 	SUBQ         $0x01, AX
-	JMP          block
+	CMPQ         AX, $0x01
+	JGE          block
 
 blockdone:
 	VZEROUPPER

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/verify"
+)
+
+// inputError is a bad file: exit code 3.
+type inputError struct{ error }
+
+// ExitCode is config.ExitInput.
+func (inputError) ExitCode() int { return config.ExitInput }
+
+// Unwrap returns the cause.
+func (e inputError) Unwrap() error { return e.error }
+
+func (p *program) inspect() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "inspect FILE|DIR",
+		Short: "Show what a model, adapter, checkpoint or run holds",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			info, err := checkpoint.Inspect(vfs.OS{}, args[0])
+			if err != nil {
+				return inputError{err}
+			}
+			if asJSON {
+				return p.json(info)
+			}
+			return info.WriteText(p.out)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func (p *program) json(v any) error {
+	enc := json.NewEncoder(p.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (p *program) verify() *cobra.Command {
+	var o verify.Options
+	var asJSON bool
+	var dev string
+	c := &cobra.Command{
+		Use:   "verify --model DIR --against golden.safetensors [--adapter DIR]",
+		Short: "Compare logits, losses and gradients with stored ones",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := device.Open(dev)
+			if err != nil {
+				return usage(err)
+			}
+			o.FS, o.Device = vfs.OS{}, d
+			r, err := verify.Run(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = p.json(r)
+			} else {
+				_, err = fmt.Fprint(p.out, r.Text())
+			}
+			if err == nil && !r.OK() {
+				err = errSilent
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Model, "model", "", "model directory")
+	f.StringVar(&o.Adapter, "adapter", "", "adapter directory for merged_lora_logits; default MODEL/adapter_lora_final")
+	f.StringVar(&o.Against, "against", "", "safetensors file of expected values")
+	f.Float64Var(&o.Tol, "tol", 1, "scales the limits")
+	f.StringVar(&dev, "device", "auto", "auto, cpu")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	for _, name := range []string{"model", "against"} {
+		if err := c.MarkFlagRequired(name); err != nil {
+			fmt.Fprintln(p.err, err)
+		}
+	}
+	return c
+}

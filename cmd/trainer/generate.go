@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bitsandbyes/bitsandbyes/trainer"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+)
+
+func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", " / ") }
+
+func (p *program) generate() *cobra.Command {
+	var o trainer.GenerateOptions
+	cache := true
+	c := &cobra.Command{
+		Use:   "generate --model PATH [--prompt TEXT]",
+		Short: "Continue a text; prints only the new text on standard output",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.NoCache, o.Logger = !cache, p.logger()
+			return trainer.Generate(cmd.Context(), o, func(text string) error {
+				_, err := fmt.Fprint(p.out, text)
+				return err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Model, "model", "", "builtin:tiny, a Hugging Face directory, a llama2.c file or its folder")
+	f.StringVar(&o.Adapter, "adapter", "", "directory of a LoRA adapter in PEFT's layout")
+	f.StringVar(&o.Prompt, "prompt", "", "text to continue; without it the text starts from the BOS token")
+	f.IntVar(&o.MaxTokens, "max-tokens", 256, "most tokens to generate")
+	f.Float64Var(&o.Sampling.Temperature, "temperature", 0, "0 is greedy")
+	f.IntVar(&o.Sampling.TopK, "top-k", 0, "choose among the K likeliest tokens; 0 = all")
+	f.Float64Var(&o.Sampling.TopP, "top-p", 0, "choose among the likeliest tokens that make up this probability; 0 = all")
+	f.Uint64Var(&o.Sampling.Seed, "seed", 1, "of the random choices")
+	f.StringVar(&o.Device, "device", "auto", "auto, cpu")
+	f.StringVar(&o.DType, "dtype", "auto", "compute dtype: auto, f32, bf16")
+	f.StringVar(&o.Scheme, "quantize", "none", "quantize the linear layers while loading: none, nf4, fp4")
+	f.BoolVar(&cache, "cache", true, "keep keys and values; false computes every token from the whole text again")
+	if err := c.MarkFlagRequired("model"); err != nil {
+		fmt.Fprintln(p.err, err)
+	}
+	return c
+}
+
+func (p *program) plan() *cobra.Command {
+	return &cobra.Command{
+		Use:                "plan [run.yaml] [overrides]",
+		Short:              "Tell parameters, exact memory and arithmetic of a run without running it",
+		Long:               "Tell parameters, exact memory and arithmetic of a run without running it.\n\n  trainer plan" + trainUsage,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, stop, err := p.configure(cmd, config.Finetune, args, nil)
+			if err != nil || stop {
+				return err
+			}
+			r, err := trainer.Plan(cmd.Context(), cfg, trainer.Hooks{Logger: p.logger()})
+			if r != nil {
+				fmt.Fprint(p.out, r.Text())
+			}
+			return err
+		},
+	}
+}

@@ -1,0 +1,88 @@
+// Command trainer fine-tunes and pre-trains language models. It is flags around package trainer; `trainer COMMAND --help` says what
+// each command takes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"github.com/spf13/cobra"
+
+	_ "github.com/bitsandbyes/bitsandbyes/device/cpu" // the devices this program can use
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	p := &program{out: stdout, err: stderr}
+	root := &cobra.Command{
+		Use:           "trainer",
+		Short:         "Fine-tune language models: LoRA, 4-bit weights, 8-bit optimizers, in one binary",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetArgs(args)
+	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.verify(), p.inspect(), p.presets())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	err := root.ExecuteContext(ctx)
+	if err != nil && !errors.Is(err, errSilent) {
+		fmt.Fprintln(stderr, "trainer:", err)
+	}
+	return exitCode(err)
+}
+
+// program is where a command writes.
+type program struct {
+	out, err io.Writer
+}
+
+// errSilent fails without a message: everything was said already.
+var errSilent = errors.New("")
+
+// usage marks an error of the command line.
+func usage(err error) error { return &config.ErrConfig{Reason: err.Error()} }
+
+func exitCode(err error) int {
+	if err != nil && config.ExitCode(err) == config.ExitFailure && isUnknownCommand(err) {
+		return config.ExitConfig
+	}
+	return config.ExitCode(err)
+}
+
+// isUnknownCommand recognises cobra's own errors of the command line, which have no type.
+func isUnknownCommand(err error) bool {
+	text := err.Error()
+	for _, begin := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "requires ", "required flag"} {
+		if len(text) >= len(begin) && text[:len(begin)] == begin {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *program) logger() *slog.Logger {
+	f, ok := p.err.(*os.File)
+	return slog.New(tint.NewHandler(p.err, &tint.Options{NoColor: !ok || !report.IsTerminal(f), TimeFormat: time.TimeOnly}))
+}
+
+func (p *program) terminal() bool {
+	f, ok := p.err.(*os.File)
+	return ok && report.IsTerminal(f)
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bitsandbyes/bitsandbyes/trainer"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+func (p *program) finetune() *cobra.Command {
+	return p.trainCommand(config.Finetune, "Fine-tune a model: LoRA on 4-bit weights by default, the built-in model without arguments")
+}
+
+func (p *program) pretrain() *cobra.Command {
+	return p.trainCommand(config.Pretrain, "Train every weight of a model, from a config.json or from weights")
+}
+
+const trainUsage = ` [run.yaml] [--section.key=value ...]
+
+Settings come from the defaults, then the YAML file (or preset:NAME), then the command line. A value follows after "=" or as
+the next argument; lists are [x,y]; a boolean alone means true. Short forms: --out --model --device --resume --deterministic,
+--memory (train.memory), --fit (train.fit), --template (data.template). --print-config prints the result and stops.`
+
+func (p *program) trainCommand(name, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:                name + " [run.yaml] [overrides]",
+		Short:              short,
+		Long:               short + ".\n\n  trainer " + name + trainUsage,
+		DisableFlagParsing: true, // overrides are keys of the configuration, not flags
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, stop, err := p.configure(cmd, name, args, nil)
+			if err != nil || stop {
+				return err
+			}
+			return p.train(cmd.Context(), name, cfg)
+		},
+	}
+}
+
+// configure reads the configuration that arguments describe; stop means that the command is done (--help, --print-config).
+func (p *program) configure(cmd *cobra.Command, name string, args []string, own map[string]bool) (cfg config.Config, stop bool, err error) {
+	flags := map[string]bool{"help": false, "h": false, "print-config": false}
+	for k, v := range own {
+		flags[k] = v
+	}
+	files, overrides, given, err := config.Split(args, flags)
+	if err != nil {
+		return cfg, false, err
+	}
+	if slices.Contains(given, "--help") || slices.Contains(given, "-h") || slices.Contains(given, "help") || slices.Contains(given, "h") {
+		return cfg, true, cmd.Help()
+	}
+	if len(files) > 1 {
+		return cfg, false, usage(fmt.Errorf("%d files are given, one is read: %v", len(files), files))
+	}
+	path := ""
+	if len(files) == 1 {
+		path = files[0]
+	}
+	if cfg, err = (config.Loader{Command: name}).Load(path, overrides); err != nil {
+		return cfg, false, err
+	}
+	if slices.Contains(given, "--print-config") || slices.Contains(given, "print-config") {
+		yaml, err := cfg.Marshal()
+		if err == nil {
+			_, err = p.out.Write(yaml)
+		}
+		return cfg, true, err
+	}
+	return cfg, false, nil
+}
+
+func (p *program) train(ctx context.Context, name string, cfg config.Config) error {
+	sum, err := trainer.Run(ctx, cfg, trainer.Hooks{Logger: p.logger(), Progress: p.err, Terminal: p.terminal(), Command: name})
+	if err != nil {
+		return err
+	}
+	for i, s := range sum.Samples {
+		fmt.Fprintf(p.out, "\nheld-out prompt %d\n  %s\n  wanted: %s\n  before: %s\n  after:  %s\n", i+1, oneLine(s.Prompt), oneLine(s.Want),
+			oneLine(s.Before), oneLine(s.After))
+	}
+	if sum.ExactBefore != nil && sum.ExactAfter != nil {
+		fmt.Fprintf(p.out, "\nexact match on held-out prompts: %.0f%% before, %.0f%% after\n", 100**sum.ExactBefore, 100**sum.ExactAfter)
+	}
+	fmt.Fprintf(p.out, "%s steps, %s tokens, last loss %.4f; %d tensors had 8-bit optimizer state\nwritten to %s\n", report.Count(int64(sum.Steps)),
+		report.Count(sum.Tokens), sum.Loss, sum.EightBit, sum.Out)
+	return nil
+}
+
+func (p *program) presets() *cobra.Command {
+	return &cobra.Command{
+		Use:   "presets [NAME]",
+		Short: "List the presets, or print one to be copied and edited",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				for _, pr := range config.Presets() {
+					fmt.Fprintf(p.out, "%-24s %s\n", pr.Name, pr.Summary)
+				}
+				return nil
+			}
+			pr, err := config.FindPreset(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = p.out.Write([]byte(pr.YAML))
+			return err
+		},
+	}
+}

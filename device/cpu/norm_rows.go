@@ -1,0 +1,130 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Kernels that treat a tensor row by row are written once for float32 and float64. Half types are widened into a buffer a row
+// and rounded once on the way out; float32 and float64 rows are used where they lie.
+
+type floats interface{ float32 | float64 }
+
+// isHalf reports whether rows of d pass through buffers.
+func isHalf(d tensor.DType) bool { return d == tensor.BF16 || d == tensor.F16 }
+
+// lastAxis returns the number of rows and their length.
+func lastAxis(t tensor.Type) (rows, width int) {
+	rows = 1
+	for i := range t.Rank() - 1 {
+		rows *= t.Dim(i)
+	}
+	return rows, t.Dim(-1)
+}
+
+// rowGrain is how many elements a thread must have to be worth waking.
+const rowGrain = 16 << 10
+
+// rowKernel runs f on ranges of rows, which must not depend on each other. For a half type each task has bufs buffers of width
+// elements.
+func rowKernel[T floats](d *Device, dt tensor.DType, rows, width, bufs int, f func(c *Call, lo, hi int, b buffers[T])) *Kernel {
+	tasks := max(min(d.threads, rows*width/rowGrain, rows), 1)
+	if !isHalf(dt) {
+		bufs = 0
+	}
+	per := bufs*width + expBlock
+	return &Kernel{ScratchBytes: sizeOf[T](tasks * per), Run: func(c *Call) error {
+		all := tensor.View[T](c.Scratch)
+		if tasks == 1 {
+			f(c, 0, rows, newBuffers(all, bufs, width))
+			return nil
+		}
+		return d.parallel(tasks, func(t int) {
+			f(c, rows*t/tasks, rows*(t+1)/tasks, newBuffers(all[t*per:(t+1)*per], bufs, width))
+		})
+	}}
+}
+
+func sizeOf[T floats](n int) int64 {
+	var z T
+	return int64(n) * int64(unsafe.Sizeof(z))
+}
+
+// expBlock is how many exponentials are added before their sum joins the row's float64 sum.
+const expBlock = 512
+
+// buffers are the scratch of one task: rows, none for float32 and float64 tensors, and always a block of expBlock elements.
+type buffers[T floats] struct {
+	rows, block []T
+	width       int
+}
+
+func newBuffers[T floats](mem []T, bufs, width int) buffers[T] {
+	return buffers[T]{mem[:bufs*width], mem[bufs*width : bufs*width+expBlock], width}
+}
+
+func (b buffers[T]) row(i int) []T {
+	if len(b.rows) == 0 {
+		return nil
+	}
+	return b.rows[i*b.width : (i+1)*b.width]
+}
+
+// readRow returns elements [off, off+n) as T: in place, or widened into buf. Half types are only read as float32.
+func readRow[T floats](d tensor.DType, b []byte, off, n int, buf []T) []T {
+	if wide, ok := any(buf).([]float32); ok && isHalf(d) {
+		vec.Widen(wide[:n], b[2*off:2*(off+n)], d)
+		return buf[:n]
+	}
+	return tensor.View[T](b)[off : off+n : off+n]
+}
+
+// targetRow returns where elements [off, off+n) are computed: in place, or in buf, which writeRow then rounds into place.
+func targetRow[T floats](d tensor.DType, b []byte, off, n int, buf []T) []T {
+	if isHalf(d) {
+		return buf[:n]
+	}
+	return tensor.View[T](b)[off : off+n : off+n]
+}
+
+// writeRow rounds a row computed in a buffer to a half type; other types are in place already.
+func writeRow[T floats](d tensor.DType, b []byte, off int, row []T) {
+	if wide, ok := any(row).([]float32); ok && isHalf(d) {
+		vec.Narrow(b[2*off:2*(off+len(row))], wide, d)
+	}
+}
+
+// sumProducts is Σ x·y in float64, in four interleaved sums.
+func sumProducts[T floats](x, y []T) float64 {
+	var a, b, c, e float64
+	y = y[:len(x)]
+	for len(x) >= 4 && len(y) >= 4 {
+		a += float64(x[0]) * float64(y[0])
+		b += float64(x[1]) * float64(y[1])
+		c += float64(x[2]) * float64(y[2])
+		e += float64(x[3]) * float64(y[3])
+		x, y = x[4:], y[4:]
+	}
+	for i, v := range x {
+		a += float64(v) * float64(y[i])
+	}
+	return (a + b) + (c + e)
+}
+
+// sumRow is Σ x in float64, in four interleaved sums.
+func sumRow[T floats](x []T) float64 {
+	var a, b, c, e float64
+	for len(x) >= 4 {
+		a += float64(x[0])
+		b += float64(x[1])
+		c += float64(x[2])
+		e += float64(x[3])
+		x = x[4:]
+	}
+	for _, v := range x {
+		a += float64(v)
+	}
+	return (a + b) + (c + e)
+}

@@ -1,0 +1,65 @@
+package cpu
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	Register(buildPack)
+	Register(buildSumSquares)
+}
+
+func buildPack(d *Device, o ops.Pack, s device.Spec) (*Kernel, error) {
+	l := o.Layout
+	return &Kernel{Run: func(c *Call) error {
+		end := 0
+		gap := func(to int) {
+			clear(c.Out[0][4*end : 4*to])
+			end = to
+		}
+		for i, at := range l.Offsets {
+			gap(at)
+			end += l.Sizes[i]
+		}
+		gap(l.Total)
+		return d.parallel(len(l.Sizes), func(i int) { copy(c.Out[0][4*l.Offsets[i]:], c.In[i]) })
+	}}, nil
+}
+
+// squareGrain is the elements summed by one task, which leaves one float64 in the scratch.
+const squareGrain = 16 << 10
+
+func buildSumSquares(d *Device, _ ops.SumSquares, s device.Spec) (*Kernel, error) {
+	n := s.In[0].Size()
+	tasks := (n + squareGrain - 1) / squareGrain
+	return &Kernel{ScratchBytes: 8 * int64(tasks), Run: func(c *Call) error {
+		x, parts := tensor.View[float32](c.In[0]), tensor.View[float64](c.Scratch)
+		err := d.parallel(tasks, func(t int) {
+			parts[t] = sumSquares(x[t*squareGrain : min((t+1)*squareGrain, n)])
+		})
+		var sum float64
+		for _, p := range parts {
+			sum += p
+		}
+		tensor.View[float32](c.Out[0])[0] = float32(sum)
+		return err
+	}}, nil
+}
+
+// sumSquares adds in four sums, which keeps the additions from waiting for each other.
+func sumSquares(x []float32) float64 {
+	var s [4]float64
+	for ; len(x) >= 4; x = x[4:] {
+		a, b, c, d := float64(x[0]), float64(x[1]), float64(x[2]), float64(x[3])
+		s[0] += float64(a * a)
+		s[1] += float64(b * b)
+		s[2] += float64(c * c)
+		s[3] += float64(d * d)
+	}
+	for _, v := range x {
+		s[0] += float64(float64(v) * float64(v))
+	}
+	return (s[0] + s[1]) + (s[2] + s[3])
+}

@@ -1,0 +1,134 @@
+package plan_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/bitsandbyes/bitsandbyes/autograd"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// llama is a LoRA fine-tuning step of the shape of Llama's decoder, with narrow matrices: what is measured is planning.
+type llama struct {
+	g     *graph.Graph
+	train []*graph.Var
+}
+
+const (
+	llamaDim, llamaHeads, llamaKV, llamaHidden, llamaRank = 64, 4, 2, 128, 8
+	llamaRows, llamaLen, llamaVocab                       = 2, 32, 256
+)
+
+func (l *llama) weight(name string, dims ...int) graph.Value {
+	return l.g.Read(graph.NewVar(name, tensor.T(tensor.F32, dims...)))
+}
+
+// lora is x·Wᵀ + 2·(x·Aᵀ)·Bᵀ with W frozen.
+func (l *llama) lora(x graph.Value, in, out int) graph.Value {
+	a, b := graph.NewVar("lora_A", tensor.T(tensor.F32, llamaRank, in)), graph.NewVar("lora_B", tensor.T(tensor.F32, out, llamaRank))
+	l.train = append(l.train, a, b)
+	y := ops.Linear(x, l.weight("weight", out, in))
+	return ops.Add(y, ops.Scale(ops.Linear(ops.Linear(x, l.g.Read(a)), l.g.Read(b)), 2))
+}
+
+func (l *llama) block(x, cos, sin graph.Value) graph.Value {
+	const d = llamaDim / llamaHeads
+	h := ops.RMSNorm(x, l.weight("norm1", llamaDim), 1e-5)
+	q := ops.RoPE(ops.Reshape(l.lora(h, llamaDim, llamaDim), llamaRows, llamaLen, llamaHeads, d), cos, sin, false)
+	k := ops.RoPE(ops.Reshape(l.lora(h, llamaDim, llamaKV*d), llamaRows, llamaLen, llamaKV, d), cos, sin, false)
+	v := ops.Reshape(l.lora(h, llamaDim, llamaKV*d), llamaRows, llamaLen, llamaKV, d)
+	o := ops.Attend(q, k, v, ops.AttendOptions{Causal: true})
+	x = ops.Add(x, l.lora(ops.Reshape(o, llamaRows, llamaLen, llamaDim), llamaDim, llamaDim))
+	h = ops.RMSNorm(x, l.weight("norm2", llamaDim), 1e-5)
+	h = ops.Mul(ops.SiLU(l.lora(h, llamaDim, llamaHidden)), l.lora(h, llamaDim, llamaHidden))
+	return ops.Add(x, l.lora(h, llamaHidden, llamaDim))
+}
+
+// adamW writes one update of a variable in plain ops.
+func (l *llama) adamW(v *graph.Var, grad, lr graph.Value) {
+	m, s := graph.NewVar("m", v.Type), graph.NewVar("v", v.Type)
+	m2 := ops.Add(ops.Scale(l.g.Read(m), 0.9), ops.Scale(grad, 0.1))
+	s2 := ops.Add(ops.Scale(l.g.Read(s), 0.999), ops.Scale(ops.Square(grad), 0.001))
+	w := l.g.Read(v)
+	step := ops.Div(m2, ops.AddScalar(ops.Sqrt(s2), 1e-8))
+	l.g.Write(m, m2)
+	l.g.Write(s, s2)
+	l.g.Write(v, ops.Sub(w, ops.Mul(lr, ops.Add(step, ops.Scale(w, 0.01)))))
+}
+
+// llamaStep builds forward, backward and update, and compiles them.
+func llamaStep(dev *cpu.Device, layers int, split *[3]time.Duration) (*plan.Plan, error) {
+	start := time.Now()
+	lap := func(i int) {
+		split[i] += time.Since(start)
+		start = time.Now()
+	}
+	l := &llama{g: graph.New("llama")}
+	ids := l.g.Input("ids", tensor.T(tensor.I32, llamaRows, llamaLen))
+	labels := l.g.Input("labels", ids.Type())
+	lr := l.g.Input("lr", tensor.T(tensor.F32))
+	const half = llamaDim / llamaHeads / 2
+	cos, sin := ops.RopeTables(l.g.Input("pos", ids.Type()), l.weight("inv_freq", half))
+	x := ops.Embed(l.weight("embed", llamaVocab, llamaDim), ids)
+	for i := range layers {
+		undo := l.g.Scope(fmt.Sprintf("layers.%d", i))
+		x = l.block(x, cos, sin)
+		undo()
+	}
+	x = ops.RMSNorm(x, l.weight("norm", llamaDim), 1e-5)
+	loss := ops.CrossEntropy(ops.Linear(x, l.weight("head", llamaVocab, llamaDim)), labels)
+	lap(0)
+	grads, err := autograd.Grad(loss, l.train...)
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range l.train {
+		l.adamW(v, grads[i], lr)
+	}
+	lap(1)
+	p, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: dev})
+	lap(2)
+	return p, err
+}
+
+// BenchmarkCompile is the time to build, differentiate and compile a 32-layer LoRA step: at most 100 ms is wanted.
+func BenchmarkCompile(b *testing.B) {
+	dev := cpu.New(cpu.Options{Threads: 1})
+	var split [3]time.Duration
+	var nodes, launches int
+	for b.Loop() {
+		p, err := llamaStep(dev, 32, &split)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r := p.Report()
+		nodes, launches = r.Nodes, r.Launches
+		if err := p.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for i, name := range []string{"build-ms", "grad-ms", "compile-ms"} {
+		b.ReportMetric(split[i].Seconds()*1e3/float64(b.N), name)
+	}
+	b.ReportMetric(float64(nodes), "nodes")
+	b.ReportMetric(float64(launches), "launches")
+}
+
+// TestLlamaStep: the step of the benchmark compiles, and what it reads is never overwritten early.
+func TestLlamaStep(t *testing.T) {
+	var split [3]time.Duration
+	p, err := llamaStep(cpu.New(cpu.Options{Threads: 1}), 3, &split)
+	if err == nil {
+		err = p.CheckArena()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, inVars, copies := p.InPlace()
+	t.Logf("%d updates in place, %d copies; %+v", inVars, copies, p.Report().Kernels)
+}

@@ -1,0 +1,178 @@
+package lora_test
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/lora"
+	"github.com/bitsandbyes/bitsandbyes/models"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// peftScript loads a base model with each of several adapters with PEFT, checks that every tensor of the file was used, and
+// prints the logits before and after merging, and where PEFT saved the adapter again.
+const peftScript = `
+import sys
+try:
+    import json, tempfile, torch
+    from transformers import AutoModelForCausalLM
+    from peft import PeftModel
+    from safetensors.torch import load_file
+except ImportError as e:
+    print(e)
+    sys.exit(42)
+base, adapters, ids = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+results = []
+for adapter in adapters:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    model = PeftModel.from_pretrained(model, adapter)
+    file = load_file(adapter + "/adapter_model.safetensors")
+    own = {k.replace(".default", ""): v for k, v in model.state_dict().items() if "lora_" in k}
+    assert sorted(own) == sorted(file), (sorted(own), sorted(file))
+    assert all(torch.equal(own[k], file[k]) for k in file)
+    out = tempfile.mkdtemp()
+    model.save_pretrained(out)
+    with torch.no_grad():
+        x = torch.tensor([ids])
+        apart = model(x).logits.flatten().tolist()
+        merged = model.merge_and_unload()(x).logits.flatten().tolist()
+    results.append({"apart": apart, "merged": merged, "dir": out})
+print(json.dumps(results))
+`
+
+type peftResult struct {
+	Apart, Merged []float64
+	Dir           string
+}
+
+// TestPEFTLoads lets PEFT itself load adapters that this package saved and compares logits. It needs a python3 with peft,
+// transformers and torch, and takes some seconds then.
+func TestPEFTLoads(t *testing.T) {
+	base := filepath.Join(golden.Dir(t), "hf", "llama")
+	if testing.Short() {
+		t.Skip("starts Python; left out of short runs")
+	}
+	var dirs []string
+	var check []func(r peftResult)
+	ids := []int32{1, 25, 50, 8, 11, 34, 72, 99, 112}
+	for _, cfg := range []lora.Config{
+		{Rank: 4, Alpha: 8},
+		{Rank: 3, Alpha: 5, RSLoRA: true, Targets: lora.Targets{Names: []string{"q_proj", "down_proj"}}, Exclude: []string{"layers.0.mlp.down_proj"}},
+		{Rank: 2, Dropout: 0.1, Targets: lora.Targets{Pattern: `.*\.layers\.1\.(self_attn\.v|mlp\.up)_proj`}},
+	} {
+		model, store := openBase(t, base)
+		loadBase(t, base, model, store)
+		a, err := lora.Attach(model, cfg)
+		require.NoError(t, err)
+		require.NoError(t, a.Init(store))
+		scramble(t, a, store)
+		dir := t.TempDir()
+		require.NoError(t, a.Save(vfs.OS{}, dir, store, lora.SaveInfo{BaseModel: base}))
+		dirs = append(dirs, dir)
+		check = append(check, func(r peftResult) {
+			t.Logf("%d modules: logits differ from PEFT's by %.1e", len(a.Modules), farthest(t, r.Apart, logits(t, model, store, ids)))
+			require.NoError(t, a.Merge(store))
+			t.Logf("merged ones by %.1e", farthest(t, r.Merged, logits(t, model, store, ids)))
+			sameFile(t, dir, r.Dir, "adapter_model.safetensors")
+			sameButTargets(t, dir, r.Dir)
+		})
+	}
+	for i, r := range runPEFT(t, base, dirs, ids) {
+		check[i](r)
+	}
+}
+
+// runPEFT gives the adapters to PEFT; without PEFT the test is skipped.
+func runPEFT(t *testing.T, base string, dirs []string, ids []int32) []peftResult {
+	t.Helper()
+	list, err := json.Marshal(dirs)
+	require.NoError(t, err)
+	row, err := json.Marshal(ids)
+	require.NoError(t, err)
+	out, err := exec.Command("python3", "-c", peftScript, base, string(list), string(row)).Output()
+	var bad *exec.ExitError
+	switch {
+	case errors.As(err, &bad) && bad.ExitCode() != 42:
+		t.Fatalf("python3: %v\n%s", err, bad.Stderr)
+	case err != nil:
+		t.Skipf("no python3 with peft, torch and transformers: %v %s", err, out)
+	}
+	var results []peftResult
+	require.NoError(t, json.Unmarshal(out, &results))
+	require.Len(t, results, len(dirs))
+	for _, r := range results {
+		t.Cleanup(func() { require.NoError(t, os.RemoveAll(r.Dir)) })
+	}
+	return results
+}
+
+// sameButTargets compares configurations but for target_modules, a set that PEFT writes in any order and in other words, and
+// the version.
+func sameButTargets(t *testing.T, a, b string) {
+	t.Helper()
+	x, y := readConfig(t, filepath.Join(a, "adapter_config.json")), readConfig(t, filepath.Join(b, "adapter_config.json"))
+	for _, c := range []map[string]any{x, y} {
+		require.NotEmpty(t, c["target_modules"])
+		delete(c, "target_modules")
+		delete(c, "peft_version")
+	}
+	require.Equal(t, y, x)
+}
+
+// loadBase gives a model its values.
+func loadBase(t *testing.T, dir string, model *models.Llama, store *plan.Store) {
+	t.Helper()
+	weights, _, err := models.OpenWeights(vfs.OS{}, dir)
+	require.NoError(t, err)
+	for _, p := range layers.Params(model) {
+		x, err := weights.Read(p.Name)
+		require.NoError(t, err)
+		require.NoError(t, store.Set(p.Var, x))
+	}
+	require.NoError(t, weights.Close())
+}
+
+// logits runs the model over one row.
+func logits(t *testing.T, model *models.Llama, store *plan.Store, ids []int32) []float32 {
+	t.Helper()
+	g := graph.New("row")
+	pos := make([]int32, len(ids))
+	for i := range pos {
+		pos[i] = int32(i)
+	}
+	constant := func(v []int32) graph.Value {
+		x, err := tensor.Of(v, 1, len(v))
+		require.NoError(t, err)
+		return g.Const(x)
+	}
+	y := model.Logits(model.Hidden(models.Inputs{Tokens: constant(ids), Pos: constant(pos)}))
+	p, err := plan.Compile([]graph.Value{y}, plan.Options{Device: store.Device(), Session: plan.NewSession(store)})
+	require.NoError(t, err)
+	res, err := p.Run(t.Context(), nil)
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+	return res.Tensor(y).Float32s()
+}
+
+func farthest(t *testing.T, want []float64, got []float32) float64 {
+	t.Helper()
+	require.Len(t, got, len(want))
+	worst := 0.0
+	for i, x := range want {
+		worst = max(worst, math.Abs(x-float64(got[i])))
+	}
+	require.LessOrEqual(t, worst, 1e-4)
+	return worst
+}

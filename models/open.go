@@ -1,0 +1,57 @@
+package models
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+)
+
+// OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c file, or the folder that holds one. The reader serves
+// its tensors under Hugging Face names; it must be closed by the caller.
+func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
+	info, err := fsys.Stat(path)
+	if err != nil {
+		return nil, Config{}, fmt.Errorf("model %s: %w", path, err)
+	}
+	if !info.IsDir() {
+		return openLlama2C(fsys, path)
+	}
+	d, err := checkpoint.OpenDir(fsys, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if file, ferr := checkpoint.FindLlama2C(fsys, path); ferr == nil {
+			return openLlama2C(fsys, file)
+		}
+	}
+	if err != nil {
+		return nil, Config{}, err
+	}
+	raw, err := d.Config()
+	if err != nil {
+		return nil, Config{}, errors.Join(err, d.Close())
+	}
+	c, err := ParseConfig(raw)
+	if err != nil {
+		return nil, Config{}, errors.Join(fmt.Errorf("%s: %w", path, err), d.Close())
+	}
+	return d, c, nil
+}
+
+func openLlama2C(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
+	l, err := checkpoint.OpenLlama2C(fsys, path)
+	if err != nil {
+		return nil, Config{}, err
+	}
+	return l, llama2cConfig(l.Header()), nil
+}
+
+// llama2cConfig is the architecture of a llama2.c file: interleaved rotary pairs, theta 10,000, epsilon 1e-5.
+func llama2cConfig(h checkpoint.Llama2CHeader) Config {
+	return Config{
+		Vocab: h.VocabSize, Hidden: h.Dim, Intermediate: h.HiddenDim, Layers: h.Layers, Heads: h.Heads, KVHeads: h.KVHeads,
+		HeadDim: h.HeadDim(), MaxPositions: h.SeqLen, Eps: 1e-5, Rope: Rope{Theta: 10000, Interleaved: true}, Tied: h.Tied,
+		InitStd: 0.02, BOS: []int32{1}, EOS: []int32{2}, Pad: -1,
+	}
+}

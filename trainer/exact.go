@@ -1,0 +1,112 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/bitsandbyes/bitsandbyes/data"
+)
+
+// Limits of the exact-match measurement, so that it stays short on large held-out sets: rows asked, rows answered at once, and
+// samples kept to be shown.
+const (
+	maxExactRows = 100
+	exactBatch   = 20
+	shownSamples = 3
+)
+
+// question is a held-out row taken apart: what the model is given and the answer it should give, end-of-text included.
+type question struct{ prompt, answer []int32 }
+
+// questions returns the held-out rows that have a prompt and an answer; none when the rows are plain text.
+func (j *job) questions() []question {
+	var out []question
+	if j.held == nil {
+		return nil
+	}
+	for i := range min(j.held.Len(), maxExactRows) {
+		ex := j.held.Example(i)
+		first := slices.IndexFunc(ex.Labels, func(l int32) bool { return l != data.Ignore })
+		if first < 2 || slices.Contains(ex.Labels[first:], data.Ignore) {
+			return nil
+		}
+		out = append(out, question{ex.IDs[:first], ex.IDs[first:]})
+	}
+	return out
+}
+
+// exactMatch returns the share of held-out answers that greedy decoding gives token for token, nil where the data has none.
+func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
+	qs := j.questions()
+	if len(qs) == 0 {
+		return nil, nil
+	}
+	longest, longestAnswer := 0, 0
+	for _, q := range qs {
+		longest = max(longest, len(q.prompt)+len(q.answer))
+		longestAnswer = max(longestAnswer, len(q.answer))
+	}
+	gen, err := NewGenerator(j.model.Llama, j.session, min(exactBatch, len(qs)), bucket(longest))
+	if err != nil {
+		return nil, err
+	}
+	right := 0
+	for at := 0; at < len(qs) && err == nil; at += exactBatch {
+		var n int
+		n, err = j.answerBatch(ctx, gen, qs[at:min(at+exactBatch, len(qs))], longestAnswer, at, after)
+		right += n
+	}
+	if err = errors.Join(err, gen.Close()); err != nil {
+		return nil, err
+	}
+	share := float64(right) / float64(len(qs))
+	return &share, nil
+}
+
+func (j *job) answerBatch(ctx context.Context, gen *Generator, qs []question, most, at int, after bool) (right int, err error) {
+	prompts := make([][]int32, len(qs))
+	got := make([][]int32, len(qs))
+	for i, q := range qs {
+		prompts[i] = q.prompt
+	}
+	eos := j.model.EOS()
+	err = gen.Generate(ctx, prompts, most, Sampling{}, func(row int, id int32) bool {
+		got[row] = append(got[row], id)
+		return !slices.Contains(eos, id)
+	})
+	if err != nil {
+		return 0, err
+	}
+	for i, q := range qs {
+		if slices.Equal(got[i], q.answer) {
+			right++
+		}
+		if at+i < shownSamples {
+			j.keepSample(at+i, q, got[i], after)
+		}
+	}
+	return right, nil
+}
+
+// keepSample records what the model answers to a held-out prompt.
+func (j *job) keepSample(i int, q question, got []int32, after bool) {
+	if j.model.Tokenizer == nil {
+		return
+	}
+	if after {
+		if i < len(j.state.Samples) {
+			j.state.Samples[i].After = j.text(got)
+		}
+		return
+	}
+	j.state.Samples = append(j.state.Samples, Sample{Prompt: j.text(q.prompt), Want: j.text(q.answer), Before: j.text(got)})
+}
+
+// text decodes ids without the model's special tokens.
+func (j *job) text(ids []int32) string {
+	bos, hasBOS := j.model.BOS()
+	eos := j.model.EOS()
+	keep := slices.DeleteFunc(slices.Clone(ids), func(id int32) bool { return hasBOS && id == bos || slices.Contains(eos, id) })
+	return j.model.Tokenizer.Decode(keep)
+}

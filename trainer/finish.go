@@ -1,0 +1,160 @@
+package trainer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/lora"
+	"github.com/bitsandbyes/bitsandbyes/models"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+// finish writes what the run made: the adapter or the model, the plot and, last, the manifest, which marks the run as done.
+func (j *job) finish(ctx context.Context) error {
+	if j.bar != nil {
+		j.bar.Done()
+	}
+	if err := j.save(); err != nil {
+		return err
+	}
+	after, err := j.exactMatch(ctx, true)
+	if err != nil {
+		return j.stopped(err)
+	}
+	j.sum.ExactBefore, j.sum.ExactAfter, j.sum.Samples = j.state.ExactBefore, after, j.state.Samples
+	if err := j.writeResult(); err != nil {
+		return err
+	}
+	rows, err := report.ReadMetricsFile(j.path("metrics.jsonl"))
+	if err != nil {
+		return err
+	}
+	if err := report.WriteLossPlot(j.path("loss.png"), filepath.Base(j.cfg.Out), rows); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	return j.writeManifest(rows)
+}
+
+// writeResult writes the adapter as PEFT has it, or the whole model as a Hugging Face directory.
+func (j *job) writeResult() error {
+	dir := "model"
+	if j.adapter != nil {
+		dir = "adapter"
+	}
+	if err := vfs.MkdirDurable(j.fs, j.path(dir)); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	var err error
+	if j.adapter != nil {
+		err = j.adapter.Save(j.fs, j.path(dir), j.store, lora.SaveInfo{BaseModel: j.cfg.Model})
+	} else {
+		err = SaveModel(j.fs, j.path(dir), j.model.Llama, j.store)
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.model.TokFiles)) {
+		if err := vfs.WriteAtomic(j.fs, j.path(dir, name), j.model.TokFiles[name]); err != nil {
+			return withCode(config.ExitDisk, err)
+		}
+	}
+	return nil
+}
+
+// SaveModel writes a full-precision model as a Hugging Face directory: config.json and model.safetensors. The rotary pairs of a
+// llama2.c model are reordered to the halves that Hugging Face has, which changes no result.
+func SaveModel(fsys vfs.FS, dir string, m *models.Llama, values layers.Reader) error {
+	var out []checkpoint.Named
+	for _, p := range layers.Params(m) {
+		if p.Var == nil {
+			return fmt.Errorf("%s is quantized; merge into a full-precision model to save it", p.Name)
+		}
+		t, err := values.Get(p.Var)
+		if err != nil {
+			return err
+		}
+		if t, err = m.ToHalfSplit(p.Name, t); err != nil {
+			return err
+		}
+		out = append(out, checkpoint.Named{Name: p.Name, Tensor: t})
+	}
+	raw, err := json.MarshalIndent(m.Config().HF(dtypeName(out)), "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := vfs.WriteAtomic(fsys, filepath.Join(dir, "config.json"), append(raw, '\n')); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	return checkpoint.WriteSafetensors(fsys, filepath.Join(dir, "model.safetensors"), out, map[string]string{"format": "pt"})
+}
+
+func dtypeName(ts []checkpoint.Named) string {
+	for _, t := range ts {
+		switch t.Tensor.DType() {
+		case tensor.BF16:
+			return "bfloat16"
+		case tensor.F16:
+			return "float16"
+		}
+	}
+	return "float32"
+}
+
+func (j *job) writeManifest(rows []report.Row) error {
+	digest, err := j.digest()
+	if err != nil {
+		return err
+	}
+	hash, err := j.cfg.Hash()
+	if err != nil {
+		return err
+	}
+	_, trained := j.countParams()
+	m := report.Manifest{Format: report.ManifestFormat, Command: j.hooks.Command, Started: j.started.UTC(), Finished: time.Now().UTC(),
+		Versions: report.ProgramVersions(), Model: j.cfg.Model, ConfigSHA256: hash, Device: j.dev.Info().Name, WorldSize: 1,
+		Steps: int64(j.state.Step), Tokens: j.state.Tokens, TrainedParams: trained, FinalLoss: &j.state.Loss,
+		WeightsDigest: digest, ExactMatchBefore: j.sum.ExactBefore, ExactMatchAfter: j.sum.ExactAfter}
+	if m.Command == "" {
+		m.Command = config.Finetune
+	}
+	for _, r := range rows {
+		if r.EvalLoss != nil {
+			m.FinalEvalLoss = r.EvalLoss
+			j.sum.EvalLoss = *r.EvalLoss
+		}
+	}
+	for _, f := range j.train.Files() {
+		m.Data = append(m.Data, report.DataFile{Path: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
+	}
+	if raw := j.model.TokFiles["tokenizer.json"]; raw != nil {
+		m.TokenizerSHA256 = report.HashBytes(raw)
+	}
+	j.sum.Steps, j.sum.Tokens, j.sum.Loss, j.sum.WeightsDigest = j.state.Step, j.state.Tokens, j.state.Loss, digest
+	if err := m.Write(j.path("manifest.json")); err != nil {
+		return withCode(config.ExitDisk, errors.Join(errors.New("manifest"), err))
+	}
+	return nil
+}
+
+// countParams counts logical parameters (a quantized weight by its shape) and those that are trained.
+func (j *job) countParams() (all, trained int64) {
+	for _, p := range layers.Params(j.model.Llama) {
+		n := int64(p.Type.Size())
+		all += n
+		if p.Var != nil && p.Var.Trainable {
+			trained += n
+		}
+	}
+	return all, trained
+}

@@ -1,0 +1,284 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sort"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/models"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Sampling says how the next token is chosen. The zero value is greedy.
+type Sampling struct {
+	Temperature float64 // 0 = greedy: the token of the largest score, the lowest id on a tie
+	TopK        int     // among the K largest scores; 0 = all
+	TopP        float64 // among the fewest tokens whose probabilities add up to P (Holtzman et al. 2019); 0 or 1 = all
+	Seed        uint64
+}
+
+// Generator continues token sequences. It holds a key/value cache of fixed capacity and one plan for a single token, whatever
+// its position, beside plans for prompts of the lengths in use. It is not safe for concurrent use.
+type Generator struct {
+	model    *models.Llama
+	dev      device.Device
+	session  *plan.Session
+	cache    *models.Cache
+	rows     int
+	capacity int
+	plans    map[int]*decodePlan
+	NoCache  bool // compute every token from the whole sequence again; slow, for checks
+}
+
+// decodePlan scores the next token after T tokens of each row.
+type decodePlan struct {
+	plan                     *plan.Plan
+	tokens, pos, start, last graph.Value
+	logits                   graph.Value
+	buf                      []int32
+}
+
+// NewGenerator makes a generator for rows sequences of at most capacity tokens each, prompt included. The session's store holds
+// the weights.
+func NewGenerator(m *models.Llama, session *plan.Session, rows, capacity int) (*Generator, error) {
+	if rows < 1 || capacity < 1 {
+		return nil, fmt.Errorf("generate: %d rows of %d tokens make no sense", rows, capacity)
+	}
+	capacity = min(capacity, m.Config().MaxPositions)
+	return &Generator{model: m, dev: session.Store().Device(), session: session, cache: m.NewCache(rows, capacity), rows: rows,
+		capacity: capacity, plans: map[int]*decodePlan{}}, nil
+}
+
+// Close frees the plans and the cache.
+func (ge *Generator) Close() error {
+	var errs []error
+	for _, p := range ge.plans {
+		errs = append(errs, p.plan.Close())
+	}
+	for _, l := range ge.cache.Layers {
+		errs = append(errs, ge.session.Store().Drop(l.K), ge.session.Store().Drop(l.V))
+	}
+	return errors.Join(errs...)
+}
+
+// Capacity is the most tokens a sequence can have, prompt included.
+func (ge *Generator) Capacity() int { return ge.capacity }
+
+// Generate continues each prompt (token ids, at least one) by up to maxTokens tokens, calling emit with each new token as it is
+// chosen; emit returns false to end that row. At most as many prompts as the generator has rows. A row also ends when it
+// reaches the capacity.
+func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens int, s Sampling, emit func(row int, id int32) bool) error {
+	seqs, err := ge.start(prompts)
+	if err != nil {
+		return err
+	}
+	rng := rand.New(rand.NewPCG(s.Seed, 0x9e3779b97f4a7c15))
+	fresh := true
+	for range maxTokens {
+		live := slices.ContainsFunc(seqs, func(q *sequence) bool { return !q.done })
+		if !live {
+			return nil
+		}
+		logits, err := ge.score(ctx, seqs, fresh)
+		if err != nil {
+			return err
+		}
+		fresh = false
+		for i, q := range seqs {
+			if q.done {
+				continue
+			}
+			id := s.pick(logits[i], rng)
+			q.ids = append(q.ids, id)
+			q.done = !emit(i, id) || len(q.ids) >= ge.capacity
+		}
+	}
+	return nil
+}
+
+type sequence struct {
+	ids  []int32
+	done bool
+}
+
+func (ge *Generator) start(prompts [][]int32) ([]*sequence, error) {
+	if len(prompts) > ge.rows {
+		return nil, fmt.Errorf("generate: %d prompts, the generator has %d rows", len(prompts), ge.rows)
+	}
+	vocab := int32(ge.model.Config().Vocab)
+	var seqs []*sequence
+	for i, p := range prompts {
+		if len(p) == 0 {
+			return nil, fmt.Errorf("generate: prompt %d is empty; begin with the model's BOS token", i)
+		}
+		if len(p) >= ge.capacity {
+			return nil, fmt.Errorf("generate: prompt %d has %d tokens, the model's context is %d", i, len(p), ge.capacity)
+		}
+		for _, id := range p {
+			if id < 0 || id >= vocab {
+				return nil, fmt.Errorf("generate: prompt %d holds token %d, the vocabulary has %d; is this the model's tokenizer?", i, id, vocab)
+			}
+		}
+		seqs = append(seqs, &sequence{ids: slices.Clone(p)})
+	}
+	return seqs, nil
+}
+
+// score returns the scores of the next token of every sequence.
+func (ge *Generator) score(ctx context.Context, seqs []*sequence, fresh bool) ([][]float32, error) {
+	t := 1
+	if fresh || ge.NoCache {
+		for _, q := range seqs {
+			t = max(t, len(q.ids))
+		}
+		t = min(bucket(t), ge.capacity)
+	}
+	p, err := ge.planFor(t)
+	if err != nil {
+		return nil, err
+	}
+	return p.run(ctx, ge, seqs, fresh || ge.NoCache)
+}
+
+// bucket rounds a prompt length up to a power of two, so that few plans serve all prompts.
+func bucket(t int) int {
+	n := 8
+	for n < t {
+		n *= 2
+	}
+	return n
+}
+
+func (ge *Generator) planFor(t int) (*decodePlan, error) {
+	if p, ok := ge.plans[t]; ok {
+		return p, nil
+	}
+	g := graph.New(fmt.Sprintf("decode_%d", t))
+	p := &decodePlan{
+		tokens: g.Input("tokens", tensor.T(tensor.I32, ge.rows, t)), pos: g.Input("pos", tensor.T(tensor.I32, ge.rows, t)),
+		start: g.Input("start", tensor.T(tensor.I32, ge.rows)), last: g.Input("last", tensor.T(tensor.I32, ge.rows)),
+	}
+	h := ge.model.Hidden(models.Inputs{Tokens: p.tokens, Pos: p.pos, Cache: ge.cache, Start: p.start})
+	flat := ops.Reshape(h, -1, ge.model.Config().Hidden) // last indexes the flat positions
+	p.logits = ge.model.Logits(ops.Embed(flat, p.last))
+	var err error
+	if p.plan, err = plan.Compile([]graph.Value{p.logits}, plan.Options{Device: ge.dev, Session: ge.session}); err != nil {
+		return nil, err
+	}
+	ge.plans[t] = p
+	return p, nil
+}
+
+// run feeds the whole sequences (from the start of the cache) or only their last tokens.
+func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence, whole bool) ([][]float32, error) {
+	t := p.tokens.Dim(1)
+	n := ge.rows * t
+	p.buf = slices.Grow(p.buf[:0], 2*n+2*ge.rows)[:2*n+2*ge.rows]
+	clear(p.buf)
+	tokens, pos := p.buf[:n], p.buf[n:2*n]
+	start, last := p.buf[2*n:2*n+ge.rows], p.buf[2*n+ge.rows:]
+	for i := range ge.rows {
+		last[i] = int32(i * t)
+		if i >= len(seqs) {
+			continue
+		}
+		ids := seqs[i].ids
+		if !whole {
+			start[i] = int32(len(ids) - 1)
+			ids = ids[len(ids)-1:]
+		}
+		copy(tokens[i*t:(i+1)*t], ids)
+		for j := range t {
+			pos[i*t+j] = start[i] + int32(j)
+		}
+		last[i] += int32(len(ids) - 1)
+	}
+	feed := plan.Feed{}
+	for v, x := range map[graph.Value][]int32{p.tokens: tokens, p.pos: pos, p.start: start, p.last: last} {
+		tt, err := tensor.FromBytes(v.Type(), tensor.AsBytes(x))
+		if err != nil {
+			return nil, err
+		}
+		feed[v] = tt
+	}
+	res, err := p.plan.Run(ctx, feed)
+	if err != nil {
+		return nil, err
+	}
+	all := tensor.Data[float32](res.Tensor(p.logits))
+	vocab := ge.model.Config().Vocab
+	out := make([][]float32, len(seqs))
+	for i := range out {
+		out[i] = all[i*vocab : (i+1)*vocab]
+	}
+	return out, nil
+}
+
+// pick chooses a token from scores.
+func (s Sampling) pick(logits []float32, rng *rand.Rand) int32 {
+	if s.Temperature <= 0 {
+		best := 0
+		for i, x := range logits {
+			if x > logits[best] {
+				best = i
+			}
+		}
+		return int32(best)
+	}
+	c := s.candidates(logits)
+	var total float64
+	for _, x := range c {
+		total += x.p
+	}
+	r := rng.Float64() * total
+	for _, x := range c {
+		if r -= x.p; r < 0 {
+			return x.id
+		}
+	}
+	return c[len(c)-1].id
+}
+
+type candidate struct {
+	id int32
+	p  float64
+}
+
+// candidates returns the tokens left by top-k and top-p with their unnormalised probabilities, likeliest first.
+func (s Sampling) candidates(logits []float32) []candidate {
+	c := make([]candidate, len(logits))
+	top := math.Inf(-1)
+	for _, x := range logits {
+		top = max(top, float64(x))
+	}
+	var total float64
+	for i, x := range logits {
+		c[i] = candidate{int32(i), math.Exp((float64(x) - top) / s.Temperature)}
+		total += c[i].p
+	}
+	sort.SliceStable(c, func(i, j int) bool { return c[i].p > c[j].p })
+	if s.TopK > 0 && s.TopK < len(c) {
+		c = c[:s.TopK]
+		total = 0
+		for _, x := range c {
+			total += x.p
+		}
+	}
+	if s.TopP > 0 && s.TopP < 1 {
+		var sum float64
+		for i, x := range c {
+			if sum += x.p; sum >= s.TopP*total {
+				return c[:i+1]
+			}
+		}
+	}
+	return c
+}

@@ -1,0 +1,159 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+// begin opens the run's logs, cut back to the checkpoint, and looks at the model before training.
+func (j *job) begin(ctx context.Context) error {
+	yaml, err := j.cfg.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := report.WriteFile(j.path("config.yaml"), yaml); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	if j.metrics, err = report.ResumeMetrics(j.path("metrics.jsonl"), int64(j.state.Step)); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	if j.events, err = report.CreateEvents(j.path("tensorboard"), report.EventOptions{}); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	if j.state.Step > 0 {
+		if err := j.events.Restart(int64(j.state.Step)); err != nil {
+			return withCode(config.ExitDisk, err)
+		}
+	}
+	if j.hooks.Progress != nil {
+		j.bar = report.NewProgress(j.hooks.Progress, report.ProgressOptions{Terminal: j.hooks.Terminal, Total: int64(j.loader.Steps())})
+	}
+	j.describe()
+	if j.state.ExactBefore == nil && j.state.Step == 0 {
+		if j.state.ExactBefore, err = j.exactMatch(ctx, false); err != nil {
+			return j.stopped(err)
+		}
+	}
+	return nil
+}
+
+// describe logs what is about to be trained.
+func (j *job) describe() {
+	params, trained := j.countParams()
+	j.log.Info("model", "name", j.cfg.Model, "parameters", report.Count(params), "trained", report.Count(trained),
+		"share", fmt.Sprintf("%.2f%%", 100*float64(trained)/float64(max(params, 1))))
+	j.log.Info("optimizer", "name", j.cfg.Train.Optimizer, "tensors", len(j.trained()), "with_8bit_state", j.group.NumEightBit())
+	j.log.Info("memory", "weights_and_states", report.Bytes(j.store.Bytes()), "arena", report.Bytes(j.session.ArenaBytes()))
+	j.log.Info("run", "out", j.cfg.Out, "steps", j.loader.Steps(), "batch", j.cfg.Train.Batch, "device", j.dev.Info().Name)
+}
+
+// loop runs the steps that are left.
+func (j *job) loop(ctx context.Context) error {
+	var buf []data.Batch
+	total := j.loader.Steps()
+	for step := j.state.Step; step < total; step++ {
+		if ctx.Err() != nil {
+			return j.stopped(ctx.Err())
+		}
+		began := time.Now()
+		lr := j.sched(step)
+		r, next, err := j.plans.run(ctx, j.loader, step, j.cfg.Train.Seed, lr, buf)
+		buf = next
+		if err != nil {
+			return j.stopped(err)
+		}
+		if !finite(r.loss) || !finite(r.norm) {
+			return errors.Join(&NonFiniteError{Step: step + 1, Loss: r.loss, GradNorm: r.norm, Rows: j.sources(buf)}, j.save())
+		}
+		j.state.Step, j.state.Loss = step+1, r.loss
+		j.state.Tokens += int64(r.tokens)
+		row := j.row(step+1, r, lr, time.Since(began))
+		if err := j.afterStep(ctx, row, total); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+
+func (j *job) row(step int, r stepResult, lr float64, took time.Duration) report.Row {
+	s := took.Seconds()
+	return report.Row{Step: int64(step), Loss: r.loss, LR: lr, GradNorm: r.norm, Tokens: int64(r.tokens),
+		TokensPerSec: float64(r.tokens) / max(s, 1e-9), MemoryBytes: j.memory(), Seconds: s}
+}
+
+// memory is what the run has allocated on the device.
+func (j *job) memory() int64 { return j.store.Bytes() + j.session.ArenaBytes() }
+
+// afterStep evaluates, logs and saves as the configuration says.
+func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
+	step := int(row.Step)
+	if every := j.cfg.Eval.Every; j.evalLoader != nil && (step == total || every > 0 && step%every == 0) {
+		loss, err := j.plans.evaluate(ctx, j.evalLoader)
+		if err != nil {
+			return j.stopped(err)
+		}
+		row.EvalLoss = &loss
+		j.sum.EvalLoss = loss
+		if j.hooks.OnEval != nil {
+			if err := j.hooks.OnEval(step, loss); err != nil {
+				return err
+			}
+		}
+	}
+	if err := errors.Join(j.metrics.Append(row), j.events.Row(row)); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
+	if j.bar != nil {
+		j.bar.Step(row)
+	}
+	if j.hooks.OnStep != nil {
+		if err := j.hooks.OnStep(row); err != nil {
+			return err
+		}
+	}
+	if every := j.cfg.Save.Every; step == total || every > 0 && step%every == 0 {
+		return j.save()
+	}
+	return nil
+}
+
+// stopped turns a cancelled step into a durable checkpoint and ErrStopped. Gradients of an unfinished step are not part of a
+// checkpoint: the step is run whole after the resumption.
+func (j *job) stopped(err error) error {
+	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if j.bar != nil {
+		j.bar.Done()
+	}
+	if err := j.save(); err != nil {
+		return err
+	}
+	j.log.Info("stopped", "step", j.state.Step, "resume_with", "--resume --out "+j.cfg.Out)
+	return ErrStopped
+}
+
+// sources names the rows of a step, a few of them.
+func (j *job) sources(batches []data.Batch) []string {
+	seen := map[int32]bool{}
+	var out []string
+	for i := range batches {
+		for _, id := range batches[i].Sample {
+			if id < 0 || seen[id] || len(out) == 5 {
+				continue
+			}
+			seen[id] = true
+			out = append(out, j.train.Example(int(id)).Source)
+		}
+	}
+	return out
+}

@@ -1,0 +1,206 @@
+package trainer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+
+	"github.com/bitsandbyes/bitsandbyes/builtin"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/models"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tokenizer"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+)
+
+// Model is an opened model: its parts as symbols, and where their values come from. Load fills a store.
+type Model struct {
+	*models.Llama
+	Source    layers.Source
+	Tokenizer tokenizer.Tokenizer // nil when the model has none beside it
+	TokFiles  map[string][]byte   // the tokenizer's files by name, for copies beside what is written
+
+	weights checkpoint.Reader // nil for initialised weights
+}
+
+// ModelOptions says how a model is opened.
+type ModelOptions struct {
+	FS       vfs.FS // nil: the operating system's
+	Policy   layers.Policy
+	Quantize config.Quantize
+	Seed     uint64 // of initialised weights
+}
+
+// OpenModel opens "builtin:NAME", a Hugging Face directory, a llama2.c file or the folder that holds one, or, for weights that
+// are initialised, a config.json.
+func OpenModel(path string, o ModelOptions) (*Model, error) {
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	c := config.Config{Model: path}
+	m := &Model{}
+	var mc models.Config
+	var err error
+	if name, ok := c.Builtin(); ok {
+		mc, err = m.openBuiltin(name)
+	} else if file, ok := c.Architecture(); ok {
+		mc, err = m.openArchitecture(o.FS, file)
+	} else {
+		mc, err = m.openPath(o.FS, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	so := layers.Options{Policy: o.Policy, Seed: o.Seed}
+	if m.weights != nil {
+		so.Weights = m.weights
+	}
+	if so.Quantize, err = quantizeRule(o.Quantize); err == nil {
+		m.Source = layers.NewSource(so)
+		m.Llama, err = models.NewLlama(mc, m.Source)
+	}
+	if err != nil {
+		return nil, errors.Join(withCode(config.ExitInput, fmt.Errorf("model %s: %w", path, err)), m.Close())
+	}
+	return m, nil
+}
+
+// Close closes the files of the weights.
+func (m *Model) Close() error {
+	if m.weights == nil {
+		return nil
+	}
+	return m.weights.Close()
+}
+
+func (m *Model) openBuiltin(name string) (models.Config, error) {
+	dir, err := builtin.Dir(name)
+	if err != nil {
+		return models.Config{}, badConfig("model", "%v", err)
+	}
+	r, c, err := models.OpenWeights(builtin.FS{}, dir)
+	if err != nil {
+		return c, err
+	}
+	m.weights = r
+	return c, m.readTokenizer(builtin.FS{}, dir)
+}
+
+func (m *Model) openArchitecture(fsys vfs.FS, file string) (models.Config, error) {
+	raw, err := vfs.ReadFile(fsys, file, maxConfigFile)
+	if err != nil {
+		return models.Config{}, withCode(config.ExitInput, err)
+	}
+	c, err := models.ParseConfig(raw)
+	if err != nil {
+		return c, withCode(config.ExitInput, fmt.Errorf("%s: %w", file, err))
+	}
+	return c, m.readTokenizer(fsys, filepath.Dir(file))
+}
+
+func (m *Model) openPath(fsys vfs.FS, path string) (models.Config, error) {
+	r, c, err := models.OpenWeights(fsys, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, withCode(config.ExitInput, fmt.Errorf("%w; give a Hugging Face directory, a llama2.c file, or builtin:tiny", err))
+	}
+	if err != nil {
+		return c, withCode(config.ExitInput, err)
+	}
+	m.weights = r
+	dir := path
+	if info, serr := fsys.Stat(path); serr == nil && !info.IsDir() {
+		dir = filepath.Dir(path)
+	}
+	return c, m.readTokenizer(fsys, dir)
+}
+
+// maxConfigFile bounds a config.json.
+const maxConfigFile = 16 << 20
+
+// tokenizerFiles are what belongs to a tokenizer, copied beside models and adapters.
+var tokenizerFiles = []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"}
+
+// maxTokenizerFile bounds one file of a tokenizer.
+const maxTokenizerFile = 256 << 20
+
+// readTokenizer finds the tokenizer beside a model: tokenizer.json and its companions, or the .bin of a llama2.c model. A model
+// without one can still be trained on token ids.
+func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
+	m.TokFiles = map[string][]byte{}
+	for _, name := range tokenizerFiles {
+		raw, err := vfs.ReadFile(fsys, filepath.ToSlash(filepath.Join(dir, name)), maxTokenizerFile)
+		if err == nil {
+			m.TokFiles[name] = raw
+		}
+	}
+	if len(m.TokFiles["tokenizer.json"]) > 0 {
+		files := maps.Clone(m.TokFiles)
+		if raw, err := vfs.ReadFile(fsys, filepath.ToSlash(filepath.Join(dir, "config.json")), maxConfigFile); err == nil {
+			files["config.json"] = raw // may name special tokens too
+		}
+		tok, err := tokenizer.LoadFiles(files)
+		if err != nil {
+			return withCode(config.ExitInput, fmt.Errorf("%s: %w", dir, err))
+		}
+		m.Tokenizer = tok
+		return nil
+	}
+	bins, err := filepath.Glob(filepath.Join(dir, "tok*.bin"))
+	if err != nil || len(bins) == 0 {
+		return nil
+	}
+	raw, err := os.ReadFile(bins[0])
+	if err != nil {
+		return withCode(config.ExitInput, err)
+	}
+	tok, err := tokenizer.ParseLlama2C(raw, 0)
+	if err != nil {
+		return withCode(config.ExitInput, fmt.Errorf("%s: %w", bins[0], err))
+	}
+	m.TokFiles[filepath.Base(bins[0])] = raw
+	m.Tokenizer = tok
+	return nil
+}
+
+// quantizeRule says which linear layers are quantized: all that a model declares through Source.Linear, which leaves out
+// embeddings, norms and the output head.
+func quantizeRule(q config.Quantize) (func(string) (quant.Config, bool), error) {
+	if q.Scheme == "" || q.Scheme == "none" {
+		return nil, nil
+	}
+	s, err := quant.ParseScheme(q.Scheme)
+	if err != nil {
+		return nil, badConfig("quantize.scheme", "%v", err)
+	}
+	c := quant.Config{Scheme: s, Blocksize: q.Blocksize, Double: q.Double}
+	return func(string) (quant.Config, bool) { return c, true }, nil
+}
+
+// BOS returns the id that a text begins with, from the tokenizer or the model's configuration.
+func (m *Model) BOS() (int32, bool) {
+	if m.Tokenizer != nil {
+		if id, ok := m.Tokenizer.BOS(); ok {
+			return id, true
+		}
+	}
+	if b := m.Config().BOS; len(b) > 0 {
+		return b[0], true
+	}
+	return 0, false
+}
+
+// EOS returns the ids that end a text.
+func (m *Model) EOS() []int32 {
+	out := append([]int32(nil), m.Config().EOS...)
+	if m.Tokenizer != nil {
+		if id, ok := m.Tokenizer.EOS(); ok && len(out) == 0 {
+			out = append(out, id)
+		}
+	}
+	return out
+}

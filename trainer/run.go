@@ -1,0 +1,216 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/lora"
+	"github.com/bitsandbyes/bitsandbyes/optim"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+// Hooks let a program watch a run. The zero value runs silently. An error from a hook ends the run.
+type Hooks struct {
+	OnStep func(report.Row) error                  // after each optimizer step
+	OnEval func(step int, loss float64) error      // after each evaluation
+	OnSave func(step int, checkpoint string) error // after a checkpoint is durable
+
+	Logger   *slog.Logger  // nil: nothing is logged
+	Progress io.Writer     // nil: no progress display
+	Terminal bool          // Progress is a terminal: one live line
+	Command  string        // "finetune" (the default) or "pretrain", for the manifest
+	Device   device.Device // nil: opened by the configuration's name
+}
+
+// Summary is what a run did.
+type Summary struct {
+	Out                     string
+	Steps                   int
+	Tokens                  int64
+	Loss, EvalLoss          float64 // of the last step; of the held-out rows, NaN without any
+	WeightsDigest           string
+	EightBit                int // tensors with 8-bit optimizer state
+	ExactBefore, ExactAfter *float64
+	Samples                 []Sample
+}
+
+// Sample is a held-out prompt with what the model answers.
+type Sample struct{ Prompt, Want, Before, After string }
+
+// Run trains as a configuration says and writes a run directory. Errors carry the program's exit code (see config.ExitCode).
+// When ctx is cancelled the step in progress ends, a durable checkpoint is written and ErrStopped is returned.
+func Run(ctx context.Context, cfg config.Config, hooks Hooks) (*Summary, error) {
+	j := &job{cfg: cfg, hooks: hooks, fs: vfs.OS{}, log: hooks.Logger, started: time.Now()}
+	if j.log == nil {
+		j.log = slog.New(slog.DiscardHandler)
+	}
+	err := j.run(ctx)
+	if cerr := j.close(); err == nil {
+		err = cerr
+	}
+	return &j.sum, classify(err)
+}
+
+// job is one run.
+type job struct {
+	cfg     config.Config
+	hooks   Hooks
+	log     *slog.Logger
+	fs      vfs.FS
+	started time.Time
+
+	dev     device.Device
+	ownDev  bool
+	store   *plan.Store
+	session *plan.Session
+	model   *Model
+	adapter *lora.Adapter
+	group   *optim.Group
+	sched   optim.Schedule
+
+	train, held *data.Set
+	loader      *data.Loader
+	evalLoader  *data.Loader
+	plans       *stepPlans
+
+	runs    *checkpoint.Run
+	state   runState
+	saved   int // step of the newest durable checkpoint, -1 for none
+	metrics *report.Metrics
+	events  *report.Events
+	bar     *report.Progress
+	sum     Summary
+}
+
+// runState is what a checkpoint keeps beside tensors. Everything else of a run follows from the configuration and the step.
+type runState struct {
+	Step        int      `json:"step"`
+	Tokens      int64    `json:"tokens"`
+	Loss        float64  `json:"loss"`
+	ConfigHash  string   `json:"config_sha256"`
+	DataHash    string   `json:"data_sha256"`
+	ExactBefore *float64 `json:"exact_match_before,omitempty"`
+	Samples     []Sample `json:"samples,omitempty"`
+}
+
+func (j *job) run(ctx context.Context) error {
+	if err := j.cfg.Validate(); err != nil {
+		return err
+	}
+	finished, err := j.prepareOut()
+	if err != nil || finished {
+		return err
+	}
+	steps := []func(context.Context) error{j.openModel, j.openData, j.compile, j.load, j.begin}
+	for _, f := range steps {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	if err := j.loop(ctx); err != nil {
+		return err
+	}
+	return j.finish(ctx)
+}
+
+// prepareOut names the run directory and refuses to write over another run.
+func (j *job) prepareOut() (finished bool, err error) {
+	if j.cfg.Out == "" {
+		j.cfg.Out = j.cfg.RunDir(j.started)
+	}
+	j.sum.Out = j.cfg.Out
+	j.runs = checkpoint.NewRun(j.fs, j.cfg.Out)
+	j.runs.Warn = func(msg string) { j.log.Warn(msg) }
+	held, err := holdsRun(j.cfg.Out)
+	if err != nil {
+		return false, withCode(config.ExitDisk, err)
+	}
+	if held && !j.cfg.Resume {
+		return false, badConfig("out", "%s holds a run; add --resume to continue it, or name another directory", j.cfg.Out)
+	}
+	if held {
+		m, err := report.ReadManifest(j.path("manifest.json"))
+		if err == nil && !m.Finished.IsZero() {
+			hash, herr := j.cfg.Hash()
+			if herr == nil && m.ConfigSHA256 == hash {
+				j.log.Info("the run is finished already", "out", j.cfg.Out)
+				j.fromManifest(m)
+				return true, nil
+			}
+		}
+	}
+	if err := vfs.MkdirDurable(j.fs, j.cfg.Out); err != nil {
+		return false, withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w", j.cfg.Out, err))
+	}
+	return false, nil
+}
+
+func (j *job) fromManifest(m report.Manifest) {
+	j.sum.Steps, j.sum.Tokens, j.sum.WeightsDigest = int(m.Steps), m.Tokens, m.WeightsDigest
+	j.sum.ExactBefore, j.sum.ExactAfter = m.ExactMatchBefore, m.ExactMatchAfter
+	if m.FinalLoss != nil {
+		j.sum.Loss = *m.FinalLoss
+	}
+	if m.FinalEvalLoss != nil {
+		j.sum.EvalLoss = *m.FinalEvalLoss
+	}
+}
+
+// runFiles are what a run directory holds once a run has begun.
+var runFiles = []string{"manifest.json", "metrics.jsonl", "config.yaml", "checkpoints"}
+
+func holdsRun(dir string) (bool, error) {
+	for _, name := range runFiles {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func (j *job) path(parts ...string) string {
+	return filepath.Join(append([]string{j.cfg.Out}, parts...)...)
+}
+
+// trained returns the variables that the run trains, under their names.
+func (j *job) trained() []*graph.Var { return j.group.Params() }
+
+func (j *job) close() error {
+	var errs []error
+	if j.metrics != nil {
+		errs = append(errs, j.metrics.Close())
+	}
+	if j.events != nil {
+		errs = append(errs, j.events.Close())
+	}
+	if j.plans != nil {
+		errs = append(errs, j.plans.close())
+	}
+	if j.session != nil {
+		errs = append(errs, j.session.Close())
+	}
+	if j.model != nil {
+		errs = append(errs, j.model.Close())
+	}
+	if j.ownDev {
+		errs = append(errs, j.dev.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,231 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/lora"
+	"github.com/bitsandbyes/bitsandbyes/optim"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+	"github.com/bitsandbyes/bitsandbyes/tokenizer"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+// openModel opens the device and declares the model, its adapters and its optimizer: symbols only, no values yet.
+func (j *job) openModel(context.Context) error {
+	var err error
+	if j.dev = j.hooks.Device; j.dev == nil {
+		if j.dev, err = device.Open(j.cfg.Device); err != nil {
+			return badConfig("device", "%v", err)
+		}
+		j.ownDev = true
+	}
+	j.store = plan.NewStore(j.dev)
+	j.session = plan.NewSession(j.store)
+	policy, err := policyOf(j.cfg, j.dev.Info())
+	if err != nil {
+		return err
+	}
+	j.model, err = OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed})
+	if err != nil {
+		return err
+	}
+	if j.cfg.Adapter.Type == "lora" {
+		err = j.attach()
+	} else {
+		layers.SetTrainable(j.model.Llama, true)
+	}
+	if err != nil {
+		return err
+	}
+	return j.makeGroup()
+}
+
+// policyOf chooses dtypes: frozen weights keep the file's, trained ones are float32.
+func policyOf(cfg config.Config, info device.Info) (layers.Policy, error) {
+	p := layers.Policy{Compute: tensor.F32}
+	switch cfg.Train.DType {
+	case "auto", "":
+		if info.BF16 {
+			p.Compute = tensor.BF16
+		}
+	default:
+		d, ok := tensor.ParseDType(cfg.Train.DType)
+		if !ok {
+			return p, badConfig("train.dtype", "%q is not a dtype", cfg.Train.DType)
+		}
+		p.Compute = d
+	}
+	if p.Compute == tensor.F16 {
+		return p, badConfig("train.dtype", "f16 needs a loss scaler, which is not connected to the training loop; use f32 or bf16")
+	}
+	if cfg.Train.Param != "" && cfg.Train.Param != "f32" {
+		return p, badConfig("train.param", "%s is not supported; trained weights are stored in f32", cfg.Train.Param)
+	}
+	if cfg.Quantize.Compute != "" && cfg.Quantize.Compute != p.Compute.String() {
+		return p, badConfig("quantize.compute", "must equal train.dtype (%s)", p.Compute)
+	}
+	if cfg.Adapter.Type != "lora" {
+		p.Param = tensor.F32
+	}
+	return p, nil
+}
+
+func (j *job) attach() error {
+	a := j.cfg.Adapter
+	if a.Init != "" {
+		saved, err := lora.Load(j.fs, a.Init)
+		if err != nil {
+			return withCode(config.ExitInput, err)
+		}
+		j.adapter, err = lora.AttachSaved(j.model.Llama, saved, nil)
+		return withCode(config.ExitInput, err)
+	}
+	c := lora.Config{Rank: a.R, Alpha: a.Alpha, Dropout: float32(a.Dropout), Seed: j.cfg.Train.Seed}
+	if !a.Targets.All() {
+		c.Targets = lora.Targets{Pattern: a.Targets.Pattern, Names: a.Targets.Names}
+	}
+	var err error
+	if j.adapter, err = lora.Attach(j.model.Llama, c); err != nil {
+		return badConfig("adapter", "%v", err)
+	}
+	return nil
+}
+
+func (j *job) makeGroup() error {
+	t := j.cfg.Train
+	c := optim.Config{Eps: t.Eps, WeightDecay: t.WeightDecay, Min8bitSize: t.Min8bitSize, Betas: t.Betas}
+	opt, err := optim.New(t.Optimizer, c)
+	if err != nil {
+		return badConfig("train.optimizer", "%v", err)
+	}
+	j.group, err = opt.NewGroup("train", layers.Trainable(j.model.Llama))
+	if err == nil {
+		j.sum.EightBit = j.group.NumEightBit()
+	}
+	return err
+}
+
+// encoder gives package data the tokenizer without special tokens.
+type encoder struct{ tok tokenizer.Tokenizer }
+
+// Encode implements data.Encoder.
+func (e encoder) Encode(text string) ([]int32, error) {
+	if e.tok == nil {
+		return nil, errors.New("the model has no tokenizer (tokenizer.json) beside it; give rows of token ids (data.format tokens) or add the tokenizer")
+	}
+	return e.tok.EncodeWith(text, tokenizer.EncodeOptions{NoSpecial: true})
+}
+
+// openData reads and splits the rows.
+func (j *job) openData(ctx context.Context) error {
+	files, heldFiles, err := j.dataFiles()
+	if err != nil {
+		return err
+	}
+	o := data.Options{Format: j.cfg.Data.Format, SeqLen: j.cfg.Data.SeqLen, Mask: data.Mask(j.cfg.Data.Mask),
+		Vocab: j.model.Config().Vocab, Workers: runtime.GOMAXPROCS(0), EOS: j.model.EOS()[:min(1, len(j.model.EOS()))]}
+	if o.SeqLen > j.model.Config().MaxPositions {
+		j.log.Warn("data.seq_len is beyond the model's context; shortened", "seq_len", o.SeqLen, "context", j.model.Config().MaxPositions)
+		o.SeqLen = j.model.Config().MaxPositions
+	}
+	if id, ok := j.model.BOS(); ok {
+		o.BOS = []int32{id}
+	}
+	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
+	if err != nil {
+		return err
+	}
+	if len(heldFiles) > 0 {
+		j.train = all
+		if j.held, err = data.Load(ctx, encoder{j.model.Tokenizer}, heldFiles, o); err != nil {
+			return err
+		}
+	} else if j.train, j.held, err = all.Split(j.cfg.Data.Val, j.cfg.Train.Seed); err != nil {
+		return badConfig("data.val", "%v", err)
+	}
+	r := j.train.Report()
+	j.log.Info("data", "rows", r.Rows, "tokens", r.Tokens, "trained", r.Trained, "truncated", r.Truncated, "dropped", r.Dropped)
+	return j.makeLoaders(o.SeqLen)
+}
+
+func (j *job) makeLoaders(seqLen int) error {
+	t := j.cfg.Train
+	o := data.LoaderOptions{SeqLen: seqLen, MicroBatch: t.MicroBatch, Batch: t.Batch, Pack: j.cfg.Data.Pack, Shuffle: j.cfg.Data.Shuffle,
+		Seed: t.Seed, Epochs: max(int(t.Epochs), 1), Steps: t.Steps, PadID: max(j.model.Config().Pad, 0)}
+	var err error
+	if j.loader, err = data.NewLoader(j.train, o); err != nil {
+		return badConfig("data", "%v", err)
+	}
+	if t.Steps == 0 && t.Epochs != float64(int(t.Epochs)) {
+		o.Steps = max(int(t.Epochs*float64(j.loader.StepsPerEpoch())+0.5), 1)
+		if j.loader, err = data.NewLoader(j.train, o); err != nil {
+			return badConfig("data", "%v", err)
+		}
+	}
+	if j.held != nil {
+		o.Shuffle, o.Epochs, o.Steps, o.Batch = false, 1, 0, o.MicroBatch
+		if j.evalLoader, err = data.NewLoader(j.held, o); err != nil {
+			return badConfig("data.val", "%v", err)
+		}
+	}
+	j.sched, err = optim.NewSchedule(t.Schedule, t.LR, t.Warmup, j.loader.Steps())
+	if err != nil {
+		return badConfig("train.schedule", "%v", err)
+	}
+	return nil
+}
+
+// compile plans every shape of the run and refuses what does not fit, before a weight is read.
+func (j *job) compile(context.Context) error {
+	budget, err := j.cfg.Train.MemoryBytes()
+	if err != nil {
+		return badConfig("train.memory", "%v", err)
+	}
+	free := j.dev.Info().MemoryFree
+	if budget == 0 && free > 0 {
+		budget = free
+	}
+	o := stepOptions{device: j.dev, session: j.session, rows: j.cfg.Train.MicroBatch, clip: j.cfg.Train.Clip, budget: budget,
+		checkpoint: j.cfg.Train.Checkpointing == "on"}
+	o.lengths = j.lengths(j.loader)
+	if j.evalLoader != nil {
+		o.evalLens = j.lengths(j.evalLoader)
+	}
+	j.plans, err = compileStep(j.model.Llama, j.adapter, j.group, o)
+	var short *plan.BudgetError
+	if errors.As(err, &short) && j.cfg.Train.Checkpointing == "auto" {
+		j.log.Info("the step does not fit; recomputing activations", "needs", report.Bytes(short.Report.Peak()), "budget", report.Bytes(budget))
+		o.checkpoint = true
+		j.plans, err = compileStep(j.model.Llama, j.adapter, j.group, o)
+	}
+	return err
+}
+
+func (j *job) lengths(l *data.Loader) []int {
+	if j.cfg.Data.Pack {
+		b := l.Buckets()
+		return b[len(b)-1:]
+	}
+	return l.Buckets()
+}
+
+// load reads the weights and puts the run where its newest checkpoint left it.
+func (j *job) load(context.Context) error {
+	if err := j.model.Source.Load(j.store); err != nil {
+		return withCode(config.ExitInput, fmt.Errorf("model %s: %w", j.cfg.Model, err))
+	}
+	if j.adapter != nil {
+		if err := j.adapter.Init(j.store); err != nil {
+			return err
+		}
+	}
+	return j.restore()
+}

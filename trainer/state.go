@@ -1,0 +1,126 @@
+package trainer
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
+)
+
+// persistent returns every variable that a checkpoint keeps: trained weights and optimizer state.
+func (j *job) persistent() []*graph.Var {
+	return append(append([]*graph.Var{}, j.trained()...), j.group.StateVars()...)
+}
+
+// restore loads the newest durable checkpoint, if the run is resumed and there is one.
+func (j *job) restore() error {
+	j.saved = -1
+	var err error
+	if j.state.ConfigHash, err = j.cfg.Hash(); err != nil {
+		return err
+	}
+	j.state.DataHash = j.train.Digest()
+	if !j.cfg.Resume {
+		return nil
+	}
+	if err := j.runs.Recover(); err != nil {
+		return err
+	}
+	s, err := j.runs.Latest()
+	if errors.Is(err, checkpoint.ErrNone) {
+		j.log.Info("no checkpoint to resume from; starting", "out", j.cfg.Out)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var st runState
+	if err := s.State(&st); err != nil {
+		return err
+	}
+	if err := j.sameRun(s.Dir, st); err != nil {
+		return err
+	}
+	f, err := s.Tensors()
+	if err != nil {
+		return err
+	}
+	for _, v := range j.persistent() {
+		t, err := f.Read(v.Name)
+		if err == nil {
+			err = j.store.Set(v, t)
+		}
+		if err != nil {
+			return errors.Join(withCode(config.ExitInput, fmt.Errorf("checkpoint %s: %w", s.Dir, err)), f.Close())
+		}
+	}
+	j.state, j.saved = st, st.Step
+	j.log.Info("resuming", "step", st.Step, "checkpoint", s.Dir)
+	return f.Close()
+}
+
+// sameRun refuses a checkpoint of other settings or data: the resumed run would be neither the old one nor the new.
+func (j *job) sameRun(dir string, st runState) error {
+	if st.ConfigHash != j.state.ConfigHash {
+		return badConfig("resume", "the checkpoint %s was made with other settings; use the config.yaml of that run, or another --out", dir)
+	}
+	if st.DataHash != j.state.DataHash {
+		return badConfig("resume", "the data files are not those of the checkpoint %s; restore them, or use another --out", dir)
+	}
+	return nil
+}
+
+// save writes a durable checkpoint of the state after j.state.Step steps.
+func (j *job) save() error {
+	if j.saved == j.state.Step {
+		return nil
+	}
+	tensors, err := j.named(j.persistent())
+	if err != nil {
+		return err
+	}
+	if err := j.metrics.Sync(); err != nil { // rows up to the step must not be behind its checkpoint
+		return withCode(config.ExitDisk, err)
+	}
+	if err := j.runs.Save(j.state.Step, tensors, j.state, j.cfg.Save.Keep); err != nil {
+		return err
+	}
+	j.saved = j.state.Step
+	j.log.Debug("checkpoint", "step", j.state.Step)
+	if j.hooks.OnSave == nil {
+		return nil
+	}
+	s, err := j.runs.At(j.state.Step)
+	if err != nil {
+		return err
+	}
+	return j.hooks.OnSave(j.state.Step, s.Dir)
+}
+
+func (j *job) named(vars []*graph.Var) ([]checkpoint.Named, error) {
+	out := make([]checkpoint.Named, 0, len(vars))
+	for _, v := range vars {
+		t, err := j.store.Get(v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, checkpoint.Named{Name: v.Name, Tensor: t})
+	}
+	return out, nil
+}
+
+// digest is the SHA-256 of the trained tensors.
+func (j *job) digest() (string, error) {
+	tensors, err := j.named(j.trained())
+	if err != nil {
+		return "", err
+	}
+	var list []report.Named
+	for _, t := range tensors {
+		list = append(list, report.Named{Name: t.Name, Tensor: t.Tensor})
+	}
+	return report.Digest(list)
+}
