@@ -21,6 +21,7 @@ type Graph struct {
 	name    string
 	nodes   []*Node
 	writes  []Write
+	written map[*Var]int // index into writes
 	errs    []error
 	scopes  []string
 	scope   string
@@ -44,7 +45,7 @@ type nodeKey struct {
 
 // New returns an empty graph.
 func New(name string) *Graph {
-	g := &Graph{name: name, cse: map[nodeKey]*Node{}}
+	g := &Graph{name: name, cse: map[nodeKey]*Node{}, written: map[*Var]int{}}
 	g.poison = &Node{ID: -1, g: g, bad: true}
 	return g
 }
@@ -106,12 +107,11 @@ func (g *Graph) Write(v *Var, val Value) {
 		g.Fail("write "+v.Name, []Value{val}, fmt.Errorf("the variable is %v", v.Type))
 		return
 	}
-	for i := range g.writes {
-		if g.writes[i].Var == v {
-			g.writes[i].Value = val
-			return
-		}
+	if i, ok := g.written[v]; ok {
+		g.writes[i].Value = val
+		return
 	}
+	g.written[v] = len(g.writes)
 	g.writes = append(g.writes, Write{v, val})
 }
 

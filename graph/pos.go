@@ -19,9 +19,21 @@ var frames sync.Map // uintptr -> string
 
 // callerPos returns "file.go:88" of the first frame outside the building packages.
 func callerPos() string {
-	var pcs [24]uintptr
-	n := runtime.Callers(4, pcs[:])
-	for _, pc := range pcs[:n] {
+	var pcs [64]uintptr
+	if s := firstOutside(pcs[:runtime.Callers(4, pcs[:nearFrames])]); s != "" {
+		return s
+	}
+	if s := firstOutside(pcs[:runtime.Callers(4, pcs[:])]); s != "" {
+		return s
+	}
+	return "?"
+}
+
+// nearFrames is how far up the stack most positions are found; unwinding further costs more than the rest of building a node.
+const nearFrames = 6
+
+func firstOutside(pcs []uintptr) string {
+	for _, pc := range pcs {
 		if cached, ok := frames.Load(pc); ok {
 			if s := cached.(string); s != "" {
 				return s
@@ -34,7 +46,7 @@ func callerPos() string {
 			return s
 		}
 	}
-	return "?"
+	return ""
 }
 
 func resolve(pc uintptr) string {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
@@ -19,12 +20,12 @@ func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	if !info.IsDir() {
 		return openLlama2C(fsys, path)
 	}
-	d, err := checkpoint.OpenDir(fsys, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if file, ferr := checkpoint.FindLlama2C(fsys, path); ferr == nil {
+	if _, err := fsys.Stat(filepath.ToSlash(filepath.Join(path, "config.json"))); errors.Is(err, fs.ErrNotExist) {
+		if file, err := checkpoint.FindLlama2C(fsys, path); err == nil {
 			return openLlama2C(fsys, file)
 		}
 	}
+	d, err := checkpoint.OpenDir(fsys, path)
 	if err != nil {
 		return nil, Config{}, err
 	}

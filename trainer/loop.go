@@ -24,6 +24,9 @@ func (j *job) begin(ctx context.Context) error {
 	if j.metrics, err = report.ResumeMetrics(j.path("metrics.jsonl"), int64(j.state.Step)); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
+	if err := j.fs.MkdirAll(j.path("tensorboard")); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
 	if j.events, err = report.CreateEvents(j.path("tensorboard"), report.EventOptions{}); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
@@ -63,7 +66,7 @@ func (j *job) loop(ctx context.Context) error {
 			return j.stopped(ctx.Err())
 		}
 		began := time.Now()
-		lr := j.sched(step)
+		lr := j.sched.At(step)
 		r, next, err := j.plans.run(ctx, j.loader, step, j.cfg.Train.Seed, lr, buf)
 		buf = next
 		if err != nil {

@@ -173,9 +173,9 @@ func quantizeRule(q config.Quantize) (func(string) (quant.Config, bool), error) 
 	if q.Scheme == "" || q.Scheme == "none" {
 		return nil, nil
 	}
-	s, err := quant.ParseScheme(q.Scheme)
-	if err != nil {
-		return nil, badConfig("quantize.scheme", "%v", err)
+	s, ok := quant.ParseScheme(q.Scheme)
+	if !ok {
+		return nil, badConfig("quantize.scheme", "%s is not supported; supported: none, nf4, fp4", q.Scheme)
 	}
 	c := quant.Config{Scheme: s, Blocksize: q.Blocksize, Double: q.Double}
 	return func(string) (quant.Config, bool) { return c, true }, nil

@@ -101,12 +101,15 @@ func (j *job) attach() error {
 
 func (j *job) makeGroup() error {
 	t := j.cfg.Train
-	c := optim.Config{Eps: t.Eps, WeightDecay: t.WeightDecay, Min8bitSize: t.Min8bitSize, Betas: t.Betas}
+	if len(t.Betas) != 2 {
+		return badConfig("train.betas", "%d values are given, %s takes 2", len(t.Betas), t.Optimizer)
+	}
+	c := optim.Config{Eps: t.Eps, WeightDecay: t.WeightDecay, Min8bitSize: t.Min8bitSize, Betas: [2]float64{t.Betas[0], t.Betas[1]}}
 	opt, err := optim.New(t.Optimizer, c)
 	if err != nil {
 		return badConfig("train.optimizer", "%v", err)
 	}
-	j.group, err = opt.NewGroup("train", layers.Trainable(j.model.Llama))
+	j.group, err = optim.NewGroup(layers.Trainable(j.model.Llama), optim.Options{Optimizer: opt})
 	if err == nil {
 		j.sum.EightBit = j.group.NumEightBit()
 	}
@@ -176,8 +179,8 @@ func (j *job) makeLoaders(seqLen int) error {
 			return badConfig("data.val", "%v", err)
 		}
 	}
-	j.sched, err = optim.NewSchedule(t.Schedule, t.LR, t.Warmup, j.loader.Steps())
-	if err != nil {
+	j.sched = optim.Schedule{Kind: t.Schedule, LR: t.LR, Warmup: t.Warmup, Total: j.loader.Steps()}
+	if err := j.sched.Check(); err != nil {
 		return badConfig("train.schedule", "%v", err)
 	}
 	return nil

@@ -7,11 +7,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// trainers are the libraries compared, by the name that their benchmarks carry.
+// trainers are this framework and the libraries compared with it, by the name that their benchmarks carry.
 var trainers = []struct {
 	name string
 	open func(*Problem) (Trainer, error)
 }{
+	{"ours", newOurs},
 	{"gorgonia", NewGorgonia},
 	{"gomlx", NewGoMLX},
 }

@@ -68,9 +68,9 @@ func (p *program) verify() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				err = p.json(r)
+				err = r.WriteJSON(p.out)
 			} else {
-				_, err = fmt.Fprint(p.out, r.Text())
+				err = r.WriteTable(p.out)
 			}
 			if err == nil && !r.OK() {
 				err = errSilent

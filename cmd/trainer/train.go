@@ -104,11 +104,11 @@ func (p *program) presets() *cobra.Command {
 				}
 				return nil
 			}
-			pr, err := config.FindPreset(args[0])
-			if err != nil {
-				return err
+			pr, ok := config.FindPreset(args[0])
+			if !ok {
+				return usage(fmt.Errorf("there is no preset %q; `trainer presets` lists them", args[0]))
 			}
-			_, err = p.out.Write([]byte(pr.YAML))
+			_, err := p.out.Write([]byte(pr.YAML))
 			return err
 		},
 	}

@@ -85,7 +85,7 @@ type shadow struct {
 	p      *Plan
 	tags   map[int64]string
 	staged map[*graph.Node]bool
-	err  error
+	err    error
 }
 
 // copy is a staged old value when its node is met first, and otherwise the end of a write.

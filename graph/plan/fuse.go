@@ -19,10 +19,10 @@ const (
 // one group and it has the group's shape; no path can then leave the group and come back.
 type fuser struct {
 	g       *graph.Graph
-	group   []int                 // by node ID: root node ID of its group, -1 for none
-	size    map[int]int           // instructions at most
-	members map[int][]*graph.Node // last first
-	inputs  map[int]map[graph.Value]bool
+	group   []int           // by node ID: root node ID of its group, -1 for none
+	size    []int           // by root: instructions at most
+	members [][]*graph.Node // by root: last first
+	inputs  [][]graph.Value // by root: distinct values from outside
 	users   [][]int
 	exposed []bool // by node ID: an output or a write
 }
@@ -41,7 +41,7 @@ func fuse(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Va
 				return nil, nil, err
 			}
 		default:
-			r.Copy(n)
+			r.Move(n)
 		}
 	}
 	g2, outs2 := r.Writes(g), r.GetAll(outs)
@@ -50,7 +50,7 @@ func fuse(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Va
 
 func newFuser(g *graph.Graph, outs []graph.Value) *fuser {
 	n := len(g.Nodes())
-	f := &fuser{g: g, group: make([]int, n), size: map[int]int{}, members: map[int][]*graph.Node{}, inputs: map[int]map[graph.Value]bool{},
+	f := &fuser{g: g, group: make([]int, n), size: make([]int, n), members: make([][]*graph.Node, n), inputs: make([][]graph.Value, n),
 		users: make([][]int, n), exposed: make([]bool, n)}
 	for i, node := range g.Nodes() {
 		f.group[i] = -1
@@ -80,15 +80,16 @@ func (f *fuser) place(n *graph.Node) {
 	f.group[n.ID] = root
 	f.size[root] += instrs(n)
 	f.members[root] = append(f.members[root], n)
-	if f.inputs[root] == nil {
-		f.inputs[root] = map[graph.Value]bool{}
+	ins := f.inputs[root]
+	if i := slices.Index(ins, n.Output(0)); i >= 0 {
+		ins = slices.Delete(ins, i, i+1)
 	}
-	delete(f.inputs[root], n.Output(0))
 	for _, v := range n.In {
-		if !isImmediate(v) {
-			f.inputs[root][v] = true
+		if !isImmediate(v) && !slices.Contains(ins, v) {
+			ins = append(ins, v)
 		}
 	}
+	f.inputs[root] = ins
 }
 
 // joins returns the group that n can become part of.
@@ -139,7 +140,7 @@ func (f *fuser) emit(p *Plan, r *graph.Rewriter, root *graph.Node) error {
 		r.Set(root, fused)
 	case errors.Is(err, device.ErrNoKernel):
 		for _, n := range slices.Backward(f.members[root.ID]) {
-			r.Copy(n)
+			r.Move(n)
 		}
 	default:
 		return fmt.Errorf("%s: %s: %w", root.Where(), fused[0].Node(), err)

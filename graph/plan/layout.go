@@ -32,10 +32,9 @@ func (p *Plan) emit(s *storage, order []*graph.Node) error {
 		case isLeaf(n):
 			p.emitLeaf(s, n)
 			continue
-		case isView(n):
-			off, _ := n.Op.(graph.Viewer).View(n.InTypes())
+		case s.isView(n):
 			in := s.at[n.In[0]]
-			s.at[n.Output(0)] = place{in.root, in.off + off}
+			s.at[n.Output(0)] = place{in.root, in.off + s.views[n.ID].off}
 			continue
 		}
 		k, err := p.kernelFor(n)

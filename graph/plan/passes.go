@@ -62,7 +62,7 @@ func prune(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 	r := graph.NewRewriter(g)
 	for i, live := range g.Reachable(outs) {
 		if live {
-			r.Copy(g.Nodes()[i])
+			r.Move(g.Nodes()[i])
 		}
 	}
 	return r.Writes(g), r.GetAll(outs), nil
@@ -74,16 +74,16 @@ const maxLowering = 8
 // lower decomposes what the device has no kernel for, until every node has one. All missing kernels are named in one error.
 func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
 	for range maxLowering {
+		if whole, err := p.hasAllKernels(g); err != nil || whole {
+			return g, outs, err
+		}
 		missing := map[string]bool{}
-		changed := false
 		r := graph.NewRewriter(g)
 		for _, n := range g.Nodes() {
 			_, err := p.kernelFor(n)
 			switch {
 			case err == nil:
 				r.Copy(n)
-			case !errors.Is(err, device.ErrNoKernel):
-				return nil, nil, fmt.Errorf("%s: %s: %w", n.Where(), n, err)
 			default:
 				d, ok := n.Op.(graph.Decomposable)
 				if !ok {
@@ -91,7 +91,6 @@ func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 					r.Copy(n)
 					continue
 				}
-				changed = true
 				undo := r.New.OnBehalf(n)
 				r.Set(n, d.Decompose(r.GetAll(n.In)))
 				undo()
@@ -100,9 +99,6 @@ func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 		if len(missing) > 0 {
 			return nil, nil, missingError(p, missing)
 		}
-		if !changed {
-			return g, outs, nil
-		}
 		g, outs = r.Writes(g), r.GetAll(outs)
 		if err := g.Err(); err != nil {
 			return nil, nil, fmt.Errorf("plan: a decomposition is wrong: %w", err)
@@ -110,6 +106,19 @@ func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 		g, outs, _ = prune(p, g, outs)
 	}
 	return nil, nil, fmt.Errorf("plan: decompositions nest deeper than %d", maxLowering)
+}
+
+// hasAllKernels reports whether no node needs a decomposition.
+func (p *Plan) hasAllKernels(g *graph.Graph) (bool, error) {
+	for _, n := range g.Nodes() {
+		switch _, err := p.kernelFor(n); {
+		case errors.Is(err, device.ErrNoKernel):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("%s: %s: %w", n.Where(), n, err)
+		}
+	}
+	return true, nil
 }
 
 func missingError(p *Plan, missing map[string]bool) error {
@@ -129,15 +138,13 @@ func joinTypes(ts []tensor.Type) string {
 	return strings.Join(out, ", ")
 }
 
-const (
-	keyIn  = 6
-	keyOut = 4
-)
+// keyIn is how many input types a kernel's key holds without spilling into a string.
+const keyIn = 4
 
+// kernelKey tells kernels apart; an op and its input types decide the output types.
 type kernelKey struct {
 	op      graph.Op
 	in      [keyIn]tensor.Type
-	out     [keyOut]tensor.Type
 	nin     int
 	overlap string
 }
@@ -146,12 +153,13 @@ func keyOf(n *graph.Node) kernelKey {
 	k := kernelKey{op: n.Op, nin: len(n.In)}
 	for i, v := range n.In {
 		if i == keyIn {
-			k.overlap = joinTypes(n.InTypes()[i:])
+			if _, unique := n.Op.(graph.Fused); !unique { // a program belongs to one node
+				k.overlap = joinTypes(n.InTypes()[i:])
+			}
 			break
 		}
 		k.in[i] = v.Type()
 	}
-	copy(k.out[:], n.Out)
 	return k
 }
 
@@ -204,7 +212,7 @@ func (stageCopy) Infer(in []tensor.Type) ([]tensor.Type, error) { return in[:1],
 func stage(_ *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
 	r := graph.NewRewriter(g)
 	for _, n := range g.Nodes() {
-		r.Copy(n)
+		r.Move(n)
 	}
 	for _, w := range g.Writes() {
 		v := r.Get(w.Value)

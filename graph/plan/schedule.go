@@ -93,7 +93,7 @@ func (sc *scheduler) antiDependencies() {
 			}
 			target := sc.s.varPlace(writes[wi].Var)
 			for _, u := range readers[target.root] {
-				if u.node != n && !isView(u.node) && overlaps(u.off, u.bytes, target.off, writes[wi].Var.Type.Bytes()) {
+				if u.node != n && !sc.s.isView(u.node) && overlaps(u.off, u.bytes, target.off, writes[wi].Var.Type.Bytes()) {
 					sc.edge(u.node.ID, n.ID)
 				}
 			}
@@ -134,7 +134,7 @@ func (sc *scheduler) push(id int) {
 	n := sc.g.Nodes()[id]
 	class := classLater
 	switch {
-	case isLeaf(n) || isView(n):
+	case isLeaf(n) || sc.s.isView(n):
 		class = classFree
 	case laneOf(n) != graph.Compute:
 		class = classComm
@@ -157,7 +157,7 @@ func (sc *scheduler) frees(n *graph.Node) bool {
 		if !v.Valid() || isLeaf(v.Node()) || sc.keep[v.Node().ID] || repeats(n.In, i) {
 			continue
 		}
-		if sc.users[v.Node().ID] == 1 && !isView(v.Node()) {
+		if sc.users[v.Node().ID] == 1 && !sc.s.isView(v.Node()) {
 			gain += v.Type().Bytes()
 		}
 	}

@@ -42,12 +42,28 @@ type storage struct {
 	at     map[graph.Value]place
 	ofVar  map[*graph.Var]int
 	placed map[*graph.Node][]int // by output: index into the graph's writes of the variable it is written into, -1 for none
+	views  []viewAt              // by node ID
 	copies []int                 // writes that need a copy when the step ends
 }
 
-func newStorage(g *graph.Graph) *storage {
-	return &storage{g: g, at: make(map[graph.Value]place, len(g.Nodes())), ofVar: map[*graph.Var]int{}, placed: map[*graph.Node][]int{}}
+// viewAt says whether a node is a view of its first input, and from which byte on.
+type viewAt struct {
+	off int64
+	ok  bool
 }
+
+func newStorage(g *graph.Graph) *storage {
+	s := &storage{g: g, at: make(map[graph.Value]place, len(g.Nodes())), ofVar: map[*graph.Var]int{}, placed: map[*graph.Node][]int{},
+		views: make([]viewAt, len(g.Nodes()))}
+	for i, n := range g.Nodes() {
+		if v, ok := n.Op.(graph.Viewer); ok {
+			s.views[i].off, s.views[i].ok = v.View(n.InTypes())
+		}
+	}
+	return s
+}
+
+func (s *storage) isView(n *graph.Node) bool { return s.views[n.ID].ok }
 
 func (s *storage) newRoot(r root) int {
 	r.joined = len(s.roots)
@@ -75,7 +91,7 @@ func (s *storage) planWrites(skip map[int]bool) {
 	for i, w := range s.g.Writes() {
 		n := w.Value.Node()
 		taken := s.placed[n] != nil && s.placed[n][w.Value.Index()] >= 0 // written to another variable already
-		if skip[i] || taken || isView(n) || isLeaf(n) || !s.selfReadsAllowed(n, w) {
+		if skip[i] || taken || s.isView(n) || isLeaf(n) || !s.selfReadsAllowed(n, w) {
 			s.copies = append(s.copies, i)
 			continue
 		}
@@ -111,9 +127,8 @@ func (s *storage) selfReadsAllowed(n *graph.Node, w graph.Write) bool {
 // staticPlace follows views down to a variable.
 func (s *storage) staticPlace(v graph.Value) (place, bool) {
 	var off int64
-	for isView(v.Node()) {
-		o, _ := v.Node().Op.(graph.Viewer).View(v.Node().InTypes())
-		off += o
+	for s.isView(v.Node()) {
+		off += s.views[v.Node().ID].off
 		v = v.Node().In[0]
 	}
 	r, ok := v.Node().Op.(graph.Read)

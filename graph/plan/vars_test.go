@@ -157,7 +157,9 @@ type cacheWrite struct{}
 
 func (cacheWrite) Name() string                                  { return "cache_write" }
 func (cacheWrite) Infer(in []tensor.Type) ([]tensor.Type, error) { return in[:1], nil }
-func (cacheWrite) Alias() []graph.AliasPair                      { return []graph.AliasPair{{Out: 0, In: 0, Required: true}} }
+func (cacheWrite) Alias() []graph.AliasPair {
+	return []graph.AliasPair{{Out: 0, In: 0, Required: true}}
+}
 
 func init() {
 	cpu.Register(func(*cpu.Device, cacheWrite, device.Spec) (*cpu.Kernel, error) {

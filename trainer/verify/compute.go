@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
@@ -42,6 +43,9 @@ func openModel(o Options) (*loaded, error) {
 		return nil, errors.Join(&InputError{fmt.Errorf("%s: %w", o.Model, err)}, weights.Close(), m.close())
 	}
 	if err := errors.Join(src.Load(m.store), weights.Close()); err != nil {
+		if errors.Is(err, checkpoint.ErrFormat) {
+			err = &InputError{err}
+		}
 		return nil, errors.Join(err, m.close())
 	}
 	layers.SetTrainable(m.Llama, true)

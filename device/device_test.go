@@ -1,0 +1,55 @@
+package device_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+)
+
+// backend is one of a kind and number; it opens nothing.
+type backend struct {
+	name  string
+	count int
+}
+
+func (b backend) Name() string                      { return b.name }
+func (b backend) Count() int                        { return b.count }
+func (b backend) Open(i int) (device.Device, error) { return opened{name: b.name, i: i}, nil }
+
+type opened struct {
+	device.Device
+	name string
+	i    int
+}
+
+func TestRegistry(t *testing.T) {
+	_, err := device.Open("auto")
+	require.ErrorContains(t, err, "imports no backend")
+	require.NoError(t, device.Register(backend{"cpu", 1}))
+	require.ErrorContains(t, device.Register(backend{"cpu", 1}), "registered twice")
+	open := func(name string) opened {
+		d, err := device.Open(name)
+		require.NoError(t, err)
+		return d.(opened)
+	}
+	require.Equal(t, "cpu", open("auto").name)
+	require.NoError(t, device.Register(backend{"absent", 0}))
+	require.Equal(t, "cpu", open("").name, "a backend without devices is passed over")
+	require.NoError(t, device.Register(backend{"gpu", 2}))
+	require.Equal(t, "gpu", open("auto").name)
+	require.Equal(t, 1, open("gpu:1").i)
+	require.Equal(t, 0, open("gpu").i)
+	for _, c := range []struct{ name, want string }{
+		{"gpu:2", "2 gpu devices are present"}, {"gpu:-1", "2 gpu devices are present"}, {"absent", "0 absent devices"},
+		{"gpu:x", `"x" is not a device number`}, {"gpu:1x", "is not a device number"}, {"gpu:01", "is not a device number"},
+		{"tpu", "is unknown; this program was built with: absent, cpu, gpu"},
+	} {
+		_, err := device.Open(c.name)
+		require.ErrorContains(t, err, c.want, c.name)
+	}
+	require.Len(t, device.Backends(), 3)
+	p := device.Ptr{Off: 5}
+	require.Equal(t, int64(8), p.Add(3).Off)
+}
