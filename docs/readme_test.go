@@ -51,7 +51,7 @@ func train(ctx context.Context, text []byte, steps int) (last float64, err error
 		return 0, err
 	}
 	defer step.Close()
-	fmt.Println(step.Report()) // exact bytes, before anything runs
+	fmt.Println(step.Report().Peak(), "bytes") // exact, before anything runs
 
 	if err := src.Load(store); err != nil {
 		return 0, err

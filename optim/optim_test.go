@@ -22,7 +22,9 @@ func device(t testing.TB, threads int) *cpu.Device {
 	return d
 }
 
-func f32(name string, dims ...int) *graph.Var { return graph.NewVar(name, tensor.T(tensor.F32, dims...)) }
+func f32(name string, dims ...int) *graph.Var {
+	return graph.NewVar(name, tensor.T(tensor.F32, dims...))
+}
 
 func normal(r *rand.Rand, dims ...int) *tensor.Tensor {
 	x := tensor.New(tensor.T(tensor.F32, dims...))

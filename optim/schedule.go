@@ -66,7 +66,7 @@ func (s Schedule) At(step int) float64 {
 	}
 	w := s.WarmupSteps()
 	if step < w {
-		return s.LR * float64(max(step, 0)+1) / float64(w)
+		return s.LR * (float64(max(step, 0)+1) / float64(w))
 	}
 	return s.LR * f(min(float64(step-w)/float64(max(s.Total-w, 1)), 1))
 }

@@ -82,8 +82,10 @@ func TestUpdateRefuses(t *testing.T) {
 	p, q := f32("p", 3), f32("q", 3)
 	require.Empty(t, opt.StateVars())
 	for want, call := range map[string]func(g *graph.Graph){
-		"gradients":         func(g *graph.Graph) { opt.Update(g, []*graph.Var{p}, nil, g.Read(q)) },
-		"first call":        func(g *graph.Graph) { opt.Update(g, []*graph.Var{q}, []graph.Value{g.Read(p)}, ops.Fill(g, tensor.F32, 1)) },
+		"gradients": func(g *graph.Graph) { opt.Update(g, []*graph.Var{p}, nil, g.Read(q)) },
+		"first call": func(g *graph.Graph) {
+			opt.Update(g, []*graph.Var{q}, []graph.Value{g.Read(p)}, ops.Fill(g, tensor.F32, 1))
+		},
 		"is absent":         func(g *graph.Graph) { opt.Update(g, []*graph.Var{p}, []graph.Value{{}}, ops.Fill(g, tensor.F32, 1)) },
 		"rate is absent":    func(g *graph.Graph) { opt.Update(g, []*graph.Var{p}, []graph.Value{g.Read(q)}, graph.Value{}) },
 		"input 4 must be f": func(g *graph.Graph) { opt.Update(g, []*graph.Var{p}, []graph.Value{g.Read(q)}, g.Read(q)) },

@@ -111,10 +111,11 @@ func Tiny() models.Config {
 		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.02, Pad: -1}
 }
 
-// Deep has the sizes of Llama 2 7B (Touvron et al. 2023). It is only planned, never filled.
+// Deep is a narrow Llama of 32 layers: the graph of a model of 7 billion weights without their storage, for timing the compiler.
 func Deep() models.Config {
-	return models.Config{Vocab: 32000, Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, KVHeads: 32, HeadDim: 128,
-		MaxPositions: 4096, Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.02, Pad: -1}
+	c := Tiny()
+	c.Layers, c.Hidden, c.Intermediate, c.HeadDim = 32, 64, 176, 16
+	return c
 }
 
 // NewLlama is one whole training step of a language model: loss, gradients and update in one plan.

@@ -22,8 +22,8 @@ var steps = []struct {
 	{"llama_full_f32", llama(LlamaOptions{Model: Tiny(), Batch: 8, Len: 256, Optimizer: "adamw"})},
 }
 
-// deep is a 32-layer LoRA step, planned only.
-var deep = LlamaOptions{Model: Deep(), Batch: 1, Len: 2048, Rank: 16, NF4: true, Optimizer: "adamw8bit"}
+// deep is a 32-layer LoRA step, compiled and never run.
+var deep = LlamaOptions{Model: Deep(), Batch: 2, Len: 128, Rank: 16, NF4: true, Optimizer: "adamw8bit"}
 
 func llama(o LlamaOptions) func(device.Device) (*Step, error) {
 	return func(dev device.Device) (*Step, error) { return NewLlama(dev, o) }

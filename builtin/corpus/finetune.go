@@ -18,7 +18,7 @@ const (
 // FineTune returns the built-in fine-tuning set: a sentence or a few ("Story: ..."), to be turned into a record of four facts,
 //
 //	Story: Mia saw a red fox near the pond.
-//	List: who: Mia, what: fox, colour: red, where: pond.
+//	List: who: Mia, what: fox, colour: red, where: near the pond.
 //
 // The pretraining text asks for these facts one at a time and in sentences; it never shows the record nor its label. Held-out
 // rows use the same words and sentence forms, but no held-out combination of the four facts occurs in a training row, so an exact
@@ -38,13 +38,22 @@ func FineTune(seed uint64) (train, heldOut []Row) {
 	return rows[HeldOutRows:], rows[:HeldOutRows:HeldOutRows]
 }
 
-// record draws one row. Its four facts are bound first; the place's noun is the last word of {to}.
+// record draws one row. Its four facts are bound first; the place is told in the record as in the story.
 func record(r *rng) Row {
 	sc := sighted(r, newScene(r))
-	where := sc["place"][strings.LastIndexByte(sc["place"], ' ')+1:]
 	told := finish("story: " + expand(r, pick(r, sightings), sc))
 	return Row{
-		Prompt:     told + "\nList:",
-		Completion: " who: " + sc["h"] + ", what: " + sc["thing"] + ", colour: " + sc["colour"] + ", where: " + where + ".",
+		Prompt: told + "\nList:",
+		Completion: " who: " + sc["h"] + ", what: " + sc["thing"] + ", colour: " + sc["colour"] + ", where: " +
+			phrase(told, sc["place"]) + ".",
 	}
+}
+
+// phrase returns a place ("the pond") with the preposition before it in the story, in small letters: "near the pond".
+func phrase(told, place string) string {
+	before, _, found := strings.Cut(told, " "+place)
+	if !found {
+		return place
+	}
+	return strings.ToLower(before[strings.LastIndexByte(before, ' ')+1:]) + " " + place
 }

@@ -29,7 +29,7 @@ func TestFineTuneSplit(t *testing.T) {
 
 // TestFineTuneRows checks that each record can be read from its prompt, and that held-out rows bring no new word.
 func TestFineTuneRows(t *testing.T) {
-	form := regexp.MustCompile(`^ who: (\w+), what: (\w+), colour: (\w+), where: (\w+)\.$`)
+	form := regexp.MustCompile(`^ who: (\w+), what: (\w+), colour: (\w+), where: (\w+ the \w+)\.$`)
 	train, held := FineTune(1)
 	known := map[string]bool{}
 	for _, row := range train {

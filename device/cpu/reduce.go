@@ -61,6 +61,9 @@ func buildReduce(d *Device, op ops.Reduce, s device.Spec) (*Kernel, error) {
 			offs[i] = offset(i, r.red, r.redSt)
 		}
 	}
+	if op.Kind == ops.RedSum && s.In[0].DType == tensor.F32 && r.outputs >= wideSum && op.Axes&(op.Axes+1) == 0 && op.Axes != 0 {
+		return &Kernel{Label: "reduce_sum_columns", Run: func(c *Call) error { return sumColumns(d, r, c) }}, nil
+	}
 	f := foldFor(op.Kind)
 	k := &Kernel{}
 	if op.Kind == ops.RedSum && r.outputs < wideSum && r.inputs >= 2*sumChunk {
@@ -88,6 +91,31 @@ const (
 	sumChunk    = 16 << 10
 	reduceGrain = 16 << 10
 )
+
+// columnBlock is how many columns are summed side by side: their float64 sums stay in the first-level cache.
+const columnBlock = 256
+
+// sumColumns adds the rows of a float32 matrix, row by row in float64 for a block of columns.
+func sumColumns(d *Device, r reduction, c *Call) error {
+	x, y := tensor.View[float32](c.In[0]), tensor.View[float32](c.Out[0])
+	blocks := (r.outputs + columnBlock - 1) / columnBlock
+	return d.ranges(blocks, max(reduceGrain/max(r.inputs*columnBlock, 1), 1), func(lo, hi int) {
+		var acc [columnBlock]float64
+		for b := lo; b < hi; b++ {
+			from, to := b*columnBlock, min((b+1)*columnBlock, r.outputs)
+			sum := acc[:to-from]
+			clear(sum)
+			for i := range r.inputs {
+				for j, v := range x[i*r.outputs+from : i*r.outputs+to] {
+					sum[j] += float64(v)
+				}
+			}
+			for j, v := range sum {
+				y[from+j] = float32(v)
+			}
+		}
+	})
+}
 
 func sumChunks(d *Device, r reduction, offs []int, in, out reader, part []float64) error {
 	chunks := (r.inputs + sumChunk - 1) / sumChunk

@@ -49,16 +49,24 @@ func (l *llama) block(x, cos, sin graph.Value) graph.Value {
 	return ops.Add(x, l.lora(h, llamaHidden, llamaDim))
 }
 
-// adamW writes one update of a variable in plain ops.
-func (l *llama) adamW(v *graph.Var, grad, lr graph.Value) {
-	m, s := graph.NewVar("m", v.Type), graph.NewVar("v", v.Type)
-	m2 := ops.Add(ops.Scale(l.g.Read(m), 0.9), ops.Scale(grad, 0.1))
-	s2 := ops.Add(ops.Scale(l.g.Read(s), 0.999), ops.Scale(ops.Square(grad), 0.001))
-	w := l.g.Read(v)
-	step := ops.Div(m2, ops.AddScalar(ops.Sqrt(s2), 1e-8))
-	l.g.Write(m, m2)
-	l.g.Write(s, s2)
-	l.g.Write(v, ops.Sub(w, ops.Mul(lr, ops.Add(step, ops.Scale(w, 0.01)))))
+// update puts the trained matrices, their gradients and the moments into slabs and updates them by one op.
+func (l *llama) update(grads []graph.Value, lr graph.Value) {
+	var sizes []int
+	for _, v := range l.train {
+		sizes = append(sizes, v.Type.Size())
+	}
+	layout := ops.NewLayout(sizes...)
+	slab, m, s := graph.NewVar("p", layout.Type()), graph.NewVar("m", layout.Type()), graph.NewVar("v", layout.Type())
+	for i, v := range l.train {
+		v.Slab, v.Offset = slab, int64(layout.Offsets[i])
+	}
+	one := ops.Fill(l.g, tensor.F32, 1)
+	op := ops.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01, Layout: layout}
+	p1, m1, s1 := op.Apply(l.g.Read(slab), ops.PackSlab(layout, grads...), l.g.Read(m), l.g.Read(s),
+		ops.UpdateScalars{LR: lr, Step: one, GScale: one, OK: one})
+	l.g.Write(slab, p1)
+	l.g.Write(m, m1)
+	l.g.Write(s, s1)
 }
 
 // llamaStep builds forward, backward and update, and compiles them.
@@ -87,9 +95,7 @@ func llamaStep(dev *cpu.Device, layers int, split *[3]time.Duration) (*plan.Plan
 	if err != nil {
 		return nil, err
 	}
-	for i, v := range l.train {
-		l.adamW(v, grads[i], lr)
-	}
+	l.update(grads, lr)
 	lap(1)
 	p, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: dev})
 	lap(2)

@@ -37,6 +37,7 @@ type Plan struct {
 	store   *Store
 	session *Session
 	own     bool // the session is this plan's own
+	lent    bool // the store of the plan's own session is the caller's
 	closed  bool
 
 	g       *graph.Graph
@@ -83,7 +84,7 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 		if p.store == nil {
 			p.store = NewStore(o.Device)
 		}
-		p.session, p.own = NewSession(p.store), true
+		p.session, p.own, p.lent = NewSession(p.store), true, o.Store != nil
 	}
 	p.store = p.session.store
 	if err := p.runPasses(g, outs); err != nil {
@@ -123,7 +124,7 @@ func graphOf(outs []graph.Value, o Options) (*graph.Graph, error) {
 	return g, g.Err()
 }
 
-// Close frees what the plan owns. A shared session and its store stay.
+// Close frees what the plan owns. A store or session that Options brought stays.
 func (p *Plan) Close() error {
 	if p.closed {
 		return nil
@@ -135,7 +136,10 @@ func (p *Plan) Close() error {
 		p.consts = nil
 	}
 	p.session.leave(p)
-	if p.own {
+	switch {
+	case p.own && p.lent:
+		err = errors.Join(err, p.session.closeArena())
+	case p.own:
 		err = errors.Join(err, p.session.Close())
 	}
 	return err

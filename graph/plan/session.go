@@ -73,14 +73,16 @@ func (s *Session) arenaFor() (device.Buffer, int, error) {
 }
 
 // Close frees the arena and the store.
-func (s *Session) Close() error {
+func (s *Session) Close() error { return errors.Join(s.closeArena(), s.store.Close()) }
+
+func (s *Session) closeArena() error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.done = true
-	var err error
-	if s.arena != nil {
-		err = s.arena.Free()
-		s.arena = nil
+	if s.arena == nil {
+		return nil
 	}
-	s.mu.Unlock()
-	return errors.Join(err, s.store.Close())
+	err := s.arena.Free()
+	s.arena = nil
+	return err
 }

@@ -21,7 +21,14 @@ func Matrix(dev device.Device) (string, error) {
 	for name := range uses {
 		names = append(names, name)
 	}
-	sort.Strings(names)
+	labels := map[string]int{}
+	for _, name := range names {
+		labels[label(name, uses[name].Op)]++
+	}
+	sort.Slice(names, func(i, j int) bool {
+		a, b := label(names[i], uses[names[i]].Op), label(names[j], uses[names[j]].Op)
+		return a < b || a == b && names[i] < names[j]
+	})
 	columns := append(append([]tensor.DType{}, Floats...), append(append([]tensor.DType{}, Ints...), tensor.Bool)...)
 	var b strings.Builder
 	b.WriteString("| op |")
@@ -34,7 +41,11 @@ func Matrix(dev device.Device) (string, error) {
 		if leaf(u.Op) {
 			continue
 		}
-		fmt.Fprintf(&b, "| %s |", label(name, u.Op))
+		text := label(name, u.Op)
+		if labels[text] > 1 {
+			text += " (" + name + ")"
+		}
+		fmt.Fprintf(&b, "| %s |", text)
 		for _, d := range columns {
 			cell, err := support(dev, u.Types[d])
 			if err != nil {

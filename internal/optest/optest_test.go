@@ -157,3 +157,18 @@ func TestExclusionsHaveReasons(t *testing.T) {
 		}
 	})
 }
+
+// TestCheckAgrees: the option that compares kernels with decompositions while a plan runs finds nothing in the table's cases.
+func TestCheckAgrees(t *testing.T) {
+	dev := cpu.New(cpu.Options{Threads: 1})
+	each(t, func(t *testing.T, c optest.Case) {
+		if strings.Contains(c.Name, "edges") {
+			t.Skip("infinite values, which Check reports")
+		}
+		b, grads, err := c.Backward(c.Types()[0])
+		require.NoError(t, err)
+		b.Out = append(b.Out, grads...)
+		_, err = b.Plan(plan.Options{Device: dev, Check: true})
+		require.NoError(t, err)
+	})
+}

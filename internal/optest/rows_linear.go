@@ -61,7 +61,7 @@ var reduceShapes = []struct {
 }{
 	{[]int{3, 4, 5}, []int{2}}, {[]int{3, 4, 5}, []int{0}}, {[]int{3, 4, 5}, []int{1}}, {[]int{3, 4, 5}, []int{0, 2}},
 	{[]int{3, 4, 5}, []int{1, 2}}, {[]int{3, 4, 5}, nil}, {[]int{1, 6, 1}, []int{0, 2}}, {[]int{7}, []int{0}}, {[]int{2, 700}, []int{-1}},
-	{[]int{40000}, nil}, {[]int{600, 3}, []int{0}},
+	{[]int{40000}, nil}, {[]int{600, 3}, []int{0}}, {[]int{3, 2, 300}, []int{0, 1}},
 }
 
 func reduceCases() []Case {

@@ -1,6 +1,9 @@
 package optest
 
 import (
+	"math"
+	"math/rand/v2"
+
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -15,6 +18,18 @@ func optimLayout() *ops.Layout {
 	return l
 }
 
+// slabArg is a slab with values in [lo, 2) in its tensors and zeros in the padding, as updates promise and expect.
+func slabArg(l *ops.Layout, lo float64) Arg {
+	a := Arg{Dims: []int{l.Total}, DType: tensor.F32, Values: make([]float64, l.Total)}
+	rng := rand.New(rand.NewPCG(uint64(l.Total), math.Float64bits(lo)))
+	for i, at := range l.Offsets {
+		for j := range l.Sizes[i] {
+			a.Values[at+j] = lo + (2-lo)*rng.Float64()
+		}
+	}
+	return a
+}
+
 // updateArgs are slabs followed by lr, step, gscale and ok.
 func updateArgs(ok float64, slabs ...Arg) []Arg {
 	scalar := func(v float64) Arg { return Arg{DType: tensor.F32, Values: []float64{v}, NoGrad: true} }
@@ -24,9 +39,7 @@ func updateArgs(ok float64, slabs ...Arg) []Arg {
 func optimCases() []Case {
 	l := optimLayout()
 	f32 := []tensor.DType{tensor.F32}
-	slab := Arg{Dims: []int{l.Total}, DType: tensor.F32}
-	second := slab
-	second.Lo, second.Hi = 0, 2
+	slab, second := slabArg(l, -2), slabArg(l, 0)
 	codes := Arg{Dims: []int{l.Total}, DType: tensor.U8, Lo: 0, Hi: 256}
 	scales := Arg{Dims: []int{l.Total / ops.SlabAlign}, DType: tensor.F32, Lo: 0.1, Hi: 1}
 	row := func(name string, op graph.Op, in []Arg) Case {

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"iter"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -24,6 +23,13 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 )
 
+// The seeds of the texts. The tokenizer has texts of its own, so that it stays when the corpus grows.
+const (
+	corpusSeed     = 7
+	vocabularySeed = 1
+	vocabularyDocs = 60000
+)
+
 type options struct {
 	dir, out, trainer string
 	docs, seed        int
@@ -35,8 +41,8 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "builtin/tiny", "folder of the model; its config.json is the architecture")
 	flag.StringVar(&o.out, "out", "runs/maketiny", "working folder")
 	flag.StringVar(&o.trainer, "trainer", "", "trainer binary; empty = go run ./cmd/trainer")
-	flag.IntVar(&o.docs, "docs", 60000, "documents of the corpus")
-	flag.IntVar(&o.seed, "seed", 1, "of the corpus and the training")
+	flag.IntVar(&o.docs, "docs", 130000, "documents of the corpus")
+	flag.IntVar(&o.seed, "seed", 12, "of the training")
 	flag.Parse()
 	o.extra = flag.Args() // further settings for `trainer pretrain`
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -56,8 +62,8 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	args := []string{"pretrain", "--model", filepath.Join(work, "config.json"), "--data.path", filepath.Join(o.out, "corpus.jsonl"),
-		"--data.format=text", "--data.seq_len=256", "--data.val=0.005", "--train.batch=16", "--train.micro_batch=8", "--train.lr=3e-3",
-		"--train.warmup=100", "--train.betas=[0.9,0.99]", "--train.weight_decay=0.05", "--train.epochs=1", "--save.every=500", "--resume",
+		"--data.format=text", "--data.seq_len=256", "--data.val=0.002", "--train.batch=8", "--train.micro_batch=8", "--train.lr=3e-3",
+		"--train.warmup=100", "--train.betas=[0.9,0.99]", "--train.weight_decay=0.05", "--train.steps=4835", "--save.every=500", "--resume",
 		"--train.seed", strconv.Itoa(o.seed), "--out", filepath.Join(o.out, "run")}
 	if err := pretrain(ctx, o.trainer, append(args, o.extra...)); err != nil {
 		return err
@@ -70,7 +76,7 @@ func prepare(o options, work string) error {
 	if err := writeCorpus(o); err != nil {
 		return err
 	}
-	tok, err := tokenizer.TrainBPE(texts(o), tokenizer.TrainOptions{VocabSize: 1024, SpecialTokens: []string{"<s>", "</s>", "<pad>"},
+	tok, err := tokenizer.TrainBPE(corpus.Generate(vocabularySeed, vocabularyDocs), tokenizer.TrainOptions{VocabSize: 1024, SpecialTokens: []string{"<s>", "</s>", "<pad>"},
 		BOS: "<s>", EOS: "</s>", Pad: "<pad>", AddBOS: true})
 	if err != nil {
 		return err
@@ -94,12 +100,10 @@ func prepare(o options, work string) error {
 	return nil
 }
 
-func texts(o options) iter.Seq[string] { return corpus.Generate(uint64(o.seed), o.docs) }
-
 func writeCorpus(o options) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	for text := range texts(o) {
+	for text := range corpus.Generate(corpusSeed, o.docs) {
 		if err := enc.Encode(map[string]string{"text": text}); err != nil {
 			return err
 		}

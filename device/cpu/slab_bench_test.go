@@ -1,0 +1,82 @@
+package cpu
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// BenchmarkSlab runs each update and the norm over a slab of 1e7 elements, in place; bytes are those that must move.
+func BenchmarkSlab(b *testing.B) {
+	l := ops.NewLayout(10_000_000)
+	slab, codes := l.Type(), tensor.T(tensor.U8, l.Total)
+	scales, one := tensor.T(tensor.F32, l.Total/ops.SlabAlign), tensor.T(tensor.F32)
+	scalars := []tensor.Type{one, one, one, one}
+	for _, c := range []struct {
+		op graph.Op
+		in []tensor.Type
+	}{
+		{ops.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01, Layout: l}, append([]tensor.Type{slab, slab, slab, slab}, scalars...)},
+		{ops.AdamW8bit{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01, Layout: l},
+			append([]tensor.Type{slab, slab, codes, codes, scales, scales}, scalars...)},
+		{ops.SGD{Momentum: 0.9, Layout: l}, append([]tensor.Type{slab, slab, slab}, scalars...)},
+		{ops.SumSquares{}, []tensor.Type{slab}},
+	} {
+		for _, threads := range []int{1, 2} {
+			b.Run(c.op.Name()+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, c.op, c.in) })
+		}
+	}
+}
+
+func benchSlab(b *testing.B, threads int, op graph.Op, in []tensor.Type) {
+	dev := New(Options{Threads: threads})
+	defer func() { require.NoError(b, dev.Close()) }()
+	out, err := op.Infer(in)
+	require.NoError(b, err)
+	k, err := dev.Kernel(device.Spec{Op: op, In: in, Out: out})
+	require.NoError(b, err)
+	r := nnRand(5)
+	bytes := int64(0)
+	alloc := func(t tensor.Type) device.Ptr {
+		buf, err := dev.Alloc(t.Bytes())
+		require.NoError(b, err)
+		bytes += t.Bytes()
+		return device.Ptr{Buf: buf}
+	}
+	ins := make([]device.Ptr, len(in))
+	for i, t := range in {
+		x := tensor.New(t)
+		switch {
+		case t.Rank() == 0:
+			x.Set(0, 1)
+		case i == 1 || len(in) == 1:
+			for j := range tensor.Data[float32](x) {
+				tensor.Data[float32](x)[j] = float32(r.NormFloat64())
+			}
+		}
+		ins[i] = alloc(t)
+		require.NoError(b, dev.Stream(0).Upload(ins[i], x.Bytes()))
+	}
+	outs := make([]device.Ptr, len(out))
+	for i, t := range out {
+		outs[i] = alloc(t)
+		if a, ok := op.(graph.Aliaser); ok {
+			outs[i] = ins[a.Alias()[i].In]
+		}
+	}
+	var scratch device.Ptr
+	if k.Scratch() > 0 {
+		buf, err := dev.Alloc(k.Scratch())
+		require.NoError(b, err)
+		scratch.Buf = buf
+	}
+	b.SetBytes(bytes)
+	for b.Loop() {
+		require.NoError(b, k.Launch(dev.Stream(0), ins, outs, scratch))
+	}
+}

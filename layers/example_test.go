@@ -1,0 +1,46 @@
+package layers_test
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// A model is a struct whose tags are the names in files. The same struct holds full and 4-bit layers: the source decides.
+func ExampleSource() {
+	type network struct {
+		Up   layers.Projection `name:"up_proj"`
+		Down layers.Projection `name:"down_proj"`
+	}
+	src := layers.NewSource(layers.Options{Quantize: func(name string) (quant.Config, bool) {
+		return quant.Config{Scheme: quant.NF4, Blocksize: 64, Double: true}, name == "mlp.up_proj.weight"
+	}})
+	mlp := src.Sub("mlp")
+	model := &network{mlp.Linear("up_proj", 64, 256, false), mlp.Linear("down_proj", 256, 64, true)}
+	for _, p := range layers.Params(model) {
+		fmt.Println(p.Name, p.Type, p.Quantized != nil)
+	}
+
+	// Nothing is in memory yet; a store takes the values.
+	dev := cpu.New(cpu.Options{Threads: 1})
+	store := plan.NewStore(dev)
+	fmt.Println(src.Load(store), store.Bytes())
+
+	g := graph.New("forward")
+	x := g.Input("x", tensor.T(tensor.F32, 2, 10, 64))
+	fmt.Println(model.Down.Forward(ops.SiLU(model.Up.Forward(x))).Type(), g.Err())
+	fmt.Println(store.Close(), dev.Close())
+	// Output:
+	// up_proj.weight f32[256,64] true
+	// down_proj.weight f32[64,256] false
+	// down_proj.bias f32[64] false
+	// <nil> 74248
+	// f32[2,10,64] <nil>
+	// <nil> <nil>
+}
