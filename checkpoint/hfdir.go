@@ -38,6 +38,7 @@ type Dir struct {
 // regular file of the folder itself, or a link from a Hugging Face cache snapshot to its blobs. As in transformers, tensors of a
 // shard that the index does not list belong to the model too.
 func OpenDir(fsys vfs.FS, dir string) (*Dir, error) {
+	fsys = vfs.Or(fsys)
 	d := &Dir{fsys: fsys, path: dir, where: map[string]*File{}}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())

@@ -66,6 +66,7 @@ type CheckpointInfo struct {
 // Inspect describes a safetensors or llama2.c file, a model, adapter, run or checkpoint folder. Only headers are read, except that
 // the checkpoints of a run are verified whole.
 func Inspect(fsys vfs.FS, path string) (Info, error) {
+	fsys = vfs.Or(fsys)
 	in := Info{Path: path, Tensors: []TensorInfo{}, ByDType: map[string]int64{}}
 	st, err := fsys.Stat(path)
 	if err != nil {
@@ -79,6 +80,7 @@ func Inspect(fsys vfs.FS, path string) (Info, error) {
 
 // FindLlama2C returns the path of the one llama2.c file of a folder; fs.ErrNotExist when there is none or more than one.
 func FindLlama2C(fsys vfs.FS, dir string) (string, error) {
+	fsys = vfs.Or(fsys)
 	entries, err := fsys.ReadDir(dir)
 	if err != nil {
 		return "", err

@@ -42,6 +42,7 @@ const llama2cHeaderBytes = 7 * 4
 
 // OpenLlama2C opens a version 0 file. The header must give the size of the file exactly; errors match ErrFormat.
 func OpenLlama2C(fsys vfs.FS, path string) (*Llama2C, error) {
+	fsys = vfs.Or(fsys)
 	r, err := fsys.Open(path)
 	if err != nil {
 		return nil, err

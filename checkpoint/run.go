@@ -39,6 +39,7 @@ type Run struct {
 
 // NewRun returns the checkpoints of the run in dir. Nothing is made or changed until Save.
 func NewRun(fsys vfs.FS, dir string) *Run {
+	fsys = vfs.Or(fsys)
 	return &Run{fsys: fsys, dir: filepath.Join(dir, checkpointsDir)}
 }
 

@@ -19,6 +19,7 @@ type File struct {
 
 // OpenSafetensors opens a file and checks its header; tensor data stay on disk. Errors of the contents match ErrFormat.
 func OpenSafetensors(fsys vfs.FS, path string) (*File, error) {
+	fsys = vfs.Or(fsys)
 	r, err := fsys.Open(path)
 	if err != nil {
 		return nil, err

@@ -60,6 +60,7 @@ type SafetensorsWriter struct {
 
 // NewSafetensorsWriter makes the temporary file and writes the header.
 func NewSafetensorsWriter(fsys vfs.FS, path string, specs []Spec, metadata map[string]string) (*SafetensorsWriter, error) {
+	fsys = vfs.Or(fsys)
 	head, order, err := encodeHeader(path, specs, metadata)
 	if err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type SaveInfo struct {
 // last, so that a new folder without one is recognised as unfinished. A configuration that was loaded keeps the keys that this
 // package does not know. Values come from s.
 func (a *Adapter) Save(fs vfs.FS, dir string, s layers.Reader, info SaveInfo) error {
+	fs = vfs.Or(fs)
 	config, err := a.peftConfig(info)
 	if err != nil {
 		return err
@@ -98,6 +99,7 @@ func (s *Saved) Modules() []string {
 // implemented here are refused by name. Memory is bounded by the size of the weights file. Errors of the contents match
 // checkpoint.ErrFormat.
 func Load(fs vfs.FS, dir string) (*Saved, error) {
+	fs = vfs.Or(fs)
 	s, err := loadConfig(fs, dir)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 // OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c file, or the folder that holds one. The reader serves
 // its tensors under Hugging Face names; it must be closed by the caller.
 func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
+	fsys = vfs.Or(fsys)
 	info, err := fsys.Stat(path)
 	if err != nil {
 		return nil, Config{}, fmt.Errorf("model %s: %w", path, err)

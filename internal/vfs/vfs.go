@@ -53,6 +53,14 @@ type FS interface {
 	SyncDir(name string) error
 }
 
+// Or returns fsys, or the operating system's file system for nil: callers outside the module cannot name one.
+func Or(fsys FS) FS {
+	if fsys == nil {
+		return OS{}
+	}
+	return fsys
+}
+
 // FreeSpacer is implemented by file systems that know how much can still be written.
 type FreeSpacer interface {
 	// Free returns the bytes left to this user on the volume that holds name.
