@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -32,19 +31,6 @@ func Dequantize4Range[E Real](dst []E, codes []byte, absmax []float32, lo, hi, b
 	}
 	return nil
 }
-
-// pairTable holds the two table values of every code byte.
-type pairTable [256][2]float32
-
-var pairTables = sync.OnceValue(func() (t [2]pairTable) {
-	for s := range t {
-		v := Scheme(s).Values()
-		for b := range t[s] {
-			t[s][b] = [2]float32{v[b>>4], v[b&15]}
-		}
-	}
-	return t
-})
 
 var schemeValues = [2][16]float32{NF4: floats16(nf4Bits), FP4: fp4Values()}
 

@@ -37,7 +37,7 @@ func ExampleRun() {
 	}
 	cfg := config.Default(config.Pretrain)
 	cfg.Model, cfg.Out, cfg.Device = filepath.Join(dir, "config.json"), filepath.Join(dir, "run"), "cpu"
-	cfg.Data.Path, cfg.Data.SeqLen, cfg.Data.Val = []config.Source{{Path: filepath.Join(dir, "rows.jsonl")}}, 16, 0
+	cfg.Data.Path, cfg.Data.SeqLen, cfg.Data.Val = []config.Source{{Path: filepath.Join(dir, "rows.jsonl"), Weight: 1}}, 16, 0
 	cfg.Train.Batch, cfg.Train.MicroBatch, cfg.Train.Steps = 1, 1, 3
 	s, err := trainer.Run(context.Background(), cfg, trainer.Hooks{OnStep: func(r report.Row) error {
 		fmt.Println("step", r.Step)

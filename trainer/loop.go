@@ -53,7 +53,7 @@ func (j *job) describe() {
 	j.log.Info("model", "name", j.cfg.Model, "parameters", report.Count(params), "trained", report.Count(trained),
 		"share", fmt.Sprintf("%.2f%%", 100*float64(trained)/float64(max(params, 1))))
 	j.log.Info("optimizer", "name", j.cfg.Train.Optimizer, "tensors", len(j.trained()), "with_8bit_state", j.group.NumEightBit())
-	j.log.Info("memory", "weights_and_states", report.Bytes(j.store.Bytes()), "arena", report.Bytes(j.session.ArenaBytes()))
+	j.log.Info("memory", "weights_and_states", report.Bytes(j.session.Bytes()-j.session.ArenaBytes()), "arena", report.Bytes(j.session.ArenaBytes()))
 	j.log.Info("run", "out", j.cfg.Out, "steps", j.loader.Steps(), "batch", j.cfg.Train.Batch, "device", j.dev.Info().Name)
 }
 

@@ -57,7 +57,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 			return nil, err
 		}
 	}
-	p := &Planned{Model: j.cfg.Model, Steps: j.loader.Steps(), ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.memory(),
+	p := &Planned{Model: j.cfg.Model, Steps: j.loader.Steps(), ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.session.Bytes(),
 		Lengths: map[int]plan.Report{}}
 	p.Parameters, p.Trained = j.countParams()
 	for _, q := range layers.Params(j.model.Llama) {
@@ -68,7 +68,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 			p.WeightBytes += q.Var.Type.Bytes()
 		}
 	}
-	p.TrainBytes = j.store.Bytes() - p.WeightBytes
+	p.TrainBytes = p.TotalBytes - p.ArenaBytes - p.WeightBytes
 	var largest plan.Report
 	for t, l := range j.plans.train {
 		r := l.plan.Report()

@@ -69,10 +69,7 @@ func tale(r *rng) string {
 	}
 	sc["role"] = pick(r, rules["role"])
 	depth := 3 + r.intN(2)
-	chain := links[:1:1]
-	for _, l := range inOrder(r, links[1:], depth) {
-		chain = append(chain, l)
-	}
+	chain := append(links[:1:1], inOrder(r, links[1:], depth)...)
 	var out []string
 	for i := range chain {
 		parts := slices.Clone(chain[:i+1])

@@ -79,7 +79,7 @@ func isUnknownCommand(err error) bool {
 
 func (p *program) logger() *slog.Logger {
 	f, ok := p.err.(*os.File)
-	return slog.New(tint.NewHandler(p.err, &tint.Options{NoColor: !ok || !report.IsTerminal(f), TimeFormat: time.TimeOnly}))
+	return slog.New(tint.NewTextHandler(p.err, &tint.Options{NoColor: !ok || !report.IsTerminal(f), TimeFormat: time.TimeOnly}))
 }
 
 func (p *program) terminal() bool {

@@ -51,22 +51,21 @@ func benchSlab(b *testing.B, threads int, op graph.Op, in []tensor.Type) {
 	ins := make([]device.Ptr, len(in))
 	for i, t := range in {
 		x := tensor.New(t)
-		switch {
-		case t.Rank() == 0:
+		if t.Rank() == 0 {
 			x.Set(0, 1)
-		case i == 1 || len(in) == 1:
-			for j := range tensor.Data[float32](x) {
-				tensor.Data[float32](x)[j] = float32(r.NormFloat64())
-			}
+		} else if i == 1 || len(in) == 1 { // the gradient
+			x = nnRandom(r, t.DType, t.Dim(0))
 		}
 		ins[i] = alloc(t)
 		require.NoError(b, dev.Stream(0).Upload(ins[i], x.Bytes()))
 	}
 	outs := make([]device.Ptr, len(out))
 	for i, t := range out {
-		outs[i] = alloc(t)
 		if a, ok := op.(graph.Aliaser); ok {
 			outs[i] = ins[a.Alias()[i].In]
+			bytes += t.Bytes()
+		} else {
+			outs[i] = alloc(t)
 		}
 	}
 	var scratch device.Ptr

@@ -30,16 +30,12 @@ func Eval(dev device.Device, feed Feed, vals ...graph.Value) (out []*tensor.Tens
 	return out, nil
 }
 
-// materialise allocates the variables and uploads the constants.
+// materialise uploads the constants. Variables are allocated when they are first set or the plan first runs: planning takes no
+// memory that a step would not find free.
 func (p *Plan) materialise() error {
 	var total int64
 	for i := range p.roots {
-		switch r := &p.roots[i]; r.kind {
-		case inVar:
-			if _, err := p.store.ptr(r.v); err != nil {
-				return err
-			}
-		case inConst:
+		if r := &p.roots[i]; r.kind == inConst {
 			r.offset = total
 			total += alignUp(r.bytes)
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 )
 
 // Session is what the plans of one run share: the store of the variables and one arena of the largest plan's size, since only
@@ -32,6 +33,27 @@ func (s *Session) ArenaBytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.need
+}
+
+// Bytes is what the plans compiled so far take together: their variables, the arena, and their constants. Variables that no plan
+// reads or writes are not counted.
+func (s *Session) Bytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.need
+	seen := map[*graph.Var]bool{}
+	for p := range s.plans {
+		for i := range p.roots {
+			switch r := &p.roots[i]; {
+			case r.kind == inConst:
+				n += alignUp(r.bytes)
+			case r.kind == inVar && !seen[r.v]:
+				seen[r.v] = true
+				n += r.bytes
+			}
+		}
+	}
+	return n
 }
 
 func (s *Session) join(p *Plan) {

@@ -11,7 +11,6 @@ import (
 // domain is where a pointwise function is smooth enough for central differences, and tolerances that differ from the default.
 type domain struct {
 	lo, hi float64
-	b      *Arg // second operand, nil: like the first
 	tol    map[tensor.DType]float64
 }
 

@@ -110,7 +110,7 @@ func (j *job) layout(scratch []byte, threads int) error {
 	}
 	s := sizesOf(j.k, j.M, j.N, j.K, j.small)
 	if need := 4*(s.packA+s.packB+s.sums+s.temp*threads) + line; len(scratch) < need {
-		return fmt.Errorf("M=%d N=%d K=%d on %d threads needs %d bytes of scratch, got %d; size it with ScratchBytes", j.M, j.N, j.K,
+		return fmt.Errorf("product M=%d N=%d K=%d on %d threads needs %d bytes of scratch, got %d; size it with ScratchBytes", j.M, j.N, j.K,
 			threads, need, len(scratch))
 	}
 	if rest := int(uintptr(unsafe.Pointer(&scratch[0])) % line); rest != 0 {

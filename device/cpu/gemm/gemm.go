@@ -87,7 +87,7 @@ func Gemm(p *pool.Pool, scratch []byte, alpha float64, args Args) error {
 func (g *Args) check() error {
 	for _, d := range [...]int{g.M, g.N, g.K} {
 		if d < 0 || d > maxDim {
-			return fmt.Errorf("M=%d N=%d K=%d: each must be in [0, %d]", g.M, g.N, g.K, maxDim)
+			return fmt.Errorf("sizes M=%d N=%d K=%d: each must be in [0, %d]", g.M, g.N, g.K, maxDim)
 		}
 	}
 	if !g.Kernel.Available() {
