@@ -50,6 +50,9 @@ func VJP(outs, cotangents []graph.Value, wrt ...graph.Value) ([]graph.Value, err
 		return nil, fmt.Errorf("autograd: %d outputs and %d cotangents", len(outs), len(cotangents))
 	}
 	g := outs[0].Graph()
+	if err := sameGraph(g, outs, cotangents, wrt); err != nil {
+		return nil, err
+	}
 	s := newSweep(g, outs, wrt)
 	for i, v := range outs {
 		s.add(v, cotangents[i])
@@ -64,6 +67,23 @@ func VJP(outs, cotangents []graph.Value, wrt ...graph.Value) ([]graph.Value, err
 		}
 	}
 	return res, g.Err()
+}
+
+// sameGraph refuses absent outputs and values of another graph, whose node numbers would be mistaken for this graph's.
+func sameGraph(g *graph.Graph, outs []graph.Value, lists ...[]graph.Value) error {
+	for i, v := range outs {
+		if v.Absent() {
+			return fmt.Errorf("autograd: output %d is absent: no op had an input to take its graph from", i)
+		}
+	}
+	for _, list := range append(lists, outs) {
+		for _, v := range list {
+			if !v.Absent() && v.Graph() != g {
+				return fmt.Errorf("autograd: %v belongs to graph %q, the first output to %q", v, v.Graph().Name(), g.Name())
+			}
+		}
+	}
+	return nil
 }
 
 // StopGrad passes x on and lets no gradient through.
@@ -124,7 +144,7 @@ func (s *sweep) run() error {
 	for i := s.limit - 1; i >= 0; i-- {
 		n := nodes[i]
 		gy, any := s.arriving(n)
-		if !any || !s.feeds[i] || len(n.In) == 0 {
+		if _, stop := n.Op.(ops.Barrier); stop || !any || !s.feeds[i] || len(n.In) == 0 {
 			continue
 		}
 		need := make([]bool, len(n.In))

@@ -1,7 +1,6 @@
 package layers
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -102,8 +101,17 @@ func (s Source) linearInit(in int) Init {
 // Policy returns the model's precision.
 func (s Source) Policy() Policy { return s.shared.opts.Policy }
 
-// Err returns what went wrong while weights were supplied, the first ten joined.
-func (s Source) Err() error { return errors.Join(s.shared.errs...) }
+// Err returns the first thing that went wrong while weights were declared, with the number of further ones.
+func (s Source) Err() error {
+	switch errs := s.shared.errs; len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	default:
+		return fmt.Errorf("%w (and %d more like it)", errs[0], len(errs)-1)
+	}
+}
 
 // Used reports whether a tensor of the file was asked for.
 func (s Source) Used(name string) bool { return s.shared.used[name] }
@@ -134,10 +142,13 @@ func (s Source) fileName(name string) string {
 }
 
 func (s Source) fail(err error) {
-	if len(s.shared.errs) < 10 {
+	if len(s.shared.errs) < maxErrors {
 		s.shared.errs = append(s.shared.errs, err)
 	}
 }
+
+// maxErrors bounds how many errors are counted.
+const maxErrors = 10
 
 // Var declares a weight of the given shape.
 func (s Source) Var(name string, init Init, dims ...int) *graph.Var {

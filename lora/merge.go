@@ -16,7 +16,8 @@ type Store interface {
 }
 
 // Merge adds every adapter into its base weight, W + s·B·A, and switches the adapters off. A quantized base is dequantized, added
-// to, and quantized again with its own scheme, which rounds. A weight that would become non-finite is left alone and named.
+// to, and quantized again with its own scheme, which rounds. A weight that would become non-finite is left alone and named. Plans
+// compiled earlier still add the adapter: compile them again.
 func (a *Adapter) Merge(s Store) error { return a.fold(s, 1) }
 
 // Unmerge takes merged adapters out of their base weights again, up to rounding, and switches them on.

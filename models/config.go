@@ -4,6 +4,7 @@ package models
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -66,6 +67,8 @@ func (c Config) Validate() error {
 		}
 	}
 	switch {
+	case c.Layers > maxLayers:
+		return fmt.Errorf("config.json: num_hidden_layers is %d, at most %d are supported", c.Layers, maxLayers)
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("config.json: num_attention_heads %d is not a multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
 	case c.HeadDim%2 != 0:
@@ -79,6 +82,9 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// maxLayers bounds the depth, and with it what a configuration alone can make the program allocate.
+const maxLayers = 4096
 
 // maxSize bounds every extent of a configuration, so that products of two stay far from overflow.
 const maxSize = 1 << 24
@@ -150,7 +156,7 @@ func Types() []string { return []string{"llama"} }
 func ParseConfig(data []byte) (Config, error) {
 	var h hfConfig
 	if err := json.Unmarshal(data, &h); err != nil {
-		return Config{}, fmt.Errorf("config.json: %w", err)
+		return Config{}, jsonError(err)
 	}
 	if !slices.Contains(Types(), h.ModelType) {
 		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; supported: %s", h.ModelType, strings.Join(Types(), ", "))
@@ -183,6 +189,19 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, err
 	}
 	return c, c.Validate()
+}
+
+// jsonError says where the file is wrong, without the names of Go types.
+func jsonError(err error) error {
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &kind):
+		return fmt.Errorf("config.json: %s is a %s, which it must not be (byte %d)", kind.Field, kind.Value, kind.Offset)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("config.json: not valid JSON at byte %d: %w; fetch the file again", syntax.Offset, err)
+	}
+	return fmt.Errorf("config.json: %w", err)
 }
 
 // refuse names a feature that would change the numbers and is not implemented.

@@ -48,6 +48,9 @@ func NewLlama(c Config, src layers.Source) (*Llama, error) {
 		Norm:  layers.NewRMSNorm(body.Sub("norm"), c.Hidden, c.Eps),
 	}
 	for i := range c.Layers {
+		if src.Err() != nil {
+			break // the weights are not this configuration's: more layers would only repeat it
+		}
 		m.Backbone.Blocks = append(m.Backbone.Blocks, newBlock(c, body.Sub("layers.%d", i)))
 	}
 	if !c.Tied {

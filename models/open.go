@@ -1,6 +1,7 @@
 package models
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
 // OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c file, or the folder that holds one. The reader serves
@@ -56,4 +58,26 @@ func llama2cConfig(h checkpoint.Llama2CHeader) Config {
 		HeadDim: h.HeadDim(), MaxPositions: h.SeqLen, Eps: 1e-5, Rope: Rope{Theta: 10000, Interleaved: true}, Tied: h.Tied,
 		InitStd: 0.02, BOS: []int32{1}, EOS: []int32{2}, Pad: -1,
 	}
+}
+
+// CheckUnused refuses weights that the model of a configuration leaves unread: the configuration is then not theirs. A tied
+// model may come with a copy of its embedding as the head; buffers that are computed (inverse frequencies) are no weights.
+func CheckUnused(r checkpoint.Reader, src layers.Source, c Config) error {
+	for _, name := range src.Unused(r.Names(), "rotary_emb.inv_freq") {
+		if c.Tied && name == "lm_head.weight" && sameTensor(r, name, "model.embed_tokens.weight") {
+			continue
+		}
+		return &checkpoint.FormatError{Tensor: name, Reason: "the configuration has no place for this tensor",
+			Remedy: "use the config.json that belongs to these weights"}
+	}
+	return nil
+}
+
+func sameTensor(r checkpoint.Reader, a, b string) bool {
+	x, err := r.Read(a)
+	if err != nil {
+		return false
+	}
+	y, err := r.Read(b)
+	return err == nil && x.Type() == y.Type() && bytes.Equal(x.Bytes(), y.Bytes())
 }

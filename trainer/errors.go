@@ -61,7 +61,7 @@ func badConfig(key, format string, args ...any) error {
 }
 
 // ErrStopped is returned when the context was cancelled and a durable checkpoint has been written.
-var ErrStopped = &exitError{config.ExitStopped, errors.New("stopped; a durable checkpoint was written")}
+var ErrStopped error = &exitError{config.ExitStopped, errors.New("stopped; a durable checkpoint was written")}
 
 // NonFiniteError says that the loss or the gradient of a step is not finite. The weights are those of the step before.
 type NonFiniteError struct {

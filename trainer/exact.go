@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
 // Limits of the exact-match measurement, so that it stays short on large held-out sets: rows asked, rows answered at once, and
@@ -39,17 +41,16 @@ func (j *job) questions() []question {
 // exactMatch returns the share of held-out answers that greedy decoding gives token for token, nil where the data has none.
 func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
 	qs := j.questions()
-	if len(qs) == 0 {
+	if len(qs) == 0 || !j.exact {
 		return nil, nil
 	}
-	longest, longestAnswer := 0, 0
-	for _, q := range qs {
-		longest = max(longest, len(q.prompt)+len(q.answer))
-		longestAnswer = max(longestAnswer, len(q.answer))
-	}
-	gen, err := NewGenerator(j.model.Llama, j.session, min(exactBatch, len(qs)), bucket(longest))
+	gen, err := j.exactGenerator(qs)
 	if err != nil {
 		return nil, err
+	}
+	longestAnswer := 0
+	for _, q := range qs {
+		longestAnswer = max(longestAnswer, len(q.answer))
 	}
 	right := 0
 	for at := 0; at < len(qs) && err == nil; at += exactBatch {
@@ -57,11 +58,52 @@ func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
 		n, err = j.answerBatch(ctx, gen, qs[at:min(at+exactBatch, len(qs))], longestAnswer, at, after)
 		right += n
 	}
+	j.memory() // the caches count
 	if err = errors.Join(err, gen.Close()); err != nil {
 		return nil, err
 	}
 	share := float64(right) / float64(len(qs))
 	return &share, nil
+}
+
+// planExact compiles what the measurement will run, so that its memory too is known before the first step, and returns what the
+// session takes with it. The measurement is left out when it does not fit.
+func (j *job) planExact(budget int64) (total int64, err error) {
+	qs := j.questions()
+	if j.exact = len(qs) > 0; !j.exact {
+		return j.session.Bytes(), nil
+	}
+	gen, err := j.exactGenerator(qs)
+	if err != nil {
+		return 0, err
+	}
+	gen.budget = budget
+	_, err = gen.planFor(1)
+	for at := 0; at < len(qs) && err == nil; at += exactBatch {
+		longest := 1
+		for _, q := range qs[at:min(at+exactBatch, len(qs))] {
+			longest = max(longest, len(q.prompt))
+		}
+		_, err = gen.planFor(min(bucket(longest), gen.capacity))
+	}
+	total = j.session.Bytes()
+	var short *plan.BudgetError
+	if errors.As(err, &short) {
+		j.log.Warn("exact match is not measured: it does not fit in memory", "needs", report.Bytes(short.Report.Peak()), "budget", report.Bytes(budget))
+		j.exact, err = false, nil
+	}
+	if err = errors.Join(err, gen.Close()); !j.exact {
+		total = j.session.Bytes()
+	}
+	return total, err
+}
+
+func (j *job) exactGenerator(qs []question) (*Generator, error) {
+	longest := 0
+	for _, q := range qs {
+		longest = max(longest, len(q.prompt)+len(q.answer))
+	}
+	return NewGenerator(j.model.Llama, j.session, min(exactBatch, len(qs)), bucket(longest))
 }
 
 func (j *job) answerBatch(ctx context.Context, gen *Generator, qs []question, most, at int, after bool) (right int, err error) {

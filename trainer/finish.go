@@ -22,9 +22,6 @@ import (
 
 // finish writes what the run made: the adapter or the model, the plot and, last, the manifest, which marks the run as done.
 func (j *job) finish(ctx context.Context) error {
-	if j.bar != nil {
-		j.bar.Done()
-	}
 	if err := j.save(); err != nil {
 		return err
 	}
@@ -129,7 +126,7 @@ func (j *job) writeManifest(rows []report.Row) error {
 		m.Command = config.Finetune
 	}
 	for _, r := range rows {
-		if r.EvalLoss != nil {
+		if r.EvalLoss != nil && finite(*r.EvalLoss) {
 			m.FinalEvalLoss = r.EvalLoss
 			j.sum.EvalLoss = *r.EvalLoss
 		}

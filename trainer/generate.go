@@ -25,6 +25,19 @@ type Sampling struct {
 	Seed        uint64
 }
 
+// Check reports a setting out of range.
+func (s Sampling) Check() error {
+	switch {
+	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 0):
+		return badConfig("temperature", "is %v, expected a finite number from 0 (greedy)", s.Temperature)
+	case s.TopK < 0:
+		return badConfig("top-k", "is %d, expected a number of tokens from 1, or 0 for all", s.TopK)
+	case !(s.TopP >= 0 && s.TopP <= 1):
+		return badConfig("top-p", "is %v, expected a probability from 0 to 1", s.TopP)
+	}
+	return nil
+}
+
 // Generator continues token sequences. It holds a key/value cache of fixed capacity and one plan for a single token, whatever
 // its position, beside plans for prompts of the lengths in use. It is not safe for concurrent use.
 type Generator struct {
@@ -35,7 +48,8 @@ type Generator struct {
 	rows     int
 	capacity int
 	plans    map[int]*decodePlan
-	NoCache  bool // compute every token from the whole sequence again; slow, for checks
+	budget   int64 // of a plan; 0 = no limit
+	NoCache  bool  // compute every token from the whole sequence again; slow, for checks
 }
 
 // decodePlan scores the next token after T tokens of each row.
@@ -76,6 +90,9 @@ func (ge *Generator) Capacity() int { return ge.capacity }
 // chosen; emit returns false to end that row. At most as many prompts as the generator has rows. A row also ends when it
 // reaches the capacity.
 func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens int, s Sampling, emit func(row int, id int32) bool) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
 	seqs, err := ge.start(prompts)
 	if err != nil {
 		return err
@@ -120,7 +137,7 @@ func (ge *Generator) start(prompts [][]int32) ([]*sequence, error) {
 			return nil, fmt.Errorf("generate: prompt %d is empty; begin with the model's BOS token", i)
 		}
 		if len(p) >= ge.capacity {
-			return nil, fmt.Errorf("generate: prompt %d has %d tokens, the model's context is %d", i, len(p), ge.capacity)
+			return nil, badConfig("prompt", "has %d tokens, but the context holds %d and must leave room for a new one; shorten it", len(p), ge.capacity)
 		}
 		for _, id := range p {
 			if id < 0 || id >= vocab {
@@ -170,7 +187,7 @@ func (ge *Generator) planFor(t int) (*decodePlan, error) {
 	flat := ops.Reshape(h, -1, ge.model.Config().Hidden) // last indexes the flat positions
 	p.logits = ge.model.Logits(ops.Embed(flat, p.last))
 	var err error
-	if p.plan, err = plan.Compile([]graph.Value{p.logits}, plan.Options{Device: ge.dev, Session: ge.session}); err != nil {
+	if p.plan, err = plan.Compile([]graph.Value{p.logits}, plan.Options{Device: ge.dev, Session: ge.session, Budget: ge.budget}); err != nil {
 		return nil, err
 	}
 	ge.plans[t] = p

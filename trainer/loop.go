@@ -30,7 +30,7 @@ func (j *job) begin(ctx context.Context) error {
 	if j.events, err = report.CreateEvents(j.path("tensorboard"), report.EventOptions{}); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
-	if j.state.Step > 0 {
+	if j.cfg.Resume {
 		if err := j.events.Restart(int64(j.state.Step)); err != nil {
 			return withCode(config.ExitDisk, err)
 		}
@@ -54,7 +54,7 @@ func (j *job) describe() {
 		"share", fmt.Sprintf("%.2f%%", 100*float64(trained)/float64(max(params, 1))))
 	j.log.Info("optimizer", "name", j.cfg.Train.Optimizer, "tensors", len(j.trained()), "with_8bit_state", j.group.NumEightBit())
 	j.log.Info("memory", "weights_and_states", report.Bytes(j.session.Bytes()-j.session.ArenaBytes()), "arena", report.Bytes(j.session.ArenaBytes()))
-	j.log.Info("run", "out", j.cfg.Out, "steps", j.loader.Steps(), "batch", j.cfg.Train.Batch, "device", j.dev.Info().Name)
+	j.log.Info("run", "out", j.cfg.Out, "steps", j.loader.Steps(), "batch", j.cfg.Train.Batch, "micro_batch", j.micro, "device", j.dev.Info().Name)
 }
 
 // loop runs the steps that are left.
@@ -79,6 +79,9 @@ func (j *job) loop(ctx context.Context) error {
 		j.state.Tokens += int64(r.tokens)
 		row := j.row(step+1, r, lr, time.Since(began))
 		if err := j.afterStep(ctx, row, total); err != nil {
+			if ctx.Err() != nil { // a hook may return it
+				return j.stopped(err)
+			}
 			return err
 		}
 	}
@@ -93,30 +96,38 @@ func (j *job) row(step int, r stepResult, lr float64, took time.Duration) report
 		TokensPerSec: float64(r.tokens) / max(s, 1e-9), MemoryBytes: j.memory(), Seconds: s}
 }
 
-// memory is what the run has allocated on the device.
-func (j *job) memory() int64 { return j.store.Bytes() + j.session.ArenaBytes() }
+// memory is the most that the run has held on the device so far.
+func (j *job) memory() int64 {
+	held := j.session.Bytes()
+	if d, ok := j.dev.(interface{ Allocated() int64 }); ok {
+		held = d.Allocated() - j.base
+	}
+	j.peak = max(j.peak, held)
+	return j.peak
+}
 
 // afterStep evaluates, logs and saves as the configuration says.
 func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
 	step := int(row.Step)
 	if every := j.cfg.Eval.Every; j.evalLoader != nil && (step == total || every > 0 && step%every == 0) {
-		loss, err := j.plans.evaluate(ctx, j.evalLoader)
+		// A step and its evaluation are one: stopped between them, the row would lack the loss that the undisturbed run has.
+		loss, err := j.plans.evaluate(context.WithoutCancel(ctx), j.evalLoader)
 		if err != nil {
-			return j.stopped(err)
+			return err
 		}
 		row.EvalLoss = &loss
 		j.sum.EvalLoss = loss
-		if j.hooks.OnEval != nil {
-			if err := j.hooks.OnEval(step, loss); err != nil {
-				return err
-			}
-		}
 	}
 	if err := errors.Join(j.metrics.Append(row), j.events.Row(row)); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
 	if j.bar != nil {
 		j.bar.Step(row)
+	}
+	if j.hooks.OnEval != nil && row.EvalLoss != nil { // after the row is written: a hook may end the run
+		if err := j.hooks.OnEval(step, *row.EvalLoss); err != nil {
+			return err
+		}
 	}
 	if j.hooks.OnStep != nil {
 		if err := j.hooks.OnStep(row); err != nil {
@@ -135,11 +146,11 @@ func (j *job) stopped(err error) error {
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	if j.bar != nil {
-		j.bar.Done()
-	}
 	if err := j.save(); err != nil {
 		return err
+	}
+	if j.bar != nil {
+		j.bar.Done()
 	}
 	j.log.Info("stopped", "step", j.state.Step, "resume_with", "--resume --out "+j.cfg.Out)
 	return ErrStopped

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/builtin"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
@@ -134,8 +134,11 @@ func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
 	m.TokFiles = map[string][]byte{}
 	for _, name := range tokenizerFiles {
 		raw, err := vfs.ReadFile(fsys, filepath.ToSlash(filepath.Join(dir, name)), maxTokenizerFile)
-		if err == nil {
+		switch {
+		case err == nil:
 			m.TokFiles[name] = raw
+		case !errors.Is(err, fs.ErrNotExist):
+			return withCode(config.ExitInput, err)
 		}
 	}
 	if len(m.TokFiles["tokenizer.json"]) > 0 {
@@ -150,20 +153,30 @@ func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
 		m.Tokenizer = tok
 		return nil
 	}
-	bins, err := filepath.Glob(filepath.Join(dir, "tok*.bin"))
-	if err != nil || len(bins) == 0 {
-		return nil
-	}
-	raw, err := os.ReadFile(bins[0])
+	return m.readLlama2CTokenizer(fsys, dir)
+}
+
+// readLlama2CTokenizer reads the first tok*.bin of a folder, if there is one.
+func (m *Model) readLlama2CTokenizer(fsys vfs.FS, dir string) error {
+	entries, err := fsys.ReadDir(filepath.ToSlash(dir))
 	if err != nil {
 		return withCode(config.ExitInput, err)
 	}
-	tok, err := tokenizer.ParseLlama2C(raw, 0)
-	if err != nil {
-		return withCode(config.ExitInput, fmt.Errorf("%s: %w", bins[0], err))
+	for _, e := range entries {
+		if e.IsDir() || !strings.HasPrefix(e.Name(), "tok") || !strings.HasSuffix(e.Name(), ".bin") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		raw, err := vfs.ReadFile(fsys, path, maxTokenizerFile)
+		if err != nil {
+			return withCode(config.ExitInput, err)
+		}
+		if m.Tokenizer, err = tokenizer.ParseLlama2C(raw, 0); err != nil {
+			return withCode(config.ExitInput, fmt.Errorf("%s: %w", path, err))
+		}
+		m.TokFiles[e.Name()] = raw
+		return nil
 	}
-	m.TokFiles[filepath.Base(bins[0])] = raw
-	m.Tokenizer = tok
 	return nil
 }
 

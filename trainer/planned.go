@@ -28,6 +28,7 @@ type Planned struct {
 	ArenaBytes          int64 // of intermediates, the largest plan's
 	TotalBytes          int64 // what a run allocates on the device
 	Steps               int
+	MicroBatch          int                 // rows computed at once
 	Lengths             map[int]plan.Report // by row length
 	FlopsPerToken       float64             // forward and backward, of a training row
 	Scopes              []plan.ScopeBytes   // what fills the largest plan at its fullest step
@@ -57,7 +58,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 			return nil, err
 		}
 	}
-	p := &Planned{Model: j.cfg.Model, Steps: j.loader.Steps(), ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.session.Bytes(),
+	p := &Planned{Model: j.cfg.Model, Steps: j.loader.Steps(), ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.total,
 		Lengths: map[int]plan.Report{}}
 	p.Parameters, p.Trained = j.countParams()
 	for _, q := range layers.Params(j.model.Llama) {
@@ -68,17 +69,13 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 			p.WeightBytes += q.Var.Type.Bytes()
 		}
 	}
-	p.TrainBytes = p.TotalBytes - p.ArenaBytes - p.WeightBytes
-	var largest plan.Report
+	p.TrainBytes = j.session.Bytes() - p.ArenaBytes - p.WeightBytes
 	for t, l := range j.plans.train {
 		r := l.plan.Report()
 		p.Lengths[t] = r
-		if r.Arena > largest.Arena {
-			largest = r
-		}
-		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.cfg.Train.MicroBatch))
+		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.micro))
 	}
-	p.Scopes = largest.Scopes
+	p.MicroBatch, p.Scopes = j.micro, j.largest().Scopes
 	return p, nil
 }
 
@@ -111,6 +108,7 @@ func (p *Planned) Text() string {
 	row("total on the device", report.Bytes(p.TotalBytes))
 	row("FLOP a token", fmt.Sprintf("%.3g", p.FlopsPerToken))
 	row("optimizer steps", report.Count(int64(p.Steps)))
+	row("rows at once", report.Count(int64(p.MicroBatch)))
 	lengths := make([]int, 0, len(p.Lengths))
 	for t := range p.Lengths {
 		lengths = append(lengths, t)

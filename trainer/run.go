@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,7 +43,8 @@ type Summary struct {
 	Tokens                  int64
 	Loss, EvalLoss          float64 // of the last step; of the held-out rows, NaN without any
 	WeightsDigest           string
-	EightBit                int // tensors with 8-bit optimizer state
+	Finished                bool // the run was finished before; nothing was done
+	EightBit                int  // tensors with 8-bit optimizer state
 	ExactBefore, ExactAfter *float64
 	Samples                 []Sample
 }
@@ -51,15 +53,22 @@ type Summary struct {
 type Sample struct{ Prompt, Want, Before, After string }
 
 // Run trains as a configuration says and writes a run directory. Errors carry the program's exit code (see config.ExitCode).
-// When ctx is cancelled the step in progress ends, a durable checkpoint is written and ErrStopped is returned.
+// When ctx is cancelled the step in progress ends, with its evaluation, a durable checkpoint is written and ErrStopped is
+// returned; cancelled before there is anything to save, the error has the same exit code and says so.
 func Run(ctx context.Context, cfg config.Config, hooks Hooks) (*Summary, error) {
 	j := &job{cfg: cfg, hooks: hooks, fs: vfs.OS{}, log: hooks.Logger, started: time.Now()}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
 	}
-	err := j.run(ctx)
+	err := j.early(ctx, j.run(ctx))
+	if j.bar != nil {
+		j.bar.Done()
+	}
 	if cerr := j.close(); err == nil {
 		err = cerr
+	}
+	if j.madeOut && err != nil {
+		_ = os.Remove(j.cfg.Out) // goes only when nothing was written to it
 	}
 	return &j.sum, classify(err)
 }
@@ -74,6 +83,7 @@ type job struct {
 
 	dev     device.Device
 	ownDev  bool
+	madeOut bool // the run directory is new
 	store   *plan.Store
 	session *plan.Session
 	model   *Model
@@ -85,6 +95,11 @@ type job struct {
 	loader      *data.Loader
 	evalLoader  *data.Loader
 	plans       *stepPlans
+	seqLen      int
+	micro       int   // rows computed at once: train.micro_batch, or fewer with train.fit
+	exact       bool  // held-out answers are compared
+	total       int64 // bytes on the device that the plans of the run take
+	base, peak  int64 // bytes on the device before the run, and the most that the run held
 
 	runs    *checkpoint.Run
 	state   runState
@@ -102,11 +117,13 @@ type runState struct {
 	Loss        float64  `json:"loss"`
 	ConfigHash  string   `json:"config_sha256"`
 	DataHash    string   `json:"data_sha256"`
+	MicroBatch  int      `json:"micro_batch"`
 	ExactBefore *float64 `json:"exact_match_before,omitempty"`
 	Samples     []Sample `json:"samples,omitempty"`
 }
 
 func (j *job) run(ctx context.Context) error {
+	j.sum.EvalLoss = math.NaN()
 	if err := j.cfg.Validate(); err != nil {
 		return err
 	}
@@ -129,14 +146,16 @@ func (j *job) run(ctx context.Context) error {
 // prepareOut names the run directory and refuses to write over another run.
 func (j *job) prepareOut() (finished bool, err error) {
 	if j.cfg.Out == "" {
-		j.cfg.Out = j.cfg.RunDir(j.started)
+		if err := j.nameOut(); err != nil {
+			return false, err
+		}
 	}
 	j.sum.Out = j.cfg.Out
 	j.runs = checkpoint.NewRun(j.fs, j.cfg.Out)
 	j.runs.Warn = func(msg string) { j.log.Warn(msg) }
 	held, err := holdsRun(j.cfg.Out)
 	if err != nil {
-		return false, withCode(config.ExitDisk, err)
+		return false, withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w; name another with --out", j.cfg.Out, err))
 	}
 	if held && !j.cfg.Resume {
 		return false, badConfig("out", "%s holds a run; add --resume to continue it, or name another directory", j.cfg.Out)
@@ -147,15 +166,54 @@ func (j *job) prepareOut() (finished bool, err error) {
 			hash, herr := j.cfg.Hash()
 			if herr == nil && m.ConfigSHA256 == hash {
 				j.log.Info("the run is finished already", "out", j.cfg.Out)
+				j.sum.Finished = true
 				j.fromManifest(m)
 				return true, nil
 			}
 		}
 	}
+	_, err = j.fs.Stat(j.cfg.Out)
+	j.madeOut = j.madeOut || errors.Is(err, os.ErrNotExist)
 	if err := vfs.MkdirDurable(j.fs, j.cfg.Out); err != nil {
-		return false, withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w", j.cfg.Out, err))
+		return false, withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w; name another with --out", j.cfg.Out, err))
 	}
 	return false, nil
+}
+
+// nameOut makes a new run directory; runs that start in the same second get a number.
+func (j *job) nameOut() error {
+	name := j.cfg.RunDir(j.started)
+	fail := func(err error) error {
+		return withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w; name another with --out", name, err))
+	}
+	if err := vfs.MkdirDurable(j.fs, filepath.Dir(name)); err != nil {
+		return fail(err)
+	}
+	for i := 1; ; i++ {
+		j.cfg.Out = name
+		if i > 1 {
+			j.cfg.Out = fmt.Sprintf("%s-%d", name, i)
+		}
+		err := os.Mkdir(j.cfg.Out, 0o777) // fails on an existing one, so that no two runs share it
+		if err == nil {
+			j.madeOut = true
+			return nil
+		}
+		if !errors.Is(err, os.ErrExist) || i == maxSameSecond {
+			return fail(err)
+		}
+	}
+}
+
+// maxSameSecond bounds the search for a free name.
+const maxSameSecond = 1000
+
+// early turns a cancellation before the first checkpoint into an error that says so.
+func (j *job) early(ctx context.Context, err error) error {
+	if err == nil || j.metrics != nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+		return err
+	}
+	return &exitError{config.ExitStopped, fmt.Errorf("stopped before the training began, nothing was changed; the same command starts it again: %w", err)}
 }
 
 func (j *job) fromManifest(m report.Manifest) {

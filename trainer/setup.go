@@ -15,7 +15,6 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
-	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
 // openModel opens the device and declares the model, its adapters and its optimizer: symbols only, no values yet.
@@ -26,6 +25,9 @@ func (j *job) openModel(context.Context) error {
 			return badConfig("device", "%v", err)
 		}
 		j.ownDev = true
+	}
+	if d, ok := j.dev.(interface{ Allocated() int64 }); ok {
+		j.base = d.Allocated()
 	}
 	j.store = plan.NewStore(j.dev)
 	j.session = plan.NewSession(j.store)
@@ -85,6 +87,8 @@ func (j *job) attach() error {
 		if err != nil {
 			return withCode(config.ExitInput, err)
 		}
+		saved.Config.Dropout = float32(a.Dropout)
+		j.log.Info("starting from an adapter, whose rank and alpha hold", "init", a.Init, "r", saved.Config.Rank, "alpha", saved.Config.Alpha)
 		j.adapter, err = lora.AttachSaved(j.model.Llama, saved, nil)
 		return withCode(config.ExitInput, err)
 	}
@@ -156,12 +160,16 @@ func (j *job) openData(ctx context.Context) error {
 	}
 	r := j.train.Report()
 	j.log.Info("data", "rows", r.Rows, "tokens", r.Tokens, "trained", r.Trained, "truncated", r.Truncated, "dropped", r.Dropped)
-	return j.makeLoaders(o.SeqLen)
+	if j.held == nil && (j.cfg.Data.Val > 0 || j.cfg.Eval.Every > 0) {
+		j.log.Warn("no rows are held out: there is no evaluation", "rows", r.Rows, "data.val", j.cfg.Data.Val)
+	}
+	j.seqLen, j.micro = o.SeqLen, j.cfg.Train.MicroBatch
+	return j.makeLoaders()
 }
 
-func (j *job) makeLoaders(seqLen int) error {
+func (j *job) makeLoaders() error {
 	t := j.cfg.Train
-	o := data.LoaderOptions{SeqLen: seqLen, MicroBatch: t.MicroBatch, Batch: t.Batch, Pack: j.cfg.Data.Pack, Shuffle: j.cfg.Data.Shuffle,
+	o := data.LoaderOptions{SeqLen: j.seqLen, MicroBatch: j.micro, Batch: t.Batch, Pack: j.cfg.Data.Pack, Shuffle: j.cfg.Data.Shuffle,
 		Seed: t.Seed, Epochs: max(int(t.Epochs), 1), Steps: t.Steps, PadID: max(j.model.Config().Pad, 0)}
 	var err error
 	if j.loader, err = data.NewLoader(j.train, o); err != nil {
@@ -173,7 +181,7 @@ func (j *job) makeLoaders(seqLen int) error {
 			return badConfig("data", "%v", err)
 		}
 	}
-	if j.held != nil {
+	if j.held != nil && j.held.Len() > 0 {
 		o.Shuffle, o.Epochs, o.Steps, o.Batch = false, 1, 0, o.MicroBatch
 		if j.evalLoader, err = data.NewLoader(j.held, o); err != nil {
 			return badConfig("data.val", "%v", err)
@@ -184,32 +192,6 @@ func (j *job) makeLoaders(seqLen int) error {
 		return badConfig("train.schedule", "%v", err)
 	}
 	return nil
-}
-
-// compile plans every shape of the run and refuses what does not fit, before a weight is read.
-func (j *job) compile(context.Context) error {
-	budget, err := j.cfg.Train.MemoryBytes()
-	if err != nil {
-		return badConfig("train.memory", "%v", err)
-	}
-	free := j.dev.Info().MemoryFree
-	if budget == 0 && free > 0 {
-		budget = free
-	}
-	o := stepOptions{device: j.dev, session: j.session, rows: j.cfg.Train.MicroBatch, clip: j.cfg.Train.Clip, budget: budget,
-		checkpoint: j.cfg.Train.Checkpointing == "on"}
-	o.lengths = j.lengths(j.loader)
-	if j.evalLoader != nil {
-		o.evalLens = j.lengths(j.evalLoader)
-	}
-	j.plans, err = compileStep(j.model.Llama, j.adapter, j.group, o)
-	var short *plan.BudgetError
-	if errors.As(err, &short) && j.cfg.Train.Checkpointing == "auto" {
-		j.log.Info("the step does not fit; recomputing activations", "needs", report.Bytes(short.Report.Peak()), "budget", report.Bytes(budget))
-		o.checkpoint = true
-		j.plans, err = compileStep(j.model.Llama, j.adapter, j.group, o)
-	}
-	return err
 }
 
 func (j *job) lengths(l *data.Loader) []int {

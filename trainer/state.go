@@ -22,24 +22,20 @@ func (j *job) restore() error {
 	if j.state.ConfigHash, err = j.cfg.Hash(); err != nil {
 		return err
 	}
-	j.state.DataHash = j.train.Digest()
+	j.state.DataHash, j.state.MicroBatch = j.train.Digest(), j.micro
 	if !j.cfg.Resume {
 		return nil
 	}
 	if err := j.runs.Recover(); err != nil {
 		return err
 	}
-	s, err := j.runs.Latest()
-	if errors.Is(err, checkpoint.ErrNone) {
-		j.log.Info("no checkpoint to resume from; starting", "out", j.cfg.Out)
-		return nil
-	}
+	s, st, err := j.newest()
 	if err != nil {
 		return err
 	}
-	var st runState
-	if err := s.State(&st); err != nil {
-		return err
+	if s == nil {
+		j.log.Info("no checkpoint to resume from; starting", "out", j.cfg.Out)
+		return nil
 	}
 	if err := j.sameRun(s.Dir, st); err != nil {
 		return err
@@ -60,6 +56,22 @@ func (j *job) restore() error {
 	j.state, j.saved = st, st.Step
 	j.log.Info("resuming", "step", st.Step, "checkpoint", s.Dir)
 	return f.Close()
+}
+
+// newest returns the newest intact checkpoint and its state, nil when the run has none.
+func (j *job) newest() (*checkpoint.Saved, runState, error) {
+	var st runState
+	s, err := j.runs.Latest()
+	if errors.Is(err, checkpoint.ErrNone) {
+		return nil, st, nil
+	}
+	if err == nil {
+		err = s.State(&st)
+	}
+	if err != nil {
+		return nil, st, withCode(config.ExitInput, fmt.Errorf("resume: %w; start anew in another --out", err))
+	}
+	return s, st, nil
 }
 
 // sameRun refuses a checkpoint of other settings or data: the resumed run would be neither the old one nor the new.

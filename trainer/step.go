@@ -48,8 +48,8 @@ type stepPlans struct {
 	eval  map[int]*lossPlan
 	apply *plan.Plan
 
-	lr, step, tokens graph.Value // inputs of apply
-	norm             graph.Value
+	lr, step, tokens, loss graph.Value // inputs of apply; tokens and loss are the sums of the step
+	norm                   graph.Value
 }
 
 // stepOptions says how plans are compiled.
@@ -98,6 +98,9 @@ func compileLoss(m *models.Llama, a *lora.Adapter, group *optim.Group, t int, o 
 		a.Random = in.Random
 	}
 	p.loss = ops.Sum(m.TokenLoss(m.Hidden(in), p.in.targets))
+	if a != nil {
+		a.Random = layers.Random{} // it belongs to this graph alone
+	}
 	if group != nil {
 		grads, err := autograd.Grad(p.loss, group.Params()...)
 		if err != nil {
@@ -114,14 +117,14 @@ func compileLoss(m *models.Llama, a *lora.Adapter, group *optim.Group, t int, o 
 func (s *stepPlans) compileApply(group *optim.Group, o stepOptions) error {
 	g := graph.New("apply")
 	s.lr, s.step = g.Input("lr", tensor.T(tensor.F32)), g.Input("step", tensor.T(tensor.F32))
-	s.tokens = g.Input("tokens", tensor.T(tensor.F32))
+	s.tokens, s.loss = g.Input("tokens", tensor.T(tensor.F32)), g.Input("loss", tensor.T(tensor.F32))
 	perToken := ops.Div(ops.Scalar(s.tokens, 1), s.tokens)
 	s.norm = ops.Mul(ops.Sqrt(group.GradNormSquared(g)), perToken)
 	scale := perToken
 	if o.clip > 0 {
 		scale = ops.Mul(perToken, optim.ClipFactor(s.norm, o.clip))
 	}
-	ok := ops.Cast(ops.IsFinite(s.norm), tensor.F32)
+	ok := ops.Mul(ops.Cast(ops.IsFinite(s.norm), tensor.F32), ops.Cast(ops.IsFinite(s.loss), tensor.F32))
 	group.Apply(g, optim.Scalars{LR: s.lr, Step: s.step, GScale: scale, OK: ok})
 	group.Zero(g)
 	var err error
@@ -197,7 +200,7 @@ func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint
 	if r.tokens == 0 {
 		return r, buf, fmt.Errorf("trainer: step %d has no token to train on", step+1)
 	}
-	res, err := s.apply.Run(ctx, plan.Feed{s.lr: lr, s.step: step + 1, s.tokens: r.tokens})
+	res, err := s.apply.Run(ctx, plan.Feed{s.lr: lr, s.step: step + 1, s.tokens: r.tokens, s.loss: sum})
 	if err != nil {
 		return r, buf, err
 	}

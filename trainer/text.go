@@ -32,6 +32,9 @@ type GenerateOptions struct {
 // Generate continues a text and calls emit with each piece of new text, whole characters only. It ends at an end-of-text token,
 // at MaxTokens, or when the model's context is full.
 func Generate(ctx context.Context, o GenerateOptions, emit func(text string) error) (err error) {
+	if err := errors.Join(o.Sampling.Check(), o.checkTokens()); err != nil {
+		return err
+	}
 	s, err := openText(o)
 	if err != nil {
 		return classify(err)
@@ -41,7 +44,8 @@ func Generate(ctx context.Context, o GenerateOptions, emit func(text string) err
 	if err != nil {
 		return err
 	}
-	gen, err := NewGenerator(s.model.Llama, s.session, 1, len(ids)+max(o.MaxTokens, 1)+roomForBucket)
+	most := min(max(o.MaxTokens, 1), s.model.Config().MaxPositions)
+	gen, err := NewGenerator(s.model.Llama, s.session, 1, len(ids)+most+roomForBucket)
 	if err != nil {
 		return err
 	}
@@ -67,6 +71,13 @@ func Generate(ctx context.Context, o GenerateOptions, emit func(text string) err
 		failed = emit(stream.Flush())
 	}
 	return classify(errors.Join(err, failed))
+}
+
+func (o GenerateOptions) checkTokens() error {
+	if o.MaxTokens < 0 {
+		return badConfig("max-tokens", "is %d, expected 0 or more", o.MaxTokens)
+	}
+	return nil
 }
 
 // roomForBucket lets a prompt that is padded to a power of two still fit the cache.

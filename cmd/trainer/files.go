@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -57,11 +58,12 @@ func (p *program) verify() *cobra.Command {
 		Use:   "verify --model DIR --against golden.safetensors [--adapter DIR]",
 		Short: "Compare logits, losses and gradients with stored ones",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			d, err := device.Open(dev)
 			if err != nil {
 				return usage(err)
 			}
+			defer func() { err = errors.Join(err, d.Close()) }()
 			o.FS, o.Device = vfs.OS{}, d
 			r, err := verify.Run(cmd.Context(), o)
 			if err != nil {

@@ -48,12 +48,16 @@ func (p *program) generate() *cobra.Command {
 
 func (p *program) plan() *cobra.Command {
 	return &cobra.Command{
-		Use:                "plan [run.yaml] [overrides]",
+		Use:                "plan [finetune|pretrain] [run.yaml] [overrides]",
 		Short:              "Tell parameters, exact memory and arithmetic of a run without running it",
-		Long:               "Tell parameters, exact memory and arithmetic of a run without running it.\n\n  trainer plan" + trainUsage,
+		Long:               "Tell parameters, exact memory and arithmetic of a run without running it.\n\n  trainer plan [finetune|pretrain]" + trainUsage,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, stop, err := p.configure(cmd, config.Finetune, args, nil)
+			name := config.Finetune
+			if len(args) > 0 && (args[0] == config.Finetune || args[0] == config.Pretrain) {
+				name, args = args[0], args[1:]
+			}
+			cfg, stop, err := p.configure(cmd, name, args, nil)
 			if err != nil || stop {
 				return err
 			}

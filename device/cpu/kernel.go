@@ -70,9 +70,11 @@ func (k *Kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Pt
 		if r := recover(); r != nil {
 			err = fmt.Errorf("cpu: kernel %s failed: %v", k.KernelName(), r)
 		}
+		clear(k.call.In) // a kernel outlives buffers: it must not keep their memory alive
+		clear(k.call.Out)
+		k.call.Scratch = nil
 	}()
 	for i, p := range in {
-		k.call.In[i] = nil
 		if p.Buf != nil {
 			if k.call.In[i], err = bytesAt(p, k.spec.In[i].Bytes()); err != nil {
 				return err
@@ -84,7 +86,6 @@ func (k *Kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Pt
 			return err
 		}
 	}
-	k.call.Scratch = nil
 	if k.ScratchBytes > 0 {
 		if k.call.Scratch, err = bytesAt(scratch, k.ScratchBytes); err != nil {
 			return err

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -238,6 +239,9 @@ func Cast(x Value, d tensor.DType) Value {
 
 // Fill returns a scalar constant.
 func Fill(g *graph.Graph, d tensor.DType, v float64) Value {
+	if v == 0 && math.Signbit(v) && d.IsFloat() {
+		return Neg(Fill(g, d, 0)) // as attributes, -0 and 0 are equal
+	}
 	return g.Apply(Pointwise{F: FnFill, To: d, Val: v})[0]
 }
 

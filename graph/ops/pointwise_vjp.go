@@ -50,7 +50,10 @@ func vjpPick(takesFirst, gy Value, need []bool) []Value {
 func vjpPow(n *graph.Node, gy Value, need []bool) []Value {
 	a, b := n.In[0], n.In[1]
 	return lazily(need,
-		func() Value { return Mul(gy, Mul(b, Pow(a, AddScalar(b, -1)))) },
+		func() Value { // a^0 is constant, also at a = 0, where a^(b-1) is infinite
+			slope := Mul(b, Pow(a, AddScalar(b, -1)))
+			return Mul(gy, Where(Equal(b, Scalar(b, 0)), Scalar(a, 0), slope))
+		},
 		func() Value {
 			safe := Where(Greater(a, Scalar(a, 0)), a, Scalar(a, 1))
 			return Mul(gy, Mul(n.Output(0), Log(safe)))

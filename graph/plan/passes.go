@@ -84,6 +84,8 @@ func lower(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 			switch {
 			case err == nil:
 				r.Copy(n)
+			case !errors.Is(err, device.ErrNoKernel):
+				return nil, nil, fmt.Errorf("%s: %s: %w", n.Where(), n, err)
 			default:
 				d, ok := n.Op.(graph.Decomposable)
 				if !ok {

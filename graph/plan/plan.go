@@ -40,17 +40,19 @@ type Plan struct {
 	lent    bool // the store of the plan's own session is the caller's
 	closed  bool
 
-	g       *graph.Graph
-	outs    []graph.Value // as compiled
-	asked   []graph.Value // as the caller knows them
-	outAt   []place
-	inputs  []inputSlot
-	steps   []step
-	roots   []root
-	consts  device.Buffer
-	size    int64 // arena bytes
-	bound   int   // generation of the session's arena that addresses were computed for
-	kernels map[kernelKey]device.Kernel
+	g      *graph.Graph
+	outs   []graph.Value // as compiled
+	asked  []graph.Value // as the caller knows them
+	outAt  []place
+	inputs []inputSlot
+	steps  []step
+	roots  []root
+	consts device.Buffer
+	size   int64 // arena bytes
+	bound  int   // generation of the session's arena that addresses were computed for
+
+	boundStore int // generation of the store that they were computed for
+	kernels    map[kernelKey]device.Kernel
 }
 
 type inputSlot struct {
@@ -97,6 +99,9 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 		return nil, err
 	}
 	if err := p.materialise(); err != nil {
+		if p.consts != nil {
+			err = errors.Join(err, p.consts.Free())
+		}
 		return nil, err
 	}
 	p.session.join(p)
@@ -136,6 +141,7 @@ func (p *Plan) Close() error {
 		p.consts = nil
 	}
 	p.session.leave(p)
+	p.kernels, p.steps = nil, nil
 	switch {
 	case p.own && p.lent:
 		err = errors.Join(err, p.session.closeArena())

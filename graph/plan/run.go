@@ -41,11 +41,12 @@ func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 	if p.closed {
 		return Result{}, errors.New("plan: closed")
 	}
-	if err := p.bind(); err != nil {
+	arena, err := p.bind()
+	if err != nil {
 		return Result{}, err
 	}
 	main := p.dev.Stream(0)
-	if err := p.upload(main, feed); err != nil {
+	if err := p.upload(main, feed, arena); err != nil {
 		return Result{}, err
 	}
 	for i := range p.steps {
@@ -53,7 +54,7 @@ func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 			return Result{}, err
 		}
 	}
-	return p.collect(main)
+	return p.collect(main, arena)
 }
 
 func (p *Plan) launch(st *step, s device.Stream) error {
@@ -74,28 +75,29 @@ func (p *Plan) start(st *step, s device.Stream) error {
 }
 
 // bind computes addresses when the arena is new.
-func (p *Plan) bind() error {
+func (p *Plan) bind() (device.Buffer, error) {
 	arena, gen, err := p.session.arenaFor()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if gen == p.bound {
-		return nil
+	storeGen := p.store.generation()
+	if gen == p.bound && storeGen == p.boundStore {
+		return arena, nil
 	}
 	for i := range p.steps {
 		st := &p.steps[i]
 		if st.inPtr, err = p.addresses(st.in, arena); err != nil {
-			return err
+			return nil, err
 		}
 		if st.outPtr, err = p.addresses(st.out, arena); err != nil {
-			return err
+			return nil, err
 		}
 		if st.scratchPtr, err = p.address(st.scratch, arena); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	p.bound = gen
-	return nil
+	p.bound, p.boundStore = gen, storeGen
+	return arena, nil
 }
 
 func (p *Plan) addresses(places []place, arena device.Buffer) ([]device.Ptr, error) {
@@ -109,7 +111,7 @@ func (p *Plan) addresses(places []place, arena device.Buffer) ([]device.Ptr, err
 	return out, nil
 }
 
-func (p *Plan) upload(s device.Stream, feed Feed) error {
+func (p *Plan) upload(s device.Stream, feed Feed, arena device.Buffer) error {
 	byOp := make(map[graph.Input]any, len(feed))
 	for v, x := range feed {
 		op, ok := inputOp(v)
@@ -117,10 +119,6 @@ func (p *Plan) upload(s device.Stream, feed Feed) error {
 			return fmt.Errorf("plan: the feed names %v, which is not an input of the graph", v)
 		}
 		byOp[op] = x
-	}
-	arena, _, err := p.session.arenaFor()
-	if err != nil {
-		return err
 	}
 	for i := range p.inputs {
 		in := &p.inputs[i]
@@ -197,12 +195,8 @@ func typeOf(t *tensor.Tensor) any {
 	return t.Type()
 }
 
-func (p *Plan) collect(s device.Stream) (Result, error) {
+func (p *Plan) collect(s device.Stream, arena device.Buffer) (Result, error) {
 	res := Result{vals: make(map[graph.Value]*tensor.Tensor, len(p.outs))}
-	arena, _, err := p.session.arenaFor()
-	if err != nil {
-		return res, err
-	}
 	for i, v := range p.outs {
 		t := tensor.New(v.Type())
 		at, err := p.address(p.outAt[i], arena)

@@ -67,6 +67,10 @@ func (s *Session) leave(p *Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.plans, p)
+	s.need = 0
+	for q := range s.plans {
+		s.need = max(s.need, q.size)
+	}
 }
 
 // arenaFor returns the arena, at least as large as every plan needs, and its generation.

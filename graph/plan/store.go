@@ -17,6 +17,14 @@ type Store struct {
 	mu   sync.Mutex
 	dev  device.Device
 	bufs map[*graph.Var]device.Buffer
+	gen  int // counts what made addresses invalid
+}
+
+// generation changes when an address that was handed out is no longer valid.
+func (s *Store) generation() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gen
 }
 
 // NewStore returns an empty store.
@@ -117,6 +125,7 @@ func (s *Store) Drop(v *graph.Var) error {
 		return nil
 	}
 	delete(s.bufs, v)
+	s.gen++
 	return b.Free()
 }
 
