@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
@@ -27,6 +28,9 @@ func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 		if file, err := checkpoint.FindLlama2C(fsys, path); err == nil {
 			return openLlama2C(fsys, file)
 		}
+		if file, ok := onlyBin(fsys, path); ok {
+			return openLlama2C(fsys, file) // damaged: its own error says how
+		}
 	}
 	d, err := checkpoint.OpenDir(fsys, path)
 	if err != nil {
@@ -41,6 +45,22 @@ func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 		return nil, Config{}, errors.Join(fmt.Errorf("%s: %w", path, err), d.Close())
 	}
 	return d, c, nil
+}
+
+// onlyBin returns the one .bin file of a folder that is not a tokenizer.
+func onlyBin(fsys vfs.FS, dir string) (file string, ok bool) {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return "", false
+	}
+	n := 0
+	for _, e := range entries {
+		if name := e.Name(); filepath.Ext(name) == ".bin" && !strings.HasPrefix(name, "tok") {
+			file = filepath.Join(dir, name)
+			n++
+		}
+	}
+	return file, n == 1
 }
 
 func openLlama2C(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {

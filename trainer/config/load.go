@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -42,6 +43,9 @@ func (l Loader) Load(path string, overrides []string) (Config, error) {
 
 // Parse is Load for a file already in memory; name stands for it in errors.
 func (l Loader) Parse(name string, data []byte, overrides []string) (Config, error) {
+	if !utf8.Valid(data) {
+		return Config{}, &ErrConfig{File: name, Reason: "is not UTF-8 text; save it as UTF-8"}
+	}
 	r := reader{file: name, given: map[string]origin{}}
 	r.parse(data)
 	flags := r.splitOverrides(overrides)

@@ -24,6 +24,13 @@ func Split(args []string, own map[string]bool) (positional, overrides, flags []s
 		if arg == "--" {
 			return append(positional, args[i+1:]...), overrides, flags, nil
 		}
+		if short, ok := strings.CutPrefix(arg, "-"); ok && len(short) == 1 && short != "-" {
+			if _, mine := own[short]; !mine {
+				return nil, nil, nil, unknownFlag(rows, short, own)
+			}
+			flags = append(flags, arg)
+			continue
+		}
 		if len(arg) < 3 || !strings.HasPrefix(arg, "--") {
 			positional = append(positional, arg)
 			continue
