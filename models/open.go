@@ -87,8 +87,7 @@ func CheckUnused(r checkpoint.Reader, src layers.Source, c Config) error {
 		if c.Tied && name == "lm_head.weight" && sameTensor(r, name, "model.embed_tokens.weight") {
 			continue
 		}
-		return &checkpoint.FormatError{Tensor: name, Reason: "the configuration has no place for this tensor",
-			Remedy: "use the config.json that belongs to these weights"}
+		return fmt.Errorf("tensor %q: config.json describes a model without it; use the config.json that belongs to these weights", name)
 	}
 	return nil
 }

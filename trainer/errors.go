@@ -77,7 +77,7 @@ func (e *NonFiniteError) Error() string {
 	if len(e.Rows) > 0 {
 		rows = fmt.Sprintf("; rows: %v", e.Rows)
 	}
-	return fmt.Sprintf("step %d: loss %v, gradient norm %v: not finite, nothing was updated%s. Lower train.lr, check those rows, or compute in float32 (train.dtype f32)",
+	return fmt.Sprintf("step %d: loss %v, gradient norm %v: not finite, nothing was updated%s. Lower train.lr, check those rows and the model's weights, or, with a 16-bit train.dtype, use f32",
 		e.Step, e.Loss, e.GradNorm, rows)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
 // Sampling says how the next token is chosen. The zero value is greedy.
@@ -112,6 +113,9 @@ func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens 
 		for i, q := range seqs {
 			if q.done {
 				continue
+			}
+			if err := finiteScores(logits[i], len(q.ids)); err != nil {
+				return err
 			}
 			id := s.pick(logits[i], rng)
 			q.ids = append(q.ids, id)
@@ -237,6 +241,16 @@ func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence, w
 		out[i] = all[i*vocab : (i+1)*vocab]
 	}
 	return out, nil
+}
+
+// finiteScores refuses scores that no token can be chosen from.
+func finiteScores(logits []float32, at int) error {
+	for i, x := range logits {
+		if x-x != 0 {
+			return withCode(config.ExitNonFinite, fmt.Errorf("generate: the score of token %d at position %d is %v; the weights or the adapter hold values that are not finite", i, at, x))
+		}
+	}
+	return nil
 }
 
 // pick chooses a token from scores.

@@ -64,6 +64,9 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 		m.Source = layers.NewSource(so)
 		m.Llama, err = models.NewLlama(mc, m.Source)
 	}
+	if err == nil && m.weights != nil {
+		err = models.CheckUnused(m.weights, m.Source, mc)
+	}
 	if err != nil {
 		return nil, errors.Join(withCode(config.ExitInput, fmt.Errorf("model %s: %w", path, err)), m.Close())
 	}

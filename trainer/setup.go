@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/device"
@@ -105,6 +107,9 @@ func (j *job) attach() error {
 
 func (j *job) makeGroup() error {
 	t := j.cfg.Train
+	if err := (optim.Schedule{Kind: t.Schedule, LR: t.LR, Warmup: t.Warmup}).Check(); err != nil {
+		return badConfig("train.schedule", "%v", err)
+	}
 	if len(t.Betas) != 2 {
 		return badConfig("train.betas", "%d values are given, %s takes 2", len(t.Betas), t.Optimizer)
 	}
@@ -148,12 +153,12 @@ func (j *job) openData(ctx context.Context) error {
 	}
 	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
 	if err != nil {
-		return err
+		return j.dataError(err)
 	}
 	if len(heldFiles) > 0 {
 		j.train = all
 		if j.held, err = data.Load(ctx, encoder{j.model.Tokenizer}, heldFiles, o); err != nil {
-			return err
+			return j.dataError(err)
 		}
 	} else if j.train, j.held, err = all.Split(j.cfg.Data.Val, j.cfg.Train.Seed); err != nil {
 		return badConfig("data.val", "%v", err)
@@ -166,6 +171,23 @@ func (j *job) openData(ctx context.Context) error {
 	j.seqLen, j.micro = o.SeqLen, j.cfg.Train.MicroBatch
 	return j.makeLoaders()
 }
+
+// dataError tells a setting that is wrong from a file that is, and a path that was never given from one that is missing.
+func (j *job) dataError(err error) error {
+	var row *data.RowError
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case !errors.As(err, &row):
+		return badConfig("data", "%s", strings.TrimPrefix(err.Error(), "data: "))
+	case errors.Is(err, fs.ErrNotExist) && len(j.cfg.Data.Path) == 1 && j.cfg.Data.Path[0].Path == unsetPath:
+		return badConfig("data.path", "is not given; name a file of rows with --data.path")
+	}
+	return err
+}
+
+// unsetPath is the default of data.path, which stands for a file that the user names.
+var unsetPath = config.Default(config.Finetune).Data.Path[0].Path
 
 func (j *job) makeLoaders() error {
 	t := j.cfg.Train

@@ -3,9 +3,11 @@ package trainer
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -77,13 +79,40 @@ func (j *job) newest() (*checkpoint.Saved, runState, error) {
 // sameRun refuses a checkpoint of other settings or data: the resumed run would be neither the old one nor the new.
 func (j *job) sameRun(dir string, st runState) error {
 	if st.ConfigHash != j.state.ConfigHash {
-		return badConfig("resume", "the checkpoint %s was made with other settings; use the config.yaml of that run, or another --out", dir)
+		return badConfig("resume", "the checkpoint %s was made with other settings%s; use the config.yaml of that run, or another --out", dir, j.changes())
 	}
 	if st.DataHash != j.state.DataHash {
 		return badConfig("resume", "the data files are not those of the checkpoint %s; restore them, or use another --out", dir)
 	}
 	return nil
 }
+
+// changes names settings that differ from those in the run's config.yaml, a few of them.
+func (j *job) changes() string {
+	old, err := vfs.ReadFile(j.fs, j.path("config.yaml"), maxConfigFile)
+	now, merr := j.cfg.Marshal()
+	if err != nil || merr != nil {
+		return ""
+	}
+	was := map[string]bool{}
+	for line := range strings.Lines(string(old)) {
+		was[strings.TrimSpace(line)] = true
+	}
+	var out []string
+	for line := range strings.Lines(string(now)) {
+		line = strings.TrimSpace(line)
+		if !was[line] && !strings.HasPrefix(line, "out:") && !strings.HasPrefix(line, "resume:") && len(out) < maxChanges {
+			out = append(out, line)
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " (now " + strings.Join(out, "; ") + ")"
+}
+
+// maxChanges is how many changed settings a message names.
+const maxChanges = 5
 
 // save writes a durable checkpoint of the state after j.state.Step steps.
 func (j *job) save() error {

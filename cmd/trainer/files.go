@@ -65,6 +65,9 @@ func (p *program) verify() *cobra.Command {
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
 			o.FS, o.Device = vfs.OS{}, d
+			if !(o.Tol > 0) {
+				return usage(fmt.Errorf("--tol is %v, it must be a positive factor", o.Tol))
+			}
 			r, err := verify.Run(cmd.Context(), o)
 			if err != nil {
 				return err
