@@ -12,9 +12,13 @@ import (
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -31,6 +35,8 @@ type Planned struct {
 	MicroBatch          int                 // rows computed at once
 	Lengths             map[int]plan.Report // by row length
 	FlopsPerToken       float64             // forward and backward, of a training row
+	FlopRate            float64             // FLOP/s of a large float32 matrix product on this device, measured now
+	Seconds             float64             // least time of all training steps: their arithmetic at FlopRate
 	Scopes              []plan.ScopeBytes   // what fills the largest plan at its fullest step
 }
 
@@ -76,7 +82,40 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.micro))
 	}
 	p.MicroBatch, p.Scopes = j.micro, j.largest().Scopes
+	if p.FlopRate, err = probe(ctx, j.dev); err != nil {
+		return nil, err
+	}
+	longest := 0
+	for t := range p.Lengths {
+		longest = max(longest, t)
+	}
+	p.Seconds = p.FlopsPerToken * float64(longest*j.cfg.Train.Batch) * float64(p.Steps) / p.FlopRate
 	return p, nil
+}
+
+// Size and number of the matrix products that a device is timed with.
+const (
+	probeSize = 512
+	probeRuns = 5
+)
+
+// probe returns the best rate of a square float32 matrix product in FLOP/s.
+func probe(ctx context.Context, dev device.Device) (rate float64, err error) {
+	g := graph.New("probe")
+	x := ops.BroadcastTo(ops.Fill(g, tensor.F32, 1), probeSize, probeSize)
+	y := ops.Sum(ops.Dot(x, x))
+	p, err := plan.Compile([]graph.Value{y}, plan.Options{Device: dev})
+	if err != nil {
+		return 0, err
+	}
+	for range probeRuns {
+		began := time.Now()
+		if _, err = p.Run(ctx, nil); err != nil {
+			break
+		}
+		rate = max(rate, 2*probeSize*probeSize*probeSize/time.Since(began).Seconds())
+	}
+	return rate, errors.Join(err, p.Close())
 }
 
 // scratchOut points a job at a temporary run directory for the built-in rows.
@@ -108,6 +147,7 @@ func (p *Planned) Text() string {
 	row("total on the device", report.Bytes(p.TotalBytes))
 	row("FLOP a token", fmt.Sprintf("%.3g", p.FlopsPerToken))
 	row("optimizer steps", report.Count(int64(p.Steps)))
+	row("time of the steps, at least", fmt.Sprintf("%s (at %.0f GFLOP/s, measured)", report.Duration(time.Duration(p.Seconds*float64(time.Second))), p.FlopRate/1e9))
 	row("rows at once", report.Count(int64(p.MicroBatch)))
 	lengths := make([]int, 0, len(p.Lengths))
 	for t := range p.Lengths {

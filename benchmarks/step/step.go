@@ -111,10 +111,11 @@ func Tiny() models.Config {
 		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.02, Pad: -1}
 }
 
-// Deep is a narrow Llama of 32 layers: the graph of a model of 7 billion weights without their storage, for timing the compiler.
+// Deep has the shape of Llama 2 7B: 32 layers at their real widths, to be planned, not run, on a small machine.
 func Deep() models.Config {
 	c := Tiny()
-	c.Layers, c.Hidden, c.Intermediate, c.HeadDim = 32, 64, 176, 16
+	c.Vocab, c.Hidden, c.Intermediate, c.Layers = 32000, 4096, 11008, 32
+	c.Heads, c.KVHeads, c.HeadDim = 32, 32, 128
 	return c
 }
 
