@@ -18,6 +18,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/models"
+	"github.com/bitsandbyes/bitsandbyes/optim"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -70,41 +71,6 @@ func (p *cachedPlan) run(ids []int32, start int) *tensor.Tensor {
 	return res.Tensor(p.logits)
 }
 
-// adamW is the optimizer of the reference curves, on the host: PyTorch's defaults, weight decay 0.01, the global norm of the
-// gradients clipped to 1.
-type adamW struct {
-	lr   float64
-	step int
-	m, v map[*graph.Var][]float64
-}
-
-// update clips, steps, and returns the norm before clipping.
-func (o *adamW) update(vars []*graph.Var, values, grads []*tensor.Tensor) float64 {
-	square := 0.0
-	for _, g := range grads {
-		for i := range g.Type().Size() {
-			square += g.At(i) * g.At(i)
-		}
-	}
-	norm := math.Sqrt(square)
-	clip := min(1, 1/(norm+1e-6))
-	o.step++
-	c1, c2 := 1-math.Pow(0.9, float64(o.step)), 1-math.Pow(0.999, float64(o.step))
-	for k, w := range vars {
-		if o.m[w] == nil {
-			o.m[w], o.v[w] = make([]float64, w.Type.Size()), make([]float64, w.Type.Size())
-		}
-		m, v := o.m[w], o.v[w]
-		for i := range m {
-			g := grads[k].At(i) * clip
-			m[i] = 0.9*m[i] + 0.1*g
-			v[i] = 0.999*v[i] + 0.001*g*g
-			values[k].Set(i, values[k].At(i)*(1-o.lr*0.01)-o.lr*(m[i]/c1)/(math.Sqrt(v[i]/c2)+1e-8))
-		}
-	}
-	return norm
-}
-
 type curve struct {
 	LR        float64   `json:"lr"`
 	Losses    []float64 `json:"losses"`
@@ -112,42 +78,61 @@ type curve struct {
 	LossAfter float64   `json:"loss_after"`
 }
 
-// train repeats steps on one batch and compares every loss and norm with the reference.
+// train repeats steps on one batch, clipped to norm 1 and updated by AdamW with decay 0.01, and compares every loss and norm with
+// the reference.
 func (f *fixture) train(b batch, want curve) {
 	t := f.t
 	vars := layers.Trainable(f.model)
-	p := f.pass(b.tokens.Shape().Dim(0), b.tokens.Shape().Dim(1), false, false)
-	loss := ops.MeanLoss(p.tokenLoss(), p.targets)
-	gs, err := autograd.Grad(loss, vars...)
-	require.NoError(t, err)
-	c, err := plan.Compile(append([]graph.Value{loss}, gs...), plan.Options{Device: f.dev, Session: f.session})
-	require.NoError(t, err)
-	opt := &adamW{lr: want.LR, m: map[*graph.Var][]float64{}, v: map[*graph.Var][]float64{}}
+	step, loss, norm, feed := f.step(b, vars)
 	worst := 0.0
-	for i := 0; i <= len(want.Losses); i++ {
-		res, err := c.Run(context.Background(), p.feed(b))
-		require.NoError(t, err)
-		expected := append(want.Losses[:len(want.Losses):len(want.Losses)], want.LossAfter)[i]
-		require.InDelta(t, expected, res.Float(loss), 5e-5, "loss %d", i)
-		worst = max(worst, math.Abs(expected-res.Float(loss)))
-		if i == len(want.Losses) {
-			break
-		}
-		var values, grads []*tensor.Tensor
-		for k, v := range vars {
-			x, err := f.store.Get(v)
-			require.NoError(t, err)
-			values, grads = append(values, x), append(grads, res.Tensor(gs[k]))
-		}
-		norm := opt.update(vars, values, grads)
-		require.InEpsilon(t, want.GradNorms[i], norm, 1e-4, "norm of the gradients in step %d", i)
-		for k, v := range vars {
-			require.NoError(t, f.store.Set(v, values[k]))
-		}
+	same := func(i int, expected, got float64) {
+		require.InDelta(t, expected, got, 5e-5, "loss %d", i)
+		worst = max(worst, math.Abs(expected-got))
 	}
+	feed[lrInput(loss.Graph())] = want.LR
+	for i, expected := range want.Losses {
+		res, err := step.Run(context.Background(), feed)
+		require.NoError(t, err)
+		same(i, expected, res.Float(loss))
+		require.InEpsilon(t, want.GradNorms[i], res.Float(norm), 1e-4, "norm of the gradients in step %d", i)
+	}
+	require.NoError(t, step.Close())
+	p := f.pass(b.tokens.Shape().Dim(0), b.tokens.Shape().Dim(1), false, false)
+	after := ops.MeanLoss(p.tokenLoss(), p.targets)
+	c, err := plan.Compile([]graph.Value{after}, plan.Options{Device: f.dev, Session: f.session})
+	require.NoError(t, err)
+	res, err := c.Run(context.Background(), p.feed(b))
+	require.NoError(t, err)
+	same(len(want.Losses), want.LossAfter, res.Float(after))
 	require.NoError(t, c.Close())
 	t.Logf("%d losses of %d variables within %.1e", len(want.Losses)+1, len(vars), worst)
 }
+
+// step compiles loss, gradients, clipping and update as one plan.
+func (f *fixture) step(b batch, vars []*graph.Var) (c *plan.Plan, loss, norm graph.Value, feed plan.Feed) {
+	t := f.t
+	p := f.pass(b.tokens.Shape().Dim(0), b.tokens.Shape().Dim(1), false, false)
+	loss = ops.MeanLoss(p.tokenLoss(), p.targets)
+	grads, err := autograd.Grad(loss, vars...)
+	require.NoError(t, err)
+	square := ops.Scalar(loss, 0)
+	for _, g := range grads {
+		square = ops.Add(square, ops.Sum(ops.Square(g)))
+	}
+	norm = ops.Sqrt(square)
+	clip := optim.ClipFactor(norm, 1)
+	for i := range grads {
+		grads[i] = ops.Mul(grads[i], clip)
+	}
+	opt, err := optim.New("adamw", optim.Config{WeightDecay: 0.01})
+	require.NoError(t, err)
+	opt.Update(loss.Graph(), vars, grads, lrInput(loss.Graph()))
+	c, err = plan.Compile([]graph.Value{loss, norm}, plan.Options{Device: f.dev, Session: f.session})
+	require.NoError(t, err)
+	return c, loss, norm, p.feed(b)
+}
+
+func lrInput(g *graph.Graph) graph.Value { return g.Input("lr", tensor.T(tensor.F32)) }
 
 func TestGoldenHFCurves(t *testing.T) {
 	families(t, func(t *testing.T, dir string, g *checkpoint.File) {
