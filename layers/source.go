@@ -113,9 +113,6 @@ func (s Source) Err() error {
 	}
 }
 
-// Used reports whether a tensor of the file was asked for.
-func (s Source) Used(name string) bool { return s.shared.used[name] }
-
 // Has reports whether the file holds a tensor under this name; false without a file.
 func (s Source) Has(name string) bool {
 	o := &s.shared.opts

@@ -72,6 +72,7 @@ func (j *job) writeResult() error {
 // SaveModel writes a full-precision model as a Hugging Face directory: config.json and model.safetensors. The rotary pairs of a
 // llama2.c model are reordered to the halves that Hugging Face has, which changes no result.
 func SaveModel(fsys vfs.FS, dir string, m *models.Llama, values layers.Reader) error {
+	fsys = vfs.Or(fsys)
 	var out []checkpoint.Named
 	for _, p := range layers.Params(m) {
 		if p.Var == nil {

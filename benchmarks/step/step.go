@@ -37,9 +37,6 @@ type Step struct {
 // optimizer, Compile the passes, the schedule and the arena.
 type Times struct{ Build, Grad, Compile time.Duration }
 
-// Total is their sum.
-func (t Times) Total() time.Duration { return t.Build + t.Grad + t.Compile }
-
 // Run executes the step once and returns its loss. The first call fills in the weights.
 func (s *Step) Run(ctx context.Context) (float64, error) {
 	if !s.ready {

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
@@ -22,7 +21,10 @@ func save(model *classifier, store *plan.Store, dir string) error {
 		tensors = append(tensors, checkpoint.Named{Name: p.Name, Tensor: t})
 	}
 	path := filepath.Join(dir, "model.safetensors")
-	if err := errors.Join(vfs.OS{}.MkdirAll(dir), checkpoint.WriteSafetensors(vfs.OS{}, path, tensors, nil)); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	if err := checkpoint.WriteSafetensors(nil, path, tensors, nil); err != nil {
 		return err
 	}
 	fmt.Println("wrote", path)

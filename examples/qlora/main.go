@@ -22,7 +22,6 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/models"
@@ -88,7 +87,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Println("adapter:", o.out)
-	return adapter.Save(vfs.OS{}, o.out, session.Store(), lora.SaveInfo{BaseModel: o.model})
+	return adapter.Save(nil, o.out, session.Store(), lora.SaveInfo{BaseModel: o.model})
 }
 
 // train compiles one step for rows of o.tokens tokens and runs it over the batches.
