@@ -102,8 +102,7 @@ func render(p *plot.Plot) ([]byte, error) {
 
 // curves picks the finite points of rows. Losses are bounded so that axis arithmetic stays finite.
 func curves(rows []Row) (loss, eval plotter.XYs) {
-	const most = 1e100
-	finite := func(v float64) bool { return math.Abs(v) <= most }
+	finite := func(v float64) bool { return math.Abs(v) <= largestShown }
 	for _, r := range rows {
 		if finite(r.Loss) {
 			loss = append(loss, plotter.XY{X: float64(r.Step), Y: r.Loss})
