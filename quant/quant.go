@@ -19,7 +19,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Scheme is a 4-bit code table. The zero value is NF4.
+// Scheme is a format of bitsandbytes for weights. The zero value is NF4.
 type Scheme uint8
 
 const (
@@ -27,6 +27,8 @@ const (
 	NF4 Scheme = iota
 	// FP4 is bitsandbytes' 4-bit float: a sign and {0, 1/192, 1/6, 1/4, 1/3, 1/2, 2/3, 1}. It is not the E2M1 layout of MXFP4.
 	FP4
+	// Int8 is a matrix of int8 with one absmax a row (LLM.int8(), Dettmers et al. 2022, arXiv 2208.07339).
+	Int8
 )
 
 // Block sizes that the 4-bit formats accept. They must also be even, so that a block starts on a byte.
@@ -41,13 +43,15 @@ type Real interface {
 	float32 | tensor.Float16 | tensor.BFloat16
 }
 
-// String returns the name that checkpoints use: "nf4" or "fp4".
+// String returns the name that checkpoints and configurations use: "nf4", "fp4" or "int8".
 func (s Scheme) String() string {
 	switch s {
 	case NF4:
 		return "nf4"
 	case FP4:
 		return "fp4"
+	case Int8:
+		return "int8"
 	}
 	return fmt.Sprintf("Scheme(%d)", uint8(s))
 }
@@ -59,14 +63,19 @@ func ParseScheme(name string) (s Scheme, ok bool) {
 		return NF4, true
 	case "fp4":
 		return FP4, true
+	case "int8":
+		return Int8, true
 	}
 	return 0, false
 }
 
 // Valid reports whether s is a known scheme.
-func (s Scheme) Valid() bool { return s <= FP4 }
+func (s Scheme) Valid() bool { return s <= Int8 }
 
-// Values returns the value of each code. FP4's code 8 is -0. An unknown scheme gives zeros.
+// FourBit reports whether s stores 4-bit codes, two to a byte, with one scale a block: NF4 or FP4.
+func (s Scheme) FourBit() bool { return s <= FP4 }
+
+// Values returns the value of each 4-bit code. FP4's code 8 is -0. Another scheme gives zeros.
 func (s Scheme) Values() [16]float32 {
 	switch s {
 	case NF4:

@@ -62,8 +62,8 @@ func quantizeFloats4(tab *table4, codes []byte, absmax []float32, src []float32,
 }
 
 func check4(codes, absmax, n, blocksize int, scheme Scheme) error {
-	if !scheme.Valid() {
-		return fmt.Errorf("quant: unknown scheme %v: use NF4 or FP4", scheme)
+	if !scheme.FourBit() {
+		return fmt.Errorf("quant: %v is not a 4-bit scheme: use NF4 or FP4", scheme)
 	}
 	if err := checkBlocksize(blocksize); err != nil {
 		return err

@@ -11,6 +11,8 @@ type Config struct {
 	Scheme    Scheme
 	Blocksize int  // elements per scale; 0 = DefaultBlocksize
 	Double    bool // store the scales in 8 bits
+	// Threshold is for layers of scheme Int8: activations of that magnitude and above stay unquantized. 0 = all are quantized.
+	Threshold float32
 	// Parallel runs f over parts of [0, n) that together cover it, possibly at the same time; nil runs f(0, n).
 	Parallel func(n int, f func(lo, hi int))
 }
@@ -135,8 +137,8 @@ func (s *State) Validate() error {
 }
 
 func (s *State) checkHeader() error {
-	if !s.Scheme.Valid() {
-		return fmt.Errorf("quant: unknown scheme %v: use NF4 or FP4", s.Scheme)
+	if !s.Scheme.FourBit() {
+		return fmt.Errorf("quant: %v is not a 4-bit scheme: use NF4 or FP4", s.Scheme)
 	}
 	if err := checkBlocksize(s.Blocksize); err != nil {
 		return err

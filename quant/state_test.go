@@ -81,7 +81,7 @@ func TestDequantizeRangeOfState(t *testing.T) {
 func TestQuantizeRefuses(t *testing.T) {
 	x := randomTensor(t, tensor.F32, 8, 8)
 	for name, cfg := range map[string]Config{
-		"blocksize": {Blocksize: 33}, "small": {Blocksize: 16}, "large": {Blocksize: 8192}, "negative": {Blocksize: -64}, "scheme": {Scheme: 9},
+		"blocksize": {Blocksize: 33}, "int8": {Scheme: Int8}, "small": {Blocksize: 16}, "large": {Blocksize: 8192}, "negative": {Blocksize: -64}, "scheme": {Scheme: 9},
 	} {
 		_, err := Quantize(x, cfg)
 		require.ErrorContains(t, err, "quant: ", name)
@@ -189,11 +189,13 @@ func TestPythonFloat(t *testing.T) {
 }
 
 func TestSchemeNames(t *testing.T) {
-	for _, s := range []Scheme{NF4, FP4} {
+	for _, s := range []Scheme{NF4, FP4, Int8} {
 		got, ok := ParseScheme(s.String())
 		require.True(t, ok)
 		require.Equal(t, s, got)
+		require.Equal(t, s != Int8, s.FourBit())
 	}
+	require.ErrorContains(t, Quantize4(make([]byte, 1), make([]float32, 1), []float32{1}, 64, Int8), "int8 is not a 4-bit scheme")
 	_, ok := ParseScheme("int4")
 	require.False(t, ok)
 	require.True(t, strings.Contains(Scheme(7).String(), "7"))

@@ -238,7 +238,7 @@ func parseState(text []byte) (s *State, nested bool, err error) {
 		return nil, false, fmt.Errorf("text after the JSON description")
 	}
 	scheme, ok := ParseScheme(j.QuantType)
-	if !ok {
+	if !ok || !scheme.FourBit() {
 		return nil, false, fmt.Errorf("quant_type %q: want nf4 or fp4", j.QuantType)
 	}
 	d, ok := torchDType(j.DType)

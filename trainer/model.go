@@ -190,7 +190,7 @@ func quantizeRule(q config.Quantize) (func(string) (quant.Config, bool), error) 
 		return nil, nil
 	}
 	s, ok := quant.ParseScheme(q.Scheme)
-	if !ok {
+	if !ok || !s.FourBit() {
 		return nil, badConfig("quantize.scheme", "%s is not supported; supported: none, nf4, fp4", q.Scheme)
 	}
 	c := quant.Config{Scheme: s, Blocksize: q.Blocksize, Double: q.Double}

@@ -96,8 +96,8 @@ func checkWeight(in []tensor.Type, s quant.Scheme, blocksize, rows, cols int, ne
 }
 
 func checkScheme(s quant.Scheme, blocksize int) error {
-	if !s.Valid() {
-		return fmt.Errorf("unknown scheme %v; use NF4 or FP4", s)
+	if !s.FourBit() {
+		return fmt.Errorf("%v is not a 4-bit scheme; use NF4 or FP4", s)
 	}
 	if blocksize < quant.MinBlocksize || blocksize > quant.MaxBlocksize || blocksize%2 != 0 {
 		return fmt.Errorf("blocksize %d must be even and from %d to %d (usual: %d)", blocksize, quant.MinBlocksize,

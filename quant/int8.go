@@ -1,0 +1,287 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Constants of the LLM.int8() kernels (Dettmers et al. 2022, arXiv 2208.07339).
+const (
+	// Int8ProductScale is what the CUDA kernel multiplies an int32 product with, besides its row and column statistic. 1/127² is 6.2000124e-05.
+	Int8ProductScale float32 = 6.200012e-05
+	// Int8RowScale is 1/127, what a code and its row's statistic are multiplied with.
+	Int8RowScale float32 = 7.874015718698502e-3
+
+	// roundMagic added to a float32 below 2^22 in magnitude leaves the value rounded to even in the low bits of the sum.
+	roundMagic = 3 << 22
+)
+
+// QuantizeRows quantizes a (rows, cols) matrix to int8 with one absmax a row in stats: codes = rint(x·(127/absmax)), ties to even, with
+// the GPU's approximate division. Above a threshold of 0, elements with |x| >= threshold are outliers: they count for no statistic and
+// get code 0; columns that hold one are returned in ascending order, and with more than one row all codes in them are 0 (their product
+// is computed from the original values). A row of zeros has statistic and codes 0, NaN has code 0. codes holds rows·cols elements,
+// stats rows.
+func QuantizeRows[E Real](codes []int8, stats []float32, src []E, rows, cols int, threshold float32) (outliers []int, err error) {
+	if err := checkInt8(len(codes), len(src), rows, cols, threshold); err != nil {
+		return nil, err
+	}
+	if len(stats) < rows {
+		return nil, fmt.Errorf("quant: %d rows need as many statistics, got %d", rows, len(stats))
+	}
+	var mask []bool
+	if threshold > 0 {
+		mask = make([]bool, cols)
+	}
+	for r := range rows {
+		stats[r] = QuantizeRow(codes[r*cols:(r+1)*cols], src[r*cols:(r+1)*cols], threshold, mask)
+	}
+	for c, is := range mask {
+		if is {
+			outliers = append(outliers, c)
+		}
+	}
+	if rows > 1 {
+		ClearColumns(codes[:rows*cols], cols, outliers)
+	}
+	return outliers, nil
+}
+
+// QuantizeRow is QuantizeRows of one row. It marks the columns of outliers in mask, which may be nil at threshold 0, and allocates
+// nothing. The caller clears outlier columns (ClearColumns) when all rows are done. The lengths of codes and src must agree.
+func QuantizeRow[E Real](codes []int8, src []E, threshold float32, mask []bool) (stat float32) {
+	const chunk = 1024
+	var scratch [chunk]float32
+	var bits uint32
+	for lo := 0; lo < len(src); lo += chunk {
+		x := toFloat32(scratch[:], src[lo:min(lo+chunk, len(src))])
+		if threshold > 0 {
+			bits = max(bits, inlierBits(x, threshold, mask[lo:]))
+		} else {
+			bits = max(bits, maxAbsBits(x))
+		}
+	}
+	normal := bits >= fastLow && bits < fastHigh
+	if bits > infBits {
+		bits = nanFreeBits(src)
+	}
+	stat = flush(math.Float32frombits(bits))
+	r := float32(127 * Rcp(stat))
+	for lo := 0; lo < len(src); lo += chunk {
+		x := toFloat32(scratch[:], src[lo:min(lo+chunk, len(src))])
+		c := codes[lo:][:len(x)]
+		switch {
+		case normal && threshold <= 0:
+			for i, v := range x {
+				c[i] = int8(math.Float32bits(float32(v*r) + roundMagic))
+			}
+		case normal:
+			for i, v := range x {
+				c[i] = 0
+				if abs32(v) < threshold {
+					c[i] = int8(math.Float32bits(float32(v*r) + roundMagic))
+				}
+			}
+		default:
+			rowCodesNaive(c, x, r, threshold)
+		}
+	}
+	return stat
+}
+
+// rowCodesNaive is the definition; it also serves rows with NaN, infinities, zeros or extreme statistics.
+func rowCodesNaive(codes []int8, x []float32, r, threshold float32) {
+	for i, v := range x {
+		codes[i] = 0
+		if q := scaled(v, r); q == q && (threshold <= 0 || abs32(v) < threshold) {
+			codes[i] = int8(math.RoundToEven(float64(q)))
+		}
+	}
+}
+
+// inlierBits is maxAbsBits of the elements below the threshold, NaN excepted; it marks the others in mask.
+func inlierBits(x []float32, threshold float32, mask []bool) (bits uint32) {
+	for i, v := range x {
+		if a := abs32(v); a < threshold {
+			bits = max(bits, math.Float32bits(a))
+		} else if a >= threshold {
+			mask[i] = true
+		}
+	}
+	return bits
+}
+
+// nanFreeBits is maxAbsBits that passes over NaN.
+func nanFreeBits[E Real](x []E) (bits uint32) {
+	var one [1]float32
+	for i := range x {
+		if b := math.Float32bits(abs32(toFloat32(one[:], x[i:i+1])[0])); b <= infBits {
+			bits = max(bits, b)
+		}
+	}
+	return bits
+}
+
+func abs32(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^ signBit) }
+
+// ClearColumns writes code 0 into the columns listed of a matrix of cols columns.
+func ClearColumns(codes []int8, cols int, columns []int) {
+	if len(columns) == 0 {
+		return
+	}
+	for ; len(codes) >= cols; codes = codes[cols:] {
+		for _, c := range columns {
+			codes[c] = 0
+		}
+	}
+}
+
+// QuantizeColumns quantizes a (rows, cols) matrix to int8 with one absmax a column in stats: rint(x·127/absmax), ties to even. As in the
+// library x·127 is rounded to E before the division; only where that product overflows (f16 above 515) is it float32, where the library
+// gives garbage. Elements with |x| >= threshold > 0 count for no statistic and get code 0. A column of zeros has statistic and codes 0,
+// NaN has code 0. stats holds cols values.
+func QuantizeColumns[E Real](codes []int8, stats []float32, src []E, rows, cols int, threshold float32) error {
+	if err := checkInt8(len(codes), len(src), rows, cols, threshold); err != nil {
+		return err
+	}
+	if len(stats) < cols {
+		return fmt.Errorf("quant: %d columns need as many statistics, got %d", cols, len(stats))
+	}
+	stats = stats[:cols]
+	clear(stats)
+	var scratch [1]float32
+	at := func(i int) float32 { return toFloat32(scratch[:], src[i:i+1])[0] }
+	for r := range rows {
+		for c := range stats {
+			if a := abs32(at(r*cols + c)); a > stats[c] && (threshold <= 0 || a < threshold) {
+				stats[c] = a
+			}
+		}
+	}
+	for r := range rows {
+		for c, stat := range stats {
+			i := r*cols + c
+			codes[i] = 0
+			if v := at(i); stat > 0 && v == v && (threshold <= 0 || abs32(v) < threshold) {
+				codes[i] = columnCode[E](v, stat)
+			}
+		}
+	}
+	return nil
+}
+
+func columnCode[E Real](v, stat float32) int8 {
+	var one [1]float32
+	p := []E{fromFloat32[E](v * 127)}
+	product := toFloat32(one[:], p)[0]
+	if !finite(product) {
+		// Only halves and the last binade of float32 get here; the quotient first loses nothing that matters.
+		return int8(math.RoundToEven(127 * float64(v) / float64(stat)))
+	}
+	// The product rounded up can exceed 127 statistics by half a unit of E, never by half a code.
+	return int8(math.RoundToEven(float64(float32(product / stat))))
+}
+
+// QuantizeRowsAndColumns is QuantizeRows and QuantizeColumns of one matrix, which weight gradients take (the library's
+// int8_double_quant). Outlier columns are cleared in rowCodes alone.
+func QuantizeRowsAndColumns[E Real](rowCodes, colCodes []int8, rowStats, colStats []float32, src []E, rows, cols int,
+	threshold float32) (outliers []int, err error) {
+	if err := QuantizeColumns(colCodes, colStats, src, rows, cols, threshold); err != nil {
+		return nil, err
+	}
+	return QuantizeRows(rowCodes, rowStats, src, rows, cols, threshold)
+}
+
+// DequantizeRows writes code·stat·Int8RowScale for each element of a (rows, cols) matrix, products in float32, rounded once to E.
+func DequantizeRows[E Real](dst []E, codes []int8, stats []float32, rows, cols int) error {
+	if err := checkInt8(len(codes), len(dst), rows, cols, 0); err != nil {
+		return err
+	}
+	if len(stats) < rows {
+		return fmt.Errorf("quant: %d rows need as many statistics, got %d", rows, len(stats))
+	}
+	for r := range rows {
+		dequantizeRow8(dst[r*cols:(r+1)*cols], codes[r*cols:], stats[r])
+	}
+	return nil
+}
+
+func dequantizeRow8[E Real](dst []E, codes []int8, stat float32) {
+	if f, ok := any(dst).([]float32); ok {
+		for i, c := range codes[:len(f)] {
+			f[i] = float32(float32(c)*stat) * Int8RowScale
+		}
+		return
+	}
+	var lut [256]E
+	for c := range lut {
+		lut[c] = fromFloat32[E](float32(float32(int8(c))*stat) * Int8RowScale)
+	}
+	for i, c := range codes[:len(dst)] {
+		dst[i] = lut[uint8(c)]
+	}
+}
+
+// DequantizeProduct writes the values of an int8 matrix product: acc (rows, cols) of int32 sums, one statistic for each row of the left
+// factor and for each row of the right one (a column of the product), bias of cols elements or nil. As the library does, the value
+// acc·row·col·Int8ProductScale passes through f16 whatever E is: with a bias of f16 the sum is rounded once, with others it is f16
+// before and after the bias is added. Beyond 65504 it is an infinity.
+func DequantizeProduct[E Real](dst []E, acc []int32, rowStats, colStats []float32, bias []E, rows, cols int) error {
+	if rows < 0 || cols < 0 || cols > 0 && rows > math.MaxInt/cols || len(dst) < rows*cols || len(acc) < rows*cols {
+		return fmt.Errorf("quant: a product of %d by %d does not fit %d sums and %d outputs", rows, cols, len(acc), len(dst))
+	}
+	if len(rowStats) < rows || len(colStats) < cols || bias != nil && len(bias) < cols {
+		return fmt.Errorf("quant: a product of %d by %d needs as many statistics and a bias of its width, got %d, %d and %d", rows, cols,
+			len(rowStats), len(colStats), len(bias))
+	}
+	for r := range rows {
+		row, a, d := rowStats[r], acc[r*cols:(r+1)*cols], dst[r*cols:(r+1)*cols]
+		for c, v := range a {
+			var b E
+			if bias != nil {
+				b = bias[c]
+			}
+			d[c] = fromFloat32[E](productValue(v, row, colStats[c], b).Float32())
+		}
+	}
+	return nil
+}
+
+func productValue[E Real](acc int32, row, col float32, bias E) tensor.Float16 {
+	p := float32(float32(float32(acc)*row) * col)
+	if b, ok := any(bias).(tensor.Float16); ok {
+		return tensor.ToF16(fma32(p, Int8ProductScale, b.Float32()))
+	}
+	h := tensor.ToF16(float32(p * Int8ProductScale))
+	var one [1]float32
+	return tensor.ToF16(h.Float32() + toFloat32(one[:], []E{bias})[0])
+}
+
+// fma32 is x*y+z rounded once to float32: the product is exact in float64, and rounding the sum to odd there makes the second rounding
+// right.
+func fma32(x, y, z float32) float32 {
+	p, c := float64(x)*float64(y), float64(z)
+	s := p + c
+	t := s - p
+	if e := (p - (s - t)) + (c - t); e != 0 && e == e && math.Float64bits(s)&1 == 0 {
+		if (e > 0) == (s > 0) {
+			s = math.Float64frombits(math.Float64bits(s) + 1)
+		} else {
+			s = math.Float64frombits(math.Float64bits(s) - 1)
+		}
+	}
+	return float32(s)
+}
+
+func checkInt8(codes, values, rows, cols int, threshold float32) error {
+	switch {
+	case rows < 0 || cols < 0 || cols > 0 && rows > math.MaxInt/cols:
+		return fmt.Errorf("quant: a matrix cannot have %d rows and %d columns", rows, cols)
+	case codes < rows*cols || values < rows*cols:
+		return fmt.Errorf("quant: a matrix of %d by %d does not fit %d codes and %d values", rows, cols, codes, values)
+	case !(threshold >= 0):
+		return fmt.Errorf("quant: outlier threshold %v: use 0 (no outliers) or a positive number such as 6", threshold)
+	}
+	return nil
+}
