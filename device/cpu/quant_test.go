@@ -294,7 +294,7 @@ func TestQuantErrors(t *testing.T) {
 		"last axis":       {ops.QuantMatMul{Blocksize: 64, N: 4, K: 4}, types(f(5), u8(8), f(1))},
 		"must be a float": {ops.QuantMatMul{Blocksize: 64, N: 4, K: 4}, types(u8(4), u8(8), f(1))},
 		"not valid":       {ops.Dequantize{Blocksize: 64, Rows: 1 << 40, Cols: 1 << 40, To: tensor.F32}, types(u8(8), f(1))},
-		"unknown scheme":  {ops.Quantize4{Scheme: 9, Blocksize: 64}, types(f(4))},
+		"4-bit scheme":    {ops.Quantize4{Scheme: 9, Blocksize: 64}, types(f(4))},
 		"cannot quantize": {ops.Quantize8{Blocksize: 64}, types(tensor.T(tensor.F64, 3))},
 		"at least 1":      {ops.Quantize8{}, types(f(4))},
 		"signed":          {ops.Quantize8{Blocksize: 1, Unsigned: true, Moment: true}, types(f(4))},
