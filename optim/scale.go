@@ -6,24 +6,6 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// ClipFactor is what gradients of a norm are multiplied by so that it does not exceed maxNorm: min(1, maxNorm/(norm + 1e-6)), as
-// torch.nn.utils.clip_grad_norm_ does. A maxNorm of 0 or less does not clip. norm is a float scalar.
-func ClipFactor(norm graph.Value, maxNorm float64) graph.Value {
-	if !norm.Valid() {
-		return norm
-	}
-	one := ops.Scalar(norm, 1)
-	if !(maxNorm > 0) {
-		return one
-	}
-	return ops.Min(one, ops.Div(ops.Scalar(norm, maxNorm), ops.AddScalar(norm, 1e-6)))
-}
-
-// Finite is 1 where a float scalar is a finite number, else 0: the OK of an update, given the gradients' norm.
-func Finite(norm graph.Value) graph.Value {
-	return ops.Cast(ops.IsFinite(norm), tensor.F32)
-}
-
 // ScalerOptions of a LossScaler; zero values take the defaults of torch.amp.GradScaler.
 type ScalerOptions struct {
 	Name     string  // begins the variables' names; "" is "loss_scale"

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -121,23 +120,6 @@ func TestSchedule(t *testing.T) {
 	require.Error(t, Schedule{Warmup: -1}.Check())
 	require.Error(t, Schedule{Total: -1}.Check())
 	require.NoError(t, Schedule{Kind: "linear", LR: 1, Warmup: 0.1, Total: 3}.Check())
-}
-
-func TestScheduleProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := Schedule{Kind: rapid.SampledFrom(ScheduleNames()).Draw(t, "kind"), LR: rapid.Float64Range(1e-9, 1).Draw(t, "lr"),
-			Warmup: rapid.Float64Range(0, 40).Draw(t, "warmup"), Total: rapid.IntRange(1, 60).Draw(t, "total")}
-		w := s.WarmupSteps()
-		for i := range s.Total {
-			lr := s.At(i)
-			if !(lr > 0 && lr <= s.LR) {
-				t.Fatalf("step %d has rate %v", i, lr)
-			}
-			if i > 0 && (i < w) != (lr > s.At(i-1)) && s.Kind != "constant" && i != w {
-				t.Fatalf("step %d: %v after %v", i, lr, s.At(i-1))
-			}
-		}
-	})
 }
 
 func TestClipAndFinite(t *testing.T) {
