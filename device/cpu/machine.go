@@ -224,6 +224,17 @@ var unsigned = map[ops.Func]func(a, b uint64) uint64{
 		}
 		return a / b
 	},
+	ops.FnRem: remU64,
+	ops.FnMod: remU64,
+	ops.FnShl: func(a, b uint64) uint64 { return a << b },
+	ops.FnShr: func(a, b uint64) uint64 { return a >> b },
+}
+
+func remU64(a, b uint64) uint64 {
+	if b == 0 {
+		return 0
+	}
+	return a % b
 }
 
 func truth(b bool) uint64 {

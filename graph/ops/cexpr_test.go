@@ -25,8 +25,8 @@ type cKind struct {
 }
 
 var cKinds = []cKind{
-	{"f32", "float", tensor.F32, func(r *ops.Row) bool { return r.Accepts != ops.Bools }},
-	{"f64", "double", tensor.F64, func(r *ops.Row) bool { return r.Accepts != ops.Bools }},
+	{"f32", "float", tensor.F32, func(r *ops.Row) bool { return r.F64 != nil && r.Accepts != ops.Bools }},
+	{"f64", "double", tensor.F64, func(r *ops.Row) bool { return r.F64 != nil && r.Accepts != ops.Bools }},
 	{"int", "long long", tensor.I64, func(r *ops.Row) bool { return r.I64 != nil }},
 }
 

@@ -42,6 +42,51 @@ func divInt(a, b, _ int64) int64 {
 	return a / b
 }
 
+func remInt(a, b, _ int64) int64 {
+	if b == 0 {
+		return 0
+	}
+	return a % b
+}
+
+// mod64 has the sign of the divisor, as Python's %.
+func mod64(a, b, _ float64) float64 {
+	r := math.Mod(a, b)
+	if r != 0 && (r < 0) != (b < 0) {
+		r += b
+	}
+	return r
+}
+
+func modInt(a, b, _ int64) int64 {
+	r := remInt(a, b, 0)
+	if r != 0 && (r < 0) != (b < 0) {
+		r += b
+	}
+	return r
+}
+
+func shlInt(a, b, _ int64) int64 {
+	if b < 0 {
+		return 0
+	}
+	return a << uint64(b)
+}
+
+func shrInt(a, b, _ int64) int64 {
+	if b < 0 {
+		return 0
+	}
+	return a >> uint64(b)
+}
+
+func softplus64(a, _, _ float64) float64 {
+	if a < 0 {
+		return math.Log1p(math.Exp(a))
+	}
+	return a + math.Log1p(math.Exp(-a))
+}
+
 func sign64(a, _, _ float64) float64 {
 	switch {
 	case a > 0:

@@ -48,6 +48,29 @@ const (
 	FnGELUTanh
 	FnReLU
 	FnIsFinite
+	FnCeil
+	FnRound
+	FnTrunc
+	FnExpm1
+	FnLog1p
+	FnTan
+	FnAsin
+	FnAcos
+	FnAtan
+	FnSinh
+	FnCosh
+	FnAsinh
+	FnAcosh
+	FnAtanh
+	FnSoftplus
+	FnRem
+	FnMod
+	FnBitAnd
+	FnBitOr
+	FnBitXor
+	FnBitNot
+	FnShl
+	FnShr
 	NumFuncs
 )
 
@@ -77,6 +100,7 @@ const (
 	Numbers                // floats and integers
 	Bools                  // bool
 	Any                    // all of them
+	Ints                   // signed and unsigned integers
 )
 
 func (r *Row) accepts(d tensor.DType) error {
@@ -90,6 +114,8 @@ func (r *Row) accepts(d tensor.DType) error {
 		ok = d == tensor.Bool
 	case Any:
 		ok = true
+	case Ints:
+		ok = d.IsInt()
 	}
 	if !ok {
 		return fmt.Errorf("%s is not defined on %v", r.Name, d)
@@ -159,4 +185,31 @@ var Table = [NumFuncs]Row{
 	FnReLU: {Name: "relu", Arity: 1, Accepts: Floats, C: "a > 0 ? a : 0", F64: func(a, _, _ float64) float64 { return relu64(a) },
 		F32: relu32, VJP: vjpReLU},
 	FnIsFinite: {Name: "is_finite", Arity: 1, Accepts: Floats, Predicate: true, C: "ISFINITE(a)", F64: func(a, _, _ float64) float64 { return truth(a-a == 0) }},
+
+	FnCeil:  {Name: "ceil", Arity: 1, Accepts: Numbers, C: "CEIL(a)", F64: func(a, _, _ float64) float64 { return math.Ceil(a) }, I64: first},
+	FnRound: {Name: "round", Arity: 1, Accepts: Numbers, C: "RINT(a)", F64: func(a, _, _ float64) float64 { return math.RoundToEven(a) }, I64: first},
+	FnTrunc: {Name: "trunc", Arity: 1, Accepts: Numbers, C: "TRUNC(a)", F64: func(a, _, _ float64) float64 { return math.Trunc(a) }, I64: first},
+	FnExpm1: {Name: "expm1", Arity: 1, Accepts: Floats, C: "EXPM1(a)", F64: func(a, _, _ float64) float64 { return math.Expm1(a) }, VJP: vjpExpm1},
+	FnLog1p: {Name: "log1p", Arity: 1, Accepts: Floats, C: "LOG1P(a)", F64: func(a, _, _ float64) float64 { return math.Log1p(a) }, VJP: vjpLog1p},
+	FnTan:   {Name: "tan", Arity: 1, Accepts: Floats, C: "TAN(a)", F64: func(a, _, _ float64) float64 { return math.Tan(a) }, VJP: vjpTan},
+	FnAsin:  {Name: "asin", Arity: 1, Accepts: Floats, C: "ASIN(a)", F64: func(a, _, _ float64) float64 { return math.Asin(a) }, VJP: vjpAsin},
+	FnAcos:  {Name: "acos", Arity: 1, Accepts: Floats, C: "ACOS(a)", F64: func(a, _, _ float64) float64 { return math.Acos(a) }, VJP: vjpAcos},
+	FnAtan:  {Name: "atan", Arity: 1, Accepts: Floats, C: "ATAN(a)", F64: func(a, _, _ float64) float64 { return math.Atan(a) }, VJP: vjpAtan},
+	FnSinh:  {Name: "sinh", Arity: 1, Accepts: Floats, C: "SINH(a)", F64: func(a, _, _ float64) float64 { return math.Sinh(a) }, VJP: vjpSinh},
+	FnCosh:  {Name: "cosh", Arity: 1, Accepts: Floats, C: "COSH(a)", F64: func(a, _, _ float64) float64 { return math.Cosh(a) }, VJP: vjpCosh},
+	FnAsinh: {Name: "asinh", Arity: 1, Accepts: Floats, C: "ASINH(a)", F64: func(a, _, _ float64) float64 { return math.Asinh(a) }, VJP: vjpAsinh},
+	FnAcosh: {Name: "acosh", Arity: 1, Accepts: Floats, C: "ACOSH(a)", F64: func(a, _, _ float64) float64 { return math.Acosh(a) }, VJP: vjpAcosh},
+	FnAtanh: {Name: "atanh", Arity: 1, Accepts: Floats, C: "ATANH(a)", F64: func(a, _, _ float64) float64 { return math.Atanh(a) }, VJP: vjpAtanh},
+	FnSoftplus: {Name: "softplus", Arity: 1, Accepts: Floats, C: "(a < 0 ? 0 : a) + LOG1P(EXP(-ABS(a)))", F64: softplus64,
+		VJP: vjpSoftplus},
+	FnRem: {Name: "rem", Arity: 2, Accepts: Numbers, C: "REM(a, b)", F64: func(a, b, _ float64) float64 { return math.Mod(a, b) },
+		I64: remInt, VJP: vjpRem},
+	FnMod: {Name: "mod", Arity: 2, Accepts: Numbers, C: "REM(a, b) + (REM(a, b) != 0 && (REM(a, b) < 0) != (b < 0) ? b : 0)", F64: mod64,
+		I64: modInt, VJP: vjpRem},
+	FnBitAnd: {Name: "bit_and", Arity: 2, Accepts: Ints, C: "a & b", I64: func(a, b, _ int64) int64 { return a & b }},
+	FnBitOr:  {Name: "bit_or", Arity: 2, Accepts: Ints, C: "a | b", I64: func(a, b, _ int64) int64 { return a | b }},
+	FnBitXor: {Name: "bit_xor", Arity: 2, Accepts: Ints, C: "a ^ b", I64: func(a, b, _ int64) int64 { return a ^ b }},
+	FnBitNot: {Name: "bit_not", Arity: 1, Accepts: Ints, C: "~a", I64: func(a, _, _ int64) int64 { return ^a }},
+	FnShl:    {Name: "shift_left", Arity: 2, Accepts: Ints, C: "SHL(a, b)", I64: shlInt},
+	FnShr:    {Name: "shift_right", Arity: 2, Accepts: Ints, C: "SHR(a, b)", I64: shrInt},
 }

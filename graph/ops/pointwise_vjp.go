@@ -151,3 +151,57 @@ func lazily(need []bool, f ...func() Value) []Value {
 	}
 	return out
 }
+
+func vjpExpm1(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Mul(gy, AddScalar(n.Output(0), 1)))
+}
+
+func vjpLog1p(n *graph.Node, gy Value, _ []bool) []Value { return vjp1(Div(gy, AddScalar(n.In[0], 1))) }
+
+// d tan = 1 + y²
+func vjpTan(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Mul(gy, AddScalar(Square(n.Output(0)), 1)))
+}
+
+// d asin(x) = 1/√(1-x²)
+func vjpAsin(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Mul(gy, Rsqrt(oneMinusSquare(n.In[0]))))
+}
+
+func vjpAcos(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Neg(Mul(gy, Rsqrt(oneMinusSquare(n.In[0])))))
+}
+
+func vjpAtan(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Div(gy, AddScalar(Square(n.In[0]), 1)))
+}
+
+func vjpSinh(n *graph.Node, gy Value, _ []bool) []Value { return vjp1(Mul(gy, Cosh(n.In[0]))) }
+
+func vjpCosh(n *graph.Node, gy Value, _ []bool) []Value { return vjp1(Mul(gy, Sinh(n.In[0]))) }
+
+// d asinh(x) = 1/√(x²+1)
+func vjpAsinh(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Mul(gy, Rsqrt(AddScalar(Square(n.In[0]), 1))))
+}
+
+// d acosh(x) = 1/√((x-1)(x+1)), which does not cancel near 1 as x²-1 does
+func vjpAcosh(n *graph.Node, gy Value, _ []bool) []Value {
+	x := n.In[0]
+	return vjp1(Mul(gy, Rsqrt(Mul(AddScalar(x, -1), AddScalar(x, 1)))))
+}
+
+func vjpAtanh(n *graph.Node, gy Value, _ []bool) []Value {
+	return vjp1(Div(gy, oneMinusSquare(n.In[0])))
+}
+
+// oneMinusSquare is 1-x² as (1-x)(1+x), which does not cancel near ±1.
+func oneMinusSquare(x Value) Value { return Mul(Sub(Scalar(x, 1), x), AddScalar(x, 1)) }
+
+func vjpSoftplus(n *graph.Node, gy Value, _ []bool) []Value { return vjp1(Mul(gy, Sigmoid(n.In[0]))) }
+
+// y = a - q·b for a whole number q: da = 1, db = -q = (y-a)/b
+func vjpRem(n *graph.Node, gy Value, need []bool) []Value {
+	return lazily(need, func() Value { return gy },
+		func() Value { return Mul(gy, Div(Sub(n.Output(0), n.In[0]), n.In[1])) })
+}

@@ -2,6 +2,7 @@ package optest
 
 import (
 	"math"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -27,6 +28,18 @@ var domains = map[ops.Func]domain{
 	ops.FnReLU:  {lo: -3, hi: 3},
 	ops.FnMin:   {lo: -3, hi: 3},
 	ops.FnMax:   {lo: -3, hi: 3},
+	ops.FnCeil:  {lo: -3, hi: 3},
+	ops.FnRound: {lo: -3, hi: 3},
+	ops.FnTrunc: {lo: -3, hi: 3},
+	ops.FnExpm1: {lo: -3, hi: 3},
+	ops.FnLog1p: {lo: -0.7, hi: 5},
+	ops.FnTan:   {lo: -1.2, hi: 1.2},
+	ops.FnAsin:  {lo: -0.9, hi: 0.9},
+	ops.FnAcos:  {lo: -0.9, hi: 0.9},
+	ops.FnAcosh: {lo: 1.2, hi: 5},
+	ops.FnAtanh: {lo: -0.9, hi: 0.9},
+	ops.FnRem:   {lo: 0.5, hi: 3},
+	ops.FnMod:   {lo: 0.5, hi: 3},
 }
 
 func pointwiseCases() []Case {
@@ -36,7 +49,7 @@ func pointwiseCases() []Case {
 			out = append(out, tableCase(f))
 		}
 	}
-	return append(append(out, castCases()...), otherPointwise()...)
+	return slices.Concat(out, castCases(), otherPointwise(), activationCases())
 }
 
 // tableCase is the row of one pointwise function of one or two operands.
@@ -56,6 +69,8 @@ func tableCase(f ops.Func) Case {
 		c.DTypes = Bools
 	case ops.Any:
 		c.DTypes = Any
+	case ops.Ints:
+		c.DTypes = Ints
 	}
 	if f == ops.FnDiv || f == ops.FnAbs || f == ops.FnSign || f == ops.FnFloor || f == ops.FnMin || f == ops.FnMax {
 		for i := range c.In {
@@ -65,6 +80,8 @@ func tableCase(f ops.Func) Case {
 	switch {
 	case r.Predicate || r.Accepts == ops.Bools:
 		c.NoGrad = "the result is bool"
+	case r.Accepts == ops.Ints:
+		c.NoGrad = "integers"
 	case r.VJP == nil:
 		c.NoGrad = "piecewise constant: the gradient is zero"
 	}
@@ -78,7 +95,7 @@ func badPointwise(r ops.Row) [][]Arg {
 	if r.Accepts == ops.Floats {
 		bad = append(bad, repeatArg(Arg{Dims: []int{3}, DType: tensor.I32}, r.Arity))
 	}
-	if r.Accepts == ops.Bools {
+	if r.Accepts == ops.Bools || r.Accepts == ops.Ints {
 		bad = append(bad, repeatArg(Arg{Dims: []int{3}, DType: tensor.F32}, r.Arity))
 	}
 	if r.Arity == 2 {
