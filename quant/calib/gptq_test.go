@@ -1,0 +1,380 @@
+package calib
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// correlated returns samples whose columns depend on each other and differ in scale, as activations do.
+func correlated(r *rand.Rand, rows, cols int) Matrix {
+	x := NewMatrix(rows, cols)
+	mix := NewMatrix(cols, cols)
+	for i := range mix.Data {
+		mix.Data[i] = float32(r.NormFloat64())
+	}
+	for t := range rows {
+		z := make([]float64, cols)
+		for i := range z {
+			z[i] = r.NormFloat64() / float64(1+i)
+		}
+		for j := range cols {
+			v := r.NormFloat64() * 0.1
+			for i, zi := range z {
+				v += zi * float64(mix.Data[j*cols+i])
+			}
+			x.Data[t*cols+j] = float32(v * math.Exp(float64(j%5)-2))
+		}
+	}
+	return x
+}
+
+func randomWeight(r *rand.Rand, rows, cols int) Matrix {
+	w := NewMatrix(rows, cols)
+	for i := range w.Data {
+		w.Data[i] = float32(r.NormFloat64() * 0.1)
+	}
+	return w
+}
+
+func hessianOf(t *testing.T, x Matrix) *Hessian {
+	h, err := NewHessian(x.Cols)
+	require.NoError(t, err)
+	require.NoError(t, h.Add(x, nil))
+	return h
+}
+
+// inverse is Gauss-Jordan elimination.
+func inverse(a []float64, n int) []float64 {
+	a = append([]float64(nil), a...)
+	inv := make([]float64, n*n)
+	for i := range n {
+		inv[i*n+i] = 1
+	}
+	for k := range n {
+		p := a[k*n+k]
+		for j := range n {
+			a[k*n+j] /= p
+			inv[k*n+j] /= p
+		}
+		for i := range n {
+			if f := a[i*n+k]; i != k {
+				for j := range n {
+					a[i*n+j] -= f * a[k*n+j]
+					inv[i*n+j] -= f * inv[k*n+j]
+				}
+			}
+		}
+	}
+	return inv
+}
+
+// obq is the definition: columns in order, the explicit inverse of the Hessian of the columns that are left (Frantar & Alistarh 2022,
+// Optimal Brain Quantization), everything updated at once.
+func obq(w Matrix, h []float64, o GPTQOptions, perm []int) []uint8 {
+	n := w.Cols
+	mean := 0.0
+	for i := range n {
+		mean += h[i*n+i] / float64(n)
+	}
+	damped := append([]float64(nil), h...)
+	for i := range n {
+		damped[i*n+i] += o.Damping * mean
+	}
+	codes := make([]uint8, len(w.Data))
+	for r := range w.Rows {
+		row := make([]float64, n)
+		for j, v := range w.Row(r) {
+			row[j] = float64(v)
+		}
+		hinv := inverse(damped, n)
+		var p Params
+		for at, j := range perm {
+			fit := !o.Static && (at == 0 || o.Groups.of(0, j, n) != o.Groups.of(0, perm[at-1], n))
+			if fit || o.Static {
+				var group []float32
+				for k := range n {
+					if o.Groups.of(0, k, n) == o.Groups.of(0, j, n) {
+						if o.Static {
+							group = append(group, w.Row(r)[k])
+						} else {
+							group = append(group, float32(row[k]))
+						}
+					}
+				}
+				p = o.Grid.Fit(group)
+			}
+			code, v := o.Grid.Round(float32(row[j]), p)
+			codes[r*n+j] = code
+			e := (row[j] - float64(v)) / hinv[j*n+j]
+			for k := range n {
+				row[k] -= e * hinv[j*n+k]
+			}
+			next := append([]float64(nil), hinv...)
+			for i := range n {
+				for k := range n {
+					next[i*n+k] -= hinv[i*n+j] * hinv[j*n+k] / hinv[j*n+j]
+				}
+			}
+			hinv = next
+		}
+	}
+	return codes
+}
+
+func byDiagonal(h []float64, n int) []int {
+	perm := make([]int, n)
+	for i := range perm {
+		perm[i] = i
+	}
+	for i := range perm { // insertion sort, stable
+		for k := i; k > 0 && h[perm[k]*n+perm[k]] > h[perm[k-1]*n+perm[k-1]]; k-- {
+			perm[k], perm[k-1] = perm[k-1], perm[k]
+		}
+	}
+	return perm
+}
+
+func TestGPTQEqualsOptimalBrainQuantization(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, bits := range []int{2, 3, 4, 8} {
+		for _, size := range []int{0, 5, 8} {
+			for _, act := range []bool{false, true} {
+				for _, static := range []bool{act, true} {
+					for _, cols := range []int{1, 7, 24} {
+						o := GPTQOptions{Grid: Affine{bits, bits%2 == 0}, Groups: Groups{Size: size}, Static: static, ActOrder: act,
+							Damping: 0.01, BlockCols: 4 + cols%3}
+						t.Run(fmt.Sprintf("bits%d/group%d/act%v/static%v/cols%d", bits, size, act, static, cols), func(t *testing.T) {
+							w, h := randomWeight(r, 19, cols), hessianOf(t, correlated(r, 60, cols))
+							full, err := h.Matrix()
+							require.NoError(t, err)
+							perm := byDiagonal(full, cols)
+							if !act {
+								for i := range perm {
+									perm[i] = i
+								}
+							}
+							got, err := GPTQ(w, h, o)
+							require.NoError(t, err)
+							require.Equal(t, obq(w, full, o, perm), got.Codes)
+							require.Empty(t, got.Note())
+							for i, c := range got.Codes {
+								p := got.Params[o.Groups.of(i/cols, i%cols, cols)]
+								require.Equal(t, float32(int32(c)-p.Zero)*p.Scale, got.Values.Data[i])
+							}
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+// outputError is ‖X·(Q-W)ᵀ‖² / ‖X·Wᵀ‖².
+func outputError(x, w, q Matrix) float64 {
+	num, den := 0.0, 0.0
+	for t := range x.Rows {
+		for r := range w.Rows {
+			d, y := 0.0, 0.0
+			for j, v := range x.Row(t) {
+				d += float64(v) * float64(q.Row(r)[j]-w.Row(r)[j])
+				y += float64(v) * float64(w.Row(r)[j])
+			}
+			num += d * d
+			den += y * y
+		}
+	}
+	return num / den
+}
+
+func nearest(w Matrix, g Grid, groups Groups) Matrix {
+	q := w.Clone()
+	groups.each(w.Rows, w.Cols, func(_, lo, hi int) {
+		p := g.Fit(w.Data[lo:hi])
+		for i := lo; i < hi; i++ {
+			_, q.Data[i] = g.Round(w.Data[i], p)
+		}
+	})
+	return q
+}
+
+func TestGPTQBeatsRoundToNearest(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	x, w := correlated(r, 400, 96), randomWeight(r, 40, 96)
+	h := hessianOf(t, x)
+	for _, bits := range []int{2, 3, 4, 8} {
+		for _, groups := range []Groups{{}, {Size: 32}, {Size: 64, Flat: true}, {Flat: true}} {
+			for _, act := range []bool{false, true} {
+				got, err := GPTQ(w, h, GPTQOptions{Grid: Affine{Bits: bits}, Groups: groups, ActOrder: act})
+				require.NoError(t, err)
+				rtn := outputError(x, w, nearest(w, Affine{Bits: bits}, groups))
+				require.Less(t, outputError(x, w, got.Values), 0.6*rtn, "%d bits, %+v, act order %v", bits, groups, act)
+			}
+		}
+	}
+}
+
+func TestGPTQWithoutCorrelationIsRoundToNearest(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	w := randomWeight(r, 20, 33)
+	x := NewMatrix(33, 33)
+	for i := range 33 {
+		x.Data[i*33+i] = float32(1 + i)
+	}
+	got, err := GPTQ(w, hessianOf(t, x), GPTQOptions{Grid: Affine{Bits: 4}, Groups: Groups{Size: 8}, ActOrder: true})
+	require.NoError(t, err)
+	require.Equal(t, nearest(w, Affine{Bits: 4}, Groups{Size: 8}), got.Values)
+}
+
+func TestGPTQSingularHessian(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	w, x := randomWeight(r, 10, 24), correlated(r, 100, 24)
+	for row := range x.Rows {
+		for _, dead := range []int{0, 7, 23} {
+			x.Row(row)[dead] = 0
+		}
+		x.Row(row)[5] = x.Row(row)[4] // a copy: rank 20 in 21 columns
+	}
+	got, err := GPTQ(w, hessianOf(t, x), GPTQOptions{Grid: Affine{Bits: 4}, Damping: 1e-18})
+	require.NoError(t, err)
+	require.Equal(t, 3, got.Dead)
+	require.Positive(t, got.Raised)
+	require.Greater(t, got.Damping, 1e-18)
+	require.Contains(t, got.Note(), "singular (3 dead columns)")
+	rtn := nearest(w, Affine{Bits: 4}, Groups{})
+	for i := range w.Rows {
+		require.Zero(t, firstNonFinite(got.Values.Row(i))+1)
+	}
+	require.Less(t, outputError(x, w, got.Values), outputError(x, w, rtn))
+
+	clear(x.Data) // every column dead
+	got, err = GPTQ(w, hessianOf(t, x), GPTQOptions{Grid: Affine{Bits: 4}})
+	require.NoError(t, err)
+	require.Equal(t, 24, got.Dead)
+	require.Equal(t, rtn, got.Values)
+}
+
+func TestGPTQRefuses(t *testing.T) {
+	w, h := NewMatrix(2, 3), hessianOf(t, Matrix{1, 3, []float32{1, 2, 3}})
+	grid := Affine{Bits: 4}
+	empty, err := NewHessian(3)
+	require.NoError(t, err)
+	bad := w.Clone()
+	bad.Data[4] = float32(math.NaN())
+	for want, f := range map[string]func() error{
+		"element (1, 1) is NaN": func() error { _, err := GPTQ(bad, h, GPTQOptions{Grid: grid}); return err },
+		"no grid":               func() error { _, err := GPTQ(w, h, GPTQOptions{}); return err },
+		"nothing was observed":  func() error { _, err := GPTQ(w, empty, GPTQOptions{Grid: grid}); return err },
+		"another layer":         func() error { _, err := GPTQ(NewMatrix(2, 4), h, GPTQOptions{Grid: grid}); return err },
+		"damping -1":            func() error { _, err := GPTQ(w, h, GPTQOptions{Grid: grid, Damping: -1}); return err },
+		"1 parameters for 2":    func() error { _, err := GPTQ(w, h, GPTQOptions{Grid: grid, Params: make([]Params, 1)}); return err },
+		"2 columns, the Hessian 3": func() error {
+			return h.Add(NewMatrix(1, 2), nil)
+		},
+		"must be from 1": func() error { _, err := NewHessian(0); return err },
+	} {
+		require.ErrorContains(t, f(), want)
+	}
+}
+
+// threads cuts work unevenly and runs the parts at once.
+func threads(n int, f func(lo, hi int)) {
+	var wg sync.WaitGroup
+	for lo := 0; lo < n; lo += n/3 + 1 {
+		wg.Go(func() { f(lo, min(lo+n/3+1, n)) })
+	}
+	wg.Wait()
+}
+
+func TestGPTQDoesNotDependOnThreads(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	x, w := correlated(r, 150, 200), randomWeight(r, 50, 200)
+	var first *GPTQResult
+	for _, par := range []Parallel{nil, threads} {
+		h, err := NewHessian(200)
+		require.NoError(t, err)
+		require.NoError(t, h.Add(x, par))
+		got, err := GPTQ(w, h, GPTQOptions{Grid: Affine{Bits: 3}, Groups: Groups{Size: 50}, Parallel: par})
+		require.NoError(t, err)
+		if first == nil {
+			first = got
+		}
+		require.Equal(t, first, got)
+	}
+}
+
+func TestHessianIsTheSumOfProducts(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	x := correlated(r, 131, 11)
+	a, b := hessianOf(t, Matrix{70, 11, x.Data[:70*11]}), hessianOf(t, Matrix{61, 11, x.Data[70*11:]})
+	require.NoError(t, a.Merge(b))
+	got, err := a.Matrix()
+	require.NoError(t, err)
+	for i := range 11 {
+		for j := range 11 {
+			want := 0.0
+			for row := range x.Rows {
+				want += 2.0 / 131 * float64(x.Row(row)[i]) * float64(x.Row(row)[j])
+			}
+			require.InDelta(t, want, got[i*11+j], 1e-12*math.Abs(want)+1e-12)
+		}
+	}
+}
+
+func TestCholeskyFactorsAndInverts(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	for _, n := range []int{1, 2, 63, 64, 65, 150} {
+		a := make([]float64, n*n)
+		for range 2 * n {
+			v := make([]float64, n)
+			for i := range v {
+				v[i] = r.NormFloat64()
+			}
+			for i := range n {
+				for j := range n {
+					a[i*n+j] += v[i] * v[j]
+				}
+			}
+		}
+		l := append([]float64(nil), a...)
+		require.True(t, cholesky(l, n, threads))
+		up := reversed(l, n)
+		inv := append([]float64(nil), up...)
+		invertUpper(inv, n, threads)
+		for i := range n {
+			for j := range n {
+				llt, one := 0.0, 0.0
+				for k := range min(i, j) + 1 {
+					llt += l[i*n+k] * l[j*n+k]
+				}
+				for k := i; k <= j; k++ {
+					one += up[i*n+k] * inv[k*n+j]
+				}
+				want := 0.0
+				if i == j {
+					want = 1
+				}
+				require.InDelta(t, a[i*n+j], llt, 1e-9*float64(n))
+				require.InDelta(t, want, one, 1e-9)
+			}
+		}
+	}
+	require.False(t, cholesky([]float64{1, 0, 2, 1}, 2, nil))
+}
+
+func BenchmarkGPTQ(b *testing.B) {
+	const n = 1024
+	r := rand.New(rand.NewPCG(15, 16))
+	x, w := randomWeight(r, 2*n, n), randomWeight(r, n, n)
+	for range b.N {
+		h, err := NewHessian(n)
+		require.NoError(b, err)
+		require.NoError(b, h.Add(x, threads))
+		_, err = GPTQ(w, h, GPTQOptions{Grid: Affine{Bits: 4}, Groups: Groups{Size: 128}, Parallel: threads})
+		require.NoError(b, err)
+	}
+}
