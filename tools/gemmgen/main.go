@@ -62,7 +62,7 @@ func run(dir string, check bool) error {
 func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	err := errors.Join(
-		emit(files, "gemm", tileAVX2, tileAVX512, transpose8Rows, transpose6Rows, dot, dot4, axpy, axpy4),
+		emit(files, "gemm", tileAVX2, tileAVX512, int8AVX2, int8AVX512, laneSums, dotInt8, transpose8Rows, transpose6Rows, dot, dot4, axpy, axpy4),
 		emit(files, "vec", widenBF16, widenF16, narrowBF16, narrowF16, exp, expSum, sigmoid, silu, geluTanh),
 	)
 	return files, err

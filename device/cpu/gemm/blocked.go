@@ -34,15 +34,21 @@ type job struct {
 	packA, packB, sums, temp []float32 // parts of the scratch
 	tempEach                 int       // floats of temp per worker
 
-	kc         int // extent of K blocks
-	m0, n0, k0 int // present block
-	mb, nb, kb int // its extents
-	tm, tn     int // extents of a tile task
-	first      bool
-	last       bool
-	skipB      bool
+	blocks
+	copyFn, dotFn, axpyFn, f64Fn func(worker, task int)
+}
 
-	packFn, tileFn, copyFn, dotFn, axpyFn, f64Fn func(worker, task int)
+// blocks goes over the blocks of a product: it packs a block of A and one of B, then multiplies them.
+type blocks struct {
+	mr, nr         int // rows and columns of a micro-tile
+	maxK           int // of a block
+	kc             int // extent of K blocks
+	m0, n0, k0     int // present block
+	mb, nb, kb     int // its extents
+	tm, tn         int // extents of a tile task
+	first, last    bool
+	skipB          bool
+	packFn, tileFn func(worker, task int)
 }
 
 // idle keeps finished jobs for later calls. A sync.Pool would forget them at every garbage collection.
@@ -132,17 +138,19 @@ func (j *job) workerTemp(worker int) []float32 {
 	return j.temp[worker*j.tempEach : (worker+1)*j.tempEach]
 }
 
-func (j *job) runBlocked(p *pool.Pool) error {
-	blocks := (j.K + maxKC - 1) / maxKC
-	j.kc = min(maxKC, roundUp((j.K+blocks-1)/blocks, group))
-	for j.n0 = 0; j.n0 < j.N; j.n0 += maxN {
-		j.nb = min(maxN, j.N-j.n0)
-		for j.m0 = 0; j.m0 < j.M; j.m0 += blockM(j.k) {
-			j.mb = min(blockM(j.k), j.M-j.m0)
+// run multiplies blocks until C [m,n] holds sums over k products.
+func (j *blocks) run(p *pool.Pool, m, n, k int) error {
+	count := ceil(k, j.maxK)
+	j.kc = min(j.maxK, roundUp(ceil(k, count), group))
+	whole := maxM / j.mr * j.mr
+	for j.n0 = 0; j.n0 < n; j.n0 += maxN {
+		j.nb = min(maxN, n-j.n0)
+		for j.m0 = 0; j.m0 < m; j.m0 += whole {
+			j.mb = min(whole, m-j.m0)
 			j.tileShape(p.Threads())
-			for j.k0 = 0; j.k0 < j.K; j.k0 += j.kc {
-				j.kb = min(j.kc, j.K-j.k0)
-				j.first, j.last = j.k0 == 0, j.k0+j.kb == j.K
+			for j.k0 = 0; j.k0 < k; j.k0 += j.kc {
+				j.kb = min(j.kc, k-j.k0)
+				j.first, j.last = j.k0 == 0, j.k0+j.kb == k
 				j.skipB = j.m0 > 0 && j.first && j.last // still packed from the rows above
 				if err := j.block(p); err != nil {
 					return err
@@ -154,7 +162,7 @@ func (j *job) runBlocked(p *pool.Pool) error {
 }
 
 // block multiplies the present blocks of A and B.
-func (j *job) block(p *pool.Pool) error {
+func (j *blocks) block(p *pool.Pool) error {
 	tasks := ceil(j.mb, j.groupA())
 	if !j.skipB {
 		tasks += ceil(j.nb, group)
@@ -171,25 +179,30 @@ func (j *job) block(p *pool.Pool) error {
 func ceil(n, by int) int { return (n + by - 1) / by }
 
 // groupA is how many rows of A one packing task does: whole strips, about group.
-func (j *job) groupA() int { return group / j.k.mr * j.k.mr }
+func (j *blocks) groupA() int { return group / j.mr * j.mr }
 
 // tileShape cuts C into tasks: narrow enough that each thread gets several. The micro-tiles, and so the results, are the same
 // for every cut.
-func (j *job) tileShape(threads int) {
-	j.tm, j.tn = tileRows/j.k.mr*j.k.mr, tileCols
+func (j *blocks) tileShape(threads int) {
+	j.tm, j.tn = tileRows/j.mr*j.mr, tileCols
 	if threads == 1 {
 		return
 	}
-	for ceil(j.mb, j.tm)*ceil(j.nb, j.tn) < 4*threads && j.tn > 2*j.k.nr {
+	for ceil(j.mb, j.tm)*ceil(j.nb, j.tn) < 4*threads && j.tn > 2*j.nr {
 		j.tn /= 2
 	}
 }
 
+// tile is the part of C that a task multiplies, within the present block.
+func (j *blocks) tile(task int) (i0, i1, c0, c1 int) {
+	across := ceil(j.nb, j.tn)
+	i0, c0 = task/across*j.tm, task%across*j.tn
+	return i0, min(i0+j.tm, j.mb), c0, min(c0+j.tn, j.nb)
+}
+
 // tiles multiplies one tile of C.
 func (j *job) tiles(worker, task int) {
-	across := ceil(j.nb, j.tn)
-	i0, c0 := task/across*j.tm, task%across*j.tn
-	i1, c1 := min(i0+j.tm, j.mb), min(c0+j.tn, j.nb)
+	i0, i1, c0, c1 := j.tile(task)
 	if j.C.DType == tensor.F32 {
 		j.direct(j.workerTemp(worker), i0, i1, c0, c1)
 		return

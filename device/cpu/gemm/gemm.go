@@ -81,7 +81,8 @@ func Gemm(p *pool.Pool, scratch []byte, alpha float64, args Args) error {
 	if j.small {
 		return j.runSmall(p)
 	}
-	return j.runBlocked(p)
+	j.mr, j.nr, j.maxK = j.k.mr, j.k.nr, maxKC
+	return j.run(p, j.M, j.N, j.K)
 }
 
 func (g *Args) check() error {

@@ -18,6 +18,31 @@ func tileAVX2(kc int, a *float32, b *float32, c *float32, ldc int, alpha float32
 //go:noescape
 func tileAVX512(kc int, a *float32, b *float32, c *float32, ldc int, alpha float32, add bool)
 
+// int8AVX2 multiplies packed panels of two 16-bit numbers: a holds kc columns of 6, b holds kc rows of 16.
+// The 6x16 sums begin at start[row] and are added to c, or with add false replace it. ldc is in elements; kc is at least 1.
+// Needs AVX2.
+//
+//go:noescape
+func int8AVX2(kc int, a *uint32, b *uint32, c *int32, ldc int, start *int32, add bool)
+
+// int8AVX512 multiplies packed panels of four bytes, signed in a and unsigned in b: a holds kc columns of 14, b holds kc rows of 32.
+// The 14x32 sums begin at start[row] and are added to c, or with add false replace it. ldc is in elements; kc is at least 1.
+// Needs AVX-512F and AVX512-VNNI.
+//
+//go:noescape
+func int8AVX512(kc int, a *uint32, b *uint32, c *int32, ldc int, start *int32, add bool)
+
+// laneSumsAVX512 writes the sum of the signed bytes in each of the 14 lanes of a panel of kc columns.
+// Needs AVX-512F and AVX512-VNNI; kc is at least 1.
+//
+//go:noescape
+func laneSumsAVX512(kc int, a *uint32, sums *int32)
+
+// dotInt8AVX2 is the sum of x[i]*y[i] for i < 64*rounds, modulo 2^32. Needs AVX2; rounds is at least 1.
+//
+//go:noescape
+func dotInt8AVX2(rounds int, x *int8, y *int8) int32
+
 // transpose8AVX2 writes src[r][k], r < 8, to dst[k][r] for k < 8*blocks. Strides are in floats. Each row of dst is
 // written as eight floats in ascending k, so what lies right of its columns is overwritten. Needs AVX2; blocks >= 1.
 //
