@@ -29,6 +29,18 @@ type Weights interface {
 	Read(name string) (*tensor.Tensor, error)
 }
 
+// QuantizedWeights is implemented by Weights whose linear weights may be stored quantized. checkpoint.Quantized satisfies it.
+type QuantizedWeights interface {
+	Weights
+	// Header describes a weight that is stored quantized; nil when it is rightly stored in full precision, an error when it ought to be
+	// quantized and is not or its parts are wrong.
+	Header(name string) (*quant.Header, error)
+	// State reads a weight that Header describes.
+	State(name string) (*quant.State, error)
+	// Parts lists the tensors that a quantized weight is made of.
+	Parts(name string) []string
+}
+
 // Values is where values go as they are loaded, one tensor at a time: a plan.Store.
 type Values interface {
 	Set(v *graph.Var, t *tensor.Tensor) error
@@ -207,12 +219,15 @@ func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 	return file, false
 }
 
-// Linear supplies a linear layer, quantized while it is loaded if the options say so.
+// Linear supplies a linear layer: quantized if the file stores it so, or while it is loaded if the options say so.
 func (s Source) Linear(name string, in, out int, bias bool) Projection {
 	sub := s.Sub("%s", name)
 	var b *graph.Var
 	if bias {
 		b = sub.Var("bias", Zeros(), out)
+	}
+	if p := sub.stored(in, out, b); p != nil {
+		return p
 	}
 	if q := s.shared.opts.Quantize; q != nil {
 		if cfg, ok := q(sub.path("weight")); ok {
@@ -220,6 +235,49 @@ func (s Source) Linear(name string, in, out int, bias bool) Projection {
 		}
 	}
 	return &Linear{Weight: sub.Var("weight", sub.linearInit(in), out, in), Bias: b}
+}
+
+// Head supplies an output head without bias, (out, in): quantized if the file stores it so, and never by the options.
+func (s Source) Head(name string, init Init, in, out int) Projection {
+	sub := s.Sub("%s", name)
+	if p := sub.stored(in, out, nil); p != nil {
+		return p
+	}
+	return &Linear{Weight: sub.Var("weight", init, out, in)}
+}
+
+// stored declares a layer whose weight lies quantized in the file; nil when it does not.
+func (s Source) stored(in, out int, bias *graph.Var) Projection {
+	w, ok := s.shared.opts.Weights.(QuantizedWeights)
+	if !ok {
+		return nil
+	}
+	name, file := s.path("weight"), s.fileName("weight")
+	h, err := w.Header(file)
+	if h == nil && err == nil {
+		return nil
+	}
+	for _, part := range append(w.Parts(file), file) {
+		s.shared.used[part] = true
+	}
+	if err == nil && h.Type.Shape != tensor.S(out, in) {
+		err = fmt.Errorf("tensor %q is quantized from %v, the configuration needs shape %v; does config.json belong to these weights?",
+			file, h.Type, tensor.S(out, in))
+	}
+	if err != nil {
+		s.fail(err)
+		return &Linear{Weight: graph.NewVar(name, tensor.T(tensor.F32, out, in)), Bias: bias} // never loaded: Err tells why
+	}
+	q := newQuantized(name, h.Config, out, in)
+	q.DType = h.Type.DType
+	s.later(func(values Values) error {
+		st, err := w.State(file)
+		if err != nil {
+			return err
+		}
+		return q.SetState(st, values)
+	})
+	return &Linear4bit{Weight: q, Bias: bias}
 }
 
 // quantized declares a weight that is read (or drawn), quantized, and let go of in full precision.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -26,6 +27,8 @@ type Config struct {
 	InitStd                         float64
 	BOS, EOS                        []int32
 	Pad                             int32 // -1: none
+	// Quantization says how the weights beside this configuration are stored; nil: in full precision.
+	Quantization *checkpoint.Quantization
 }
 
 // Rope is the rotary position embedding and its scaling to longer contexts.
@@ -188,6 +191,9 @@ func ParseConfig(data []byte) (Config, error) {
 	if c.Rope, err = h.rope(); err != nil {
 		return Config{}, err
 	}
+	if c.Quantization, err = checkpoint.ParseQuantization(h.Quantization); err != nil {
+		return Config{}, fmt.Errorf("config.json: %w", err)
+	}
 	return c, c.Validate()
 }
 
@@ -213,8 +219,6 @@ func (h *hfConfig) refuse() error {
 		return fmt.Errorf("config.json: attention_dropout %v is not supported; set it to 0", h.AttentionDropout)
 	case h.PretrainingTP > 1:
 		return fmt.Errorf("config.json: pretraining_tp %d is not supported; set it to 1", h.PretrainingTP)
-	case len(h.Quantization) > 0 && string(h.Quantization) != "null":
-		return fmt.Errorf("config.json: the weights are already quantized (quantization_config); load the full-precision model and set quantize.scheme")
 	}
 	return nil
 }

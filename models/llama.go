@@ -54,7 +54,7 @@ func NewLlama(c Config, src layers.Source) (*Llama, error) {
 		m.Backbone.Blocks = append(m.Backbone.Blocks, newBlock(c, body.Sub("layers.%d", i)))
 	}
 	if !c.Tied {
-		m.Head = &layers.Linear{Weight: src.Sub("lm_head").Var("weight", layers.Normal(c.InitStd), c.Vocab, c.Hidden)}
+		m.Head = src.Head("lm_head", layers.Normal(c.InitStd), c.Hidden, c.Vocab)
 	}
 	return m, src.Err()
 }

@@ -62,7 +62,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"num_key_value_heads", 0, "num_key_value_heads is 0"}, {"num_key_value_heads", 3, "not a multiple"}, {"head_dim", 5, "odd"},
 		{"rms_norm_eps", 0, "positive"}, {"rope_theta", -1, "rope_theta"}, {"hidden_act", "gelu", "hidden_act"},
 		{"attention_dropout", 0.1, "attention_dropout"}, {"pretraining_tp", 2, "pretraining_tp"},
-		{"quantization_config", map[string]any{"load_in_4bit": true}, "already quantized"},
+		{"quantization_config", map[string]any{"quant_method": "gptq"}, `quant_method "gptq"`},
 		{"rope_scaling", map[string]any{"type": "yarn", "factor": 2}, `rope_type "yarn"`},
 		{"rope_scaling", map[string]any{"rope_type": "llama3", "factor": 0}, "llama3 rope scaling"},
 		{"eos_token_id", "x", "token id"}, {"vocab_size", "x", "config.json"},

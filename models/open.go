@@ -14,7 +14,8 @@ import (
 )
 
 // OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c file, or the folder that holds one. The reader serves
-// its tensors under Hugging Face names; it must be closed by the caller.
+// its tensors under Hugging Face names; it must be closed by the caller. That of a quantized directory is a *checkpoint.Quantized, from
+// which a layers.Source takes weights as they are stored.
 func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	fsys = vfs.Or(fsys)
 	info, err := fsys.Stat(path)
@@ -44,7 +45,29 @@ func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	if err != nil {
 		return nil, Config{}, errors.Join(fmt.Errorf("%s: %w", path, err), d.Close())
 	}
-	return d, c, nil
+	r, err := asStored(d, c)
+	if err != nil {
+		return nil, Config{}, errors.Join(err, d.Close())
+	}
+	return r, c, nil
+}
+
+// asStored gives the reader of a quantized folder, which keeps weights in their codes.
+func asStored(d *checkpoint.Dir, c Config) (checkpoint.Reader, error) {
+	z, err := checkpoint.OpenQuantized(d, d.Path(), c.Quantization)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Quantization != nil:
+		return z, nil
+	}
+	for _, name := range d.Names() {
+		if len(z.Parts(name)) > 0 {
+			return nil, &checkpoint.FormatError{File: d.Path(), Tensor: name, Reason: "it is stored quantized, but config.json has no quantization_config",
+				Remedy: "use the config.json that was written with these weights"}
+		}
+	}
+	return d, nil
 }
 
 // onlyBin returns the one .bin file of a folder that is not a tokenizer.

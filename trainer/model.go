@@ -32,8 +32,8 @@ type Model struct {
 type ModelOptions struct {
 	FS       vfs.FS // nil: the operating system's
 	Policy   layers.Policy
-	Quantize config.Quantize
-	Seed     uint64 // of initialised weights
+	Quantize config.Quantize // Scheme "" keeps weights as they are stored
+	Seed     uint64          // of initialised weights
 }
 
 // OpenModel opens "builtin:NAME", a Hugging Face directory, a llama2.c file or the folder that holds one, or, for weights that
@@ -60,7 +60,7 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if m.weights != nil {
 		so.Weights = m.weights
 	}
-	if so.Quantize, err = quantizeRule(o.Quantize); err == nil {
+	if so.Quantize, err = m.quantizeRule(o.Quantize); err == nil {
 		m.Source = layers.NewSource(so)
 		m.Llama, err = models.NewLlama(mc, m.Source)
 	}
@@ -100,6 +100,9 @@ func (m *Model) openArchitecture(fsys vfs.FS, file string) (models.Config, error
 		return models.Config{}, withCode(config.ExitInput, err)
 	}
 	c, err := models.ParseConfig(raw)
+	if err == nil && c.Quantization != nil {
+		err = errors.New("quantization_config describes stored weights, and there are none to load; remove it")
+	}
 	if err != nil {
 		return c, withCode(config.ExitInput, fmt.Errorf("%s: %w", file, err))
 	}
@@ -184,8 +187,12 @@ func (m *Model) readLlama2CTokenizer(fsys vfs.FS, dir string) error {
 }
 
 // quantizeRule says which linear layers are quantized: all that a model declares through Source.Linear, which leaves out
-// embeddings, norms and the output head.
-func quantizeRule(q config.Quantize) (func(string) (quant.Config, bool), error) {
+// embeddings, norms and the output head. Weights that are stored quantized stay as they are, and a setting that says otherwise is
+// refused.
+func (m *Model) quantizeRule(q config.Quantize) (func(string) (quant.Config, bool), error) {
+	if z, ok := m.weights.(*checkpoint.Quantized); ok {
+		return nil, m.stored(z, q)
+	}
 	if q.Scheme == "" || q.Scheme == "none" {
 		return nil, nil
 	}
@@ -193,8 +200,40 @@ func quantizeRule(q config.Quantize) (func(string) (quant.Config, bool), error) 
 	if !ok || !s.FourBit() {
 		return nil, badConfig("quantize.scheme", "%s is not supported; supported: none, nf4, fp4", q.Scheme)
 	}
+	if !s.FourBit() {
+		return nil, badConfig("quantize.scheme", "%s is not supported for loading; supported: none, nf4, fp4", q.Scheme)
+	}
 	c := quant.Config{Scheme: s, Blocksize: q.Blocksize, Double: q.Double}
 	return func(string) (quant.Config, bool) { return c, true }, nil
+}
+
+// stored compares the settings with how the weights are stored.
+func (m *Model) stored(z *checkpoint.Quantized, q config.Quantize) error {
+	have := z.Config().Scheme
+	if q.Scheme != "" && q.Scheme != have {
+		return badConfig("quantize.scheme", "is %s, but the weights of the model are stored in %s; set it to %s or leave it out, or give the full-precision model",
+			q.Scheme, have, have)
+	}
+	if q.Blocksize == 0 || !z.Config().FourBit() {
+		return nil
+	}
+	for _, name := range z.Names() {
+		if len(z.Parts(name)) == 0 {
+			continue
+		}
+		h, err := z.Header(name)
+		switch {
+		case err != nil:
+			return err
+		case q.Blocksize != h.Config.Blocksize:
+			return badConfig("quantize.blocksize", "is %d, but %s is stored in blocks of %d; leave the setting out, or give the full-precision model",
+				q.Blocksize, name, h.Config.Blocksize)
+		case q.Double != h.Config.Double:
+			return badConfig("quantize.double", "is %v, but %s is stored with %v; leave the setting out, or give the full-precision model",
+				q.Double, name, h.Config.Double)
+		}
+	}
+	return nil
 }
 
 // BOS returns the id that a text begins with, from the tokenizer or the model's configuration.

@@ -107,6 +107,9 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 	if err != nil {
 		return s, err
 	}
+	if o.Scheme == "none" {
+		cfg.Quantize.Scheme = "" // a quantized directory is used as it is
+	}
 	if s.model, err = OpenModel(o.Model, ModelOptions{Policy: policy, Quantize: cfg.Quantize}); err != nil {
 		return s, err
 	}

@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 )
 
 // maxFile bounds a configuration file.
@@ -248,6 +250,7 @@ func (r *reader) imply(c *Config) {
 	if c.Adapter.Type == "none" && free("quantize.scheme") {
 		c.Quantize.Scheme = "none"
 	}
+	r.implyStored(c, free)
 	if free("train.micro_batch") && c.Train.Batch > 0 && c.Train.MicroBatch > 0 {
 		for c.Train.MicroBatch > c.Train.Batch || c.Train.Batch%c.Train.MicroBatch != 0 {
 			c.Train.MicroBatch--
@@ -255,6 +258,27 @@ func (r *reader) imply(c *Config) {
 	}
 	if _, builtin := c.Builtin(); builtin && free("data.path") {
 		c.Data.Path = []Source{{Path: BuiltinData, Weight: 1}}
+	}
+}
+
+// implyStored takes over how a quantized model directory is stored, where the configuration does not say it. A directory that cannot
+// be read is left to the command that opens it.
+func (r *reader) implyStored(c *Config, free func(key string) bool) {
+	q, h, err := checkpoint.StoredAs(nil, c.Model)
+	if q == nil || err != nil {
+		return
+	}
+	if free("quantize.scheme") {
+		c.Quantize.Scheme = q.Scheme
+	}
+	if h == nil || c.Quantize.Scheme != q.Scheme || !q.FourBit() {
+		return
+	}
+	if free("quantize.blocksize") {
+		c.Quantize.Blocksize = h.Config.Blocksize
+	}
+	if free("quantize.double") {
+		c.Quantize.Double = h.Config.Double
 	}
 }
 

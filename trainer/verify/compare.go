@@ -60,6 +60,9 @@ func (r *run) compare(key, kind string, b *batch, got *tensor.Tensor) error {
 	}
 	o := difference(want, got, index, keep)
 	o.limit = limitOf(kind) * r.Tol
+	if r.model.scheme == "int8" {
+		o.limit *= int8Limit
+	}
 	if o.reason == "" && o.abs > o.limit {
 		o.reason = fmt.Sprintf("the difference is %.3g times the limit", o.abs/o.limit)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
@@ -28,6 +29,8 @@ type loaded struct {
 	session *plan.Session
 	vars    []*graph.Var
 	byName  map[string]*graph.Var
+	frozen  []string // quantized parameters
+	scheme  string   // how linear weights are stored; "" in full precision
 }
 
 func openModel(o Options) (*loaded, error) {
@@ -50,8 +53,15 @@ func openModel(o Options) (*loaded, error) {
 	}
 	layers.SetTrainable(m.Llama, true)
 	for _, p := range layers.Params(m.Llama) {
+		if p.Var == nil { // quantized: frozen, without a gradient
+			m.frozen = append(m.frozen, p.Name)
+			continue
+		}
 		m.vars = append(m.vars, p.Var)
 		m.byName[p.Name] = p.Var
+	}
+	if z := cfg.Quantization; z != nil {
+		m.scheme = z.Scheme
 	}
 	return m, nil
 }
@@ -97,7 +107,11 @@ func (r *run) batch(ctx context.Context, prefix string) error {
 	var params []string
 	for _, param := range r.ref.grads(prefix) {
 		if r.model.byName[param] == nil {
-			r.refuse(prefix+gradPrefix+param, "the model has no parameter of this name")
+			reason := "the model has no parameter of this name"
+			if slices.Contains(r.model.frozen, param) {
+				reason = "the parameter is stored in " + r.model.scheme + " and frozen: it has no gradient"
+			}
+			r.refuse(prefix+gradPrefix+param, reason)
 			continue
 		}
 		params = append(params, param)
@@ -276,5 +290,5 @@ func (r *run) withoutGrad() []string {
 			out = append(out, v.Name)
 		}
 	}
-	return out
+	return append(out, r.model.frozen...)
 }

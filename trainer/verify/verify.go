@@ -2,7 +2,7 @@
 // kept in a safetensors file beside the inputs they belong to. It answers one question before any training: does this program
 // run this model as PyTorch does?
 //
-// Everything is computed in float32. Keys of the file:
+// Everything is computed in float32; weights that the folder stores quantized stay in their codes. Keys of the file:
 //
 //	input_ids, attention_mask, labels (B, T)       the batch, padded on the right; labels aligned with input_ids, -100 ignored
 //	logits (B, T, V)                               not compared at padding
@@ -42,6 +42,9 @@ const (
 	logitLimit = 1e-4 // logits of any sort and per-token losses
 	lossLimit  = 1e-5
 	gradLimit  = 2e-5
+	// int8Limit is the factor on them for weights in int8: a last bit of an activation decides which integer it becomes, and outputs
+	// pass through float16.
+	int8Limit = 200
 )
 
 // Exit codes that errors of this package ask for.

@@ -1,0 +1,177 @@
+package checkpoint
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Quantized serves the tensors of a model whose linear weights are stored quantized, as its quantization_config says. Weights stay in
+// their codes: Header says what a weight is, State reads it. It satisfies layers.QuantizedWeights.
+type Quantized struct {
+	Reader
+	path   string
+	config *Quantization
+	parts  map[string][]string // of every quantized weight, by its name
+}
+
+const (
+	stateSuffix  = ".quant_state."
+	scaleSuffix  = ".SCB"
+	formatSuffix = ".weight_format"
+	weightSuffix = ".weight"
+)
+
+// OpenQuantized wraps the reader of a model; path is for messages. The parts of every quantized weight are found by name; they are
+// checked when the weight is asked for.
+func OpenQuantized(r Reader, path string, q *Quantization) (*Quantized, error) {
+	z := &Quantized{Reader: r, path: path, config: q, parts: map[string][]string{}}
+	for _, name := range r.Names() {
+		if weight, state, ok := strings.Cut(name, stateSuffix); ok {
+			if !slices.Contains(quant.StateDictNames(weight), name) {
+				return nil, &FormatError{File: path, Tensor: name, Reason: "the kind of state " + quoted(state) + " is not known",
+					Remedy: "it was written by a newer library; the kinds known are bitsandbytes__nf4 and bitsandbytes__fp4"}
+			}
+			z.parts[weight] = z.present(quant.StateDictNames(weight))
+		}
+		if module, ok := strings.CutSuffix(name, scaleSuffix); ok {
+			weight := module + weightSuffix
+			z.parts[weight] = z.present([]string{weight, name, module + formatSuffix})
+		}
+	}
+	return z, nil
+}
+
+// Config is the description in config.json.
+func (z *Quantized) Config() *Quantization { return z.config }
+
+func (z *Quantized) present(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := z.Type(n); return !ok })
+}
+
+// Parts lists the tensors that make up a quantized weight.
+func (z *Quantized) Parts(name string) []string { return slices.Clone(z.parts[name]) }
+
+// Header describes the weight of a linear layer; nil when it is one of those kept in full precision. A weight that should be quantized
+// and is not, or whose parts are incomplete, is an error.
+func (z *Quantized) Header(name string) (*quant.Header, error) {
+	if _, ok := z.parts[name]; !ok {
+		return nil, z.full(name)
+	}
+	if z.config.Scheme == "int8" || slices.Contains(z.parts[name], strings.TrimSuffix(name, weightSuffix)+scaleSuffix) {
+		return z.int8Header(name)
+	}
+	h, err := quant.ReadHeader(name, z.lookup)
+	if err != nil {
+		return nil, z.bad(name, err)
+	}
+	if got := h.Config.Scheme.String(); got != z.config.Scheme {
+		return nil, &FormatError{File: z.path, Tensor: name, Reason: fmt.Sprintf("it is stored in %s, quantization_config says %s", got, z.config.Scheme),
+			Remedy: "use the config.json that belongs to these weights"}
+	}
+	return h, z.codes(name, h)
+}
+
+// full explains a weight without quantized parts: nil when it is rightly in full precision.
+func (z *Quantized) full(name string) error {
+	t, ok := z.Type(name)
+	module := strings.TrimSuffix(name, weightSuffix)
+	if !ok || t.DType.IsFloat() && z.config.Skips(module) {
+		return nil // a missing tensor is reported where it is needed
+	}
+	e := &FormatError{File: z.path, Tensor: name}
+	switch {
+	case t.DType.IsFloat():
+		e.Reason = fmt.Sprintf("it is %v in full precision, but quantization_config says %s", t, z.config.Scheme)
+		e.Remedy = "name the module in llm_int8_skip_modules, or remove quantization_config and set quantize.scheme if no weight is quantized"
+	case t.DType == tensor.I8:
+		e.Reason = "it holds int8 codes, and their scales " + quoted(module+scaleSuffix) + " are missing"
+	default:
+		e.Reason = fmt.Sprintf("it is %v, and its description %s%sbitsandbytes__%s is missing", t, name, stateSuffix, z.config.Scheme)
+	}
+	if e.Remedy == "" {
+		e.Remedy = "the checkpoint is incomplete: fetch it again, all shards of it"
+	}
+	return e
+}
+
+// codes checks the size of the packed codes, which ReadHeader does not touch.
+func (z *Quantized) codes(name string, h *quant.Header) error {
+	t, ok := z.Type(name)
+	if want := int64(quant.PackedSize(h.Type.Size())); !ok || t.Bytes() != want {
+		return &FormatError{File: z.path, Tensor: name, Reason: fmt.Sprintf("%v in 4 bits needs %d bytes of codes, it is %v", h.Type.Shape, want, t),
+			Remedy: "the checkpoint is damaged: fetch it again"}
+	}
+	return nil
+}
+
+// State reads a quantized weight.
+func (z *Quantized) State(name string) (*quant.State, error) {
+	s, err := quant.FromStateDict(name, z.lookup)
+	if err == nil {
+		err = s.Flatten()
+	}
+	if err != nil {
+		return nil, z.bad(name, err)
+	}
+	return s, nil
+}
+
+func (z *Quantized) int8Header(name string) (*quant.Header, error) {
+	return nil, &FormatError{File: z.path, Tensor: name, Reason: "it is stored in int8", Remedy: "load the full-precision model and set quantize.scheme"}
+}
+
+func (z *Quantized) lookup(name string) (*tensor.Tensor, bool, error) {
+	if _, ok := z.Type(name); !ok {
+		return nil, false, nil
+	}
+	t, err := z.Read(name)
+	return t, err == nil, err
+}
+
+func (z *Quantized) bad(name string, err error) error {
+	return &FormatError{File: z.path, Tensor: name, Reason: err.Error(),
+		Remedy: "the quantized weight is damaged, incomplete or of a newer library: fetch it again, or quantize the full-precision model"}
+}
+
+// StoredAs tells how the linear weights of a model folder are stored: its quantization_config and the header of the first quantized
+// weight. Both are nil for a folder in full precision, and for a path that is no model folder.
+func StoredAs(fsys vfs.FS, dir string) (q *Quantization, h *quant.Header, err error) {
+	fsys = vfs.Or(fsys)
+	raw, err := readSmall(fsys, filepath.Join(dir, configFile), maxConfig)
+	if err != nil {
+		return nil, nil, nil // no model folder: whoever opens it says so
+	}
+	var c struct {
+		Quantization json.RawMessage `json:"quantization_config"`
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return nil, nil, nil
+	}
+	if q, err = ParseQuantization(c.Quantization); q == nil || err != nil {
+		return nil, nil, err
+	}
+	d, err := OpenDir(fsys, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	z, err := OpenQuantized(d, dir, q)
+	if err != nil {
+		return q, nil, err
+	}
+	for _, name := range d.Names() {
+		if len(z.parts[name]) > 0 {
+			h, err = z.Header(name)
+			return q, h, err
+		}
+	}
+	return q, nil, nil
+}
