@@ -16,7 +16,20 @@ type Var struct {
 	// Slab, when set, makes this Var a view of another: its bytes are Slab's from Offset (in elements of Type.DType) on.
 	Slab   *Var
 	Offset int64
+
+	// Place says in which memory the value lives; of a view, the slab's counts.
+	Place Place
 }
+
+// Place is a kind of memory. On devices that compute in host memory there is no difference.
+type Place uint8
+
+// The places: the memory of the device, and host memory that the device reads and writes over its bus, for state that is touched once
+// a step and does not fit (what bitsandbytes calls paged).
+const (
+	OnDevice Place = iota
+	InHost
+)
 
 // NewVar makes a variable symbol.
 func NewVar(name string, t tensor.Type) *Var { return &Var{Name: name, Type: t} }

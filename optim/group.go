@@ -15,10 +15,12 @@ type Options struct {
 	Name      string                 // begins the names of slabs and states, "optim" if empty; unique among the groups of a store
 	LRScale   map[*graph.Var]float64 // factor of the learning rate of single parameters
 	Decay     map[*graph.Var]float64 // weight decay of single parameters instead of the optimizer's
+	Overrides []Override             // further changes for single parameters; of several that hold, all apply in order
+	GradDType tensor.DType           // of the gradients held: float32 if not set, or the dtype of the parameters
 }
 
-// Group is a list of parameters that are updated together. Its parameters are views of a slab, so are their gradients, and each state
-// is a slab. An 8-bit optimizer has a second set of slabs for the tensors it keeps in 32 bits.
+// Group is a list of parameters that are updated together. Its parameters are views of slabs, so are their gradients, and each state
+// is a slab. Parameters that share dtype, bits of their states and hyperparameters share slabs.
 type Group struct {
 	params   []*graph.Var
 	sections []*section
@@ -32,18 +34,6 @@ type place struct {
 	i       int
 }
 
-// section is one set of slabs.
-type section struct {
-	rule   rule
-	bits   int
-	layout *ops.Layout
-	params []*graph.Var
-	states []*graph.Var
-
-	slab, grad *graph.Var   // nil in a group of Update
-	grads      []*graph.Var // views of grad
-}
-
 // Scalars are what an update takes besides slabs, each a float32 scalar of the graph.
 type Scalars struct {
 	LR     graph.Value
@@ -52,125 +42,28 @@ type Scalars struct {
 	OK     graph.Value // 0 leaves parameters and states as they are; absent: 1
 }
 
-// NewGroup lays params out as views of a slab: it sets Slab and Offset of each, so it must run before their values are stored. They
-// are float32, each named once, none a view already.
+// NewGroup lays params out as views of slabs: it sets Slab and Offset of each, so it must run before their values are stored. They
+// are float32, bfloat16 or float16, each named once, none a view already.
 func NewGroup(params []*graph.Var, o Options) (*Group, error) {
 	gr, err := newSections(params, o)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range gr.sections {
-		name := sectionName(o, s)
-		s.slab = graph.NewVar(name+".param", s.layout.Type())
-		s.grad = graph.NewVar(name+".grad", s.layout.Type())
+		grad := o.GradDType
+		if grad == tensor.Invalid {
+			grad = tensor.F32
+		}
+		s.slab = graph.NewVar(s.name+".param", s.layout.Type())
+		s.grad = graph.NewVar(s.name+".grad", s.layout.TypeOf(grad))
 		for i, p := range s.params {
 			p.Slab, p.Offset = s.slab, int64(s.layout.Offsets[i])
-			view := graph.NewVar(p.Name+".grad", p.Type)
+			view := graph.NewVar(p.Name+".grad", tensor.Type{DType: grad, Shape: p.Type.Shape})
 			view.Slab, view.Offset = s.grad, p.Offset
 			s.grads = append(s.grads, view)
 		}
 	}
 	return gr, nil
-}
-
-func sectionName(o Options, s *section) string {
-	name := o.Name
-	if name == "" {
-		name = "optim"
-	}
-	return fmt.Sprintf("%s.%dbit", name, s.bits)
-}
-
-// newSections sorts the parameters into sections and declares the states.
-func newSections(params []*graph.Var, o Options) (*Group, error) {
-	if o.Optimizer == nil {
-		return nil, errors.New("optim: Options.Optimizer is not set; make one with New")
-	}
-	if err := checkParams(params); err != nil {
-		return nil, err
-	}
-	gr := &Group{params: params, at: make([]place, len(params))}
-	wide := &section{bits: 32, rule: o.Optimizer.kind.wide(o.Optimizer.config)}
-	narrow := &section{bits: 8}
-	if n := o.Optimizer.kind.narrow; n != nil {
-		narrow.rule = n(o.Optimizer.config)
-	}
-	for i, p := range params {
-		s := wide
-		if narrow.rule != nil && p.Type.Size() >= o.Optimizer.config.Min8bitSize {
-			s = narrow
-		}
-		gr.at[i] = place{s, len(s.params)}
-		s.params = append(s.params, p)
-	}
-	for _, s := range []*section{narrow, wide} {
-		if len(s.params) == 0 {
-			continue
-		}
-		if err := s.arrange(o); err != nil {
-			return nil, err
-		}
-		gr.sections = append(gr.sections, s)
-	}
-	gr.step = graph.NewVar(sectionName(o, gr.sections[0])+".step", tensor.T(tensor.F32))
-	return gr, nil
-}
-
-func checkParams(params []*graph.Var) error {
-	if len(params) == 0 {
-		return errors.New("optim: there are no parameters to train")
-	}
-	seen := map[*graph.Var]bool{}
-	for _, p := range params {
-		switch {
-		case p == nil:
-			return errors.New("optim: a parameter is nil")
-		case seen[p]:
-			return fmt.Errorf("optim: parameter %s is listed twice", p.Name)
-		case p.Type.DType != tensor.F32:
-			return fmt.Errorf("optim: parameter %v is not float32; store trained parameters in float32 and cast them in the graph", p)
-		case p.Slab != nil:
-			return fmt.Errorf("optim: parameter %s is a view of %s already; a parameter belongs to one group", p.Name, p.Slab.Name)
-		}
-		seen[p] = true
-	}
-	return nil
-}
-
-// arrange makes the layout and the state variables.
-func (s *section) arrange(o Options) error {
-	sizes := make([]int, len(s.params))
-	for i, p := range s.params {
-		sizes[i] = p.Type.Size()
-	}
-	l := ops.NewLayout(sizes...)
-	for i, p := range s.params {
-		if f, ok := o.LRScale[p]; ok {
-			if l.LRScale == nil {
-				l.LRScale = filled(len(sizes), 1)
-			}
-			l.LRScale[i] = f
-		}
-		if wd, ok := o.Decay[p]; ok {
-			if l.Decay == nil {
-				l.Decay = filled(len(sizes), o.Optimizer.config.WeightDecay)
-			}
-			l.Decay[i] = wd
-		}
-	}
-	s.layout = l
-	for _, st := range s.rule.states(l) {
-		s.states = append(s.states, graph.NewVar(sectionName(o, s)+"."+st.name, st.typ))
-	}
-	return l.Check()
-}
-
-func filled(n int, v float64) []float64 {
-	out := make([]float64, n)
-	for i := range out {
-		out[i] = v
-	}
-	return out
 }
 
 // Params returns the parameters in the order given.
@@ -224,7 +117,7 @@ func (gr *Group) Accumulate(g *graph.Graph, grads []graph.Value) {
 		return
 	}
 	for i, view := range gr.GradVars() {
-		g.Write(view, ops.Add(g.Read(view), ops.Cast(grads[i], tensor.F32)))
+		g.Write(view, ops.Add(g.Read(view), ops.Cast(grads[i], view.Type.DType)))
 	}
 }
 
@@ -240,7 +133,7 @@ func (gr *Group) Zero(g *graph.Graph) {
 func (gr *Group) GradNormSquared(g *graph.Graph) graph.Value {
 	var sum graph.Value
 	for _, slab := range gr.GradSlabs() {
-		part := ops.SumOfSquares(g.Read(slab))
+		part := ops.SumOfSquares(ops.Cast(g.Read(slab), tensor.F32))
 		if sum.Absent() {
 			sum = part
 		} else {
@@ -275,22 +168,6 @@ func (gr *Group) ApplyGrads(g *graph.Graph, slabs []graph.Value, sc Scalars) {
 			g.Write(s.slab, out)
 		}
 	}
-}
-
-// emit adds the update of one section, writes its states and returns the new parameter slab.
-func (s *section) emit(g *graph.Graph, p, grad graph.Value, us ops.UpdateScalars) graph.Value {
-	states := make([]graph.Value, len(s.states))
-	for i, v := range s.states {
-		states[i] = g.Read(v)
-	}
-	if !p.Valid() {
-		return p
-	}
-	out := update(s.rule, s.layout, p, grad, states, us)
-	for i, v := range s.states {
-		g.Write(v, out[i+1])
-	}
-	return out[0]
 }
 
 // scalars fills in what is absent and counts the step.

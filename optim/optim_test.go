@@ -1,9 +1,11 @@
 package optim
 
 import (
+	"bytes"
 	"context"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,7 +49,7 @@ func TestRegression(t *testing.T) {
 			params := []*graph.Var{w, b}
 			grads, err := autograd.Grad(loss, params...)
 			require.NoError(t, err)
-			opt, err := New(name, Config{Momentum: 0.5})
+			opt, err := New(name, Config{Momentum: 0.5, MaxUnorm: map[bool]float64{true: 0.2}[strings.HasPrefix(name, "lars")]})
 			require.NoError(t, err)
 			opt.Update(g, params, grads, lr)
 			step, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: dev, Verify: true})
@@ -60,7 +62,7 @@ func TestRegression(t *testing.T) {
 				for j := range 32 {
 					ys.Set(j, xs.At(5*j)-2*xs.At(5*j+1)+0.5*xs.At(5*j+4)+3)
 				}
-				out, err := step.Run(context.Background(), plan.Feed{x: xs, y: ys, lr: 0.05})
+				out, err := step.Run(context.Background(), plan.Feed{x: xs, y: ys, lr: regressionLR(name)})
 				require.NoError(t, err)
 				if last = out.Float(loss); i == 0 {
 					first = last
@@ -69,6 +71,14 @@ func TestRegression(t *testing.T) {
 			require.Less(t, last, first/50, "from %v", first)
 		})
 	}
+}
+
+// regressionLR suits the size of a rule's steps: adagrad's shrink, lars bounds them.
+func regressionLR(name string) float64 {
+	if strings.HasPrefix(name, "adagrad") || strings.HasPrefix(name, "lars") {
+		return 0.5
+	}
+	return 0.05
 }
 
 // world is a group with values: sizes around the borders of slabs and blocks.
@@ -170,9 +180,8 @@ func (w *world) train(t *testing.T, steps int) {
 	micro(gradsOfOnes(w.params))
 	apply(1e-2, 0)
 	require.Equal(t, before, w.bytes(t, append(w.group.ParamSlabs(), w.group.StateVars()...)...), "ok = 0 changes nothing")
-	for _, b := range w.bytes(t, w.group.GradSlabs()...) {
-		require.Zero(t, b, "gradients are cleared")
-	}
+	grads := w.bytes(t, w.group.GradSlabs()...)
+	require.Equal(t, len(grads), bytes.Count(grads, []byte{0}), "gradients are cleared")
 }
 
 func gradsOfOnes(params []*graph.Var) (out []*tensor.Tensor) {
@@ -223,8 +232,9 @@ func checkPadding(t *testing.T, w *world, s *section) {
 		moved := 0
 		for i := range used {
 			switch {
-			case !used[i]:
+			case !used[i] && x.At(i) != 0:
 				require.Zero(t, x.At(i), "%s[%d] is padding", v.Name, i)
+			case !used[i]:
 			case x.At(i) != 0:
 				moved++
 			}
@@ -254,10 +264,10 @@ func TestEightBitSections(t *testing.T) {
 // TestInlineEqualsGroup compares the two ways of using a rule.
 func TestInlineEqualsGroup(t *testing.T) {
 	for _, name := range Names() {
-		w := newWorld(t, 2, name, Config{WeightDecay: 0.02}, 3, 700)
+		w := newWorld(t, 2, name, Config{WeightDecay: 0.02, Momentum: 0.9}, 3, 700)
 		session := plan.NewSession(w.store)
 		micro, apply := w.micro(t, session), w.apply(t, session)
-		opt, err := New(name, Config{WeightDecay: 0.02})
+		opt, err := New(name, Config{WeightDecay: 0.02, Momentum: 0.9})
 		require.NoError(t, err)
 		g := graph.New("inline")
 		var params []*graph.Var

@@ -20,7 +20,7 @@ func TestNewRefuses(t *testing.T) {
 		want string
 	}{
 		"unknown":  {"adamw8bits", Config{}, `did you mean "adamw8bit"?`},
-		"far":      {"lbfgsnewton", Config{}, "there are: adam, adam32bit"},
+		"far":      {"lbfgsnewton", Config{}, "there are: adagrad, adagrad32bit"},
 		"beta":     {"adamw", Config{Betas: [2]float64{1, 0.9}}, "betas"},
 		"eps":      {"adamw8bit", Config{Eps: -1}, "eps"},
 		"decay":    {"sgd", Config{WeightDecay: math.NaN()}, "decay"},
@@ -41,7 +41,7 @@ func TestNewRefuses(t *testing.T) {
 func TestGroupRefuses(t *testing.T) {
 	opt, err := New("adamw", Config{})
 	require.NoError(t, err)
-	p, half := f32("p", 3), graph.NewVar("half", tensor.T(tensor.BF16, 3))
+	p, half := f32("p", 3), graph.NewVar("half", tensor.T(tensor.F64, 3))
 	for name, c := range map[string]struct {
 		params []*graph.Var
 		o      Options

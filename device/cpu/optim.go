@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -10,9 +11,12 @@ import (
 )
 
 func init() {
-	Register(buildAdamW)
-	Register(buildAdamW8bit)
-	Register(buildSGD)
+	Register(func(d *Device, o ops.Update, s device.Spec) (*Kernel, error) {
+		return buildUpdate(d, o.Hyper, o.Layout, false, s)
+	})
+	Register(func(d *Device, o ops.Update8bit, s device.Spec) (*Kernel, error) {
+		return buildUpdate(d, o.Hyper, o.Layout, true, s)
+	})
 }
 
 // updateGrain is the elements of an update task, a multiple of ops.SlabAlign.
@@ -20,21 +24,21 @@ const updateGrain = 32 << 10
 
 // slabPart is a run of elements of one tensor of a slab; it starts on a multiple of ops.SlabAlign.
 type slabPart struct {
-	lo, hi int
-	lr, wd float64 // factor of the learning rate, weight decay
+	lo, hi, tensor int
 }
 
 // slabTasks cuts the tensors of a slab into parts and groups them into tasks of about updateGrain elements.
 type slabTasks struct {
 	parts []slabPart
-	first []int // first part of each task, and the number of parts at the end
+	first []int     // first part of each task, and the number of parts at the end
+	room  sync.Pool // of *stepWork, one for each worker after the first step
 }
 
-func newSlabTasks(l *ops.Layout, decay float64) *slabTasks {
+func newSlabTasks(l *ops.Layout) *slabTasks {
 	t := &slabTasks{}
 	room := 0
-	for i := range l.Sizes {
-		at, size, lr, wd := l.Tensor(i, decay)
+	for i, at := range l.Offsets {
+		size := l.Sizes[i]
 		for lo := 0; lo < size; lo += updateGrain {
 			n := min(updateGrain, size-lo)
 			if room < n {
@@ -42,19 +46,32 @@ func newSlabTasks(l *ops.Layout, decay float64) *slabTasks {
 				room = updateGrain
 			}
 			room -= n
-			t.parts = append(t.parts, slabPart{at + lo, at + lo + n, lr, wd})
+			t.parts = append(t.parts, slabPart{at + lo, at + lo + n, i})
 		}
 	}
 	t.first = append(t.first, len(t.parts))
 	return t
 }
 
-func (t *slabTasks) run(d *Device, f func(s slabPart)) error {
+// run calls f with each part and its index.
+func (t *slabTasks) run(d *Device, f func(w *stepWork, i int, s slabPart)) error {
 	return d.parallel(len(t.first)-1, func(task int) {
-		for _, s := range t.parts[t.first[task]:t.first[task+1]] {
-			f(s)
+		w, ok := t.room.Get().(*stepWork)
+		if !ok {
+			w = new(stepWork)
+		}
+		defer t.room.Put(w)
+		for i := t.first[task]; i < t.first[task+1]; i++ {
+			f(w, i, t.parts[i])
 		}
 	})
+}
+
+// blocks cuts a part into blocks.
+func (s slabPart) blocks(f func(lo, hi int)) {
+	for lo := s.lo; lo < s.hi; lo += ops.SlabAlign {
+		f(lo, min(lo+ops.SlabAlign, s.hi))
+	}
 }
 
 // scalars are the inputs of an update after its slabs.
@@ -69,169 +86,119 @@ func readScalars(in [][]byte) scalars {
 	return scalars{lr: float64(at(0)), step: float64(at(1)), gscale: at(2), ok: at(3) > 0}
 }
 
-// inPlace brings the inputs that are updated to their outputs, unless they are there already.
-func inPlace(c *Call, o interface{ NumOut() int }, from ...int) {
-	for i, j := range from[:o.NumOut()] {
-		if len(c.Out[i]) > 0 && &c.Out[i][0] != &c.In[j][0] {
-			copy(c.Out[i], c.In[j])
+// updater is the kernel of one update op.
+type updater struct {
+	ops.Hyper
+	layout       *ops.Layout
+	tasks        *slabTasks
+	eight        bool
+	pType, gType tensor.DType
+	bound        bool // MaxUnorm
+}
+
+func buildUpdate(d *Device, h ops.Hyper, l *ops.Layout, eight bool, s device.Spec) (*Kernel, error) {
+	u := &updater{Hyper: h, layout: l, tasks: newSlabTasks(l), eight: eight, pType: s.In[0].DType, gType: s.In[1].DType, bound: h.MaxUnorm > 0}
+	k := &Kernel{Run: func(c *Call) error { return u.run(d, c) }}
+	if u.bound { // two sums a part, a factor a tensor
+		k.ScratchBytes = int64(16*len(u.tasks.parts) + 8*len(l.Sizes))
+	}
+	return k, nil
+}
+
+func (u *updater) run(d *Device, c *Call) error {
+	for i, out := range c.Out {
+		if in := c.In[0]; len(out) > 0 {
+			if i > 0 {
+				in = c.In[i+1]
+			}
+			if &out[0] != &in[0] {
+				copy(out, in)
+			}
 		}
 	}
-}
-
-func buildAdamW(d *Device, o ops.AdamW, s device.Spec) (*Kernel, error) {
-	tasks := newSlabTasks(o.Layout, o.WeightDecay)
-	return &Kernel{Run: func(c *Call) error {
-		inPlace(c, o, 0, 2, 3)
-		sc := readScalars(c.In[4:])
-		if !sc.ok {
-			return nil
-		}
-		p, m, v := tensor.View[float32](c.Out[0]), tensor.View[float32](c.Out[1]), tensor.View[float32](c.Out[2])
-		g := tensor.View[float32](c.In[1])
-		c1, c2 := 1-math.Pow(o.Beta1, sc.step), math.Sqrt(1-math.Pow(o.Beta2, sc.step))
-		return tasks.run(d, func(s slabPart) {
-			u := adamStep{gscale: sc.gscale, b1: float32(o.Beta1), b2: float32(o.Beta2), n1: float32(1 - o.Beta1), n2: float32(1 - o.Beta2),
-				c2: float32(c2), eps: float32(o.Eps), rate: float32(sc.lr * s.lr / c1), before: 1, after: 1}
-			if u.before = float32(1 - sc.lr*s.lr*s.wd); o.DecayLast {
-				u.before, u.after = 1, u.before
-			}
-			u.run(p[s.lo:s.hi], g[s.lo:s.hi], m[s.lo:s.hi], v[s.lo:s.hi])
-		})
-	}}, nil
-}
-
-// adamStep holds the factors of one update of one tensor: n1 and n2 are one minus the betas, c2 the square root of the second bias
-// correction, before and after the decay.
-type adamStep struct {
-	gscale, b1, b2, n1, n2, c2, eps, rate, before, after float32
-}
-
-func (u *adamStep) run(p, g, m, v []float32) {
-	n := len(p)
-	g, m, v = g[:n], m[:n], v[:n]
-	s := *u
-	for i, x := range g {
-		x *= s.gscale
-		mi := float32(s.b1*m[i]) + float32(s.n1*x)
-		vi := float32(s.b2*v[i]) + float32(float32(s.n2*x)*x)
-		m[i], v[i] = mi, vi
-		root := float32(math.Sqrt(float64(vi)))
-		update := float32(s.rate * (mi / (root/s.c2 + s.eps)))
-		p[i] = (float32(p[i]*s.before) - update) * s.after
+	sc := readScalars(c.In[len(c.In)-4:])
+	if !sc.ok {
+		return nil
 	}
-}
-
-func buildAdamW8bit(d *Device, o ops.AdamW8bit, s device.Spec) (*Kernel, error) {
-	tasks := newSlabTasks(o.Layout, o.WeightDecay)
-	b1, b2 := float32(o.Beta1), float32(o.Beta2)
-	return &Kernel{Run: func(c *Call) error {
-		inPlace(c, o, 0, 2, 3, 4, 5)
-		sc := readScalars(c.In[6:])
-		if !sc.ok {
-			return nil
+	sl := u.slabs(c, sc.gscale)
+	base := newStepFactors(u.Hyper, sc.step)
+	var bounds []float64
+	if u.bound {
+		var err error
+		if bounds, err = u.norms(d, c, sl, &base); err != nil {
+			return err
 		}
-		p, g := tensor.View[float32](c.Out[0]), tensor.View[float32](c.In[1])
-		m := moment8{quant.DynamicSigned(), c.Out[1], tensor.View[float32](c.Out[3])}
-		v := moment8{quant.DynamicUnsigned(), c.Out[2], tensor.View[float32](c.Out[4])}
-		c1, c2 := 1-math.Pow(float64(b1), sc.step), math.Sqrt(1-math.Pow(float64(b2), sc.step))
-		return tasks.run(d, func(s slabPart) {
-			u := adamStep{gscale: sc.gscale, b1: b1, b2: b2, n1: 1 - b1, n2: 1 - b2, eps: float32(float32(o.Eps) * float32(c2)),
-				rate: float32(sc.lr * s.lr * c2 / c1), after: float32(1 - sc.lr*s.lr*s.wd)}
-			for lo := s.lo; lo < s.hi; lo += ops.SlabAlign {
-				hi := min(lo+ops.SlabAlign, s.hi)
-				u.block(p[lo:hi], g[lo:hi], &m, &v, lo)
-			}
-		})
-	}}, nil
+	}
+	return u.tasks.run(d, func(w *stepWork, _ int, s slabPart) {
+		t := u.tensor(sl, &base, s.tensor, sc.lr)
+		if bounds != nil {
+			t.rate = float32(float64(t.rate) * bounds[s.tensor])
+		}
+		for lo := s.lo; lo < s.hi; lo += ops.SlabAlign {
+			t.block(w, lo, min(lo+ops.SlabAlign, s.hi))
+		}
+	})
 }
 
-// moment8 is an 8-bit state.
-type moment8 struct {
-	book   *quant.Codebook
-	codes  []byte
-	absmax []float32
-}
-
-// block updates one block of 8-bit states, which begins at element lo of the slab.
-func (u *adamStep) block(p, g []float32, m, v *moment8, lo int) {
-	var bufM, bufV [ops.SlabAlign]float32
-	n, b := len(p), lo/ops.SlabAlign
-	ms, vs := bufM[:n], bufV[:n]
-	mc, vc := m.codes[lo:lo+n], v.codes[lo:lo+n]
-	m.book.DequantizeBlock(ms, mc, m.absmax[b])
-	v.book.DequantizeBlock(vs, vc, v.absmax[b])
-	s := *u
-	g = g[:n]
-	for i, x := range g {
-		if x-x != 0 { // NaN or infinite
-			ms[i], vs[i] = 0, 0
+// slabs gathers the operands of a launch.
+func (u *updater) slabs(c *Call, gscale float32) *slabs {
+	unsigned := u.Moments()
+	k := len(unsigned)
+	sl := &slabs{p: c.Out[0], g: c.In[1], pType: u.pType, gType: u.gType, gscale: gscale, eight: u.eight, moments: k, skip: u.SkipZeros,
+		before: u.DecayFirst(), after: u.DecayLast()}
+	for j := range unsigned {
+		if !u.eight {
+			sl.state[j] = tensor.View[float32](c.Out[1+j])
 			continue
 		}
-		x *= s.gscale
-		mi := float32(s.b1*ms[i]) + float32(s.n1*x)
-		vi := float32(s.b2*vs[i]) + float32(float32(s.n2*x)*x)
-		ms[i], vs[i] = mi, vi
-		update := float32(s.rate * (mi / (float32(math.Sqrt(float64(vi))) + s.eps)))
-		p[i] = (p[i] - update) * s.after
+		sl.codes[j], sl.absmax[j] = c.Out[1+j], tensor.View[float32](c.Out[1+k+j])
+		if sl.books[j] = quant.DynamicSigned(); unsigned[j] {
+			sl.books[j] = quant.DynamicUnsigned()
+		}
+		sl.signed[j] = !unsigned[j]
 	}
-	m.absmax[b] = m.book.QuantizeBlockSigned(mc, ms)
-	v.absmax[b] = v.book.QuantizeBlock(vc, vs)
+	return sl
 }
 
-func buildSGD(d *Device, o ops.SGD, s device.Spec) (*Kernel, error) {
-	tasks := newSlabTasks(o.Layout, o.WeightDecay)
-	return &Kernel{Run: func(c *Call) error {
-		inPlace(c, o, 0, 2)
-		sc := readScalars(c.In[3:])
-		if !sc.ok {
-			return nil
-		}
-		p, g := tensor.View[float32](c.Out[0]), tensor.View[float32](c.In[1])
-		var buf []float32
-		if o.Momentum != 0 {
-			buf = tensor.View[float32](c.Out[1])
-		}
-		u := sgdStep{gscale: sc.gscale, momentum: float32(o.Momentum), damp: float32(1 - o.Dampening), nesterov: o.Nesterov}
-		if sc.step <= 1 {
-			u.damp, u.fresh = 1, true
-		}
-		return tasks.run(d, func(s slabPart) {
-			u := u
-			u.lr, u.wd = float32(sc.lr*s.lr), float32(s.wd)
-			if buf == nil {
-				u.plain(p[s.lo:s.hi], g[s.lo:s.hi])
-			} else {
-				u.run(p[s.lo:s.hi], g[s.lo:s.hi], buf[s.lo:s.hi])
-			}
+// tensor returns the update of one tensor.
+func (u *updater) tensor(sl *slabs, base *stepFactors, i int, lr float64) tensorStep {
+	_, _, wd := u.layout.Tensor(i, u.WeightDecay)
+	rate := u.layout.Rate(i, lr)
+	t := tensorStep{slabs: sl, f: *base, rate: float32(rate * base.scale), decay: 1}
+	if sl.before || sl.after {
+		t.decay = float32(1 - rate*wd)
+	} else if t.f.wd = float32(wd); !u.eight && u.gType != tensor.F32 {
+		t.f.rounded = u.gType
+	}
+	return t
+}
+
+// norms returns the factor that bounds the step of each tensor and writes the squared norms of the steps to the last output.
+func (u *updater) norms(d *Device, c *Call, sl *slabs, base *stepFactors) ([]float64, error) {
+	all := tensor.View[float64](c.Scratch)
+	parts, bounds := all[:2*len(u.tasks.parts)], all[2*len(u.tasks.parts):]
+	err := u.tasks.run(d, func(w *stepWork, i int, s slabPart) {
+		t := tensorStep{slabs: sl, f: *base}
+		var p2, d2 float64
+		s.blocks(func(lo, hi int) {
+			p, d := t.norms(w, lo, hi)
+			p2, d2 = p2+p, d2+d
 		})
-	}}, nil
-}
-
-// sgdStep holds the factors of one update of one tensor.
-type sgdStep struct {
-	lr, wd, gscale, momentum, damp float32
-	nesterov, fresh                bool
-}
-
-func (u *sgdStep) plain(p, g []float32) {
-	g = g[:len(p)]
-	for i, x := range g {
-		p[i] -= float32(u.lr * (float32(x*u.gscale) + float32(u.wd*p[i])))
-	}
-}
-
-func (u *sgdStep) run(p, g, buf []float32) {
-	g, buf = g[:len(p)], buf[:len(p)]
-	for i, x := range g {
-		d := float32(x*u.gscale) + float32(u.wd*p[i])
-		b := d
-		if !u.fresh {
-			b = float32(u.momentum*buf[i]) + float32(u.damp*d)
+		parts[2*i], parts[2*i+1] = p2, d2
+	})
+	unorm := tensor.View[float32](c.Out[len(c.Out)-1])
+	part := 0
+	for i := range unorm {
+		var p2, d2 float64
+		for ; part < len(u.tasks.parts) && u.tasks.parts[part].tensor == i; part++ {
+			p2, d2 = p2+parts[2*part], d2+parts[2*part+1]
 		}
-		buf[i] = b
-		if u.nesterov {
-			b = d + float32(u.momentum*b)
+		d2 *= base.scale * base.scale
+		unorm[i] = float32(d2)
+		bounds[i] = 1
+		if limit, norm := u.MaxUnorm*math.Sqrt(p2)+u.UnormEps(), math.Sqrt(d2); norm > limit && p2 > 0 {
+			bounds[i] = limit / norm
 		}
-		p[i] -= float32(u.lr * b)
 	}
+	return bounds, err
 }

@@ -12,11 +12,11 @@ func init() {
 }
 
 func buildPack(d *Device, o ops.Pack, s device.Spec) (*Kernel, error) {
-	l := o.Layout
+	l, width := o.Layout, o.Layout.Type().DType.Size()
 	return &Kernel{Run: func(c *Call) error {
 		end := 0
 		gap := func(to int) {
-			clear(c.Out[0][4*end : 4*to])
+			clear(c.Out[0][width*end : width*to])
 			end = to
 		}
 		for i, at := range l.Offsets {
@@ -24,7 +24,7 @@ func buildPack(d *Device, o ops.Pack, s device.Spec) (*Kernel, error) {
 			end += l.Sizes[i]
 		}
 		gap(l.Total)
-		return d.parallel(len(l.Sizes), func(i int) { copy(c.Out[0][4*l.Offsets[i]:], c.In[i]) })
+		return d.parallel(len(l.Sizes), func(i int) { copy(c.Out[0][width*l.Offsets[i]:], c.In[i]) })
 	}}, nil
 }
 

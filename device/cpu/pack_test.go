@@ -63,5 +63,5 @@ func TestLayoutCheck(t *testing.T) {
 		_, err := ops.Pack{Layout: l}.Infer(nil)
 		require.Error(t, err)
 	}
-	require.NotContains(t, graph.OpText(ops.AdamW{Layout: ops.NewLayout(3)}), "0x")
+	require.NotContains(t, graph.OpText(ops.Update{Layout: ops.NewLayout(3)}), "0x")
 }

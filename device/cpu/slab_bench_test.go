@@ -14,22 +14,29 @@ import (
 // BenchmarkSlab runs each update and the norm over a slab of 1e7 elements, in place; bytes are those that must move.
 func BenchmarkSlab(b *testing.B) {
 	l := ops.NewLayout(10_000_000)
-	slab, codes := l.Type(), tensor.T(tensor.U8, l.Total)
-	scales, one := tensor.T(tensor.F32, l.Total/ops.SlabAlign), tensor.T(tensor.F32)
-	scalars := []tensor.Type{one, one, one, one}
-	for _, c := range []struct {
-		op graph.Op
-		in []tensor.Type
-	}{
-		{ops.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01, Layout: l}, append([]tensor.Type{slab, slab, slab, slab}, scalars...)},
-		{ops.AdamW8bit{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01, Layout: l},
-			append([]tensor.Type{slab, slab, codes, codes, scales, scales}, scalars...)},
-		{ops.SGD{Momentum: 0.9, Layout: l}, append([]tensor.Type{slab, slab, slab}, scalars...)},
-		{ops.SumSquares{}, []tensor.Type{slab}},
+	adam := ops.Hyper{Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}
+	torch := adam
+	torch.Rule = ops.AdamTorch
+	one := tensor.T(tensor.F32)
+	for _, op := range []updateOp{
+		ops.Update{Hyper: torch, Layout: l}, ops.Update{Hyper: adam, Layout: l}, ops.Update8bit{Hyper: adam, Layout: l},
+		ops.Update{Hyper: ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}, Layout: l},
+		ops.Update8bit{Hyper: ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}, Layout: l},
+		ops.Update{Hyper: ops.Hyper{Rule: ops.Momentum, Beta1: 0.9}, Layout: l},
 	} {
-		for _, threads := range []int{1, 2} {
-			b.Run(c.op.Name()+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, c.op, c.in) })
+		in := []tensor.Type{l.Type(), l.Type()}
+		for _, s := range op.States() {
+			in = append(in, s.Type)
 		}
+		in = append(in, one, one, one, one)
+		for _, threads := range []int{1, 2} {
+			b.Run(op.Name()+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, op, in) })
+		}
+	}
+	for _, threads := range []int{1, 2} {
+		b.Run("sum_squares"+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) {
+			benchSlab(b, threads, ops.SumSquares{}, []tensor.Type{l.Type()})
+		})
 	}
 }
 

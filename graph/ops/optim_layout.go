@@ -15,11 +15,14 @@ const SlabAlign = 256
 // Layout places tensors in a slab, one flat array that holds all of a group. It must not change once it is part of an op: ops are
 // compared by the layout's address. Elements between tensors are padding; they are zero and no update touches them.
 type Layout struct {
-	Offsets []int     // first element of each tensor, a multiple of SlabAlign, ascending
-	Sizes   []int     // elements of each tensor
-	LRScale []float64 // factor of the learning rate for each tensor; nil: 1
-	Decay   []float64 // weight decay of each tensor; nil: the op's
-	Total   int       // elements of the slab, a multiple of SlabAlign
+	DType   tensor.DType // of parameters: f32, bf16 or f16; the zero value is f32
+	Offsets []int        // first element of each tensor, a multiple of SlabAlign, ascending
+	Sizes   []int        // elements of each tensor
+	Rows    []int        // first dimension of each tensor that is a matrix, 0 of others; nil: none is
+	LRScale []float64    // factor of the learning rate for each tensor; nil: 1
+	LR      []float64    // learning rate of each tensor instead of the update's, 0: the update's; nil: all the update's
+	Decay   []float64    // weight decay of each tensor; nil: the op's
+	Total   int          // elements of the slab, a multiple of SlabAlign
 }
 
 // NewLayout places tensors of the given sizes one after another.
@@ -40,16 +43,28 @@ func (l *Layout) String() string {
 	return fmt.Sprintf("layout[%d,%d]", len(l.Sizes), l.Total)
 }
 
-// Type is the type of the slab.
-func (l *Layout) Type() tensor.Type { return tensor.T(tensor.F32, l.Total) }
+// Type is the type of the slab of parameters.
+func (l *Layout) Type() tensor.Type { return tensor.T(l.dtype(), l.Total) }
+
+// TypeOf is the type of a slab of other elements in this layout.
+func (l *Layout) TypeOf(d tensor.DType) tensor.Type { return tensor.T(d, l.Total) }
+
+func (l *Layout) dtype() tensor.DType {
+	if l.DType == tensor.Invalid {
+		return tensor.F32
+	}
+	return l.DType
+}
 
 // Check returns what is wrong with the layout.
 func (l *Layout) Check() error {
 	switch {
 	case l == nil:
 		return fmt.Errorf("the slab has no layout; make one with NewLayout")
-	case len(l.Offsets) != len(l.Sizes) || (l.LRScale != nil && len(l.LRScale) != len(l.Sizes)) || (l.Decay != nil && len(l.Decay) != len(l.Sizes)):
+	case len(l.Offsets) != len(l.Sizes) || l.short(len(l.Rows)) || l.short(len(l.LRScale)) || l.short(len(l.LR)) || l.short(len(l.Decay)):
 		return fmt.Errorf("the layout's lists differ in length")
+	case l.dtype() != tensor.F32 && l.dtype() != tensor.BF16 && l.dtype() != tensor.F16:
+		return fmt.Errorf("parameters of %v cannot be updated; use f32, bf16 or f16", l.DType)
 	case l.Total < 0 || l.Total%SlabAlign != 0:
 		return fmt.Errorf("the slab's %d elements are not a multiple of %d", l.Total, SlabAlign)
 	}
@@ -60,14 +75,28 @@ func (l *Layout) Check() error {
 			return fmt.Errorf("tensor %d of %d elements at %d overlaps another, is not on a multiple of %d or leaves the slab of %d", i, n,
 				at, SlabAlign, l.Total)
 		}
+		if r := l.rows(i); r < 0 || (r > 0 && n%r != 0) {
+			return fmt.Errorf("tensor %d of %d elements cannot have %d rows", i, n, r)
+		}
 		end = at + n
 	}
 	return nil
 }
 
+// short reports whether a list that is there has not one entry a tensor.
+func (l *Layout) short(n int) bool { return n != 0 && n != len(l.Sizes) }
+
+// rows is Rows[i] or its default.
+func (l *Layout) rows(i int) int {
+	if len(l.Rows) == 0 {
+		return 0
+	}
+	return l.Rows[i]
+}
+
 // lrScale is LRScale[i] or its default.
 func (l *Layout) lrScale(i int) float64 {
-	if l.LRScale == nil {
+	if len(l.LRScale) == 0 {
 		return 1
 	}
 	return l.LRScale[i]
@@ -75,16 +104,44 @@ func (l *Layout) lrScale(i int) float64 {
 
 // decay is Decay[i] or its default.
 func (l *Layout) decay(i int, group float64) float64 {
-	if l.Decay == nil {
+	if len(l.Decay) == 0 {
 		return group
 	}
 	return l.Decay[i]
 }
 
-// Tensor returns what an update needs to know of tensor i: its place, the factor of its learning rate and its weight decay, given
-// the group's.
-func (l *Layout) Tensor(i int, decay float64) (offset, size int, lrScale, wd float64) {
-	return l.Offsets[i], l.Sizes[i], l.lrScale(i), l.decay(i, decay)
+// Tensor returns what an update needs to know of tensor i: its place, and its weight decay, given the group's.
+func (l *Layout) Tensor(i int, decay float64) (offset, size int, wd float64) {
+	return l.Offsets[i], l.Sizes[i], l.decay(i, decay)
+}
+
+// Rate returns the learning rate of tensor i, given the update's.
+func (l *Layout) Rate(i int, lr float64) float64 {
+	if len(l.LR) != 0 && l.LR[i] != 0 {
+		return l.LR[i]
+	}
+	return lr * l.lrScale(i)
+}
+
+// rates is the learning rate of each element, or one scalar where it serves all. Padding has the rate 0.
+func (l *Layout) rates(lr Value) Value {
+	g := lr.Graph()
+	for _, v := range l.LR {
+		if v != 0 {
+			return l.join(g, func(i int) Value {
+				if rate := l.LR[i]; rate != 0 {
+					return BroadcastTo(Fill(g, tensor.F32, rate), l.Sizes[i])
+				}
+				return BroadcastTo(Scale(lr, l.lrScale(i)), l.Sizes[i])
+			})
+		}
+	}
+	return Mul(lr, l.perElement(g, l.lrScale))
+}
+
+// perTensor spreads one scalar a tensor over its elements; padding gets 0.
+func (l *Layout) perTensor(g *graph.Graph, of []Value) Value {
+	return l.join(g, func(i int) Value { return BroadcastTo(of[i], l.Sizes[i]) })
 }
 
 // perElement returns value(i) for the elements of tensor i and 0 for padding: a scalar where one value serves all.
@@ -105,13 +162,17 @@ func (l *Layout) mask(g *graph.Graph) Value {
 	return NotEqual(ones, Scalar(ones, 0))
 }
 
-// join concatenates flat tensors at their offsets, with zeros between.
+// join concatenates flat float32 tensors at their offsets, with zeros between.
 func (l *Layout) join(g *graph.Graph, part func(i int) Value) Value {
+	return l.joinOf(g, tensor.F32, part)
+}
+
+func (l *Layout) joinOf(g *graph.Graph, d tensor.DType, part func(i int) Value) Value {
 	var parts []Value
 	at := 0
 	gap := func(to int) {
 		if to > at {
-			parts = append(parts, BroadcastTo(Fill(g, tensor.F32, 0), to-at))
+			parts = append(parts, BroadcastTo(Fill(g, d, 0), to-at))
 		}
 		at = to
 	}
@@ -124,7 +185,7 @@ func (l *Layout) join(g *graph.Graph, part func(i int) Value) Value {
 	}
 	gap(l.Total)
 	if len(parts) == 0 {
-		return BroadcastTo(Fill(g, tensor.F32, 0), 0)
+		return BroadcastTo(Fill(g, d, 0), 0)
 	}
 	return Concat(0, parts...)
 }

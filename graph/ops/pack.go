@@ -7,7 +7,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Pack copies float32 tensors, of any shape with the sizes of the layout, to their places in a slab, with zeros between.
+// Pack copies tensors of the layout's dtype, of any shape with its sizes, to their places in a slab, with zeros between.
 type Pack struct{ Layout *Layout }
 
 // SumSquares adds the squares of a float32 tensor to a scalar, in float64 and in an order fixed by the size, rounded once.
@@ -43,8 +43,8 @@ func (o Pack) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, err
 	}
 	for i, t := range in {
-		if t.DType != tensor.F32 || t.Size() != o.Layout.Sizes[i] {
-			return nil, fmt.Errorf("input %d must be f32 with %d elements, got %v", i, o.Layout.Sizes[i], t)
+		if d := o.Layout.dtype(); t.DType != d || t.Size() != o.Layout.Sizes[i] {
+			return nil, fmt.Errorf("input %d must be %v with %d elements, got %v", i, d, o.Layout.Sizes[i], t)
 		}
 	}
 	return []tensor.Type{o.Layout.Type()}, nil
@@ -80,7 +80,7 @@ func (SumSquares) VJP(n *graph.Node, gy []Value, _ []bool) []Value {
 
 // Decompose implements graph.Decomposable.
 func (o Pack) Decompose(in []Value) []Value {
-	return []Value{o.Layout.join(in[0].Graph(), func(i int) Value { return Reshape(in[i], o.Layout.Sizes[i]) })}
+	return []Value{o.Layout.joinOf(in[0].Graph(), o.Layout.dtype(), func(i int) Value { return Reshape(in[i], o.Layout.Sizes[i]) })}
 }
 
 // Decompose implements graph.Decomposable.

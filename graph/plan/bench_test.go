@@ -61,12 +61,12 @@ func (l *llama) update(grads []graph.Value, lr graph.Value) {
 		v.Slab, v.Offset = slab, int64(layout.Offsets[i])
 	}
 	one := ops.Fill(l.g, tensor.F32, 1)
-	op := ops.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01, Layout: layout}
-	p1, m1, s1 := op.Apply(l.g.Read(slab), ops.PackSlab(layout, grads...), l.g.Read(m), l.g.Read(s),
+	op := ops.Update{Hyper: ops.Hyper{Rule: ops.AdamTorch, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}, Layout: layout}
+	out := op.Apply(l.g.Read(slab), ops.PackSlab(layout, grads...), []graph.Value{l.g.Read(m), l.g.Read(s)},
 		ops.UpdateScalars{LR: lr, Step: one, GScale: one, OK: one})
-	l.g.Write(slab, p1)
-	l.g.Write(m, m1)
-	l.g.Write(s, s1)
+	for i, v := range []*graph.Var{slab, m, s} {
+		l.g.Write(v, out[i])
+	}
 }
 
 // llamaStep builds forward, backward and update, and compiles them.

@@ -15,7 +15,8 @@ type Report struct {
 	Launches int   // kernels and copies a step
 	Arena    int64 // bytes of intermediates, inputs and scratch
 	Live     int64 // bytes of the arena in use at the fullest step
-	Vars     int64 // bytes of the variables that the plan touches
+	Vars     int64 // bytes of the variables that the plan touches, without Host where the device has memory of its own
+	Host     int64 // bytes of those variables that are placed in host memory
 	Consts   int64 // bytes of embedded constants
 	Flops    int64 // floating-point operations a step, of the ops that know theirs
 	Kernels  []KernelCount
@@ -43,6 +44,12 @@ func (p *Plan) Report() Report {
 	for i := range p.roots {
 		switch b := p.roots[i].bytes; p.roots[i].kind {
 		case inVar:
+			if p.roots[i].v.Place == graph.InHost {
+				r.Host += b
+				if _, apart := p.opts.Device.(device.HostAllocator); apart {
+					continue
+				}
+			}
 			r.Vars += b
 		case inConst:
 			r.Consts += alignUp(b)

@@ -36,24 +36,41 @@ func (s *Session) ArenaBytes() int64 {
 }
 
 // Bytes is what the plans compiled so far take together: their variables, the arena, and their constants. Variables that no plan
-// reads or writes are not counted.
+// reads or writes are not counted, nor is HostBytes on a device with memory of its own.
 func (s *Session) Bytes() int64 {
+	device, _ := s.bytes()
+	return device
+}
+
+// HostBytes is what of these plans' variables is placed in host memory.
+func (s *Session) HostBytes() int64 {
+	_, host := s.bytes()
+	return host
+}
+
+func (s *Session) bytes() (onDevice, inHost int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.need
+	_, apart := s.store.dev.(device.HostAllocator)
+	onDevice = s.need
 	seen := map[*graph.Var]bool{}
 	for p := range s.plans {
 		for i := range p.roots {
 			switch r := &p.roots[i]; {
 			case r.kind == inConst:
-				n += alignUp(r.bytes)
+				onDevice += alignUp(r.bytes)
 			case r.kind == inVar && !seen[r.v]:
 				seen[r.v] = true
-				n += r.bytes
+				if r.v.Place == graph.InHost {
+					inHost += r.bytes
+				}
+				if r.v.Place != graph.InHost || !apart {
+					onDevice += r.bytes
+				}
 			}
 		}
 	}
-	return n
+	return onDevice, inHost
 }
 
 func (s *Session) join(p *Plan) {

@@ -46,12 +46,20 @@ func (s *Store) ptr(v *graph.Var) (device.Ptr, error) {
 			return device.Ptr{}, errors.New("store: closed")
 		}
 		var err error
-		if b, err = s.dev.Alloc(owner.Type.Bytes()); err != nil {
+		if b, err = s.alloc(owner); err != nil {
 			return device.Ptr{}, fmt.Errorf("store: variable %v: %w", owner, err)
 		}
 		s.bufs[owner] = b
 	}
 	return device.Ptr{Buf: b, Off: off}, nil
+}
+
+// alloc reserves a variable's bytes where it belongs.
+func (s *Store) alloc(v *graph.Var) (device.Buffer, error) {
+	if h, ok := s.dev.(device.HostAllocator); ok && v.Place == graph.InHost {
+		return h.AllocHost(v.Type.Bytes())
+	}
+	return s.dev.Alloc(v.Type.Bytes())
 }
 
 // Has reports whether the variable's storage exists already.

@@ -1,8 +1,10 @@
 package optest
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -36,39 +38,89 @@ func updateArgs(ok float64, slabs ...Arg) []Arg {
 	return append(append([]Arg(nil), slabs...), scalar(0.01), scalar(3), scalar(0.5), scalar(ok))
 }
 
+// hypers is one set of hyperparameters for each rule, and the variants that change its equations.
+func hypers() map[string]ops.Hyper {
+	return map[string]ops.Hyper{
+		"adam":           {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1},
+		"adamw_torch":    {Rule: ops.AdamTorch, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1},
+		"ademamix":       {Rule: ops.AdEMAMix, Beta1: 0.9, Beta2: 0.999, Beta3: 0.9999, Alpha: 5, Eps: 1e-8, WeightDecay: 0.1},
+		"ademamix_sched": {Rule: ops.AdEMAMix, Beta1: 0.9, Beta2: 0.999, Beta3: 0.9999, Alpha: 5, TAlpha: 7, TBeta3: 5, Eps: 1e-8},
+		"lion":           {Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99, WeightDecay: 0.1},
+		"momentum":       {Rule: ops.Momentum, Beta1: 0.9, Dampening: 0.2, WeightDecay: 0.1},
+		"nesterov":       {Rule: ops.Momentum, Beta1: 0.9, WeightDecay: 0.1, Nesterov: true},
+		"rmsprop":        {Rule: ops.RMSprop, Beta1: 0.99, Eps: 1e-8, WeightDecay: 0.1},
+		"adagrad":        {Rule: ops.Adagrad, Eps: 1e-10, WeightDecay: 0.1},
+		"lamb":           {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, MaxUnorm: 0.02},
+		"lars":           {Rule: ops.Momentum, Beta1: 0.9, WeightDecay: 0.1, MaxUnorm: 0.02},
+		"skip_zeros":     {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, SkipZeros: true},
+	}
+}
+
+// stateArgs draws the states of an update: magnitudes where they are squares, codes and scales in 8 bits.
+func stateArgs(l *ops.Layout, h ops.Hyper, eight bool) []Arg {
+	var states, scales []Arg
+	for _, unsigned := range h.Moments() {
+		lo := -2.0
+		if unsigned || h.Rule == ops.RMSprop || h.Rule == ops.Adagrad {
+			lo = 0
+		}
+		codes := Arg{Dims: []int{l.Total}, DType: tensor.U8, Lo: 0, Hi: 256}
+		if lo == 0 && !unsigned { // squares in the signed book
+			codes.Lo = 127
+		}
+		if states = append(states, slabArg(l, lo)); eight {
+			states[len(states)-1] = codes
+			scales = append(scales, Arg{Dims: []int{l.Total / ops.SlabAlign}, DType: tensor.F32, Lo: 0.1, Hi: 1})
+		}
+	}
+	if states = append(states, scales...); h.MaxUnorm > 0 {
+		states = append(states, Arg{Dims: []int{len(l.Sizes)}, DType: tensor.F32})
+	}
+	return states
+}
+
+// ruleCases are updates by each rule in both widths of state, with parameters in 32 and in 16 bits.
+func ruleCases() []Case {
+	var out []Case
+	for _, name := range slices.Sorted(maps.Keys(hypers())) {
+		h := hypers()[name]
+		for _, p := range []tensor.DType{tensor.F32, tensor.BF16} {
+			l := optimLayout()
+			l.DType = p
+			param, grad := slabArg(l, -2), slabArg(l, -2)
+			param.DType, grad.DType = p, p
+			suffix := map[tensor.DType]string{tensor.F32: "", tensor.BF16: "_bf16"}[p]
+			out = append(out,
+				updateCase(name+suffix, ops.Update{Hyper: h, Layout: l}, updateArgs(1, append([]Arg{param, grad}, stateArgs(l, h, false)...)...)),
+				updateCase(name+"8bit"+suffix, ops.Update8bit{Hyper: h, Layout: l},
+					updateArgs(1, append([]Arg{param, grad}, stateArgs(l, h, true)...)...)))
+		}
+	}
+	return out
+}
+
+func updateCase(name string, op graph.Op, in []Arg) Case {
+	return Case{Name: name, In: in, DTypes: []tensor.DType{tensor.F32}, NoGrad: noUpdateGrad,
+		Bad:   [][]Arg{append([]Arg{{Dims: []int{7}, DType: tensor.F32}}, in[1:]...)},
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value { return g.Apply(op, in...) }}
+}
+
 func optimCases() []Case {
 	l := optimLayout()
 	f32 := []tensor.DType{tensor.F32}
-	slab, second := slabArg(l, -2), slabArg(l, 0)
-	codes := Arg{Dims: []int{l.Total}, DType: tensor.U8, Lo: 0, Hi: 256}
-	scales := Arg{Dims: []int{l.Total / ops.SlabAlign}, DType: tensor.F32, Lo: 0.1, Hi: 1}
-	row := func(name string, op graph.Op, in []Arg) Case {
-		return Case{Name: name, In: in, DTypes: f32, NoGrad: noUpdateGrad, Bad: [][]Arg{append([]Arg{{Dims: []int{7}, DType: tensor.F32}}, in[1:]...)},
-			Build: func(g *graph.Graph, in []graph.Value) []graph.Value { return g.Apply(op, in...) }}
-	}
-	adam := ops.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, Layout: l}
-	adamLast := adam
-	adamLast.DecayLast = true
-	adam8 := ops.AdamW8bit{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, Layout: l}
-	sgd := ops.SGD{Momentum: 0.9, WeightDecay: 0.1, Nesterov: true, Layout: l}
-	plain := Case{Name: "sgd_plain", In: updateArgs(1, slab, slab), DTypes: f32, NoGrad: noUpdateGrad,
-		Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
-			p, _ := ops.SGD{WeightDecay: 0.1, Layout: l}.Apply(in[0], in[1], graph.Value{}, ops.UpdateScalars{LR: in[2], Step: in[3], GScale: in[4], OK: in[5]})
-			return one(p)
-		}}
+	slab := slabArg(l, -2)
+	adam, plain := hypers()["adam"], ops.Hyper{Rule: ops.Momentum, WeightDecay: 0.1}
+	slabs := func(h ops.Hyper, eight bool) []Arg { return append([]Arg{slab, slab}, stateArgs(l, h, eight)...) }
 	pack := Case{Name: "pack", In: []Arg{{Dims: []int{3, 100}, DType: tensor.F32}, {Dims: []int{256}, DType: tensor.F32}, {Dims: []int{5}, DType: tensor.F32}},
 		DTypes: f32, NoGrad: "defined on f32 only; its gradient is slices", Bad: [][]Arg{{{Dims: []int{3}}, {Dims: []int{256}}, {Dims: []int{5}}}},
 		Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.PackSlab(l, in...)) }}
 	squares := Case{Name: "sum_squares", In: []Arg{{Dims: []int{70, 300}, DType: tensor.F32}}, DTypes: f32, NoGrad: "defined on f32 only",
 		Bad:   [][]Arg{{{Dims: []int{3}, DType: tensor.BF16}}},
 		Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.SumOfSquares(in[0])) }}
-	return []Case{
-		row("adamw", adam, updateArgs(1, slab, slab, slab, second)), row("adamw_decay_last", adamLast, updateArgs(1, slab, slab, slab, second)),
-		row("adamw_not_ok", adam, updateArgs(0, slab, slab, slab, second)),
-		row("adamw8bit", adam8, updateArgs(1, slab, slab, codes, codes, scales, scales)),
-		row("adamw8bit_not_ok", adam8, updateArgs(0, slab, slab, codes, codes, scales, scales)),
-		row("sgd", sgd, updateArgs(1, slab, slab, slab)), plain, pack, squares,
-	}
+	return append(ruleCases(),
+		updateCase("adam_not_ok", ops.Update{Hyper: adam, Layout: l}, updateArgs(0, slabs(adam, false)...)),
+		updateCase("adam8bit_not_ok", ops.Update8bit{Hyper: adam, Layout: l}, updateArgs(0, slabs(adam, true)...)),
+		updateCase("sgd", ops.Update{Hyper: plain, Layout: l}, updateArgs(1, slabs(plain, false)...)), pack, squares)
 }
 
 // collectiveCases run on a single rank, where each passes its input on; several ranks are tested with the communicators.

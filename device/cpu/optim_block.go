@@ -1,0 +1,212 @@
+package cpu
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// stepWork is the room a worker needs for one block: everything that is not float32 in memory, or must not be overwritten, is here.
+type stepWork struct {
+	p, g, d [ops.SlabAlign]float32
+	s       [3][ops.SlabAlign]float32
+	packed  struct {
+		p, g [ops.SlabAlign]float32
+		s    [3][ops.SlabAlign]float32
+	}
+	kept [ops.SlabAlign]uint8
+}
+
+// slabs are the operands of one launch.
+type slabs struct {
+	p, g          []byte
+	pType, gType  tensor.DType
+	gscale        float32
+	eight         bool
+	state         [3][]float32 // 32-bit
+	codes         [3][]byte    // 8-bit
+	absmax        [3][]float32
+	books         [3]*quant.Codebook
+	signed        [3]bool
+	moments       int
+	skip          bool // SkipZeros
+	before, after bool // where a decoupled decay stands
+}
+
+// tensorStep is the update of one tensor.
+type tensorStep struct {
+	*slabs
+	f           stepFactors
+	rate, decay float32 // p -= rate·d, p *= decay; decay is 1 where there is none or it is coupled
+}
+
+// block updates the elements [lo, hi) of the slab: at most SlabAlign, of one tensor, from a block's start.
+func (u *tensorStep) block(w *stepWork, lo, hi int) {
+	n := hi - lo
+	p, g := u.loadP(w, lo, hi), u.loadG(w, lo, hi)
+	var s [3][]float32
+	u.loadStates(w, &s, lo, hi)
+	if kept := u.keep(w, g); kept == n {
+		u.move(w.d[:n], p, g, &s)
+	} else {
+		u.moveKept(w, kept, p, g, &s)
+	}
+	if u.pType != tensor.F32 {
+		vec.Narrow(u.p[2*lo:2*hi], p, u.pType)
+	}
+	if u.eight {
+		u.storeCodes(&s, lo, hi)
+	}
+}
+
+// move steps and decays p.
+func (u *tensorStep) move(d, p, g []float32, s *[3][]float32) {
+	if u.before && u.decay != 1 {
+		scaleBy(p, u.decay)
+		roundTo(p, u.pType)
+	}
+	u.f.direction(d, p, g, s)
+	for i, x := range d[:len(p)] {
+		p[i] -= float32(u.rate * x)
+	}
+	if u.after && u.decay != 1 {
+		roundTo(p, u.pType)
+		scaleBy(p, u.decay)
+	}
+}
+
+func scaleBy(x []float32, f float32) {
+	for i := range x {
+		x[i] *= f
+	}
+}
+
+// roundTo rounds to a 16-bit type; other types change nothing.
+func roundTo(x []float32, d tensor.DType) {
+	switch d {
+	case tensor.BF16:
+		for i, v := range x {
+			x[i] = tensor.ToBF16(v).Float32()
+		}
+	case tensor.F16:
+		for i, v := range x {
+			x[i] = tensor.ToF16(v).Float32()
+		}
+	}
+}
+
+// keep lists the elements of a block that are updated: not those with a gradient of zero where SkipZeros asks for it, and of 8-bit
+// states not those whose gradient is not finite. It returns their number.
+func (u *tensorStep) keep(w *stepWork, g []float32) int {
+	if !u.eight && !u.skip {
+		return len(g)
+	}
+	n := 0
+	for i, x := range g {
+		w.kept[n] = uint8(i)
+		if !(u.skip && x == 0) && !(u.eight && x-x != 0) {
+			n++
+		}
+	}
+	return n
+}
+
+// moveKept updates the first n elements of w.kept, packed together, and clears the moments of gradients that are not finite.
+func (u *tensorStep) moveKept(w *stepWork, n int, p, g []float32, s *[3][]float32) {
+	var packed [3][]float32
+	for k, i := range w.kept[:n] {
+		w.packed.p[k], w.packed.g[k] = p[i], g[i]
+	}
+	for j := range u.moments {
+		packed[j] = w.packed.s[j][:n]
+		for k, i := range w.kept[:n] {
+			packed[j][k] = s[j][i]
+		}
+	}
+	for i, x := range g {
+		if u.eight && x-x != 0 {
+			for j := range u.moments {
+				s[j][i] = 0
+			}
+		}
+	}
+	u.move(w.d[:n], w.packed.p[:n], w.packed.g[:n], &packed)
+	for k, i := range w.kept[:n] {
+		p[i] = w.packed.p[k]
+		for j := range u.moments {
+			s[j][i] = packed[j][k]
+		}
+	}
+}
+
+// norms adds up the squares of the parameters of a block and of their step over the rate, without changing anything.
+func (u *tensorStep) norms(w *stepWork, lo, hi int) (p2, d2 float64) {
+	n := hi - lo
+	p, g := u.loadP(w, lo, hi), u.loadG(w, lo, hi)
+	var s [3][]float32
+	u.loadStates(w, &s, lo, hi)
+	for j := range u.moments {
+		copy(w.s[j][:n], s[j])
+		s[j] = w.s[j][:n]
+	}
+	if u.eight {
+		for i, x := range g {
+			if x-x != 0 {
+				g[i] = 0
+				for j := range u.moments {
+					s[j][i] = 0
+				}
+			}
+		}
+	}
+	u.f.direction(w.d[:n], p, g, &s)
+	return sumSquares(p), sumSquares(w.d[:n])
+}
+
+// loadP returns the parameters as float32, in place where they are.
+func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
+	if u.pType == tensor.F32 {
+		return tensor.View[float32](u.p)[lo:hi]
+	}
+	vec.Widen(w.p[:hi-lo], u.p[2*lo:2*hi], u.pType)
+	return w.p[:hi-lo]
+}
+
+// loadG returns the scaled gradients.
+func (u *tensorStep) loadG(w *stepWork, lo, hi int) []float32 {
+	g := w.g[:hi-lo]
+	if u.gType == tensor.F32 {
+		for i, x := range tensor.View[float32](u.g)[lo:hi] {
+			g[i] = x * u.gscale
+		}
+		return g
+	}
+	vec.Widen(g, u.g[2*lo:2*hi], u.gType)
+	if u.gscale != 1 {
+		scaleBy(g, u.gscale)
+	}
+	return g
+}
+
+// loadStates sets s to the moments: 32-bit ones in place, 8-bit ones dequantized.
+func (u *tensorStep) loadStates(w *stepWork, s *[3][]float32, lo, hi int) {
+	for j := range u.moments {
+		if !u.eight {
+			s[j] = u.state[j][lo:hi]
+			continue
+		}
+		s[j] = w.s[j][:hi-lo]
+		u.books[j].DequantizeBlock(s[j], u.codes[j][lo:hi], u.absmax[j][lo/ops.SlabAlign])
+	}
+}
+
+func (u *tensorStep) storeCodes(s *[3][]float32, lo, hi int) {
+	for j := range u.moments {
+		quantize := u.books[j].QuantizeBlock
+		if u.signed[j] {
+			quantize = u.books[j].QuantizeBlockSigned
+		}
+		u.absmax[j][lo/ops.SlabAlign] = quantize(u.codes[j][lo:hi], s[j])
+	}
+}
