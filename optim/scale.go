@@ -17,8 +17,8 @@ type ScalerOptions struct {
 
 // The limits of the scale, both powers of two: beyond them no halving or doubling would help.
 const (
-	minScale = 1.0 / (1 << 14)
-	maxScale = 1 << 24
+	MinLossScale = 1.0 / (1 << 14)
+	MaxLossScale = 1 << 24
 )
 
 // LossScaler multiplies a float16 loss so that small gradients do not vanish (Micikevicius et al. 2018, arXiv 1710.03740), and finds
@@ -66,6 +66,6 @@ func (s *LossScaler) Update(g *graph.Graph, ok graph.Value) {
 	grow := ops.GreaterEqual(good, ops.Fill(g, tensor.F32, float64(s.o.Interval)))
 	up := ops.Where(grow, ops.Scale(scale, s.o.Growth), scale)
 	next := ops.Where(finite, up, ops.Scale(scale, s.o.Backoff))
-	g.Write(s.scale, ops.Clip(next, minScale, maxScale))
+	g.Write(s.scale, ops.Clip(next, MinLossScale, MaxLossScale))
 	g.Write(s.good, ops.Where(ops.And(finite, ops.Not(grow)), good, zero))
 }

@@ -163,6 +163,6 @@ func TestLossScaler(t *testing.T) {
 	}
 	out, err := p.Run(context.Background(), plan.Feed{ok: 1.0})
 	require.NoError(t, err)
-	require.Equal(t, minScale, out.Float(now))
+	require.Equal(t, MinLossScale, out.Float(now))
 	require.Len(t, s.Vars(), 2)
 }

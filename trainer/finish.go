@@ -25,13 +25,9 @@ func (j *job) finish(ctx context.Context) error {
 	if err := j.save(); err != nil {
 		return err
 	}
-	after, err := j.exactMatch(ctx, true)
+	err := j.plans.withAverage(ctx, func() error { return j.result(ctx) })
 	if err != nil {
 		return j.stopped(err)
-	}
-	j.sum.ExactBefore, j.sum.ExactAfter, j.sum.Samples = j.state.ExactBefore, after, j.state.Samples
-	if err := j.writeResult(); err != nil {
-		return err
 	}
 	rows, err := report.ReadMetricsFile(j.path("metrics.jsonl"))
 	if err != nil {
@@ -41,6 +37,19 @@ func (j *job) finish(ctx context.Context) error {
 		return withCode(config.ExitDisk, err)
 	}
 	return j.writeManifest(rows)
+}
+
+// result measures and writes the weights of the end, averaged ones if the run keeps an average.
+func (j *job) result(ctx context.Context) error {
+	after, err := j.exactMatch(ctx, true)
+	if err != nil {
+		return err
+	}
+	j.sum.ExactBefore, j.sum.ExactAfter, j.sum.Samples = j.state.ExactBefore, after, j.state.Samples
+	if j.sum.WeightsDigest, err = j.digest(); err != nil {
+		return err
+	}
+	return j.writeResult()
 }
 
 // writeResult writes the adapter as PEFT has it, or the whole model as a Hugging Face directory.
@@ -110,10 +119,6 @@ func dtypeName(ts []checkpoint.Named) string {
 }
 
 func (j *job) writeManifest(rows []report.Row) error {
-	digest, err := j.digest()
-	if err != nil {
-		return err
-	}
 	hash, err := j.cfg.Hash()
 	if err != nil {
 		return err
@@ -122,7 +127,7 @@ func (j *job) writeManifest(rows []report.Row) error {
 	m := report.Manifest{Format: report.ManifestFormat, Command: j.hooks.Command, Started: j.started.UTC(), Finished: time.Now().UTC(),
 		Versions: report.ProgramVersions(), Model: j.cfg.Model, ConfigSHA256: hash, Device: j.dev.Info().Name, WorldSize: 1,
 		Steps: int64(j.state.Step), Tokens: j.state.Tokens, TrainedParams: trained, FinalLoss: &j.state.Loss,
-		WeightsDigest: digest, ExactMatchBefore: j.sum.ExactBefore, ExactMatchAfter: j.sum.ExactAfter}
+		WeightsDigest: j.sum.WeightsDigest, ExactMatchBefore: j.sum.ExactBefore, ExactMatchAfter: j.sum.ExactAfter}
 	if m.Command == "" {
 		m.Command = config.Finetune
 	}
@@ -138,7 +143,7 @@ func (j *job) writeManifest(rows []report.Row) error {
 	if raw := j.model.TokFiles["tokenizer.json"]; raw != nil {
 		m.TokenizerSHA256 = report.HashBytes(raw)
 	}
-	j.sum.Steps, j.sum.Tokens, j.sum.Loss, j.sum.WeightsDigest = j.state.Step, j.state.Tokens, j.state.Loss, digest
+	j.sum.Steps, j.sum.Tokens, j.sum.Loss = j.state.Step, j.state.Tokens, j.state.Loss
 	if err := m.Write(j.path("manifest.json")); err != nil {
 		return withCode(config.ExitDisk, errors.Join(errors.New("manifest"), err))
 	}

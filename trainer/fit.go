@@ -55,7 +55,7 @@ func (j *job) compile(context.Context) error {
 
 // compileWithin compiles for the present micro-batch, recomputing activations when they do not fit and may be.
 func (j *job) compileWithin(budget int64) error {
-	o := stepOptions{device: j.dev, rows: j.micro, clip: j.cfg.Train.Clip, budget: budget, checkpoint: j.cfg.Train.Checkpointing == "on"}
+	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, checkpoint: j.cfg.Train.Checkpointing == "on"}
 	o.lengths = j.lengths(j.loader)
 	if j.evalLoader != nil {
 		o.evalLens = j.lengths(j.evalLoader)

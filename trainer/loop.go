@@ -66,13 +66,15 @@ func (j *job) loop(ctx context.Context) error {
 			return j.stopped(ctx.Err())
 		}
 		began := time.Now()
-		lr := j.sched.At(step)
+		lr := j.rate(step)
 		r, next, err := j.plans.run(ctx, j.loader, step, j.cfg.Train.Seed, lr, buf)
 		buf = next
 		if err != nil {
 			return j.stopped(err)
 		}
-		if !finite(r.loss) || !finite(r.norm) {
+		if r.skipped {
+			j.log.Info("a float16 gradient overflowed; the step is left out and the loss scale halved", "step", step+1, "scale", r.scale)
+		} else if !finite(r.loss) || !finite(r.norm) {
 			return errors.Join(&NonFiniteError{Step: step + 1, Loss: r.loss, GradNorm: r.norm, Rows: j.sources(buf)}, j.save())
 		}
 		j.state.Step, j.state.Loss = step+1, r.loss
@@ -106,12 +108,29 @@ func (j *job) memory() int64 {
 	return j.peak
 }
 
+// evaluate returns the loss of the held-out rows, of the averaged weights if the run keeps an average, and tells the plateau.
+func (j *job) evaluate(ctx context.Context) (loss float64, err error) {
+	err = j.plans.withAverage(ctx, func() error {
+		loss, err = j.plans.evaluate(ctx, j.evalLoader)
+		return err
+	})
+	if err != nil || j.plateau == nil {
+		return loss, err
+	}
+	if j.plateau.Observe(loss) {
+		j.log.Info("the held-out loss has stopped falling; the learning rate is reduced", "step", j.state.Step, "eval_loss", loss, "scale", j.plateau.Scale)
+	}
+	s := j.plateau.State()
+	j.state.Plateau = &s
+	return loss, nil
+}
+
 // afterStep evaluates, logs and saves as the configuration says.
 func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
 	step := int(row.Step)
 	if every := j.cfg.Eval.Every; j.evalLoader != nil && (step == total || every > 0 && step%every == 0) {
 		// A step and its evaluation are one: stopped between them, the row would lack the loss that the undisturbed run has.
-		loss, err := j.plans.evaluate(context.WithoutCancel(ctx), j.evalLoader)
+		loss, err := j.evaluate(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,9 @@ type Planned struct {
 	Model               string
 	Parameters, Trained int64
 	WeightBytes         int64 // of the model's weights as they are stored
-	TrainBytes          int64 // of trained weights, gradients and optimizer state
+	TrainBytes          int64 // of trained weights, gradients, optimizer state, and the average of the weights
+	StateBytes          int64 // of the optimizer state in it
+	HostBytes           int64 // of optimizer state in host memory (paged optimizers); part of the others on a device without memory of its own
 	ArenaBytes          int64 // of intermediates, the largest plan's
 	TotalBytes          int64 // what a run allocates on the device
 	Steps               int
@@ -76,6 +78,10 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 		}
 	}
 	p.TrainBytes = j.session.Bytes() - p.ArenaBytes - p.WeightBytes
+	p.HostBytes = j.session.HostBytes()
+	for _, v := range j.group.StateVars() {
+		p.StateBytes += v.Type.Bytes()
+	}
 	for t, l := range j.plans.train {
 		r := l.plan.Report()
 		p.Lengths[t] = r
@@ -143,6 +149,10 @@ func (p *Planned) Text() string {
 	row("trained", fmt.Sprintf("%s (%.2f%%)", report.Count(p.Trained), 100*float64(p.Trained)/float64(max(p.Parameters, 1))))
 	row("frozen weights", report.Bytes(p.WeightBytes))
 	row("trained weights, gradients, states", report.Bytes(p.TrainBytes))
+	row("  of these, optimizer states", report.Bytes(p.StateBytes))
+	if p.HostBytes > 0 {
+		row("  paged, in host memory", report.Bytes(p.HostBytes))
+	}
 	row("arena", report.Bytes(p.ArenaBytes))
 	row("total on the device", report.Bytes(p.TotalBytes))
 	row("FLOP a token", fmt.Sprintf("%.3g", p.FlopsPerToken))

@@ -19,6 +19,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/optim"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -87,9 +88,12 @@ type job struct {
 	store   *plan.Store
 	session *plan.Session
 	model   *Model
+	compute tensor.DType
 	adapter *lora.Adapter
 	group   *optim.Group
+	parts   updateParts
 	sched   optim.Schedule
+	plateau *optim.Plateau // of the schedule plateau, else nil
 
 	train, held *data.Set
 	loader      *data.Loader
@@ -117,9 +121,12 @@ type runState struct {
 	Loss        float64  `json:"loss"`
 	ConfigHash  string   `json:"config_sha256"`
 	DataHash    string   `json:"data_sha256"`
+	ModelHash   string   `json:"model_sha256,omitempty"` // see fingerprint; empty in checkpoints of earlier versions
 	MicroBatch  int      `json:"micro_batch"`
 	ExactBefore *float64 `json:"exact_match_before,omitempty"`
 	Samples     []Sample `json:"samples,omitempty"`
+
+	Plateau *optim.PlateauState `json:"plateau,omitempty"`
 }
 
 func (j *job) run(ctx context.Context) error {

@@ -37,6 +37,7 @@ func (j *job) openModel(context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.compute = policy.Compute
 	j.model, err = OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed})
 	if err != nil {
 		return err
@@ -66,9 +67,6 @@ func policyOf(cfg config.Config, info device.Info) (layers.Policy, error) {
 			return p, badConfig("train.dtype", "%q is not a dtype", cfg.Train.DType)
 		}
 		p.Compute = d
-	}
-	if p.Compute == tensor.F16 {
-		return p, badConfig("train.dtype", "f16 needs a loss scaler, which is not connected to the training loop; use f32 or bf16")
 	}
 	if cfg.Train.Param != "" && cfg.Train.Param != "f32" {
 		return p, badConfig("train.param", "%s is not supported; trained weights are stored in f32", cfg.Train.Param)
@@ -107,21 +105,24 @@ func (j *job) attach() error {
 
 func (j *job) makeGroup() error {
 	t := j.cfg.Train
-	if err := (optim.Schedule{Kind: t.Schedule, LR: t.LR, Warmup: t.Warmup}).Check(); err != nil {
+	if err := scheduleOf(t, 0).Check(); err != nil {
 		return badConfig("train.schedule", "%v", err)
 	}
-	if len(t.Betas) != 2 {
-		return badConfig("train.betas", "%d values are given, %s takes 2", len(t.Betas), t.Optimizer)
-	}
-	c := optim.Config{Eps: t.Eps, WeightDecay: t.WeightDecay, Min8bitSize: t.Min8bitSize, Betas: [2]float64{t.Betas[0], t.Betas[1]}}
-	opt, err := optim.New(t.Optimizer, c)
+	opt, err := optimizerOf(t)
 	if err != nil {
 		return badConfig("train.optimizer", "%v", err)
 	}
-	j.group, err = optim.NewGroup(layers.Trainable(j.model.Llama), optim.Options{Optimizer: opt})
-	if err == nil {
-		j.sum.EightBit = j.group.NumEightBit()
+	params := layers.Trainable(j.model.Llama)
+	o, err := groupOptions(t, params)
+	if err != nil {
+		return err
 	}
+	o.Optimizer = opt
+	if j.group, err = optim.NewGroup(params, o); err != nil {
+		return badConfig("train.optimizer", "%v", err)
+	}
+	j.sum.EightBit = j.group.NumEightBit()
+	j.parts, err = newUpdateParts(t, j.compute, t.MicroBatch*j.cfg.Data.SeqLen, j.group)
 	return err
 }
 
@@ -209,7 +210,7 @@ func (j *job) makeLoaders() error {
 			return badConfig("data.val", "%v", err)
 		}
 	}
-	j.sched = optim.Schedule{Kind: t.Schedule, LR: t.LR, Warmup: t.Warmup, Total: j.loader.Steps()}
+	j.sched = scheduleOf(t, j.loader.Steps())
 	if err := j.sched.Check(); err != nil {
 		return badConfig("train.schedule", "%v", err)
 	}
@@ -234,5 +235,8 @@ func (j *job) load(context.Context) error {
 			return err
 		}
 	}
-	return j.restore()
+	if err := j.restore(); err != nil {
+		return err
+	}
+	return j.makePlateau()
 }

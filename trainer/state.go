@@ -12,9 +12,10 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
-// persistent returns every variable that a checkpoint keeps: trained weights and optimizer state.
+// persistent returns every variable that a checkpoint keeps: trained weights, optimizer state, the scale of a float16 loss, the history of
+// clipping and the average of the weights.
 func (j *job) persistent() []*graph.Var {
-	return append(append([]*graph.Var{}, j.trained()...), j.group.StateVars()...)
+	return append(append(append([]*graph.Var{}, j.trained()...), j.group.StateVars()...), j.parts.vars()...)
 }
 
 // restore loads the newest durable checkpoint, if the run is resumed and there is one.
@@ -25,6 +26,9 @@ func (j *job) restore() error {
 		return err
 	}
 	j.state.DataHash, j.state.MicroBatch = j.train.Digest(), j.micro
+	if j.state.ModelHash, err = fingerprint(j.fs, j.cfg); err != nil {
+		return withCode(config.ExitInput, err)
+	}
 	if !j.cfg.Resume {
 		return nil
 	}
@@ -55,6 +59,7 @@ func (j *job) restore() error {
 			return errors.Join(withCode(config.ExitInput, fmt.Errorf("checkpoint %s: %w", s.Dir, err)), f.Close())
 		}
 	}
+	st.ModelHash = j.state.ModelHash
 	j.state, j.saved = st, st.Step
 	j.log.Info("resuming", "step", st.Step, "checkpoint", s.Dir)
 	return f.Close()
@@ -83,6 +88,10 @@ func (j *job) sameRun(dir string, st runState) error {
 	}
 	if st.DataHash != j.state.DataHash {
 		return badConfig("resume", "the data files are not those of the checkpoint %s; restore them, or use another --out", dir)
+	}
+	// Earlier versions did not record the model.
+	if st.ModelHash != "" && st.ModelHash != j.state.ModelHash {
+		return badConfig("resume", "the model's files at %s are not those of the checkpoint %s; restore them, or use another --out", j.cfg.Model, dir)
 	}
 	return nil
 }

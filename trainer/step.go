@@ -47,9 +47,13 @@ type stepPlans struct {
 	train map[int]*lossPlan // by row length
 	eval  map[int]*lossPlan
 	apply *plan.Plan
+	parts updateParts
 
 	lr, step, tokens, loss graph.Value // inputs of apply; tokens and loss are the sums of the step
 	norm                   graph.Value
+	scale                  graph.Value // factor of the float16 loss in the step, absent in others
+
+	average *averagePlans // nil without an average of the weights
 }
 
 // stepOptions says how plans are compiled.
@@ -59,14 +63,14 @@ type stepOptions struct {
 	rows       int // of a micro-batch
 	lengths    []int
 	evalLens   []int
-	clip       float64
+	parts      updateParts
 	checkpoint bool
 	budget     int64
 }
 
 // compileStep compiles every plan of a run, before any weight is read.
 func compileStep(m *models.Llama, a *lora.Adapter, group *optim.Group, o stepOptions) (*stepPlans, error) {
-	s := &stepPlans{train: map[int]*lossPlan{}, eval: map[int]*lossPlan{}}
+	s := &stepPlans{train: map[int]*lossPlan{}, eval: map[int]*lossPlan{}, parts: o.parts}
 	for _, t := range o.lengths {
 		p, err := compileLoss(m, a, group, t, o)
 		if err != nil {
@@ -82,6 +86,9 @@ func compileStep(m *models.Llama, a *lora.Adapter, group *optim.Group, o stepOpt
 		s.eval[t] = p
 	}
 	if err := s.compileApply(group, o); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	if err := s.compileAverage(o); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
@@ -102,7 +109,11 @@ func compileLoss(m *models.Llama, a *lora.Adapter, group *optim.Group, t int, o 
 		a.Random = layers.Random{} // it belongs to this graph alone
 	}
 	if group != nil {
-		grads, err := autograd.Grad(p.loss, group.Params()...)
+		loss := p.loss
+		if o.parts.scaler != nil {
+			loss = ops.Mul(loss, o.parts.scaler.Scale(g))
+		}
+		grads, err := autograd.Grad(loss, group.Params()...)
 		if err != nil {
 			return nil, err
 		}
@@ -111,25 +122,6 @@ func compileLoss(m *models.Llama, a *lora.Adapter, group *optim.Group, t int, o 
 	var err error
 	p.plan, err = plan.Compile([]graph.Value{p.loss}, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
 	return p, err
-}
-
-// compileApply builds the second half of a step: norm, clipping, update, zero.
-func (s *stepPlans) compileApply(group *optim.Group, o stepOptions) error {
-	g := graph.New("apply")
-	s.lr, s.step = g.Input("lr", tensor.T(tensor.F32)), g.Input("step", tensor.T(tensor.F32))
-	s.tokens, s.loss = g.Input("tokens", tensor.T(tensor.F32)), g.Input("loss", tensor.T(tensor.F32))
-	perToken := ops.Div(ops.Scalar(s.tokens, 1), s.tokens)
-	s.norm = ops.Mul(ops.Sqrt(group.GradNormSquared(g)), perToken)
-	scale := perToken
-	if o.clip > 0 {
-		scale = ops.Mul(perToken, optim.ClipFactor(s.norm, o.clip))
-	}
-	ok := ops.Mul(ops.Cast(ops.IsFinite(s.norm), tensor.F32), ops.Cast(ops.IsFinite(s.loss), tensor.F32))
-	group.Apply(g, optim.Scalars{LR: s.lr, Step: s.step, GScale: scale, OK: ok})
-	group.Zero(g)
-	var err error
-	s.apply, err = plan.Compile([]graph.Value{s.norm}, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
-	return err
 }
 
 func (s *stepPlans) close() error {
@@ -143,6 +135,9 @@ func (s *stepPlans) close() error {
 	}
 	if s.apply != nil {
 		errs = append(errs, s.apply.Close())
+	}
+	if s.average != nil {
+		errs = append(errs, s.average.close())
 	}
 	return errors.Join(errs...)
 }
@@ -172,6 +167,8 @@ func (p *lossPlan) run(ctx context.Context, b *data.Batch, seed uint64, step int
 type stepResult struct {
 	loss, norm float64
 	tokens     int
+	skipped    bool    // a float16 gradient overflowed: nothing was updated, and the scale is halved
+	scale      float64 // of the float16 loss
 }
 
 // train runs the micro-batches of one step and updates the weights. step counts from 0.
@@ -205,7 +202,14 @@ func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint
 		return r, buf, err
 	}
 	r.loss, r.norm = sum/float64(r.tokens), res.Float(s.norm)
-	return r, buf, nil
+	if s.parts.scaler != nil {
+		r.scale = res.Float(s.scale)
+		r.skipped = finite(r.loss) && !finite(r.norm) && r.scale > optim.MinLossScale
+	}
+	if s.average != nil && !r.skipped && finite(r.loss) && finite(r.norm) && (step+1)%s.parts.every == 0 {
+		_, err = s.average.update.Run(ctx, nil)
+	}
+	return r, buf, err
 }
 
 // evaluate returns the mean token loss of a set.

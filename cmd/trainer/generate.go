@@ -46,11 +46,24 @@ func (p *program) generate() *cobra.Command {
 	return c
 }
 
+const planUsage = `Tell parameters, exact memory and arithmetic of a run without running it.
+
+Opens the model and the data, compiles every plan of the run and prints what it will take: parameters and how many are trained, the bytes
+of frozen weights, of trained weights with their gradients and optimizer states, and of intermediates, with what fills them at the
+fullest step; the number of optimizer steps, and the least time that their arithmetic takes on this device. No weight is read and nothing is
+written. Exit code 4 when the run does not fit, with the same table.
+
+  trainer plan                                              the built-in run
+  trainer plan run.yaml --train.micro_batch=4               a run with another micro-batch
+  trainer plan pretrain --model config.json --memory=8GiB   does this architecture fit?
+
+  trainer plan [finetune|pretrain]`
+
 func (p *program) plan() *cobra.Command {
 	return &cobra.Command{
 		Use:                "plan [finetune|pretrain] [run.yaml] [overrides]",
 		Short:              "Tell parameters, exact memory and arithmetic of a run without running it",
-		Long:               "Tell parameters, exact memory and arithmetic of a run without running it.\n\n  trainer plan [finetune|pretrain]" + trainUsage,
+		Long:               planUsage + trainUsage,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := config.Finetune

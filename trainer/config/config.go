@@ -72,26 +72,73 @@ type Source struct {
 
 // Train says how.
 type Train struct {
-	Objective     string    // sft: next-token loss on the tokens that Data.Mask leaves
-	Epochs        float64   // passes over the data
-	Steps         int       // optimizer steps; above 0 it overrides Epochs
-	Batch         int       // rows an optimizer step, over all ranks
-	MicroBatch    int       // rows computed at once on one device
-	LR            float64   // peak learning rate
-	Schedule      string    // cosine, linear, constant or wsd
-	Warmup        float64   // below 1 a share of all steps, else a number of steps
-	Optimizer     string    // a bitsandbytes class name in lower case
+	Objective     string  // sft: next-token loss on the tokens that Data.Mask leaves
+	Epochs        float64 // passes over the data
+	Steps         int     // optimizer steps; above 0 it overrides Epochs
+	Batch         int     // rows an optimizer step, over all ranks
+	MicroBatch    int     // rows computed at once on one device
+	LR            float64 // peak learning rate
+	Schedule      string  // shape of the learning rate, a name of optim.ScheduleNames
+	ScheduleArgs  ScheduleArgs
+	Warmup        float64 // below 1 a share of all steps, else a number of steps
+	Optimizer     string  // a bitsandbytes class name in lower case
+	OptimizerArgs OptimizerArgs
+	Groups        []ParamGroup
+	NoDecay       string    // parameters that are not decayed: none, or vectors = those with one dimension, norms and biases
 	Min8bitSize   int       // tensors with fewer elements keep 32-bit states
 	Betas         []float64 // two values; three for ademamix
 	Eps           float64
 	WeightDecay   float64
 	Clip          float64 // largest norm of the whole gradient; 0 = no clipping
+	ClipValue     float64 // largest absolute value of a gradient's element; 0 = no clipping. It comes before the norms
+	Percentile    int     // the gradient's norm is cut to this percentile of the last 100 norms; 0 = no clipping
+	AdaptiveClip  float64 // largest norm of a parameter's gradient as a share of the parameter's norm; 0 = no clipping
+	EMA           float64 // decay of an average of the trained weights, which is evaluated and written as the result; 0 = none
+	EMAEvery      int     // steps between updates of the average
+	EMAWarmup     bool    // update t of the average, from 0, keeps at most (1+t)/(10+t) of it
 	DType         string  // compute dtype: auto = bf16 on a GPU that has it, else f32
-	Param         string  // storage of trained weights: f32, or bf16 with stochastic rounding
+	Param         string  // storage of trained weights: f32; bf16 with stochastic rounding; bf16-kahan with what rounding lost beside them
 	Seed          uint64
 	Checkpointing string // recompute activations: auto, on or off
 	Memory        string // device memory to stay within, such as 16GiB; empty = all that is free
 	Fit           bool   // choose micro_batch and checkpointing so that the run fits
+}
+
+// ScheduleArgs shape the schedule; each is read by the schedules that its comment names. Zero values stand for the defaults.
+type ScheduleArgs struct {
+	MinLR      float64 // rate that the fall ends at (linear, cosine, polynomial, wsd, rex), or never goes below (inverse_sqrt, plateau)
+	Cycles     int     // falls of cosine, each from the top
+	CycleMult  float64 // length of a cycle relative to the one before
+	Power      float64 // of polynomial
+	Timescale  float64 // of inverse_sqrt in steps; 0 = the warm-up, without any 10,000
+	Decay      float64 // of wsd: the fall at the end, below 1 a share of all steps, else steps
+	DecayShape string  // of wsd: linear, cosine or sqrt
+	StartDiv   float64 // of onecycle: it begins at lr/StartDiv
+	EndDiv     float64 // of onecycle: it ends at lr/StartDiv/EndDiv
+	Factor     float64 // of plateau: what the rate is multiplied by
+	Patience   int     // of plateau: evaluations without progress that are borne
+	Cooldown   int     // of plateau: evaluations after a reduction that are not counted
+	Threshold  float64 // of plateau: progress is a loss below best·(1-Threshold)
+}
+
+// OptimizerArgs are hyperparameters that only some optimizers have; zero values stand for the optimizer's own defaults.
+type OptimizerArgs struct {
+	Momentum  float64 // of sgd, lars and muon
+	Dampening float64 // of sgd and lars
+	Nesterov  bool    // of sgd, lars and muon
+	Alpha     float64 // of ademamix: weight of the slow average; of rmsprop: decay of the squares
+	TAlpha    float64 // of ademamix: steps over which alpha grows
+	TBeta3    float64 // of ademamix: steps over which the third beta grows
+	MaxUnorm  float64 // largest norm of a parameter's update as a share of the parameter's norm, as in lamb and lars; negative: no bound
+	SkipZeros bool    // elements whose gradient is 0 stay as they are
+}
+
+// ParamGroup gives parameters settings of their own. Of several groups that match a parameter the last that sets a value decides it.
+type ParamGroup struct {
+	Match       string   // regular expression that is found anywhere in the parameter's name
+	LRScale     *float64 // factor of the learning rate
+	WeightDecay *float64 // instead of train.weight_decay
+	Bits        int      // of the optimizer's states, 8 or 32; 0 = as for the others
 }
 
 // Eval says when held-out rows are evaluated.
@@ -147,8 +194,10 @@ func Default(command string) Config {
 		},
 		Train: Train{
 			Objective: "sft", Epochs: 1, Batch: 16, MicroBatch: 2, LR: 2e-4, Schedule: "cosine", Warmup: 0.03,
-			Optimizer: "adamw", Min8bitSize: 4096, Betas: []float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01, Clip: 1,
-			DType: "auto", Param: "f32", Seed: 1, Checkpointing: "auto",
+			ScheduleArgs: ScheduleArgs{Cycles: 1, CycleMult: 1, Power: 1, Decay: 0.1, DecayShape: "linear", StartDiv: 25, EndDiv: 1e4,
+				Factor: 0.1, Patience: 10, Threshold: 1e-4},
+			Optimizer: "adamw", Min8bitSize: 4096, Betas: []float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01, NoDecay: "none", Clip: 1,
+			EMAEvery: 1, DType: "auto", Param: "f32", Seed: 1, Checkpointing: "auto",
 		},
 		Save:   Save{Every: 100, Keep: 3},
 		Device: "auto",

@@ -1,6 +1,10 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/optim"
+)
 
 // field is one key of the configuration: the row that reading, checking, writing and hashing share.
 type field struct {
@@ -9,6 +13,7 @@ type field struct {
 	example string   // a valid value as written in YAML
 	enum    []string // allowed values of a string, nil when free
 	silent  bool     // does not change what is computed: left out of Hash
+	since   string   // default of a key that came later, as YAML; the hash of a run that keeps it is that of runs before
 }
 
 // Allowed values.
@@ -19,27 +24,14 @@ var (
 	formats     = []string{"auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca", "preference", "tokens", "bin"}
 	masks       = []string{"none", "prompt", "assistant", "last"}
 	objectives  = []string{"sft"}
-	schedules   = []string{"cosine", "linear", "constant", "wsd"}
+	schedules   = optim.ScheduleNames()
+	shapes      = []string{"", "linear", "cosine", "sqrt"}
+	decayed     = []string{"", "none", "vectors"}
 	dtypes      = []string{"auto", "f32", "bf16", "f16"}
-	params      = []string{"f32", "bf16"}
+	params      = []string{"f32", "bf16", "bf16-kahan"}
 	checkpoints = []string{"auto", "on", "off"}
-	optimizers  = optimizerNames()
+	optimizers  = optim.Names()
 )
-
-// optimizerNames lists bitsandbytes' classes in lower case: each rule in its plain, 8-bit and 32-bit form, and paged
-// variants of the rules that have them.
-func optimizerNames() []string {
-	var names []string
-	for _, rule := range []string{"adamw", "adam", "ademamix", "lion"} {
-		for _, prefix := range []string{"", "paged"} {
-			names = append(names, prefix+rule, prefix+rule+"8bit", prefix+rule+"32bit")
-		}
-	}
-	for _, rule := range []string{"sgd", "rmsprop", "adagrad", "lamb", "lars"} {
-		names = append(names, rule, rule+"8bit", rule+"32bit")
-	}
-	return names
-}
 
 // fields returns the table, bound to c, in the order in which a configuration is printed.
 func fields(c *Config) []field {
@@ -77,7 +69,7 @@ func fields(c *Config) []field {
 }
 
 func trainFields(t *Train) []field {
-	return []field{
+	rows := []field{
 		{key: "train.objective", value: (*textValue)(&t.Objective), example: "sft", enum: objectives},
 		{key: "train.epochs", value: (*floatValue)(&t.Epochs), example: "1"},
 		{key: "train.steps", value: (*intValue)(&t.Steps), example: "500"},
@@ -86,18 +78,65 @@ func trainFields(t *Train) []field {
 		{key: "train.lr", value: (*floatValue)(&t.LR), example: "2e-4"},
 		{key: "train.schedule", value: (*textValue)(&t.Schedule), example: "cosine", enum: schedules},
 		{key: "train.warmup", value: (*floatValue)(&t.Warmup), example: "0.03"},
+	}
+	rows = append(rows, scheduleFields(&t.ScheduleArgs)...)
+	rows = append(rows, []field{
 		{key: "train.optimizer", value: (*textValue)(&t.Optimizer), example: "adamw8bit", enum: optimizers},
 		{key: "train.min_8bit_size", value: (*intValue)(&t.Min8bitSize), example: "4096"},
 		{key: "train.betas", value: (*floatsValue)(&t.Betas), example: "[0.9, 0.999]"},
 		{key: "train.eps", value: (*floatValue)(&t.Eps), example: "1e-8"},
 		{key: "train.weight_decay", value: (*floatValue)(&t.WeightDecay), example: "0.01"},
+		{key: "train.no_decay", value: (*textValue)(&t.NoDecay), example: "vectors", enum: decayed, since: "none"},
+	}...)
+	rows = append(rows, optimizerFields(&t.OptimizerArgs)...)
+	return append(rows, []field{
+		{key: "train.groups", value: (*groupsValue)(&t.Groups), example: "[{match: embed, lr_scale: 0.1}]"},
 		{key: "train.clip", value: (*floatValue)(&t.Clip), example: "1.0"},
+		{key: "train.clip_value", value: (*floatValue)(&t.ClipValue), example: "0.5"},
+		{key: "train.percentile_clipping", value: (*intValue)(&t.Percentile), example: "95"},
+		{key: "train.adaptive_clip", value: (*floatValue)(&t.AdaptiveClip), example: "0.01"},
+		{key: "train.ema", value: (*floatValue)(&t.EMA), example: "0.999"},
+		{key: "train.ema_every", value: (*intValue)(&t.EMAEvery), example: "1", since: "1"},
+		{key: "train.ema_warmup", value: (*boolValue)(&t.EMAWarmup), example: "true"},
 		{key: "train.dtype", value: (*textValue)(&t.DType), example: "bf16", enum: dtypes},
 		{key: "train.param", value: (*textValue)(&t.Param), example: "f32", enum: params},
 		{key: "train.seed", value: (*uintValue)(&t.Seed), example: "1"},
 		{key: "train.checkpointing", value: (*switchValue)(&t.Checkpointing), example: "auto", enum: checkpoints},
 		{key: "train.memory", value: (*textValue)(&t.Memory), example: "16GiB", silent: true},
 		{key: "train.fit", value: (*boolValue)(&t.Fit), example: "true", silent: true},
+	}...)
+}
+
+func optimizerFields(o *OptimizerArgs) []field {
+	const p = "train.optimizer_args."
+	return []field{
+		{key: p + "momentum", value: (*floatValue)(&o.Momentum), example: "0.9"},
+		{key: p + "dampening", value: (*floatValue)(&o.Dampening), example: "0.1"},
+		{key: p + "nesterov", value: (*boolValue)(&o.Nesterov), example: "true"},
+		{key: p + "alpha", value: (*floatValue)(&o.Alpha), example: "5"},
+		{key: p + "t_alpha", value: (*floatValue)(&o.TAlpha), example: "1000"},
+		{key: p + "t_beta3", value: (*floatValue)(&o.TBeta3), example: "1000"},
+		{key: p + "max_unorm", value: (*floatValue)(&o.MaxUnorm), example: "0.02"},
+		{key: p + "skip_zeros", value: (*boolValue)(&o.SkipZeros), example: "true"},
+	}
+}
+
+func scheduleFields(s *ScheduleArgs) []field {
+	const p = "train.schedule_args."
+	return []field{
+		{key: p + "min_lr", value: (*floatValue)(&s.MinLR), example: "2e-5"},
+		{key: p + "cycles", value: (*intValue)(&s.Cycles), example: "3", since: "1"},
+		{key: p + "cycle_mult", value: (*floatValue)(&s.CycleMult), example: "2", since: "1"},
+		{key: p + "power", value: (*floatValue)(&s.Power), example: "2", since: "1"},
+		{key: p + "timescale", value: (*floatValue)(&s.Timescale), example: "1000"},
+		{key: p + "decay", value: (*floatValue)(&s.Decay), example: "0.2", since: "0.1"},
+		{key: p + "decay_shape", value: (*textValue)(&s.DecayShape), example: "sqrt", enum: shapes, since: "linear"},
+		{key: p + "start_div", value: (*floatValue)(&s.StartDiv), example: "25", since: "25"},
+		{key: p + "end_div", value: (*floatValue)(&s.EndDiv), example: "1e4", since: "10000"},
+		{key: p + "factor", value: (*floatValue)(&s.Factor), example: "0.5", since: "0.1"},
+		{key: p + "patience", value: (*intValue)(&s.Patience), example: "3", since: "10"},
+		{key: p + "cooldown", value: (*intValue)(&s.Cooldown), example: "1"},
+		{key: p + "threshold", value: (*floatValue)(&s.Threshold), example: "1e-3", since: "1e-04"},
 	}
 }
 
@@ -114,19 +153,13 @@ func Keys() []string {
 	return keys
 }
 
-// sectionOf returns "train" for "train.lr" and "" for "device".
-func sectionOf(key string) string {
-	section, _, found := strings.Cut(key, ".")
-	if !found {
-		return ""
-	}
-	return section
-}
+// sectionOf returns "train" for "train.lr", "train.schedule_args" for "train.schedule_args.power" and "" for "device".
+func sectionOf(key string) string { return key[:max(strings.LastIndex(key, "."), 0)] }
 
 // isSection reports whether some key lies in the section name.
 func isSection(rows []field, name string) bool {
 	for _, f := range rows {
-		if name != "" && sectionOf(f.key) == name {
+		if name != "" && strings.HasPrefix(f.key, name+".") {
 			return true
 		}
 	}

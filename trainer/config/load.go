@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/optim"
 )
 
 // maxFile bounds a configuration file.
@@ -31,8 +32,9 @@ func Load(path string, overrides []string) (Config, error) { return Loader{}.Loa
 // Load returns the defaults, changed by the YAML file at path ("" for none, "preset:NAME" for an embedded one), changed by
 // the overrides, and validated. Without a model the built-in preset takes the place of the defaults.
 //
-// Three settings follow others unless they are given: adapter.type none implies quantize.scheme none; train.micro_batch is
-// cut to the largest divisor of train.batch; a built-in model implies built-in data.
+// Some settings follow others unless they are given: adapter.type none implies quantize.scheme none; train.micro_batch is
+// cut to the largest divisor of train.batch; train.betas and train.eps are those of train.optimizer; the rise of the schedule onecycle is
+// train.warmup 0.3; a built-in model implies built-in data.
 //
 // The error joins every problem found; each is an *ErrConfig.
 func (l Loader) Load(path string, overrides []string) (Config, error) {
@@ -165,13 +167,14 @@ func (r *reader) section(prefix string, n *yaml.Node) {
 		}
 		seen[key] = name.Line
 		_, known := findField(r.rows, key)
+		dotted := strings.Contains(name.Value, ".")
 		switch {
-		case name.Kind == yaml.ScalarNode && known && (prefix != "" || !strings.Contains(key, ".")):
+		case name.Kind == yaml.ScalarNode && known && !dotted:
 			r.settings = append(r.settings, setting{key: key, line: name.Line, node: val})
 		case name.Kind == yaml.ScalarNode && known:
-			section, leaf, _ := strings.Cut(key, ".")
-			r.fail(name.Line, key, "in a file a section's keys are nested: write %s: {%s: …}", section, leaf)
-		case prefix == "" && isSection(r.rows, key):
+			r.fail(name.Line, key, "in a file a section's keys are nested: write %s: …%s", strings.ReplaceAll(name.Value, ".", ": {"),
+				strings.Repeat("}", strings.Count(name.Value, ".")))
+		case !dotted && isSection(r.rows, key):
 			r.subsection(key, name.Line, val)
 		default:
 			r.fail(name.Line, key, "unknown key%s", suggestKey(key))
@@ -255,6 +258,20 @@ func (r *reader) imply(c *Config) {
 		for c.Train.MicroBatch > c.Train.Batch || c.Train.Batch%c.Train.MicroBatch != 0 {
 			c.Train.MicroBatch--
 		}
+	}
+	if d, err := optim.Defaults(c.Train.Optimizer); err == nil {
+		if free("train.betas") && d.Betas != [2]float64{} {
+			c.Train.Betas = d.Betas[:]
+			if d.Beta3 != 0 {
+				c.Train.Betas = append(c.Train.Betas, d.Beta3)
+			}
+		}
+		if free("train.eps") && d.Eps != 0 {
+			c.Train.Eps = d.Eps
+		}
+	}
+	if c.Train.Schedule == "onecycle" && free("train.warmup") {
+		c.Train.Warmup = 0.3
 	}
 	if _, builtin := c.Builtin(); builtin && free("data.path") {
 		c.Data.Path = []Source{{Path: BuiltinData, Weight: 1}}

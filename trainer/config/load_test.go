@@ -25,6 +25,24 @@ resume: false
 deterministic: false
 `
 
+// laterYAML are keys that came after the first promise, with their defaults.
+const laterYAML = `
+train:
+  schedule_args: {min_lr: 0, cycles: 1, cycle_mult: 1, power: 1, timescale: 0, decay: 0.1, decay_shape: linear, start_div: 25, end_div: 1e4,
+                  factor: 0.1, patience: 10, cooldown: 0, threshold: 1e-4}
+  optimizer_args: {momentum: 0, dampening: 0, nesterov: false, alpha: 0, t_alpha: 0, t_beta3: 0, max_unorm: 0, skip_zeros: false}
+  groups: []
+  no_decay: none
+  clip_value: 0
+  percentile_clipping: 0
+  adaptive_clip: 0
+  ema: 0
+  ema_every: 1
+  ema_warmup: false
+  fit: false
+data: {template: ""}
+`
+
 func TestDefaultsArePromisedOnes(t *testing.T) {
 	full, err := Loader{}.Parse("run.yaml", []byte(designYAML), nil)
 	require.NoError(t, err)
@@ -35,7 +53,40 @@ func TestDefaultsArePromisedOnes(t *testing.T) {
 	want.Model = "./some-model"
 	require.Equal(t, want, full)
 	for _, key := range Keys() {
-		require.Contains(t, designYAML+"fit: template:", key[strings.LastIndex(key, ".")+1:]+":")
+		require.Contains(t, designYAML+laterYAML, key[strings.LastIndex(key, ".")+1:]+":")
+	}
+	later, err := Loader{}.Parse("run.yaml", []byte(designYAML+laterYAML), nil)
+	require.ErrorContains(t, err, "given twice", "one file")
+	require.Empty(t, later)
+	train, rest, _ := strings.Cut(laterYAML, "data:")
+	require.NotEmpty(t, rest)
+	later, err = Loader{}.Parse("run.yaml", []byte("model: ./some-model\n"+train), nil)
+	require.NoError(t, err)
+	require.Equal(t, want, later)
+}
+
+// TestFollowers: some settings follow the optimizer and the schedule unless they are given.
+func TestFollowers(t *testing.T) {
+	for _, k := range []struct {
+		args  []string
+		betas []float64
+		eps   float64
+		warm  float64
+	}{
+		{nil, []float64{0.9, 0.999}, 1e-8, 0.03},
+		{[]string{"--train.optimizer=lion8bit"}, []float64{0.9, 0.99}, 1e-8, 0.03},
+		{[]string{"--train.optimizer=lion", "--train.betas=[0.8,0.9]"}, []float64{0.8, 0.9}, 1e-8, 0.03},
+		{[]string{"--train.optimizer=ademamix"}, []float64{0.9, 0.999, 0.9999}, 1e-8, 0.03},
+		{[]string{"--train.optimizer=adagrad"}, []float64{0.9, 0.999}, 1e-10, 0.03},
+		{[]string{"--train.optimizer=adagrad", "--train.eps=1e-6"}, []float64{0.9, 0.999}, 1e-6, 0.03},
+		{[]string{"--train.schedule=onecycle"}, []float64{0.9, 0.999}, 1e-8, 0.3},
+		{[]string{"--train.schedule=onecycle", "--train.warmup=5"}, []float64{0.9, 0.999}, 1e-8, 5},
+	} {
+		c, err := Load("", append(k.args, "--model=m"))
+		require.NoError(t, err, k.args)
+		require.Equal(t, k.betas, c.Train.Betas, k.args)
+		require.Equal(t, k.eps, c.Train.Eps, k.args)
+		require.Equal(t, k.warm, c.Train.Warmup, k.args)
 	}
 }
 

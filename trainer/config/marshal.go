@@ -25,7 +25,8 @@ func (c Config) Marshal() ([]byte, error) {
 		if !ok {
 			section = &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 			sections[name] = section
-			root.Content = append(root.Content, plainNode("!!str", name), section)
+			parent := sections[sectionOf(name)] // of a nested section it is there already: its other keys come first
+			parent.Content = append(parent.Content, plainNode("!!str", name[strings.LastIndex(name, ".")+1:]), section)
 		}
 		leaf := f.key[strings.LastIndex(f.key, ".")+1:]
 		section.Content = append(section.Content, plainNode("!!str", leaf), n)
@@ -64,20 +65,24 @@ func checkNode(n *yaml.Node) error {
 }
 
 // Hash is the SHA-256, in hex, of what decides the result of a run. Left out are out, resume, device, eval, save,
-// train.memory and train.fit: they say where and how often, not what. Keys at their Go zero value are left out too, so that
-// a key added later, off by default, does not change the hash of older runs.
+// train.memory and train.fit: they say where and how often, not what; but with the schedule plateau, which reads the evaluations,
+// eval.every is hashed. Keys at their Go zero value, and keys added later at their default, are left out too, so that they do not
+// change the hash of older runs.
 //
 // Hashed are lines "key=value\n" in the order of Keys, the value in YAML flow form, after the line "config 1\n".
 func (c Config) Hash() (string, error) {
 	sum := sha256.New()
 	sum.Write([]byte("config 1\n"))
 	for _, f := range fields(&c) {
-		if f.silent || f.value.zero() {
+		if f.silent && !(f.key == "eval.every" && c.Train.Schedule == "plateau") || f.value.zero() {
 			continue
 		}
 		text, err := yaml.Marshal(f.value.node())
 		if err != nil {
 			return "", fmt.Errorf("hashing %s: %w", f.key, err)
+		}
+		if f.since != "" && strings.TrimSpace(string(text)) == f.since {
+			continue
 		}
 		fmt.Fprintf(sum, "%s=%s", f.key, text)
 	}

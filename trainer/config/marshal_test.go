@@ -37,11 +37,26 @@ func anyConfig(t *rapid.T) Config {
 	tr.LR, tr.Warmup = rapid.Float64Range(0, 10).Draw(t, "lr"), share.Draw(t, "warmup")
 	tr.Schedule, tr.Optimizer = of("schedule", schedules), of("optimizer", optimizers)
 	tr.Betas = rapid.SliceOfN(share, 2, 2).Draw(t, "betas")
+	tr.ScheduleArgs.MinLR, tr.ScheduleArgs.Decay = tr.LR*share.Draw(t, "floor"), rapid.Float64Range(0, 100).Draw(t, "decay")
+	tr.ScheduleArgs.DecayShape, tr.NoDecay = of("shape", shapes), of("no_decay", decayed)
+	tr.OptimizerArgs.Momentum, tr.OptimizerArgs.SkipZeros = share.Draw(t, "momentum"), rapid.Bool().Draw(t, "skip")
+	for range rapid.IntRange(0, 2).Draw(t, "groups") {
+		scale, decay := rapid.Float64Range(0, 10).Draw(t, "scale"), rapid.Float64Range(0, 1).Draw(t, "wd")
+		g := ParamGroup{Match: rapid.StringMatching(`[a-z.]{1,9}`).Draw(t, "match"), Bits: rapid.SampledFrom([]int{0, 8, 32}).Draw(t, "bits"), LRScale: &scale}
+		if rapid.Bool().Draw(t, "decays") {
+			g.WeightDecay = &decay
+		}
+		tr.Groups = append(tr.Groups, g)
+	}
+	tr.EMA, tr.Percentile = share.Draw(t, "ema"), rapid.IntRange(0, 99).Draw(t, "percentile")
 	tr.Eps = rapid.Float64Range(1e-300, 1).Draw(t, "eps")
 	tr.DType, tr.Param, tr.Checkpointing = of("dtype", dtypes), of("param", params), of("ckpt", checkpoints)
 	tr.Seed = rapid.Uint64().Draw(t, "seed")
 	tr.Memory, tr.Fit = of("memory", []string{"", "16GiB", "1 MB"}), rapid.Bool().Draw(t, "fit")
 	c.Eval.Every, c.Save.Every, c.Save.Keep = size.Draw(t, "eval"), size.Draw(t, "save"), size.Draw(t, "keep")
+	if tr.Schedule == "plateau" {
+		c.Eval.Every, c.Data.Val = 1+c.Eval.Every, 0.1
+	}
 	c.Device = of("device", []string{"auto", "cpu", "cuda:0", "cuda:0,1", "opencl"})
 	c.Out = text.Draw(t, "out")
 	c.Resume, c.Deterministic = rapid.Bool().Draw(t, "resume"), rapid.Bool().Draw(t, "det")
@@ -71,6 +86,49 @@ func TestLoadOfMarshalIsIdentity(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, h1, h2)
 	})
+}
+
+// TestNestedKeys reads keys two sections deep, from files and from flags, and says what is wrong with them.
+func TestNestedKeys(t *testing.T) {
+	file := "model: m\ntrain:\n  schedule: wsd\n  schedule_args: {decay: 0.2, decay_shape: sqrt}\n  groups:\n    - {match: norm, weight_decay: 0, bits: 32}\n"
+	c, err := Loader{}.Parse("run.yaml", []byte(file), []string{"--train.schedule_args.min_lr=1e-5", "--train.optimizer_args.nesterov",
+		"--train.optimizer_args.momentum", "0.9"})
+	require.NoError(t, err)
+	zero := 0.0
+	require.Equal(t, []ParamGroup{{Match: "norm", WeightDecay: &zero, Bits: 32}}, c.Train.Groups)
+	require.Equal(t, OptimizerArgs{Momentum: 0.9, Nesterov: true}, c.Train.OptimizerArgs)
+	s := c.Train.ScheduleArgs
+	require.Equal(t, []any{0.2, "sqrt", 1e-5, 1.0}, []any{s.Decay, s.DecayShape, s.MinLR, s.Power})
+	c, err = Loader{}.Parse("run.yaml", []byte("model: m\n"), []string{"--train.groups=[{match: a, lr_scale: 2}]"})
+	require.NoError(t, err)
+	require.Len(t, c.Train.Groups, 1)
+	for text, want := range map[string]string{
+		"train: {schedule_args: {powr: 2}}":             "run.yaml:1: train.schedule_args.powr: unknown key; did you mean train.schedule_args.power?",
+		"train: {min_lr: 2}":                            "did you mean train.schedule_args.min_lr?",
+		"train: {zzzzzzzzzz: 2}":                        "schedule_args, optimizer_args",
+		"train: {schedule_args: {qqqqqqqqqqqqq: 2}}":    "the keys of train.schedule_args are min_lr, cycles",
+		"train: {schedule_args: cosine}":                "expected a section",
+		"train: {schedule_args.power: 2}":               "write schedule_args: {power: …}",
+		"train.schedule_args.power: 2":                  "write train: {schedule_args: {power: …}}",
+		"train: {schedule_args: {power: 1, power: 2}}":  "twice",
+		"train: {schedule_arg: {power: 1}}":             "did you mean train.schedule_args?",
+		"train: {groups: [{match: a, lr: 2}]}":          "entry 1: unknown key \"lr\"",
+		"train: {groups: [{lr_scale: 2}]}":              "match is missing",
+		"train: {groups: [a]}":                          "expected {match",
+		"train: {groups: {match: a}}":                   "expected a list of {match",
+		"train: {groups: [{match: a, match: b}]}":       "given twice",
+		"train: {groups: [{match: a, lr_scale: fast}]}": "expected a finite number",
+		"train: {optimizer_args: {nesterov: 1}}":        "true or false",
+		"train: {schedule_args: {min_lr: 1}}":           "train.schedule_args.min_lr: is 1, above train.lr",
+	} {
+		_, err := Loader{}.Parse("run.yaml", []byte("model: m\n"+text+"\n"), nil)
+		if strings.HasPrefix(want, "run.yaml:1") {
+			want = strings.Replace(want, ":1", ":2", 1)
+		}
+		require.ErrorContains(t, err, want, text)
+	}
+	_, err = Load("", []string{"--train.schedule_args", "x"})
+	require.ErrorContains(t, err, "is a section")
 }
 
 func TestMarshalForm(t *testing.T) {
@@ -104,6 +162,18 @@ func TestHash(t *testing.T) {
 	got, err := same.Hash()
 	require.NoError(t, err)
 	require.Equal(t, base, got)
+	same = c // keys that came later, given or zero
+	same.Train.ScheduleArgs, same.Train.EMAEvery, same.Train.NoDecay = ScheduleArgs{}, 0, ""
+	got, err = same.Hash()
+	require.NoError(t, err)
+	require.Equal(t, base, got)
+	same.Train.Schedule, same.Eval.Every = "plateau", 5
+	got, err = same.Hash()
+	require.NoError(t, err)
+	same.Eval.Every = 6
+	other, err := same.Hash()
+	require.NoError(t, err)
+	require.NotEqual(t, got, other, "plateau follows the evaluations")
 	differs.Train.Seed = 2
 	got, err = differs.Hash()
 	require.NoError(t, err)

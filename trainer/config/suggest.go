@@ -29,15 +29,17 @@ var otherNames = map[string]string{
 
 // suggestKey returns "; did you mean train.lr?" for a mistyped key, else the keys of its section, else how to list all.
 func suggestKey(key string) string {
-	names := Keys()
-	if !strings.Contains(key, ".") {
-		names = append(sections(), names...)
-	}
+	names := append(sections(), Keys()...)
 	if best := closest(key, names); best != "" {
 		return "; did you mean " + best + "?"
 	}
 	section := sectionOf(key)
 	if keys := sectionKeys(section); section != "" && len(keys) > 0 {
+		for _, s := range sections() {
+			if sectionOf(s) == section {
+				keys = append(keys, s)
+			}
+		}
 		return "; the keys of " + section + " are " + leaves(keys)
 	}
 	return "; --print-config shows every key"

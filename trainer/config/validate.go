@@ -76,6 +76,8 @@ func (c Config) problems() []*ErrConfig {
 	k.adapter(c.Adapter)
 	k.data(c.Data)
 	k.training(c.Train)
+	k.schedule(c.Train)
+	k.updates(c.Train)
 	k.rest(c)
 	return k.found
 }
@@ -172,6 +174,72 @@ func (k *checker) training(t Train) {
 	}
 }
 
+// schedule checks what shapes the learning rate; the number of steps is not known yet.
+func (k *checker) schedule(t Train) {
+	const p = "train.schedule_args."
+	s := t.ScheduleArgs
+	k.from(p+"min_lr", s.MinLR, 0)
+	if s.MinLR > t.LR && t.LR >= 0 {
+		k.fail(p+"min_lr", "is %v, above train.lr %v: it is a rate, not a share of it", s.MinLR, t.LR)
+	}
+	k.whole(p+"cycles", s.Cycles, 0, 1<<16)
+	k.from(p+"cycle_mult", s.CycleMult, 0)
+	k.from(p+"power", s.Power, 0)
+	k.from(p+"timescale", s.Timescale, 0)
+	k.from(p+"decay", s.Decay, 0)
+	for _, v := range []struct {
+		name string
+		v    float64
+	}{{"start_div", s.StartDiv}, {"end_div", s.EndDiv}} {
+		if v.v != 0 {
+			k.from(p+v.name, v.v, 1)
+		}
+	}
+	k.share(p+"factor", s.Factor)
+	k.whole(p+"patience", s.Patience, 0, maxSteps)
+	k.whole(p+"cooldown", s.Cooldown, 0, maxSteps)
+	k.share(p+"threshold", s.Threshold)
+}
+
+// updates checks what happens to gradients and weights beside the optimizer's rule.
+func (k *checker) updates(t Train) {
+	k.from("train.clip_value", t.ClipValue, 0)
+	k.whole("train.percentile_clipping", t.Percentile, 0, 99)
+	k.from("train.adaptive_clip", t.AdaptiveClip, 0)
+	k.share("train.ema", t.EMA)
+	k.whole("train.ema_every", t.EMAEvery, 0, maxSteps)
+	for i, g := range t.Groups {
+		if _, err := regexp.Compile(g.Match); err != nil {
+			k.fail("train.groups", "entry %d: match is no regular expression: %v", i+1, err)
+		}
+		for _, v := range []struct {
+			name string
+			v    *float64
+		}{{"lr_scale", g.LRScale}, {"weight_decay", g.WeightDecay}} {
+			if v.v != nil && (!(*v.v >= 0) || math.IsInf(*v.v, 0)) {
+				k.fail("train.groups", "entry %d (%s): %s is %v, expected a finite number from 0", i+1, clip(g.Match), v.name, *v.v)
+			}
+		}
+		if g.Bits != 0 && g.Bits != 8 && g.Bits != 32 {
+			k.fail("train.groups", "entry %d (%s): bits is %d, expected 8 or 32", i+1, clip(g.Match), g.Bits)
+		}
+		if g.LRScale == nil && g.WeightDecay == nil && g.Bits == 0 {
+			k.fail("train.groups", "entry %d (%s) sets nothing: give it lr_scale, weight_decay or bits", i+1, clip(g.Match))
+		}
+	}
+	const p = "train.optimizer_args."
+	o := t.OptimizerArgs
+	for _, v := range []struct {
+		name string
+		v    float64
+	}{{"momentum", o.Momentum}, {"dampening", o.Dampening}, {"alpha", o.Alpha}, {"t_alpha", o.TAlpha}, {"t_beta3", o.TBeta3}} {
+		k.from(p+v.name, v.v, 0)
+	}
+	if math.IsNaN(o.MaxUnorm) || math.IsInf(o.MaxUnorm, 0) {
+		k.fail(p+"max_unorm", "is %v, expected a finite number; a negative one is no bound", o.MaxUnorm)
+	}
+}
+
 func (k *checker) betas(t Train) {
 	most, allowed := 2, "two values"
 	if strings.Contains(t.Optimizer, "ademamix") {
@@ -198,6 +266,9 @@ func (k *checker) rest(c Config) {
 		kind, _, _ := strings.Cut(c.Device, ":")
 		hint := didYouMean(alias(kind), []string{"auto", "cpu", "cuda", "opencl"}, "")
 		k.fail("device", "%q is not a device%s (a number follows a colon, as in cuda:0)", clip(c.Device), hint)
+	}
+	if c.Train.Schedule == "plateau" && (c.Eval.Every == 0 || c.Data.Val == 0) {
+		k.fail("train.schedule", "plateau follows the loss of held-out rows: set eval.every and data.val above 0")
 	}
 	if c.Resume && c.Out == "" {
 		k.fail("resume", "needs out: without it every run gets a new directory, and there is nothing to resume from")

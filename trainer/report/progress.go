@@ -17,6 +17,7 @@ const (
 	plainEvery  = 10 * time.Second
 	lineWidth   = 79
 	etaWindow   = 50 // steps over which the time of a step is averaged
+	plainLines  = 20 // least number of plain lines of a run, however short
 )
 
 // IsTerminal reports whether f is a character device, as a terminal is and a file or a pipe is not.
@@ -35,7 +36,7 @@ type ProgressOptions struct {
 }
 
 // Progress shows how a run goes: on a terminal one line redrawn in place at most ten times a second, else a line now and
-// then, and one for the first step, the last and each evaluation. It may be used from several goroutines. Errors of the output
+// then, and one for each twentieth of the run, the first step, the last and each evaluation. It may be used from several goroutines. Errors of the output
 // are ignored: a closed terminal does not stop a run.
 type Progress struct {
 	mu      sync.Mutex
@@ -77,10 +78,16 @@ func (p *Progress) Step(r Row) {
 	if p.o.Terminal {
 		every = redrawEvery
 	}
-	notable := p.steps == 1 || r.Step == p.o.Total || r.EvalLoss != nil && !p.o.Terminal
+	notable := p.steps == 1 || r.Step == p.o.Total || !p.o.Terminal && (r.EvalLoss != nil || p.entersPart(r.Step))
 	if notable || now.Sub(p.last) >= every {
 		p.show(now)
 	}
+}
+
+// entersPart reports whether a twentieth of the run ends with a step.
+func (p *Progress) entersPart(step int64) bool {
+	part := func(s int64) int64 { return s / max(p.o.Total/plainLines, 1) }
+	return p.o.Total > 0 && part(step) != part(step-1)
 }
 
 // Printf prints a line of its own above the live line.

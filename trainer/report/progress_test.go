@@ -39,7 +39,7 @@ func TestProgressPlain(t *testing.T) {
 	require.Contains(t, out.String(), "step 55/100  loss 2.5000  eval 1.5000")
 	require.True(t, strings.HasPrefix(lines[len(lines)-1], "step 100/100"))
 	require.NotContains(t, lines[len(lines)-1], "ETA")
-	require.Len(t, lines, 13)
+	require.Len(t, lines, 22, "each twentieth, the first step and a note")
 	require.NotContains(t, out.String(), "\r")
 }
 
