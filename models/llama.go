@@ -99,21 +99,30 @@ func (m *Llama) NewCache(batch, capacity int) *Cache {
 
 // Hidden returns the normalised activations before the head, (B, T, hidden) in the compute dtype.
 func (m *Llama) Hidden(in Inputs) graph.Value {
+	states := m.HiddenStates(in)
+	return states[len(states)-1]
+}
+
+// HiddenStates returns the activations (B, T, hidden) that enter each block, the first being the embedding, and last those of Hidden: one
+// more than the model has layers.
+func (m *Llama) HiddenStates(in Inputs) []graph.Value {
 	if !in.Tokens.Valid() {
-		return in.Tokens
+		return []graph.Value{in.Tokens}
 	}
 	g := in.Tokens.Graph()
 	defer g.Scope("model")()
 	ctx := layers.AttentionContext{DocStart: in.DocStart, Start: in.Start}
 	ctx.Cos, ctx.Sin = m.config.Rope.tables(in.Pos, m.config.HeadDim)
 	x := ops.Cast(m.Backbone.Embed.Forward(in.Tokens), m.policy.ComputeType())
+	var states []graph.Value
 	for i, b := range m.Backbone.Blocks {
 		if in.Cache != nil {
 			ctx.Cache = in.Cache.Layers[i]
 		}
+		states = append(states, x)
 		x = m.block(g, i, b, x, ctx, in)
 	}
-	return m.Backbone.Norm.Forward(x)
+	return append(states, m.Backbone.Norm.Forward(x))
 }
 
 func (m *Llama) block(g *graph.Graph, i int, b *Block, x graph.Value, ctx layers.AttentionContext, in Inputs) graph.Value {

@@ -34,31 +34,13 @@ func sameBits(t testing.TB, want, got []float32, what string) {
 	}
 }
 
-// mapByName builds a table from the name it has in the data: kind_sign[_totalN | _eXmY].
+// mapByName builds a table from the name it has in the data.
 func mapByName(name string) (values []float32, ok bool) {
-	kind, variant, _ := strings.Cut(name, "_")
-	sign, variant, _ := strings.Cut(variant, "_")
-	signed := sign == "signed"
-	var m [256]float32
-	var err error
-	switch kind {
-	case "nf4", "fp4":
-		s, _ := ParseScheme(kind)
+	if s, ok := ParseScheme(name); ok && s.FourBit() {
 		v := s.storedTable()
 		return v[:], true
-	case "dynamic":
-		total := 8
-		if n, ok := strings.CutPrefix(variant, "total"); ok {
-			total = int(n[0] - '0')
-		}
-		m, err = DynamicMap(signed, total-1, total)
-	case "linear":
-		m, err = LinearMap(signed, 8)
-	case "fp8":
-		m, err = FP8Map(signed, int(variant[1]-'0'), int(variant[3]-'0'))
-	default:
-		return nil, false
 	}
+	m, err := MapByName(name)
 	return m[:], err == nil
 }
 

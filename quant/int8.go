@@ -84,20 +84,34 @@ func QuantizeRow[E Real](codes []int8, src []E, threshold float32, mask []bool) 
 				}
 			}
 		default:
-			rowCodesNaive(c, x, r, threshold)
+			rowCodesNaive(c, x, stat, threshold)
 		}
 	}
 	return stat
 }
 
 // rowCodesNaive is the definition; it also serves rows with NaN, infinities, zeros or extreme statistics.
-func rowCodesNaive(codes []int8, x []float32, r, threshold float32) {
+func rowCodesNaive(codes []int8, x []float32, stat, threshold float32) {
+	r := float32(127 * Rcp(stat))
 	for i, v := range x {
 		codes[i] = 0
-		if q := scaled(v, r); q == q && (threshold <= 0 || abs32(v) < threshold) {
-			codes[i] = int8(math.RoundToEven(float64(q)))
+		if threshold <= 0 || abs32(v) < threshold {
+			codes[i] = rowCode(v, stat, r)
 		}
 	}
+}
+
+// rowCode is the code of v for r = 127/stat as the kernel computes it. Where that is 0 or infinite, which takes statistics that f16 does
+// not have, the quotient itself is rounded.
+func rowCode(v, stat, r float32) int8 {
+	q := float64(scaled(v, r))
+	if stat > 0 && (r == 0 || !finite(r)) {
+		q = 127 * float64(flush(v)) / float64(stat)
+	}
+	if stat == 0 || !finite(stat) || q != q {
+		return 0
+	}
+	return int8(math.RoundToEven(q))
 }
 
 // inlierBits is maxAbsBits of the elements below the threshold, NaN excepted; it marks the others in mask.

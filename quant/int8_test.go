@@ -174,8 +174,13 @@ func TestQuantizeRowEqualsNaive(t *testing.T) {
 			}
 		}
 		require.Equal(rt, top, stat)
-		rowCodesNaive(want, x, float32(127*Rcp(stat)), threshold)
+		rowCodesNaive(want, x, stat, threshold)
 		require.Equal(rt, want, codes)
+		for i, v := range x {
+			if q := float64(flush(v)) * 127 / float64(stat); !mask[i] && finite(stat) && q == q {
+				require.InDelta(rt, q, float64(codes[i]), 0.50002)
+			}
+		}
 	})
 }
 

@@ -4,7 +4,52 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
+
+// defaultMap is the name of DynamicSigned's map.
+const defaultMap = "dynamic_signed"
+
+// MapByName returns a map of 256 ascending values by the name kind_sign[_variant]: dynamic_signed, dynamic_unsigned, and with fewer bits
+// dynamic_signed_total4 to 7; linear_signed, linear_unsigned; fp8_signed_e4m3, fp8_unsigned_e5m3 and so on; normal (16 quantiles).
+func MapByName(name string) (values [256]float32, err error) {
+	kind, rest, _ := strings.Cut(name, "_")
+	sign, variant, _ := strings.Cut(rest, "_")
+	signed := sign == "signed"
+	unknown := fmt.Errorf("quant: unknown map %q: use dynamic_signed, dynamic_unsigned, linear_signed, linear_unsigned, fp8_signed_e4m3 "+
+		"(other splits too), dynamic_signed_total4 to 7, or normal", name)
+	var e, m, total int
+	switch {
+	case name == "normal":
+		return NormalMap(0.9677083, true)
+	case !signed && sign != "unsigned":
+		return values, unknown
+	case kind == "linear" && variant == "":
+		return LinearMap(signed, 8)
+	case kind == "dynamic" && variant == "":
+		return DynamicMap(signed, 7, 8)
+	case kind == "dynamic" && scanAll(variant, "total%d", &total):
+		return DynamicMap(signed, total-1, total)
+	case kind == "fp8" && scanAll(variant, "e%dm%d", &e, &m):
+		return FP8Map(signed, e, m)
+	}
+	return values, unknown
+}
+
+// scanAll is Sscanf of integers that accepts only what Sprintf would have written.
+func scanAll(text, format string, into ...*int) bool {
+	args, values := make([]any, len(into)), make([]any, len(into))
+	for i, p := range into {
+		args[i] = p
+	}
+	if n, _ := fmt.Sscanf(text, format, args...); n != len(into) {
+		return false
+	}
+	for i, p := range into {
+		values[i] = *p
+	}
+	return fmt.Sprintf(format, values...) == text
+}
 
 // DynamicMap returns the values of dynamic tree quantization (8-bit Approximations for Parallelism in Deep Learning, Dettmers 2015,
 // arXiv 1511.04561; block-wise in arXiv 2110.02861): decades of growing resolution below 1. The usual book has 7 exponent bits of 8

@@ -1,5 +1,8 @@
 // Package quant defines the numeric formats of bitsandbytes in pure Go: the NF4 and FP4 code tables, the 8-bit code books, blockwise
-// quantization in 4 and 8 bits, double quantization of the scales, and the tensors under which checkpoints store them.
+// quantization in 4 and 8 bits, double quantization of the scales, int8 rows and columns, and the tensors under which checkpoints store
+// them; and beside them general ones: integers of 2 to 8 bits with and without zero point, 8-bit floats, code books of 2 to 6 bits.
+//
+// A Format quantizes tensors; ParseFormat finds one by name. The result of each is a State, whose Validate holds the invariants of all.
 //
 // Files written by the CUDA library must load here and files written here must load there, so the results are those of its kernels
 // byte for byte: the decision thresholds are its constants, the scale is inverted by the same approximate reciprocal (Rcp), denormal
@@ -19,9 +22,10 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Scheme is a format of bitsandbytes for weights. The zero value is NF4.
+// Scheme says what codes mean. The zero value is NF4.
 type Scheme uint8
 
+// The schemes. A scale belongs to a block of elements; see State for how blocks are cut.
 const (
 	// NF4 holds 16 quantiles of the normal distribution, scaled to [-1, 1] (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, appendix E).
 	NF4 Scheme = iota
@@ -29,7 +33,22 @@ const (
 	FP4
 	// Int8 is a matrix of int8 with one absmax a row (LLM.int8(), Dettmers et al. 2022, arXiv 2208.07339).
 	Int8
+	// Blockwise8 is an index into a map of 256 values, times absmax (Dettmers et al. 2022, arXiv 2110.02861).
+	Blockwise8
+	// Affine is an integer of 2 to 8 bits, less a zero point, times a step.
+	Affine
+	// FP8E4M3 and FP8E5M2 are 8-bit floats (Float8) times a scale.
+	FP8E4M3
+	FP8E5M2
+	// KBit is an index into a table of 2 to 6 bits, times absmax.
+	KBit
+
+	numSchemes
 )
+
+var schemeNames = [numSchemes]string{
+	NF4: "nf4", FP4: "fp4", Int8: "int8", Blockwise8: "blockwise8", Affine: "affine", FP8E4M3: "fp8_e4m3", FP8E5M2: "fp8_e5m2", KBit: "kbit",
+}
 
 // Block sizes that the 4-bit formats accept. They must also be even, so that a block starts on a byte.
 const (
@@ -43,34 +62,27 @@ type Real interface {
 	float32 | tensor.Float16 | tensor.BFloat16
 }
 
-// String returns the name that checkpoints and configurations use: "nf4", "fp4" or "int8".
+// String returns the name of the scheme: for bitsandbytes' weights "nf4", "fp4" or "int8", as checkpoints and configurations have it.
 func (s Scheme) String() string {
-	switch s {
-	case NF4:
-		return "nf4"
-	case FP4:
-		return "fp4"
-	case Int8:
-		return "int8"
+	if s < numSchemes {
+		return schemeNames[s]
 	}
 	return fmt.Sprintf("Scheme(%d)", uint8(s))
 }
 
-// ParseScheme is the inverse of String; ok is false for an unknown name.
+// ParseScheme finds the scheme of bitsandbytes' weights by its name, nf4, fp4 or int8; ok is false for another name. ParseFormat knows
+// the names of all formats.
 func ParseScheme(name string) (s Scheme, ok bool) {
-	switch name {
-	case "nf4":
-		return NF4, true
-	case "fp4":
-		return FP4, true
-	case "int8":
-		return Int8, true
+	for s := range Blockwise8 {
+		if schemeNames[s] == name {
+			return s, true
+		}
 	}
 	return 0, false
 }
 
 // Valid reports whether s is a known scheme.
-func (s Scheme) Valid() bool { return s <= Int8 }
+func (s Scheme) Valid() bool { return s < numSchemes }
 
 // FourBit reports whether s stores 4-bit codes, two to a byte, with one scale a block: NF4 or FP4.
 func (s Scheme) FourBit() bool { return s <= FP4 }

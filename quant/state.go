@@ -6,29 +6,36 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Config says how to quantize a tensor to 4 bits. The zero value is NF4 in blocks of 64 with float32 scales.
-type Config struct {
-	Scheme    Scheme
-	Blocksize int  // elements per scale; 0 = DefaultBlocksize
-	Double    bool // store the scales in 8 bits
-	// Threshold is for layers of scheme Int8: activations of that magnitude and above stay unquantized. 0 = all are quantized.
-	Threshold float32
-	// Parallel runs f over parts of [0, n) that together cover it, possibly at the same time; nil runs f(0, n).
-	Parallel func(n int, f func(lo, hi int))
-}
-
-// State is a tensor quantized to 4 bits. Its scales are either Absmax or, with double quantization, AbsmaxU8, NestedAbsmax,
-// NestedOffset and NestedMap.
+// State is a quantized tensor of any scheme.
+//
+// Elements are numbered flat in row-major order, n in all. Blocks, one scale each, are cut from that order every Blocksize elements, or
+// with ByRow from each row (the last axis) alone, so that none spans two rows; a last block may be short. One block for the whole tensor
+// has Blocksize n, one for each row ByRow and the row's length.
+//
+// The value of an element is, with its code c, the scale a of its block, and values of the scheme v:
+//
+//	NF4, FP4, Blockwise8, KBit, FP8…   v[c]·a
+//	Int8                               int8(c)·a·Int8RowScale
+//	Affine                             (c − zero)·a, zero being the block's code of Zeros, or 2^(Bits-1) where there are none
+//
+// in float32, each operation rounded, then rounded once to the type wanted. The scales are either Absmax or, with double quantization,
+// AbsmaxU8, NestedAbsmax, NestedOffset and NestedMap.
 type State struct {
 	Scheme    Scheme
+	Bits      int          // of a code, for Affine and KBit; 0 for the others, whose scheme says it
 	Blocksize int          // elements per scale
+	ByRow     bool         // no block spans two rows
 	Shape     tensor.Shape // of the original tensor
 	DType     tensor.DType // of the original tensor: F32, F16 or BF16
-	// Storage is the element type under which a checkpoint shows the code bytes: U8 (or Invalid, the same), F16, BF16 or F32.
+	// Storage is the element type under which a checkpoint shows 4-bit code bytes: U8 (or Invalid, the same), F16, BF16 or F32.
 	Storage tensor.DType
-	Codes   []byte // PackedSize(Shape.Size()) bytes, first element in the high nibble
+	// Codes holds the codes of all elements without gaps. NF4 and FP4 put the first of two into the high nibble; the others are packed
+	// as by PackCodes; codes of 8 bits are one a byte, those of Int8 in two's complement.
+	Codes []byte
 
 	Absmax []float32 // one per block; nil with double quantization
+	Zeros  []uint8   // Affine with zero points: one code per block; else nil
+	Map    []float32 // values of Blockwise8 (256) or KBit (2^Bits) codes, ascending; nil = DynamicSigned's or NormalLevels(Bits)
 
 	AbsmaxU8        []byte        // one code per block; nil without double quantization
 	NestedAbsmax    []float32     // one per NestedBlocksize blocks
@@ -37,92 +44,118 @@ type State struct {
 	NestedMap       *[256]float32 // values of AbsmaxU8; nil = those of DynamicSigned
 }
 
-// Quantize quantizes a tensor of F32, F16 or BF16. A tensor that holds NaN or an infinity is refused: one such element would spoil its
-// whole block.
-func Quantize(t *tensor.Tensor, cfg Config) (*State, error) {
-	if t == nil {
-		return nil, fmt.Errorf("quant: no tensor to quantize")
-	}
-	if cfg.Blocksize == 0 {
-		cfg.Blocksize = DefaultBlocksize
-	}
-	n := t.Shape().Size()
-	s := &State{Scheme: cfg.Scheme, Blocksize: cfg.Blocksize, Shape: t.Shape(), DType: t.DType(), Storage: tensor.U8}
-	if err := s.checkHeader(); err != nil {
-		return nil, err
-	}
-	s.Codes = tensor.AlignedBytes(PackedSize(n))
-	s.Absmax = make([]float32, Blocks(n, cfg.Blocksize))
-	if err := s.quantizeAll(t, cfg); err != nil {
-		return nil, err
-	}
-	if !cfg.Double {
-		return s, nil
-	}
-	s.AbsmaxU8 = make([]byte, len(s.Absmax))
-	s.NestedAbsmax = make([]float32, Blocks(len(s.Absmax), StateBlocksize))
-	s.NestedBlocksize = StateBlocksize
-	var err error
-	if s.NestedOffset, err = QuantizeScales(s.AbsmaxU8, s.NestedAbsmax, s.Absmax); err != nil {
-		return nil, err
-	}
-	s.Absmax = nil
-	return s, nil
-}
-
-func (s *State) quantizeAll(t *tensor.Tensor, cfg Config) error {
-	run := cfg.Parallel
-	if run == nil {
-		run = func(n int, f func(lo, hi int)) { f(0, n) }
-	}
-	blocks := len(s.Absmax)
-	bad := make([]bool, blocks)
-	run(blocks, func(lo, hi int) {
-		switch s.DType {
-		case tensor.F32:
-			quantizeBlocks4(s.Codes, s.Absmax, tensor.Data[float32](t), s.Blocksize, s.Scheme, lo, hi, bad)
-		case tensor.F16:
-			quantizeBlocks4(s.Codes, s.Absmax, tensor.Data[tensor.Float16](t), s.Blocksize, s.Scheme, lo, hi, bad)
-		case tensor.BF16:
-			quantizeBlocks4(s.Codes, s.Absmax, tensor.Data[tensor.BFloat16](t), s.Blocksize, s.Scheme, lo, hi, bad)
-		}
-	})
-	for b, is := range bad {
-		if is {
-			return fmt.Errorf("quant: elements %d to %d of %v hold NaN or infinity: repair the weights or keep this tensor unquantized",
-				b*s.Blocksize, min((b+1)*s.Blocksize, t.Shape().Size())-1, t.Type())
-		}
-	}
-	return nil
-}
-
 // Nested reports whether the scales are quantized too.
 func (s *State) Nested() bool { return s.AbsmaxU8 != nil }
+
+// Type is the type of the tensor that the state stands for.
+func (s *State) Type() tensor.Type { return tensor.Type{DType: s.DType, Shape: s.Shape} }
 
 // Size is the number of elements.
 func (s *State) Size() int { return s.Shape.Size() }
 
-// Blocks is the number of scales.
-func (s *State) Blocks() int { return Blocks(s.Size(), s.Blocksize) }
-
-// Bytes is the memory of codes and scales, without the fixed tables.
-func (s *State) Bytes() int64 {
-	return int64(len(s.Codes)) + 4*int64(len(s.Absmax)) + int64(len(s.AbsmaxU8)) + 4*int64(len(s.NestedAbsmax))
+// CodeBits is the width of a code.
+func (s *State) CodeBits() int {
+	switch s.Scheme {
+	case NF4, FP4:
+		return 4
+	case Affine, KBit:
+		return s.Bits
+	}
+	return 8
 }
 
-// Validate reports the first inconsistency between the fields.
+// rows and the length of each, as blocks see them: one row holds everything where blocks may span rows.
+func (s *State) rows() (rows, length int) {
+	n := s.Size()
+	if !s.ByRow || s.Shape.Rank() == 0 {
+		return 1, n
+	}
+	length = s.Shape.Dim(-1)
+	if length == 0 {
+		return 1, 0
+	}
+	return n / length, length
+}
+
+// Blocks is the number of scales.
+func (s *State) Blocks() int {
+	rows, length := s.rows()
+	return rows * Blocks(length, s.Blocksize)
+}
+
+// Block is the block of element i.
+func (s *State) Block(i int) int {
+	if !s.ByRow {
+		return i / s.Blocksize
+	}
+	_, length := s.rows()
+	return i/length*Blocks(length, s.Blocksize) + i%length/s.Blocksize
+}
+
+// Span is the range of elements [lo, hi) of block b.
+func (s *State) Span(b int) (lo, hi int) {
+	if !s.ByRow {
+		lo = b * s.Blocksize
+		return lo, lo + min(s.Blocksize, s.Size()-lo)
+	}
+	_, length := s.rows()
+	per := Blocks(length, s.Blocksize)
+	if per == 0 {
+		return 0, 0
+	}
+	first, in := b/per*length, b%per*s.Blocksize
+	return first + in, first + in + min(s.Blocksize, length-in)
+}
+
+// Bytes is the memory of codes, scales and zero points, without tables of values.
+func (s *State) Bytes() int64 {
+	return int64(len(s.Codes)) + 4*int64(len(s.Absmax)) + int64(len(s.AbsmaxU8)) + 4*int64(len(s.NestedAbsmax)) + int64(len(s.Zeros))
+}
+
+// Validate reports the first inconsistency between the fields. A valid state can be dequantized, converted and stored.
 func (s *State) Validate() error {
+	if s == nil {
+		return fmt.Errorf("quant: no quantized state")
+	}
 	if err := s.checkHeader(); err != nil {
 		return err
 	}
 	n, blocks := s.Size(), s.Blocks()
-	if len(s.Codes) != PackedSize(n) {
-		return fmt.Errorf("quant: %v needs %d bytes of 4-bit codes, got %d", s.Shape, PackedSize(n), len(s.Codes))
+	if want := s.codesSize(); len(s.Codes) != want {
+		return fmt.Errorf("quant: %v needs %d bytes of %d-bit codes, got %d", s.Shape, want, s.CodeBits(), len(s.Codes))
 	}
+	if s.Zeros != nil && len(s.Zeros) != blocks {
+		return fmt.Errorf("quant: %v in blocks of %d needs %d zero points, got %d", s.Shape, s.Blocksize, blocks, len(s.Zeros))
+	}
+	for b, z := range s.Zeros {
+		if int(z) >= 1<<s.Bits {
+			return fmt.Errorf("quant: the zero point of block %d is %d: must be below %d for codes of %d bits", b, z, 1<<s.Bits, s.Bits)
+		}
+	}
+	if err := s.checkScales(blocks); err != nil {
+		return err
+	}
+	return s.checkSpare(n)
+}
+
+func (s *State) codesSize() int {
+	n := s.Size()
+	if s.Scheme.FourBit() {
+		return PackedSize(n)
+	}
+	return codeBytes(n, s.CodeBits())
+}
+
+func (s *State) checkScales(blocks int) error {
 	if !s.Nested() {
 		if len(s.Absmax) != blocks || s.NestedAbsmax != nil {
 			return fmt.Errorf("quant: %v in blocks of %d needs %d scales and none of second level, got %d and %d",
 				s.Shape, s.Blocksize, blocks, len(s.Absmax), len(s.NestedAbsmax))
+		}
+		for b, a := range s.Absmax {
+			if !(a >= 0) && s.Scheme >= Blockwise8 {
+				return fmt.Errorf("quant: the scale of block %d is %v: must not be negative", b, a)
+			}
 		}
 		return nil
 	}
@@ -136,12 +169,19 @@ func (s *State) Validate() error {
 	return nil
 }
 
-func (s *State) checkHeader() error {
-	if !s.Scheme.FourBit() {
-		return fmt.Errorf("quant: %v is not a 4-bit scheme: use NF4 or FP4", s.Scheme)
+// checkSpare refuses set bits behind the last code of a packed stream: they would not survive repacking. NF4 and FP4 have the code of
+// zero in a spare nibble, which nobody reads.
+func (s *State) checkSpare(n int) error {
+	if spare := n % 8 * s.CodeBits() % 8; !s.Scheme.FourBit() && spare != 0 && s.Codes[len(s.Codes)-1]>>spare != 0 {
+		return fmt.Errorf("quant: bits behind the last of %d codes of %d bits are set: the codes were packed differently", n, s.CodeBits())
 	}
-	if err := checkBlocksize(s.Blocksize); err != nil {
-		return err
+	return nil
+}
+
+// checkHeader checks all but the arrays of codes and scales.
+func (s *State) checkHeader() error {
+	if !s.Scheme.Valid() {
+		return fmt.Errorf("quant: unknown scheme %v: the schemes are nf4, fp4, int8, blockwise8, affine, fp8_e4m3, fp8_e5m2 and kbit", s.Scheme)
 	}
 	if !s.Shape.Valid() {
 		return fmt.Errorf("quant: invalid shape %v", s.Shape)
@@ -151,6 +191,69 @@ func (s *State) checkHeader() error {
 	}
 	if s.NestedBlocksize < 0 {
 		return fmt.Errorf("quant: second-level blocksize %d: must be positive", s.NestedBlocksize)
+	}
+	if s.NestedMap != nil {
+		if err := checkLevels(s.NestedMap[:], 256); err != nil {
+			return fmt.Errorf("%w (values of second-level scales)", err)
+		}
+	}
+	return s.checkScheme()
+}
+
+// checkScheme checks what a scheme asks of the other fields.
+func (s *State) checkScheme() error {
+	lowest, highest := 0, 0
+	switch s.Scheme {
+	case Affine:
+		lowest, highest = 2, 8
+	case KBit:
+		lowest, highest = 2, 6
+	}
+	switch {
+	case s.Bits < lowest || s.Bits > highest:
+		return fmt.Errorf("quant: %v of %d bits: use %d to %d", s.Scheme, s.Bits, lowest, highest)
+	case s.Zeros != nil && s.Scheme != Affine:
+		return fmt.Errorf("quant: %v has no zero points", s.Scheme)
+	case s.Nested() && (s.Scheme == Int8 || s.Scheme == Affine || s.Scheme == FP8E4M3 || s.Scheme == FP8E5M2):
+		return fmt.Errorf("quant: the scales of %v are not quantized again", s.Scheme)
+	case s.Map != nil && s.Scheme != Blockwise8 && s.Scheme != KBit:
+		return fmt.Errorf("quant: %v has its own table of values", s.Scheme)
+	}
+	if s.Map != nil {
+		if err := checkLevels(s.Map, 1<<s.CodeBits()); err != nil {
+			return err
+		}
+	}
+	switch s.Scheme {
+	case NF4, FP4:
+		if s.ByRow {
+			return fmt.Errorf("quant: blocks of %v are cut from the flat order, not from rows", s.Scheme)
+		}
+		return checkBlocksize(s.Blocksize)
+	case Int8:
+		if s.Shape.Rank() == 0 || !s.ByRow || s.Blocksize != max(s.Shape.Dim(-1), 1) {
+			return fmt.Errorf("quant: int8 has one scale a row: %v needs ByRow and blocksize %d, got %v and %d", s.Shape,
+				max(s.Shape.Dim(-1), 1), s.ByRow, s.Blocksize)
+		}
+	}
+	if s.Blocksize < 1 {
+		return fmt.Errorf("quant: blocksize %d: must be at least 1", s.Blocksize)
+	}
+	return nil
+}
+
+// checkLevels checks a table of code values.
+func checkLevels(values []float32, want int) error {
+	if len(values) != want {
+		return fmt.Errorf("quant: a table of %d values for %d codes", len(values), want)
+	}
+	for i, v := range values {
+		if !finite(v) {
+			return fmt.Errorf("quant: the value of code %d is %v: all must be finite", i, v)
+		}
+		if i > 0 && v < values[i-1] {
+			return fmt.Errorf("quant: the value of code %d is below that of code %d: sort the table", i, i-1)
+		}
 	}
 	return nil
 }
@@ -181,53 +284,61 @@ func (s *State) Scales(dst []float32, lo, hi int) error {
 	return nil
 }
 
-// Dequantize returns the whole tensor in another element type (F32, F16, BF16; Invalid = the original's).
-func (s *State) Dequantize(d tensor.DType) (*tensor.Tensor, error) {
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	if d == tensor.Invalid {
-		d = s.DType
-	}
-	out := tensor.New(tensor.Type{DType: d, Shape: s.Shape})
-	var err error
-	switch d {
-	case tensor.F32:
-		err = DequantizeRange(s, tensor.Data[float32](out), 0, s.Size())
-	case tensor.F16:
-		err = DequantizeRange(s, tensor.Data[tensor.Float16](out), 0, s.Size())
-	case tensor.BF16:
-		err = DequantizeRange(s, tensor.Data[tensor.BFloat16](out), 0, s.Size())
-	default:
-		err = fmt.Errorf("quant: cannot dequantize to %v: use f32, f16 or bf16", d)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
+// nest quantizes the scales.
+func (s *State) nest() (err error) {
+	s.AbsmaxU8 = make([]byte, len(s.Absmax))
+	s.NestedAbsmax = make([]float32, Blocks(len(s.Absmax), StateBlocksize))
+	s.NestedBlocksize = StateBlocksize
+	s.NestedOffset, err = QuantizeScales(s.AbsmaxU8, s.NestedAbsmax, s.Absmax)
+	s.Absmax = nil
+	return err
 }
 
-// DequantizeRange writes elements lo to hi-1, flat and row-major, to dst[:hi-lo]. It allocates nothing, so callers may split a tensor
-// anywhere and fill the parts in parallel. s must be valid.
-func DequantizeRange[E Real](s *State, dst []E, lo, hi int) error {
-	if lo < 0 || hi < lo || hi > s.Size() || len(dst) < hi-lo {
-		return fmt.Errorf("quant: range [%d, %d) does not fit %v and %d elements of output", lo, hi, s.Shape, len(dst))
+// zero is the zero point of block b as a number.
+func (s *State) zero(b int) float32 {
+	switch {
+	case s.Zeros != nil:
+		return float32(s.Zeros[b])
+	case s.Scheme == Affine:
+		return float32(int(1) << (s.Bits - 1))
 	}
-	if err := check4(len(s.Codes), s.Blocks(), hi, s.Blocksize, s.Scheme); err != nil {
-		return err
+	return 0
+}
+
+// levels returns the value of each code; it allocates nothing after the first call.
+func (s *State) levels() []float32 {
+	switch s.Scheme {
+	case NF4, FP4:
+		return schemeValues[s.Scheme][:]
+	case Int8:
+		return int8Levels[:]
+	case Affine:
+		return affineLevels[:]
+	case FP8E4M3:
+		return E4M3.table()[:]
+	case FP8E5M2:
+		return E5M2.table()[:]
 	}
-	var scales [64]float32
-	for lo < hi {
-		first := lo / s.Blocksize
-		last := min(first+len(scales), Blocks(hi, s.Blocksize))
-		if err := s.Scales(scales[:], first, last); err != nil {
-			return err
-		}
-		for b := first; b < last; b++ {
-			end := min((b+1)*s.Blocksize, hi)
-			dequantizeBlock4(dst[:end-lo], s.Codes, scales[b-first], lo, s.Scheme)
-			dst, lo = dst[end-lo:], end
-		}
+	switch {
+	case s.Map != nil:
+		return s.Map
+	case s.Scheme == KBit:
+		return normalLevels(s.Bits)
 	}
-	return nil
+	return DynamicSigned().values[:]
+}
+
+var int8Levels, affineLevels = func() (signed, plain [256]float32) {
+	for i := range plain {
+		signed[i], plain[i] = float32(int8(i)), float32(i)
+	}
+	return signed, plain
+}()
+
+// post is a last factor of every value.
+func (s *State) post() float32 {
+	if s.Scheme == Int8 {
+		return Int8RowScale
+	}
+	return 1
 }

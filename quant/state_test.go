@@ -81,7 +81,7 @@ func TestDequantizeRangeOfState(t *testing.T) {
 func TestQuantizeRefuses(t *testing.T) {
 	x := randomTensor(t, tensor.F32, 8, 8)
 	for name, cfg := range map[string]Config{
-		"blocksize": {Blocksize: 33}, "int8": {Scheme: Int8}, "small": {Blocksize: 16}, "large": {Blocksize: 8192}, "negative": {Blocksize: -64}, "scheme": {Scheme: 9},
+		"blocksize": {Blocksize: 33}, "affine": {Scheme: Affine}, "int8 blocks": {Scheme: Int8, Blocksize: 64}, "threshold": {Threshold: 6}, "small": {Blocksize: 16}, "large": {Blocksize: 8192}, "negative": {Blocksize: -64}, "scheme": {Scheme: 9},
 	} {
 		_, err := Quantize(x, cfg)
 		require.ErrorContains(t, err, "quant: ", name)
@@ -198,8 +198,9 @@ func TestSchemeNames(t *testing.T) {
 	require.ErrorContains(t, Quantize4(make([]byte, 1), make([]float32, 1), []float32{1}, 64, Int8), "int8 is not a 4-bit scheme")
 	_, ok := ParseScheme("int4")
 	require.False(t, ok)
-	require.True(t, strings.Contains(Scheme(7).String(), "7"))
-	require.Empty(t, Scheme(7).Thresholds())
+	require.True(t, strings.Contains(Scheme(99).String(), "99"))
+	require.False(t, Scheme(99).Valid())
+	require.Empty(t, Affine.Thresholds())
 }
 
 // A block of zeros: the plain quantizer gives code 0; the signed one steps back over the wrap, and both are worth 0.

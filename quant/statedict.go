@@ -41,6 +41,9 @@ func (s *State) StateDict(name string) (map[string]*tensor.Tensor, error) {
 	if err := s.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	if !s.Scheme.FourBit() {
+		return nil, fmt.Errorf("quant: %s: bitsandbytes has no state dict of %v", name, s.Scheme)
+	}
 	storage := s.Storage
 	if storage == tensor.Invalid {
 		storage = tensor.U8

@@ -15,12 +15,13 @@ func buildGather(d *Device, op ops.GatherRows, s device.Spec) (*Kernel, error) {
 	outer, inner := around(s.In[0].Shape, int(op.Axis))
 	n, m := s.In[0].Dim(int(op.Axis)), s.In[1].Size()
 	row := inner * s.In[0].DType.Size()
+	wide := s.In[1].DType == tensor.I64
 	return &Kernel{Run: func(c *Call) error {
-		idx := tensor.View[int32](c.In[1])
+		idx := indexOf(c.In[1], wide)
 		return d.ranges(outer*m, max(shapeGrain/max(row, 1), 1), func(lo, hi int) {
 			for k := lo; k < hi; k++ {
 				dst := c.Out[0][k*row : (k+1)*row]
-				if i := int(idx[k%m]); i >= 0 && i < n {
+				if i := idx.at(k % m); i >= 0 && i < n {
 					copy(dst, c.In[0][(k/m*n+i)*row:])
 				} else {
 					clear(dst)
@@ -29,6 +30,28 @@ func buildGather(d *Device, op ops.GatherRows, s device.Spec) (*Kernel, error) {
 		})
 	}}, nil
 }
+
+// index reads i32 or i64 indices.
+type index struct {
+	narrow []int32
+	wide   []int64
+}
+
+func indexOf(b []byte, wide bool) index {
+	if wide {
+		return index{wide: tensor.View[int64](b)}
+	}
+	return index{narrow: tensor.View[int32](b)}
+}
+
+func (x index) at(i int) int {
+	if x.wide != nil {
+		return int(x.wide[i])
+	}
+	return int(x.narrow[i])
+}
+
+func (x index) len() int { return len(x.narrow) + len(x.wide) }
 
 // buildScatterAdd adds rows in index order. Work is cut over the columns of a row, so every element sees the same order of
 // additions whatever the number of threads.
@@ -41,11 +64,12 @@ func buildScatterAdd(d *Device, op ops.ScatterAddRows, s device.Spec) (*Kernel, 
 		k.ScratchBytes = int64(s.Out[0].Size()) * 4
 	}
 	add := scatterAdder(s.Out[0].DType)
-	k.Run = func(c *Call) error { return add(d, sc, s.Out[0].DType, c, tensor.View[int32](c.In[1])) }
+	wide := s.In[1].DType == tensor.I64
+	k.Run = func(c *Call) error { return add(d, sc, s.Out[0].DType, c, indexOf(c.In[1], wide)) }
 	return k, nil
 }
 
-type scatterFunc func(d *Device, sc scatter, dt tensor.DType, c *Call, idx []int32) error
+type scatterFunc func(d *Device, sc scatter, dt tensor.DType, c *Call, idx index) error
 
 func scatterAdder(dt tensor.DType) scatterFunc {
 	switch dt {
@@ -67,18 +91,19 @@ func scatterAdder(dt tensor.DType) scatterFunc {
 
 type scatter struct{ outer, inner, n, m int }
 
-func scatterInto[E float32 | float64 | uint8 | uint16 | uint32 | uint64](d *Device, sc scatter, _ tensor.DType, c *Call, idx []int32) error {
+func scatterInto[E float32 | float64 | uint8 | uint16 | uint32 | uint64](d *Device, sc scatter, _ tensor.DType, c *Call, idx index) error {
 	dst, u := tensor.View[E](c.Out[0]), tensor.View[E](c.In[0])
 	return d.ranges(sc.inner, max(shapeGrain/max(sc.m*sc.outer, 1), 16), func(lo, hi int) {
 		for o := range sc.outer {
 			for r := range sc.n {
 				clear(dst[(o*sc.n+r)*sc.inner+lo : (o*sc.n+r)*sc.inner+hi])
 			}
-			for k, i := range idx {
-				if i < 0 || int(i) >= sc.n {
+			for k := range idx.len() {
+				i := idx.at(k)
+				if i < 0 || i >= sc.n {
 					continue
 				}
-				to := dst[(o*sc.n+int(i))*sc.inner:]
+				to := dst[(o*sc.n+i)*sc.inner:]
 				from := u[(o*sc.m+k)*sc.inner:]
 				for j := lo; j < hi; j++ {
 					to[j] += from[j]
@@ -88,19 +113,20 @@ func scatterInto[E float32 | float64 | uint8 | uint16 | uint32 | uint64](d *Devi
 	})
 }
 
-func scatterHalf(d *Device, sc scatter, dt tensor.DType, c *Call, idx []int32) error {
+func scatterHalf(d *Device, sc scatter, dt tensor.DType, c *Call, idx index) error {
 	acc := tensor.View[float32](c.Scratch)
 	return d.ranges(sc.inner, max(shapeGrain/max(sc.m*sc.outer, 1), 16), func(lo, hi int) {
 		for o := range sc.outer {
 			for r := range sc.n {
 				clear(acc[(o*sc.n+r)*sc.inner+lo : (o*sc.n+r)*sc.inner+hi])
 			}
-			for k, i := range idx {
-				if i < 0 || int(i) >= sc.n {
+			for k := range idx.len() {
+				i := idx.at(k)
+				if i < 0 || i >= sc.n {
 					continue
 				}
 				for j := lo; j < hi; j++ {
-					acc[(o*sc.n+int(i))*sc.inner+j] += load32(dt, c.In[0], (o*sc.m+k)*sc.inner+j)
+					acc[(o*sc.n+i)*sc.inner+j] += load32(dt, c.In[0], (o*sc.m+k)*sc.inner+j)
 				}
 			}
 			for r := range sc.n {

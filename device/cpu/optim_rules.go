@@ -26,24 +26,26 @@ func newStepFactors(h ops.Hyper, step float64) stepFactors {
 	f := stepFactors{rule: h.Rule, eps: float32(h.Eps), moments: len(h.Moments()), nesterov: h.Nesterov, scale: 1}
 	f.b1, f.b2, f.b3 = float32(h.Beta1), float32(h.Beta2), float32(h.Beta3)
 	f.n1, f.n2, f.n3 = 1-f.b1, 1-f.b2, 1-f.b3
-	beta1, beta2 := float64(f.b1), float64(f.b2)
-	if h.Rule == ops.AdamTorch {
-		beta1, beta2 = h.Beta1, h.Beta2
-		f.n1, f.n2 = float32(1-beta1), float32(1-beta2)
-	}
-	c1, c2 := 1-math.Pow(beta1, step), math.Sqrt(1-math.Pow(beta2, step))
-	f.c1, f.c2 = float32(c1), float32(c2)
 	switch h.Rule {
 	case ops.Adam:
-		f.eps, f.scale = float32(f.eps*f.c2), c2/c1
+		f.correct(step)
+		f.eps, f.scale = float32(f.eps*f.c2), float64(f.c2)/float64(f.c1)
 	case ops.AdamTorch:
-		f.scale = 1 / c1
+		f.n1, f.n2 = float32(1-h.Beta1), float32(1-h.Beta2)
+		c1, c2 := 1-math.Pow(h.Beta1, step), math.Sqrt(1-math.Pow(h.Beta2, step))
+		f.c1, f.c2, f.scale = float32(c1), float32(c2), 1/c1
 	case ops.AdEMAMix:
+		f.correct(step)
 		f.schedule(h, step)
 	case ops.Momentum:
 		f.first, f.n1 = step <= 1, float32(1-h.Dampening)
 	}
 	return f
+}
+
+// correct sets the bias corrections to those of bitsandbytes' kernels.
+func (f *stepFactors) correct(step float64) {
+	f.c1, f.c2 = 1-ops.BetaPower(f.b1, step), sqrt32(1-ops.BetaPower(f.b2, step))
 }
 
 // schedule sets AdEMAMix's alpha and beta3 at a step.

@@ -64,6 +64,9 @@ func buildReduce(d *Device, op ops.Reduce, s device.Spec) (*Kernel, error) {
 	if op.Kind == ops.RedSum && s.In[0].DType == tensor.F32 && r.outputs >= wideSum && op.Axes&(op.Axes+1) == 0 && op.Axes != 0 {
 		return &Kernel{Label: "reduce_sum_columns", Run: func(c *Call) error { return sumColumns(d, r, c) }}, nil
 	}
+	if !s.In[0].DType.IsFloat() {
+		return reduceInts(d, op.Kind, r, offs, s), nil
+	}
 	f := foldFor(op.Kind)
 	k := &Kernel{}
 	if op.Kind == ops.RedSum && r.outputs < wideSum && r.inputs >= 2*sumChunk {
@@ -178,15 +181,22 @@ func foldFor(k ops.Reduction) fold {
 			return p
 		}
 	case ops.RedArgMax:
-		return foldArgMax
+		return func(s segment, lo, hi int) float64 {
+			return foldArg(s, lo, hi, func(x, best float64) bool { return x > best })
+		}
+	case ops.RedArgMin:
+		return func(s segment, lo, hi int) float64 {
+			return foldArg(s, lo, hi, func(x, best float64) bool { return x < best })
+		}
 	}
 	return foldSum
 }
 
-func foldArgMax(s segment, lo, hi int) float64 {
-	best, at := math.Inf(-1), lo
-	for i := lo; i < hi; i++ {
-		if x := s.at(i); x > best {
+// foldArg is the position of the first element that no other beats; the first NaN beats all.
+func foldArg(s segment, lo, hi int, beats func(x, best float64) bool) float64 {
+	best, at := s.at(lo), lo
+	for i := lo; i < hi && best == best; i++ {
+		if x := s.at(i); x != x || beats(x, best) {
 			best, at = x, i
 		}
 	}

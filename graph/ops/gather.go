@@ -7,7 +7,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// GatherRows picks entries of x along Axis by i32 indices: with x (a..., N, b...) and idx (i...), the result is
+// GatherRows picks entries of x along Axis by i32 or i64 indices: with x (a..., N, b...) and idx (i...), the result is
 // (a..., i..., b...). An index outside [0, N) gives zeros.
 type GatherRows struct{ Axis int8 }
 
@@ -22,8 +22,8 @@ func (o GatherRows) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, err
 	}
 	x, idx := in[0], in[1]
-	if idx.DType != tensor.I32 {
-		return nil, fmt.Errorf("the indices must be i32, got %v; cast them", idx.DType)
+	if err := indices(idx); err != nil {
+		return nil, err
 	}
 	if o.Axis < 0 || int(o.Axis) >= x.Rank() || x.Rank()-1+idx.Rank() > tensor.MaxRank {
 		return nil, fmt.Errorf("cannot index axis %d of rank %d by rank %d", o.Axis, x.Rank(), idx.Rank())
@@ -34,13 +34,21 @@ func (o GatherRows) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	return []tensor.Type{tensor.T(x.DType, dims...)}, nil
 }
 
+// indices refuses what is no index.
+func indices(t tensor.Type) error {
+	if t.DType != tensor.I32 && t.DType != tensor.I64 {
+		return fmt.Errorf("the indices must be i32 or i64, got %v; cast them", t.DType)
+	}
+	return nil
+}
+
 // VJP implements graph.Differentiable.
 func (o GatherRows) VJP(n *graph.Node, gy []Value, _ []bool) []Value {
 	size := int64(n.In[0].Dim(int(o.Axis)))
 	return []Value{one(ScatterAddRows{o.Axis, size}, gy[0], n.In[1]), {}}
 }
 
-// Gather picks entries of x along an axis by i32 indices.
+// Gather picks entries of x along an axis by i32 or i64 indices.
 func Gather(x Value, axis int, idx Value) Value {
 	a, ok := axisOf("gather", x, axis)
 	if !ok {
@@ -49,11 +57,11 @@ func Gather(x Value, axis int, idx Value) Value {
 	return one(GatherRows{int8(a)}, x, idx)
 }
 
-// Embed looks up rows of a table (V, C) by i32 ids (...): the result is (..., C).
+// Embed looks up rows of a table (V, C) by ids (...): the result is (..., C).
 func Embed(table, ids Value) Value { return Gather(table, 0, ids) }
 
 // ScatterAddRows is the transpose of GatherRows: zeros with Size entries along Axis, to which the entries of u are added at
-// the i32 indices. u is (a..., i..., b...), idx (i...). Entries with an index outside [0, Size) are dropped; equal indices add
+// the i32 or i64 indices. u is (a..., i..., b...), idx (i...). Entries with an index outside [0, Size) are dropped; equal indices add
 // up in index order, in float32 for the half types.
 type ScatterAddRows struct {
 	Axis int8
@@ -71,8 +79,8 @@ func (o ScatterAddRows) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, err
 	}
 	u, idx := in[0], in[1]
-	if idx.DType != tensor.I32 {
-		return nil, fmt.Errorf("the indices must be i32, got %v; cast them", idx.DType)
+	if err := indices(idx); err != nil {
+		return nil, err
 	}
 	if o.Axis < 0 || o.Size < 0 || int(o.Axis)+idx.Rank() > u.Rank() {
 		return nil, fmt.Errorf("axis %d with indices of rank %d does not fit rank %d", o.Axis, idx.Rank(), u.Rank())
@@ -134,12 +142,15 @@ func Iota(g *graph.Graph, t tensor.Type, axis int) Value {
 	return g.Apply(Range{t, int8(a)})[0]
 }
 
-// OneHot turns i32 indices (...) into (..., n) with 1 at the index and 0 elsewhere, all zero for an index outside [0, n).
+// OneHot turns indices (...) into (..., n) with 1 at the index and 0 elsewhere, all zero for an index outside [0, n).
 func OneHot(idx Value, n int, d tensor.DType) Value {
 	if !idx.Valid() {
 		return idx
 	}
-	count := Iota(idx.Graph(), tensor.T(tensor.I32, n), 0)
+	if err := indices(idx.Type()); err != nil {
+		return fail("one_hot", idx, "%w", err)
+	}
+	count := Iota(idx.Graph(), tensor.T(idx.DType(), n), 0)
 	return Cast(Equal(Reshape(idx, append(idx.Shape().Dims(), 1)...), count), d)
 }
 

@@ -202,7 +202,7 @@ func stepAdam(e *ruleEnv) (d, factor Value, moments []Value) {
 	b1, n1 := beta(e.Beta1)
 	b2, n2 := beta(e.Beta2)
 	m, v := average(e.s[0], b1, e.g, n1), averageSquare(e.s[1], b2, e.g, n2)
-	c1, c2 := biasCorrection(b1, e.step), Sqrt(biasCorrection(b2, e.step))
+	c1, c2 := fastCorrection(b1, e.step), Sqrt(fastCorrection(b2, e.step))
 	return Div(m, Add(Sqrt(v), Scale(c2, e.Eps))), Div(c2, c1), []Value{m, v}
 }
 
@@ -218,7 +218,7 @@ func stepAdEMAMix(e *ruleEnv) (d, factor Value, moments []Value) {
 	alpha, b3 := e.schedules()
 	m, v := average(e.s[0], b1, e.g, n1), averageSquare(e.s[1], b2, e.g, n2)
 	slow := Add(Mul(e.s[2], b3), Mul(e.g, Sub(Scalar(b3, 1), b3)))
-	c1, c2 := biasCorrection(b1, e.step), Sqrt(biasCorrection(b2, e.step))
+	c1, c2 := fastCorrection(b1, e.step), Sqrt(fastCorrection(b2, e.step))
 	d = Div(Add(Div(m, c1), Mul(slow, alpha)), AddScalar(Div(Sqrt(v), c2), e.Eps))
 	return d, Value{}, []Value{m, v, slow}
 }

@@ -109,7 +109,7 @@ func channelHits(idx Value, n int) Value {
 // MaxUnpool puts the elements of y (N, C, P...) at the positions that MaxPoolIndices gave, in zeros of the given spatial
 // extents; what meets adds up.
 func MaxUnpool(y, idx Value, size ...int) Value {
-	if len(size) < 1 || len(size) > MaxWindow {
+	if y.Valid() && (len(size) < 1 || len(size) > MaxWindow) {
 		return fail("max_unpool", y, "the size must have 1 to %d extents, got %v", MaxWindow, size)
 	}
 	return one(PoolPlaceOp{int8(len(size)), int64s(size)}, y, idx)

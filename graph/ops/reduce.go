@@ -2,6 +2,8 @@ package ops
 
 import (
 	"fmt"
+	"math"
+	"math/bits"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -10,19 +12,21 @@ import (
 // Reduction is how Reduce combines elements.
 type Reduction uint8
 
-// The reductions. ArgMax gives the i32 index of the first largest element along its single axis.
+// The reductions. ArgMax and ArgMin give the i32 index of the first largest or smallest element along a single axis.
 const (
 	RedSum Reduction = iota
 	RedMax
 	RedMin
 	RedProd
 	RedArgMax
+	RedArgMin
 )
 
-var reductionNames = [...]string{"sum", "max", "min", "prod", "argmax"}
+var reductionNames = [...]string{"sum", "max", "min", "prod", "argmax", "argmin"}
 
 // Reduce combines the elements along the axes whose bits are set in Axes. The reduced axes are dropped. Sums are accumulated at
-// least in float32, in an order fixed by the shape, so that results do not depend on the number of threads.
+// least in float32, in an order fixed by the shape, so that results do not depend on the number of threads. Integers are
+// combined in 64 bits: i64 and u64 wrap, narrower types saturate once at the end. A NaN wins over every number.
 type Reduce struct {
 	Kind Reduction
 	Axes uint16
@@ -54,8 +58,11 @@ func (o Reduce) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		}
 	}
 	d := t.DType
-	if o.Kind == RedArgMax {
+	if o.Kind == RedArgMax || o.Kind == RedArgMin {
 		d = tensor.I32
+		if bits.OnesCount16(o.Axes) != 1 || t.Dim(bits.TrailingZeros16(o.Axes)) > math.MaxInt32 {
+			return nil, fmt.Errorf("takes one axis of at most 2^31-1 elements: the index is i32")
+		}
 	}
 	return []tensor.Type{tensor.T(d, dims...)}, nil
 }
@@ -78,8 +85,8 @@ func (o Reduce) VJP(n *graph.Node, gy []Value, _ []bool) []Value {
 		hit := Cast(Equal(x, Reshape(n.Output(0), keep...)), x.DType())
 		count := Reshape(one(Reduce{RedSum, o.Axes}, hit), keep...)
 		return []Value{Mul(hit, Div(g, count))}
-	case RedProd: // correct where no factor is zero
-		return []Value{Div(Mul(g, Reshape(n.Output(0), keep...)), x)}
+	case RedProd:
+		return []Value{Mul(g, prodOfOthers(x, o.Axes))}
 	}
 	return []Value{{}}
 }
@@ -96,8 +103,33 @@ func MinOf(x Value, axes ...int) Value { return reduce(RedMin, x, axes) }
 // Prod multiplies along the axes (all without any).
 func Prod(x Value, axes ...int) Value { return reduce(RedProd, x, axes) }
 
-// ArgMax returns the i32 index of the first largest element along one axis.
+// prodOfOthers is, for each element, the product of the others along the axes: of those before it times those after it. Nothing
+// is divided, so that zeros, also several, give the exact gradient of the product, and it is a polynomial for further ones.
+func prodOfOthers(x Value, axes uint16) Value {
+	var perm []int
+	for _, reduced := range []uint16{0, 1} {
+		for i := range x.Rank() {
+			if axes>>i&1 == reduced {
+				perm = append(perm, i)
+			}
+		}
+	}
+	kept := x.Rank() - bits.OnesCount16(axes)
+	t := Transpose(x, perm...)
+	flat := Reshape(t, append(t.Shape().Dims()[:kept:kept], tensor.S(t.Shape().Dims()[kept:]...).Size())...)
+	others := Mul(CumProd(flat, -1, Cumulative{Exclusive: true}), CumProd(flat, -1, Cumulative{Exclusive: true, Reverse: true}))
+	back := make([]int, len(perm))
+	for i, p := range perm {
+		back[p] = i
+	}
+	return Transpose(Reshape(others, t.Shape().Dims()...), back...)
+}
+
+// ArgMax returns the i32 index of the first largest element along one axis; the first NaN counts as the largest.
 func ArgMax(x Value, axis int) Value { return reduce(RedArgMax, x, []int{axis}) }
+
+// ArgMin returns the i32 index of the first smallest element along one axis; the first NaN counts as the smallest.
+func ArgMin(x Value, axis int) Value { return reduce(RedArgMin, x, []int{axis}) }
 
 // Mean averages along the axes (all without any).
 func Mean(x Value, axes ...int) Value {
@@ -129,7 +161,7 @@ func reduce(kind Reduction, x Value, axes []int) Value {
 	if len(axes) == 0 {
 		mask = 1<<x.Rank() - 1
 	}
-	if mask == 0 && kind != RedArgMax {
+	if mask == 0 && kind != RedArgMax && kind != RedArgMin {
 		return x
 	}
 	return one(Reduce{kind, mask}, x)

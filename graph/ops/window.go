@@ -194,7 +194,7 @@ func ints(xs [MaxWindow]int64, rank int) []int {
 }
 
 func int64s(xs []int) (out [MaxWindow]int64) {
-	for i, x := range xs {
+	for i, x := range xs[:min(len(xs), MaxWindow)] {
 		out[i] = int64(x)
 	}
 	return out

@@ -2,6 +2,7 @@ package optest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -77,8 +78,8 @@ func indexCases() []Case {
 			return one(ops.ScatterAdd(in[0], axis, in[1], size))
 		}
 	}
-	bad := [][]Arg{{{Dims: []int{4}}, {Dims: []int{2}, DType: tensor.I64}}, {{}, {Dims: []int{2}, DType: tensor.I32}}}
-	return []Case{
+	bad := [][]Arg{{{Dims: []int{4}}, {Dims: []int{2}, DType: tensor.I16}}, {{}, {Dims: []int{2}, DType: tensor.I32}}}
+	return slices.Concat(elementCases(), orderCases(), gridCases(), statCases(), []Case{
 		{Name: "gather_rows", In: []Arg{{Dims: []int{4, 3}}, idx}, DTypes: Any, Build: gather(0), Bad: bad},
 		{Name: "gather_columns", In: []Arg{{Dims: []int{2, 4}}, vec}, DTypes: Any, Build: gather(1)},
 		{Name: "gather_middle", In: []Arg{{Dims: []int{2, 4, 3}}, vec}, Build: gather(1)},
@@ -89,6 +90,7 @@ func indexCases() []Case {
 		{Name: "scatter_add_middle", In: []Arg{{Dims: []int{2, 5, 3}}, vec}, Build: scatter(1, 4)},
 		{Name: "scatter_add_last", In: []Arg{{Dims: []int{2, 5}}, vec}, Build: scatter(-1, 3)},
 		{Name: "one_hot", In: []Arg{idx}, NoGrad: "depends on integers only", DTypes: []tensor.DType{tensor.F32},
-			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.OneHot(in[0], 4, tensor.F32)) }},
-	}
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.OneHot(in[0], 4, tensor.F32)) },
+			Bad:   [][]Arg{{{Dims: []int{3}, DType: tensor.F32}}}},
+	})
 }

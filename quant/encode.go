@@ -1,0 +1,265 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Encoder sets the scales and computes the codes of a State whose scales are not quantized again. It is what the quantizers of all
+// formats use, and lets calibration choose scales and round one element at a time. Methods may be called at the same time for different
+// blocks.
+type Encoder struct {
+	s          *State
+	table      *table4   // NF4, FP4
+	book       *Codebook // Blockwise8
+	middles    []float64 // KBit: middle[k] lies between codes k and k+1
+	stochastic bool
+	seed       uint64
+}
+
+// Encoder returns an encoder for s, which must be valid and not nested.
+func (s *State) Encoder() (*Encoder, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	if s.Nested() {
+		return nil, fmt.Errorf("quant: the scales of this %v state are quantized: encode before they are, or dequantize and quantize anew", s.Scheme)
+	}
+	e := &Encoder{s: s}
+	switch s.Scheme {
+	case NF4, FP4:
+		e.table = quantTables()[s.Scheme]
+	case Blockwise8:
+		e.book = DynamicSigned()
+		if s.Map != nil {
+			e.book = newCodebook([256]float32(s.Map))
+		}
+	case KBit:
+		e.middles = middles(s.levels())
+	}
+	return e, nil
+}
+
+// Fit sets the scale (and zero point) of block b from the extremes of x, which must not hold NaN or infinities.
+func (e *Encoder) Fit(b int, x []float32) {
+	lo, hi := extremes(x)
+	e.SetRange(b, lo, hi)
+}
+
+// SetRange sets the scale of block b so that values from lo to hi are covered; with zero points the range is widened to hold 0, without
+// them it is symmetric.
+func (e *Encoder) SetRange(b int, lo, hi float32) {
+	absmax := max(-lo, hi, 0)
+	switch s := e.s; s.Scheme {
+	case NF4, FP4, Int8, Blockwise8:
+		s.Absmax[b] = flush(absmax)
+	case KBit:
+		s.Absmax[b] = absmax
+	case FP8E4M3:
+		s.Absmax[b] = absmax / E4M3.Max()
+	case FP8E5M2:
+		s.Absmax[b] = absmax / E5M2.Max()
+	case Affine:
+		if s.Zeros == nil {
+			s.Absmax[b] = absmax / float32(int(1)<<(s.Bits-1)-1)
+			return
+		}
+		s.Absmax[b], s.Zeros[b] = AffineParams(lo, hi, s.Bits)
+	}
+}
+
+// AffineParams returns the step and zero point with which codes of that many bits cover lo to hi, widened to hold 0:
+// step = (hi−lo)/(2^bits−1), zero = rint(−lo/step).
+func AffineParams(lo, hi float32, bits int) (step float32, zero uint8) {
+	lo, hi = min(lo, 0), max(hi, 0)
+	top := float64(int(1)<<bits - 1)
+	step = float32((float64(hi) - float64(lo)) / top)
+	if step == 0 {
+		return 0, 0
+	}
+	return step, uint8(min(math.RoundToEven(-float64(lo)/float64(step)), top))
+}
+
+// Code is the code of x in block b, as the scale of the block stands. Ties go to the even code or as the scheme's kernels have it.
+func (e *Encoder) Code(b int, x float32) uint8 {
+	var code [1]uint8
+	e.Encode(code[:], []float32{x}, b, 0)
+	return code[0]
+}
+
+// Value is what a code is worth in block b.
+func (e *Encoder) Value(b int, code uint8) float32 {
+	s := e.s
+	return float32(float32(s.levels()[code]-s.zero(b))*s.Absmax[b]) * s.post()
+}
+
+// Encode writes the codes of x, elements of block b from flat index first on, one a byte. With stochastic rounding the index selects the
+// random number.
+func (e *Encoder) Encode(codes []uint8, x []float32, b, first int) {
+	codes = codes[:len(x)]
+	scale := e.s.Absmax[b]
+	switch e.s.Scheme {
+	case NF4, FP4:
+		r := Rcp(scale)
+		for i, v := range x {
+			codes[i] = e.table.code(scaled(v, r))
+		}
+	case Int8:
+		r := float32(127 * Rcp(scale))
+		for i, v := range x {
+			codes[i] = uint8(rowCode(min(max(v, -scale), scale), scale, r))
+		}
+	case Blockwise8:
+		r := Rcp(scale)
+		for i, v := range x {
+			codes[i] = e.book.Nearest(scaled(v, r))
+		}
+	case Affine:
+		e.encodeAffine(codes, x, b, first)
+	case FP8E4M3, FP8E5M2:
+		f := E4M3
+		if e.s.Scheme == FP8E5M2 {
+			f = E5M2
+		}
+		for i, v := range x {
+			codes[i] = 0
+			if scale > 0 {
+				codes[i] = f.Encode(v/scale, true)
+			}
+		}
+	case KBit:
+		for i, v := range x {
+			q := 0.0
+			if scale > 0 {
+				q = float64(v / scale)
+			}
+			codes[i] = nearestLevel(e.middles, q)
+		}
+	}
+}
+
+func (e *Encoder) encodeAffine(codes []uint8, x []float32, b, first int) {
+	step, zero := float64(e.s.Absmax[b]), float64(e.s.zero(b))
+	top := float64(int(1)<<e.s.Bits - 1)
+	for i, v := range x {
+		q := 0.0
+		switch {
+		case step == 0:
+		case e.stochastic:
+			q = math.Floor(float64(v)/step + uniform(e.seed, uint64(first+i)))
+		default:
+			q = math.RoundToEven(float64(v) / step)
+		}
+		codes[i] = uint8(min(max(q+zero, 0), top))
+	}
+}
+
+// uniform is a number in [0, 1) that depends on seed and counter alone: two rounds of the finalizer of SplitMix64 (Steele, Lea, Flood
+// 2014) over their combination.
+func uniform(seed, counter uint64) float64 {
+	return float64(mix64(mix64(seed+0x9e3779b97f4a7c15)+counter*0x9e3779b97f4a7c15)>>11) / (1 << 53)
+}
+
+func mix64(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// extremes are the smallest and the largest of x and 0.
+func extremes(x []float32) (lo, hi float32) {
+	for _, v := range x {
+		lo, hi = min(lo, v), max(hi, v)
+	}
+	return lo, hi
+}
+
+// piece is how many elements are read at a time; a multiple of 8, so that packed codes of parts do not share a byte.
+const piece = 4096
+
+// fill quantizes elements lo to hi-1 of src: first the scales of the blocks that begin there, then the codes. lo and hi must lie on
+// borders of blocks and pieces, or be the ends.
+func (e *Encoder) fill(src Source, o Options, lo, hi int) error {
+	if lo == hi {
+		return nil
+	}
+	first, last := e.s.Block(lo), e.s.Block(hi-1)
+	failed := firstError{}
+	o.parallel()(last+1-first, func(from, to int) {
+		buffer := make([]float32, piece)
+		for b := first + from; b < first+to && !failed.set(e.fitBlock(src, b, buffer)); b++ {
+		}
+	})
+	if failed.err != nil {
+		return failed.err
+	}
+	pieces := Blocks(hi-lo, piece)
+	o.parallel()(pieces, func(from, to int) {
+		buffer, codes := make([]float32, piece), make([]uint8, piece)
+		for p := from; p < to; p++ {
+			at := lo + p*piece
+			if failed.set(e.encodePiece(src, buffer[:min(piece, hi-at)], codes, at)) {
+				return
+			}
+		}
+	})
+	return failed.err
+}
+
+// fitBlock sets the scale of one block of any length.
+func (e *Encoder) fitBlock(src Source, b int, buffer []float32) error {
+	var low, high float32
+	lo, hi := e.s.Span(b)
+	for at := lo; at < hi; at += len(buffer) {
+		x := buffer[:min(len(buffer), hi-at)]
+		if err := src.Read(x, at); err != nil {
+			return err
+		}
+		if maxAbsBits(x) >= infBits {
+			return notFinite(at, at+len(x)-1, src.Type())
+		}
+		l, h := extremes(x)
+		low, high = min(low, l), max(high, h)
+	}
+	e.SetRange(b, low, high)
+	return nil
+}
+
+func notFinite(first, last int, t tensor.Type) error {
+	return fmt.Errorf("quant: elements %d to %d of %v hold NaN or infinity: repair the weights or keep this tensor unquantized", first, last, t)
+}
+
+// encodePiece reads elements from `at` on and stores their codes.
+func (e *Encoder) encodePiece(src Source, x []float32, codes []uint8, at int) error {
+	if err := src.Read(x, at); err != nil {
+		return err
+	}
+	for i := 0; i < len(x); {
+		b := e.s.Block(at + i)
+		_, end := e.s.Span(b)
+		n := min(end-at, len(x)) - i
+		e.Encode(codes[i:], x[i:i+n], b, at+i)
+		i += n
+	}
+	return e.s.Pack(codes[:len(x)], at)
+}
+
+// firstError keeps one of the errors of parts that run at the same time: the one whose text sorts first would differ from run to run, so
+// it is simply the first to arrive.
+type firstError struct {
+	mu  sync.Mutex
+	err error
+}
+
+// set reports whether there is an error now.
+func (f *firstError) set(err error) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+	return f.err != nil
+}
