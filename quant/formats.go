@@ -40,7 +40,10 @@ func (c Config) Name() string {
 }
 
 func (c Config) header(s *State) error {
-	s.Scheme, s.Blocksize, s.Storage = c.Scheme, c.blocksize(), tensor.U8
+	s.Scheme, s.Blocksize = c.Scheme, c.blocksize()
+	if c.Scheme.FourBit() {
+		s.Storage = tensor.U8
+	}
 	switch {
 	case c.Scheme > Int8:
 		return fmt.Errorf("quant: %v is not a scheme of bitsandbytes' weights: use NF4, FP4 or Int8", c.Scheme)

@@ -89,6 +89,13 @@ func dynamicValues(signed bool, maxExponentBits, totalBits int) [256]float32 {
 	return padded(data)
 }
 
+// AF4Values returns the table of AbnormalFloat4 for blocks of 64 (Yoshida 2023, arXiv 2306.06965), from the largest value down, as the
+// library has it. No operation of the library or of this package takes it; it is for comparing tables.
+func AF4Values() [16]float32 {
+	return [16]float32{1, 0.72424863, 0.55496234, 0.42563882, 0.31675666, 0.21961274, 0.12934483, 0.04273164, 0, -0.04934812, -0.14982478,
+		-0.25607552, -0.3736951, -0.51243739, -0.69441008, -1}
+}
+
 // LinearMap returns evenly spaced values over [-1, 1] or, unsigned, [0, 1], padded with zeros in the middle to 256 values. totalBits
 // is 2 to 8.
 func LinearMap(signed bool, totalBits int) ([256]float32, error) {

@@ -193,8 +193,10 @@ func (s *State) checkHeader() error {
 		return fmt.Errorf("quant: second-level blocksize %d: must be positive", s.NestedBlocksize)
 	}
 	if s.NestedMap != nil {
-		if err := checkLevels(s.NestedMap[:], 256); err != nil {
-			return fmt.Errorf("%w (values of second-level scales)", err)
+		for i, v := range s.NestedMap {
+			if !finite(v) {
+				return fmt.Errorf("quant: the value of code %d of second-level scales is %v: all must be finite", i, v)
+			}
 		}
 	}
 	return s.checkScheme()

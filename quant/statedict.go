@@ -2,23 +2,21 @@ package quant
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"math"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Names that bitsandbytes appends to a weight's name in a state dict.
+// Names that bitsandbytes and, from suffixOwn on, this project append to a weight's name in a state dict.
 const (
 	suffixAbsmax       = ".absmax"
 	suffixMap          = ".quant_map"
 	suffixNestedAbsmax = ".nested_absmax"
 	suffixNestedMap    = ".nested_quant_map"
 	suffixState        = ".quant_state.bitsandbytes__"
+	suffixOwn          = ".quant_state.bitsandbyes"
+	suffixZeros        = ".zeros"
 )
 
 const maxStateJSON = 1 << 12 // the longest legitimate text is below 400 bytes
@@ -30,50 +28,44 @@ type Lookup func(name string) (t *tensor.Tensor, ok bool, err error)
 func StateDictNames(name string) []string {
 	return []string{
 		name, name + suffixAbsmax, name + suffixMap, name + suffixNestedAbsmax, name + suffixNestedMap,
-		name + suffixState + NF4.String(), name + suffixState + FP4.String(),
+		name + suffixState + NF4.String(), name + suffixState + FP4.String(), name + suffixOwn, name + suffixZeros,
+		sibling(name, "SCB"), sibling(name, "weight_format"),
 	}
 }
 
-// StateDict returns the tensors under which bitsandbytes stores a 4-bit weight called name (such as "q_proj.weight"): name itself (the
-// code bytes, [k, 1], viewed as Storage), .absmax, .quant_map, with double quantization .nested_absmax and .nested_quant_map, and
-// .quant_state.bitsandbytes__<scheme>, the JSON description as bytes. The tensors share no storage with s but the codes.
+// StateDict returns the tensors under which a checkpoint stores a weight called name, such as "q_proj.weight". They share no storage with s but the codes.
+//
+// NF4 and FP4, as bitsandbytes has them: name itself (the code bytes, [k, 1], viewed as Storage), .absmax, .quant_map, with double
+// quantization .nested_absmax and .nested_quant_map, and .quant_state.bitsandbytes__<scheme>, the JSON description as bytes.
+//
+// Int8, as bitsandbytes has it: name itself (i8 of the weight's shape), and beside the weight, in its module, SCB (f32, one a row) and
+// weight_format (a u8 scalar, 0 for rows).
+//
+// The other schemes, which bitsandbytes has no form for: name itself (u8 bytes of packed codes), .absmax, .zeros, .quant_map, with double
+// quantization as above, and .quant_state.bitsandbyes, a JSON description with a version.
 func (s *State) StateDict(name string) (map[string]*tensor.Tensor, error) {
 	if err := s.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if !s.Scheme.FourBit() {
-		return nil, fmt.Errorf("quant: %s: bitsandbytes has no state dict of %v", name, s.Scheme)
+	var dict map[string]*tensor.Tensor
+	var err error
+	switch {
+	case s.Scheme.FourBit():
+		dict, err = s.dict4(name)
+	case s.Scheme == Int8:
+		dict, err = s.dictInt8(name)
+	default:
+		dict, err = s.dictOwn(name)
 	}
-	storage := s.Storage
-	if storage == tensor.Invalid {
-		storage = tensor.U8
-	}
-	size := storage.Size()
-	if !storageOK(storage) || len(s.Codes)%size != 0 {
-		return nil, fmt.Errorf("quant: %s: %d code bytes cannot be stored as %v: use u8", name, len(s.Codes), storage)
-	}
-	codes, err := tensor.FromBytes(tensor.T(storage, len(s.Codes)/size, 1), s.Codes)
 	if err != nil {
 		return nil, fmt.Errorf("quant: %s: %w", name, err)
-	}
-	table := s.Scheme.storedTable()
-	dict := map[string]*tensor.Tensor{
-		name:                                   codes,
-		name + suffixMap:                       vector(table[:]),
-		name + suffixState + s.Scheme.String(): vector(s.describe()),
-	}
-	if s.Nested() {
-		dict[name+suffixAbsmax] = vector(s.AbsmaxU8)
-		dict[name+suffixNestedAbsmax] = vector(s.NestedAbsmax)
-		dict[name+suffixNestedMap] = vector(s.nestedMap()[:])
-	} else {
-		dict[name+suffixAbsmax] = vector(s.Absmax)
 	}
 	return dict, nil
 }
 
-// FromStateDict reads the tensors that StateDict names. Everything is checked before anything is trusted: types, sizes against the
-// described shape, and the code table against the scheme's. The result shares the storage of the tensors.
+// FromStateDict reads the tensors that StateDict names, in whichever of its forms they are. Everything is checked before anything is
+// trusted: types, sizes against the described shape, code tables, scales. The result shares the storage of the tensors. Int8 does not
+// store the type that the weight had; it is given as F16.
 func FromStateDict(name string, get Lookup) (*State, error) {
 	s, err := fromStateDict(name, get)
 	if err != nil {
@@ -83,98 +75,79 @@ func FromStateDict(name string, get Lookup) (*State, error) {
 }
 
 func fromStateDict(name string, get Lookup) (*State, error) {
-	scheme, text, err := findState(name, get)
+	form, err := findForm(name, get)
 	if err != nil {
 		return nil, err
 	}
-	s, nested, err := parseState(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s%s%v: %w", name, suffixState, scheme, err)
+	var s *State
+	switch form {
+	case Int8:
+		s, err = readInt8(name, get)
+	case NF4, FP4:
+		s, err = read4(name, get)
+	default:
+		s, err = readOwn(name, get)
 	}
-	if s.Scheme != scheme {
-		return nil, fmt.Errorf("the description is stored as %v but says quant_type %v", scheme, s.Scheme)
-	}
-	if err := s.checkTable(name, get); err != nil {
-		return nil, err
-	}
-	codes, err := need(name, get)
 	if err != nil {
 		return nil, err
 	}
-	if !storageOK(codes.DType()) {
-		return nil, fmt.Errorf("4-bit codes have element type %v: want u8, f16, bf16 or f32", codes.DType())
-	}
-	s.Codes, s.Storage = codes.Bytes(), codes.DType()
-	if err := s.readScales(name, get, nested); err != nil {
+	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	return s, s.Validate()
+	return s, s.checkStored()
 }
 
-// findState returns the description; there must be exactly one.
-func findState(name string, get Lookup) (scheme Scheme, text []byte, err error) {
-	found := 0
-	for _, sc := range []Scheme{NF4, FP4} {
-		t, ok, err := get(name + suffixState + sc.String())
-		if err != nil {
-			return 0, nil, err
+// findForm tells by the names that are there in which form a weight is stored: NF4 or FP4 for either, Int8, or KBit for the project's own.
+func findForm(name string, get Lookup) (form Scheme, err error) {
+	var there [4]bool
+	for i, n := range []string{name + suffixState + NF4.String(), name + suffixState + FP4.String(), sibling(name, "SCB"), name + suffixOwn} {
+		if _, there[i], err = get(n); err != nil {
+			return 0, err
 		}
-		if !ok {
-			continue
-		}
-		found++
-		if t.DType() != tensor.U8 || t.Shape().Rank() != 1 || t.Shape().Size() > maxStateJSON {
-			return 0, nil, fmt.Errorf("%s%s%v is %v: want u8 text of at most %d bytes", name, suffixState, sc, t.Type(), maxStateJSON)
-		}
-		scheme, text = sc, t.Bytes()
 	}
-	switch found {
-	case 0:
-		return 0, nil, fmt.Errorf("no %s%snf4 or ...fp4: the tensor is not quantized to 4 bits by bitsandbytes", name, suffixState)
-	case 2:
-		return 0, nil, fmt.Errorf("both an nf4 and an fp4 description: the checkpoint is inconsistent")
+	switch {
+	case there[0] && there[1]:
+		return 0, fmt.Errorf("both an nf4 and an fp4 description: the checkpoint is inconsistent")
+	case (there[0] || there[1]) && (there[2] || there[3]) || there[2] && there[3]:
+		return 0, fmt.Errorf("descriptions of two kinds: the checkpoint is inconsistent")
+	case there[0] || there[1]:
+		return NF4, nil
+	case there[2]:
+		return Int8, nil
+	case there[3]:
+		return KBit, nil
 	}
-	return scheme, text, nil
+	for _, kind := range []string{"af4", "int4", "nf3", "nf2", "fp8", "int8"} {
+		if _, ok, err := get(name + suffixState + kind); err != nil {
+			return 0, err
+		} else if ok {
+			return 0, fmt.Errorf("it is quantized as %s, which is not known here; nf4, fp4 and int8 are", kind)
+		}
+	}
+	return 0, fmt.Errorf("no %s%snf4 or ...fp4, no %s, no %s%s: the tensor is not quantized", name, suffixState, sibling(name, "SCB"), name, suffixOwn)
 }
 
-func (s *State) checkTable(name string, get Lookup) error {
-	table, err := needFloats(name+suffixMap, get)
-	if err != nil {
-		return err
+// checkStored refuses scales and codes that no quantizer writes and that would give wrong numbers without a word.
+func (s *State) checkStored() error {
+	for what, scales := range map[string][]float32{"scale": s.Absmax, "second-level scale": s.NestedAbsmax} {
+		for b, a := range scales {
+			if !(a >= 0) || !finite(a) {
+				return fmt.Errorf("%s %d is %v: the checkpoint is damaged, or the weights held NaN or infinity", what, b, a)
+			}
+		}
 	}
-	if want := s.Scheme.Values(); !slices.Equal(table, want[:]) {
-		return fmt.Errorf("%s%s is not the table of %v: such codes cannot be read", name, suffixMap, s.Scheme)
+	switch s.Scheme {
+	case Int8:
+		if i := bytes.IndexByte(s.Codes, 0x80); i >= 0 {
+			return fmt.Errorf("code %d is -128: codes are from -127 to 127", i)
+		}
+	case FP8E4M3, FP8E5M2:
+		for i, c := range s.Codes {
+			if !finite(s.levels()[c]) {
+				return fmt.Errorf("code %d is %#02x, which is %v: the checkpoint is damaged", i, c, s.levels()[c])
+			}
+		}
 	}
-	return nil
-}
-
-func (s *State) readScales(name string, get Lookup, nested bool) (err error) {
-	if !nested {
-		s.Absmax, err = needFloats(name+suffixAbsmax, get)
-		return err
-	}
-	t, err := need(name+suffixAbsmax, get)
-	if err != nil {
-		return err
-	}
-	if t.DType() != tensor.U8 {
-		return fmt.Errorf("%s%s is %v: nested scales are u8", name, suffixAbsmax, t.Type())
-	}
-	s.AbsmaxU8 = t.Bytes()
-	if s.AbsmaxU8 == nil {
-		s.AbsmaxU8 = []byte{}
-	}
-	if s.NestedAbsmax, err = needFloats(name+suffixNestedAbsmax, get); err != nil {
-		return err
-	}
-	values, err := needFloats(name+suffixNestedMap, get)
-	if err != nil {
-		return err
-	}
-	if len(values) != 256 {
-		return fmt.Errorf("%s%s has %d values, want 256", name, suffixNestedMap, len(values))
-	}
-	s.NestedMap = (*[256]float32)(values)
 	return nil
 }
 
@@ -218,70 +191,6 @@ func kind[E tensor.Element]() tensor.DType {
 	return tensor.U8
 }
 
-// stateJSON is the description as the library writes it, in its key order.
-type stateJSON struct {
-	QuantType       string   `json:"quant_type"`
-	Blocksize       int      `json:"blocksize"`
-	DType           string   `json:"dtype"`
-	Shape           []int    `json:"shape"`
-	NestedBlocksize *int     `json:"nested_blocksize"`
-	NestedDType     *string  `json:"nested_dtype"`
-	NestedOffset    *float64 `json:"nested_offset"`
-}
-
-// parseState reads the description; nested reports whether it speaks of second-level scales.
-func parseState(text []byte) (s *State, nested bool, err error) {
-	var j stateJSON
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&j); err != nil {
-		return nil, false, fmt.Errorf("cannot read the JSON description: %w", err)
-	}
-	if dec.More() {
-		return nil, false, fmt.Errorf("text after the JSON description")
-	}
-	scheme, ok := ParseScheme(j.QuantType)
-	if !ok || !scheme.FourBit() {
-		return nil, false, fmt.Errorf("quant_type %q: want nf4 or fp4", j.QuantType)
-	}
-	d, ok := torchDType(j.DType)
-	if !ok {
-		return nil, false, fmt.Errorf("dtype %q: want float32, float16 or bfloat16", j.DType)
-	}
-	if j.Shape == nil {
-		return nil, false, fmt.Errorf("no shape")
-	}
-	s = &State{Scheme: scheme, Blocksize: j.Blocksize, DType: d, Shape: tensor.S(j.Shape...)}
-	if j.NestedBlocksize == nil && j.NestedDType == nil && j.NestedOffset == nil {
-		return s, false, s.checkHeader()
-	}
-	if j.NestedBlocksize == nil || j.NestedDType == nil || j.NestedOffset == nil {
-		return nil, false, fmt.Errorf("nested_blocksize, nested_dtype and nested_offset must come together")
-	}
-	if *j.NestedDType != "float32" || *j.NestedBlocksize < 1 || *j.NestedBlocksize > MaxBlocksize {
-		return nil, false, fmt.Errorf("nested_dtype %q and nested_blocksize %d: want float32 and 1 to %d",
-			*j.NestedDType, *j.NestedBlocksize, MaxBlocksize)
-	}
-	s.NestedBlocksize, s.NestedOffset = *j.NestedBlocksize, float32(*j.NestedOffset)
-	return s, true, s.checkHeader()
-}
-
-// describe writes the description as Python's json.dumps does.
-func (s *State) describe() []byte {
-	dims := s.Shape.Dims()
-	text := make([]string, len(dims))
-	for i, d := range dims {
-		text[i] = strconv.Itoa(d)
-	}
-	out := fmt.Appendf(nil, `{"quant_type": "%v", "blocksize": %d, "dtype": "%s", "shape": [%s]`,
-		s.Scheme, s.Blocksize, torchName(s.DType), strings.Join(text, ", "))
-	if s.Nested() {
-		out = fmt.Appendf(out, `, "nested_blocksize": %d, "nested_dtype": "float32", "nested_offset": %s`,
-			s.nestedBlocksize(), pythonFloat(float64(s.NestedOffset)))
-	}
-	return append(out, '}')
-}
-
 func torchName(d tensor.DType) string {
 	switch d {
 	case tensor.F16:
@@ -301,14 +210,11 @@ func torchDType(name string) (tensor.DType, bool) {
 	return tensor.Invalid, false
 }
 
-// pythonFloat is Python's repr of a finite float: the shortest digits, with an exponent below 1e-4 and from 1e16.
-func pythonFloat(v float64) string {
-	if a := math.Abs(v); v != 0 && (a < 1e-4 || a >= 1e16) {
-		return strconv.FormatFloat(v, 'e', -1, 64)
+// sibling is the name of another tensor of the module that a weight belongs to: "q_proj.SCB" beside "q_proj.weight". A tensor that is
+// not called weight keeps its name as the module's.
+func sibling(name, other string) string {
+	if name == "weight" {
+		return other
 	}
-	text := strconv.FormatFloat(v, 'f', -1, 64)
-	if !strings.Contains(text, ".") {
-		text += ".0"
-	}
-	return text
+	return strings.TrimSuffix(name, ".weight") + "." + other
 }
