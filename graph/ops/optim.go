@@ -30,11 +30,22 @@ type Update8bit struct {
 	Layout *Layout
 }
 
-// StateSpec is one state of an update: its name in bitsandbytes' state dicts and its type.
+// StateSpec is one state of an update: its name in bitsandbytes' state dicts, its type, and how it is divided among the tensors.
 type StateSpec struct {
 	Name string
 	Type tensor.Type
+	Each Each
 }
+
+// Each is what a state has one value for.
+type Each uint8
+
+// The kinds of division; see Layout.Span.
+const (
+	EachElement Each = iota // in the layout of the slab
+	EachBlock               // of SlabAlign elements
+	EachTensor
+)
 
 var (
 	_ graph.Aliaser      = Update{}
@@ -59,7 +70,7 @@ func (o Update8bit) Name() string { return o.Rule.String() + "8bit" }
 func (o Update) States() []StateSpec {
 	var out []StateSpec
 	for i := range o.Moments() {
-		out = append(out, StateSpec{fmt.Sprintf("state%d", i+1), o.Layout.TypeOf(tensor.F32)})
+		out = append(out, StateSpec{fmt.Sprintf("state%d", i+1), o.Layout.TypeOf(tensor.F32), EachElement})
 	}
 	return append(out, o.unorm(o.Layout)...)
 }
@@ -68,8 +79,8 @@ func (o Update) States() []StateSpec {
 func (o Update8bit) States() []StateSpec {
 	var codes, scales []StateSpec
 	for i := range o.Moments() {
-		codes = append(codes, StateSpec{fmt.Sprintf("state%d", i+1), o.Layout.TypeOf(tensor.U8)})
-		scales = append(scales, StateSpec{fmt.Sprintf("absmax%d", i+1), tensor.T(tensor.F32, o.Layout.Total/SlabAlign)})
+		codes = append(codes, StateSpec{fmt.Sprintf("state%d", i+1), o.Layout.TypeOf(tensor.U8), EachElement})
+		scales = append(scales, StateSpec{fmt.Sprintf("absmax%d", i+1), tensor.T(tensor.F32, o.Layout.Total/SlabAlign), EachBlock})
 	}
 	return append(append(codes, scales...), o.unorm(o.Layout)...)
 }
@@ -78,7 +89,7 @@ func (h Hyper) unorm(l *Layout) []StateSpec {
 	if !(h.MaxUnorm > 0) {
 		return nil
 	}
-	return []StateSpec{{"unorm_vec", tensor.T(tensor.F32, len(l.Sizes))}}
+	return []StateSpec{{"unorm_vec", tensor.T(tensor.F32, len(l.Sizes)), EachTensor}}
 }
 
 // NumOut is the number of outputs.

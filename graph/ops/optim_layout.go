@@ -115,6 +115,17 @@ func (l *Layout) Tensor(i int, decay float64) (offset, size int, wd float64) {
 	return l.Offsets[i], l.Sizes[i], l.decay(i, decay)
 }
 
+// Span returns where a state that is divided in this way holds the values of tensor i, and how many.
+func (l *Layout) Span(e Each, i int) (lo, n int) {
+	switch e {
+	case EachBlock:
+		return l.Offsets[i] / SlabAlign, (l.Sizes[i] + SlabAlign - 1) / SlabAlign
+	case EachTensor:
+		return i, 1
+	}
+	return l.Offsets[i], l.Sizes[i]
+}
+
 // Rate returns the learning rate of tensor i, given the update's.
 func (l *Layout) Rate(i int, lr float64) float64 {
 	if len(l.LR) != 0 && l.LR[i] != 0 {

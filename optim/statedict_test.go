@@ -1,0 +1,198 @@
+package optim
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// TestStateDictContinues saves each optimizer after three steps, loads it through a file into a new one, and compares three more
+// steps with those of the first, bit for bit.
+func TestStateDictContinues(t *testing.T) {
+	sizes := []int{1, 257, 300, 256}
+	for _, name := range Names() {
+		t.Run(name, func(t *testing.T) {
+			c := Config{Momentum: 0.9, WeightDecay: 0.1, Min8bitSize: 257, MaxUnorm: 0.5, TAlpha: 9, TBeta3: 9}
+			one, two := newWorld(t, 1, name, c, sizes...), newWorld(t, 1, name, c, sizes...)
+			one.train(t, 3)
+			dict, err := one.group.StateDict(one.store, 0.01)
+			require.NoError(t, err)
+			require.NoError(t, two.group.LoadStateDict(throughFile(t, dict), two.store))
+			for i, p := range one.params {
+				x, err := one.store.Get(p)
+				require.NoError(t, err)
+				require.NoError(t, two.store.Set(two.params[i], x))
+			}
+			vars := func(w *world) []*graph.Var { return append(w.group.ParamSlabs(), w.group.StateVars()...) }
+			one.train(t, 3)
+			two.train(t, 3)
+			require.Equal(t, one.bytes(t, vars(one)...), two.bytes(t, vars(two)...))
+		})
+	}
+}
+
+// throughFile writes a dict as a safetensors file and reads it.
+func throughFile(t *testing.T, d *StateDict) *StateDict {
+	var list []checkpoint.Named
+	for name, x := range d.Tensors {
+		list = append(list, checkpoint.Named{Name: name, Tensor: x})
+	}
+	path := filepath.Join(t.TempDir(), "optimizer.safetensors")
+	require.NoError(t, checkpoint.WriteSafetensors(vfs.OS{}, path, list, map[string]string{"optimizer": string(d.Document)}))
+	f, err := checkpoint.OpenSafetensors(vfs.OS{}, path)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	out := &StateDict{Tensors: map[string]*tensor.Tensor{}, Document: []byte(f.Metadata()["optimizer"])}
+	for name := range d.Tensors {
+		out.Tensors[name], err = f.Read(name)
+		require.NoError(t, err)
+	}
+	return out
+}
+
+// TestGoldenBNBStateDictLayout compares keys, types and shapes with the optimizer state dicts that the library's files record.
+func TestGoldenBNBStateDictLayout(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(golden.Dir(t), "bnb", "serial", "index.json"))
+	require.NoError(t, err)
+	var entries []map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(raw, &entries))
+	ran := 0
+	for _, e := range entries {
+		var title string
+		if e["optimizer_state_dict"] == nil || json.Unmarshal(e["optimizer_state_dict"], &title) != nil {
+			continue
+		}
+		ran++
+		var want struct {
+			State       map[string]map[string]any
+			ParamGroups []map[string]any `json:"param_groups"`
+		}
+		require.NoError(t, json.Unmarshal(e["layout"], &want))
+		class, shape, ok := strings.Cut(title, ", param ")
+		require.True(t, ok, title)
+		var dims []int
+		require.NoError(t, json.Unmarshal([]byte(shape), &dims))
+		compareLayout(t, strings.ToLower(class), dims, want.State, want.ParamGroups)
+	}
+	t.Logf("%d state dicts", ran)
+	require.Positive(t, ran)
+}
+
+func compareLayout(t *testing.T, name string, dims []int, state map[string]map[string]any, groups []map[string]any) {
+	c, err := Defaults(name)
+	require.NoError(t, err)
+	c.Min8bitSize = 1
+	opt, err := New(name, c)
+	require.NoError(t, err)
+	gr, err := NewGroup([]*graph.Var{graph.NewVar("p", tensor.T(tensor.F32, dims...))}, Options{Optimizer: opt})
+	require.NoError(t, err)
+	store := plan.NewStore(device(t, 1))
+	defer func() { require.NoError(t, store.Close()) }()
+	require.NoError(t, store.Set(gr.step, tensor.Scalar[float32](1)))
+	d, err := gr.StateDict(store, DefaultLR(name))
+	require.NoError(t, err)
+	var doc map[string]any
+	require.NoError(t, json.Unmarshal(d.Document, &doc))
+	var wantGroups []any
+	for _, g := range groups {
+		wantGroups = append(wantGroups, g)
+	}
+	require.Equal(t, wantGroups, doc["param_groups"])
+	count := 0
+	for index, s := range state {
+		require.Equal(t, map[string]any{"step": s["step"]}, doc["state"].(map[string]any)[index])
+		for key, v := range s[hidden].(map[string]any) {
+			count++
+			got := d.Tensors["state."+index+"."+hidden+"."+key]
+			require.NotNil(t, got, key)
+			pair := v.([]any)
+			var want []int
+			for _, n := range pair[1].([]any) {
+				want = append(want, int(n.(float64)))
+			}
+			require.Equal(t, want, got.Shape().Dims(), key)
+			require.Equal(t, map[tensor.DType]any{tensor.U8: "torch.uint8", tensor.F32: "torch.float32"}[got.DType()], pair[0], key)
+		}
+	}
+	require.Len(t, d.Tensors, count)
+}
+
+// TestGoldenBNBOptimResume loads what the library recorded after a step and compares the steps that follow.
+func TestGoldenBNBOptimResume(t *testing.T) {
+	cases, read := bnbOptim(t)
+	dev := device(t, 2)
+	var all tally
+	ran := 0
+	for _, c := range cases {
+		if c.Error != "" || c.Informative != nil {
+			continue
+		}
+		ran++
+		t.Run(c.Name, func(t *testing.T) {
+			from := 3
+			r := c.trial(t, dev, read)
+			want := c.Steps[strconv.Itoa(from)]
+			d, err := r.group.StateDict(r.store, c.Group.LR)
+			require.NoError(t, err)
+			for key, from := range map[string]string{"state1": want.State1, "state2": want.State2, "absmax1": want.Absmax1, "absmax2": want.Absmax2} {
+				name := "state.0." + hidden + "." + key
+				if from != "" {
+					x, err := tensor.FromBytes(d.Tensors[name].Type(), read(from).Bytes())
+					require.NoError(t, err)
+					d.Tensors[name] = x
+				}
+			}
+			d.Document = []byte(strings.Replace(string(d.Document), `"step":0`, `"step":`+strconv.Itoa(from), 1))
+			require.NoError(t, r.group.LoadStateDict(d, r.store))
+			require.NoError(t, r.store.Set(r.p, read(want.Param)))
+			all.add(r.run(t, from+1, read))
+		})
+	}
+	t.Logf("%d cases: %+v", ran, all)
+	all.check(t)
+}
+
+func TestStateDictRefused(t *testing.T) {
+	make := func() (*world, *StateDict) {
+		w := newWorld(t, 1, "ademamix8bit", Config{}, 300, 40)
+		w.train(t, 1)
+		d, err := w.group.StateDict(w.store, 0.01)
+		require.NoError(t, err)
+		return w, d
+	}
+	set := func(d *StateDict, key string, x *tensor.Tensor) { d.Tensors["state.1."+hidden+"."+key] = x }
+	edit := func(d *StateDict, from, to string) {
+		d.Document = []byte(strings.Replace(string(d.Document), from, to, 1))
+	}
+	for want, spoil := range map[string]func(d *StateDict){
+		"document":                 func(d *StateDict) { d.Document = d.Document[1:] },
+		"dynamic map":              func(d *StateDict) { set(d, "qmap2", tensor.New(tensor.T(tensor.F32, 256))) },
+		"has no state.1":           func(d *StateDict) { set(d, "state1", nil) },
+		"order differ":             func(d *StateDict) { set(d, "absmax1", tensor.New(tensor.T(tensor.F32, 3))) },
+		"saved with":               func(d *StateDict) { set(d, "state2", tensor.New(tensor.T(tensor.F32, 40))) },
+		"steps of parameter 0":     func(d *StateDict) { edit(d, `"step":1`, `"step":2`) },
+		"betas of parameter":       func(d *StateDict) { edit(d, "0.999,", "0.99,") },
+		"alpha of parameter":       func(d *StateDict) { edit(d, `"alpha":5`, `"alpha":6`) },
+		"name parameter 7":         func(d *StateDict) { edit(d, "[0,1]", "[0,7]") },
+		"has 1 parameters":         func(d *StateDict) { edit(d, "[0,1]", "[0]") },
+		"holds 3 parameters after": func(d *StateDict) { edit(d, `{"0":`, `{"9":{"step":1},"0":`) },
+	} {
+		w, d := make()
+		before := w.bytes(t, w.group.StateVars()...)
+		spoil(d)
+		require.ErrorContains(t, w.group.LoadStateDict(d, w.store), want)
+		require.Equal(t, before, w.bytes(t, w.group.StateVars()...))
+	}
+}
