@@ -92,5 +92,5 @@ func quantCases() []Case {
 				return []graph.Value{c, a, ops.DequantizeFrom8(c, a, o.Blocksize, o.Unsigned)}
 			}})
 	}
-	return out
+	return append(out, int8Cases()...)
 }

@@ -1,0 +1,186 @@
+package cpu
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/gemm"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	Register(buildInt8MatMul)
+	Register(buildInt8WeightMatMul)
+}
+
+// Int8 products are computed by the float32 matrix product, exactly: a sum of int8Chunk products of two int8 is at most 128²·1024 = 2²⁴
+// in magnitude, and so is every partial sum in whatever order, so each is an integer that float32 holds. Chunks are then added in int32.
+const (
+	int8Chunk = 1024
+	int8Tile  = 256 // rows of the product in flight
+)
+
+// codes8 is an int8 matrix as an operand, from an element on.
+type codes8 struct {
+	data     []int8
+	ld       int
+	row, col int
+}
+
+// Block implements gemm.Source.
+func (m *codes8) Block(dst []float32, ld, r0, r1, c0, c1 int) {
+	for r := r0; r < r1; r++ {
+		src := m.data[(m.row+r)*m.ld+m.col+c0:][:c1-c0]
+		row := dst[(r-r0)*ld:][:len(src)]
+		for i, v := range src {
+			row[i] = float32(v)
+		}
+	}
+}
+
+// gemm8 computes tiles of rows of an int8 product.
+type gemm8 struct {
+	m, n, k        int
+	transA, transB bool
+	threads        int
+	a, b           *codes8
+	sums           []float32
+	scratch        []byte
+}
+
+func newGemm8(m, n, k int, o ops.Int8MatMul, threads int) *gemm8 {
+	g := &gemm8{m: m, n: n, k: k, transA: o.TransA, transB: o.TransB, threads: threads, a: &codes8{ld: k}, b: &codes8{ld: n}}
+	if o.TransA {
+		g.a.ld = m
+	}
+	if o.TransB {
+		g.b.ld = k
+	}
+	return g
+}
+
+func (g *gemm8) carve(c *scratchCut) {
+	g.sums = cutScratch[float32](c, min(g.m, int8Tile)*g.n)
+	var most int64
+	for _, m := range []int{min(g.m, int8Tile), g.m % int8Tile} {
+		for _, k := range []int{min(g.k, int8Chunk), g.k % int8Chunk} {
+			most = max(most, gemm.ScratchBytes(m, g.n, k, g.threads))
+		}
+	}
+	g.scratch = cutScratch[byte](c, int(most))
+}
+
+func (g *gemm8) release() { g.a.data, g.b.data, g.sums, g.scratch = nil, nil, nil, nil }
+
+// tile writes rows first to first+rows-1, at most int8Tile of them, to dst.
+func (g *gemm8) tile(d *Device, dst []int32, first, rows int) error {
+	if g.k == 0 {
+		clear(dst[:rows*g.n])
+		return nil
+	}
+	sums := g.sums[:rows*g.n]
+	for k := 0; k < g.k; k += int8Chunk {
+		g.a.row, g.a.col = first, k
+		if g.transA {
+			g.a.row, g.a.col = k, first
+		}
+		g.b.row, g.b.col = k, 0
+		if g.transB {
+			g.b.row, g.b.col = 0, k
+		}
+		err := gemm.Gemm(d.pool, g.scratch, 1, gemm.Args{M: rows, N: g.n, K: min(int8Chunk, g.k-k),
+			A: gemm.Mat{Source: g.a, Trans: g.transA}, B: gemm.Mat{Source: g.b, Trans: g.transB},
+			C: gemm.Out{Data: tensor.AsBytes(sums), DType: tensor.F32}})
+		if err != nil {
+			return err
+		}
+		first := k == 0
+		err = d.ranges(len(sums), quantGrain, func(lo, hi int) {
+			to := dst[lo:hi]
+			for i, v := range sums[lo:hi] {
+				if first {
+					to[i] = 0
+				}
+				to[i] += int32(v)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func buildInt8MatMul(d *Device, o ops.Int8MatMul, s device.Spec) (*Kernel, error) {
+	m, n := s.Out[0].Dim(0), s.Out[0].Dim(1)
+	k := s.In[0].Dim(1)
+	if o.TransA {
+		k = s.In[0].Dim(0)
+	}
+	g := newGemm8(m, n, k, o, d.threads)
+	var need scratchCut
+	g.carve(&need)
+	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
+		g.carve(&scratchCut{b: c.Scratch})
+		defer g.release()
+		g.a.data, g.b.data = tensor.View[int8](c.In[0]), tensor.View[int8](c.In[1])
+		out := tensor.View[int32](c.Out[0])
+		for first := 0; first < m && n > 0; first += int8Tile {
+			if err := g.tile(d, out[first*n:], first, min(int8Tile, m-first)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, nil
+}
+
+// weight8 decodes a weight while package gemm packs it: code·(absmax/127), rounded to the compute dtype.
+type weight8 struct {
+	codes []int8
+	stats []float32
+	cols  int
+	round tensor.DType
+}
+
+// Block implements gemm.Source.
+func (w *weight8) Block(dst []float32, ld, r0, r1, c0, c1 int) {
+	for r := r0; r < r1; r++ {
+		src := w.codes[r*w.cols+c0:][:c1-c0]
+		row := dst[(r-r0)*ld:][:len(src)]
+		scale := float32(w.stats[r] * quant.Int8RowScale)
+		switch w.round {
+		case tensor.BF16:
+			for i, v := range src {
+				row[i] = tensor.ToBF16(float32(v) * scale).Float32()
+			}
+		case tensor.F16:
+			for i, v := range src {
+				row[i] = tensor.ToF16(float32(v) * scale).Float32()
+			}
+		default:
+			for i, v := range src {
+				row[i] = float32(v) * scale
+			}
+		}
+	}
+}
+
+func buildInt8WeightMatMul(d *Device, o ops.Int8WeightMatMul, s device.Spec) (*Kernel, error) {
+	x, y := s.In[0], s.Out[0]
+	if x.DType == tensor.F64 {
+		return nil, device.ErrNoKernel
+	}
+	k, n := x.Dim(-1), y.Dim(-1)
+	m := 1
+	for i := range x.Rank() - 1 {
+		m *= x.Dim(i)
+	}
+	w := &weight8{cols: s.In[1].Dim(1), round: x.DType}
+	return &Kernel{ScratchBytes: gemm.ScratchBytes(m, n, k, d.threads), Run: func(c *Call) error {
+		w.codes, w.stats = tensor.View[int8](c.In[1]), tensor.View[float32](c.In[2])
+		defer func() { w.codes, w.stats = nil, nil }()
+		return gemm.Gemm(d.pool, c.Scratch, 1, gemm.Args{M: m, N: n, K: k,
+			A: gemm.Mat{Data: c.In[0], DType: x.DType}, B: gemm.Mat{Source: w, Trans: !o.Trans},
+			C: gemm.Out{Data: c.Out[0], DType: y.DType}})
+	}}, nil
+}
