@@ -38,6 +38,7 @@ type Info struct {
 	Bytes       int64             `json:"bytes"`    // of all tensors
 	ByDType     map[string]int64  `json:"bytes_by_dtype"`
 	Checkpoints []CheckpointInfo  `json:"checkpoints,omitempty"`
+	Quantized   *QuantizedInfo    `json:"quantization,omitempty"`
 	Warnings    []string          `json:"warnings,omitempty"`
 }
 
@@ -114,6 +115,9 @@ func (in Info) WriteText(w io.Writer) error {
 	for _, k := range sortedKeys(in.Metadata) {
 		fmt.Fprintf(&b, "  metadata %s: %s\n", quoted(k), quoted(in.Metadata[k]))
 	}
+	if q := in.Quantized; q != nil {
+		fmt.Fprintf(&b, "  %s\n", q.text())
+	}
 	for _, c := range in.Checkpoints {
 		state := "intact"
 		if !c.Intact {
@@ -140,6 +144,7 @@ func (in *Info) file(fsys vfs.FS) error {
 	if err == nil {
 		in.Kind, in.Metadata = KindSafetensors, f.Metadata()
 		in.add(f, f)
+		in.quantization(f, nil)
 		return f.Close()
 	}
 	// A llama2.c file has no magic: the name decides which error the user sees when it is neither.
@@ -151,7 +156,28 @@ func (in *Info) file(fsys vfs.FS) error {
 	if filepath.Ext(in.Path) == ".bin" {
 		return merr
 	}
+	if foreign := in.unknown(fsys); foreign != nil && filepath.Ext(in.Path) != ".safetensors" {
+		return foreign
+	}
 	return err
+}
+
+// unknown is an error for a file of no known kind; nil for what may be a damaged safetensors file: where the length and the first byte
+// of a header stand.
+func (in *Info) unknown(fsys vfs.FS) error {
+	r, err := fsys.Open(in.Path)
+	if err != nil {
+		return err
+	}
+	head, err := readHead(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	if len(head) > 8 && head[8] == '{' || refuseForeign(in.Path, head) != nil {
+		return nil
+	}
+	return &FormatError{File: in.Path, Reason: "this is no file of a known kind",
+		Remedy: "inspect reads .safetensors and llama2.c files, and the folders of models, adapters, checkpoints and runs"}
 }
 
 func (in *Info) folder(fsys vfs.FS) error {
@@ -193,6 +219,7 @@ func (in *Info) model(fsys vfs.FS) error {
 	files := d.Shards()
 	in.Metadata = files[0].Metadata()
 	in.add(d, files...)
+	in.quantization(d, in.Config)
 	return d.Close()
 }
 

@@ -13,13 +13,16 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Quantized serves the tensors of a model whose linear weights are stored quantized, as its quantization_config says. Weights stay in
-// their codes: Header says what a weight is, State reads it. It satisfies layers.QuantizedWeights.
+// Quantized serves the tensors of a model whose linear weights are stored quantized, as its quantization_config says. Weights in formats
+// of bitsandbytes stay in their codes: Header says what a weight is, State reads it. Weights in other formats, for which there are no
+// layers, are served dequantized under their own name. It satisfies layers.QuantizedWeights.
 type Quantized struct {
 	Reader
 	path   string
 	config *Quantization
-	parts  map[string][]string // of every quantized weight, by its name
+	parts  map[string][]string    // of every quantized weight, by its name
+	own    map[string]tensor.Type // what weights in formats of MethodOwn stand for
+	names  []string               // with the parts of those hidden
 }
 
 const (
@@ -32,7 +35,7 @@ const (
 // OpenQuantized wraps the reader of a model; path is for messages. The parts of every quantized weight are found by name; they are
 // checked when the weight is asked for.
 func OpenQuantized(r Reader, path string, q *Quantization) (*Quantized, error) {
-	z := &Quantized{Reader: r, path: path, config: q, parts: map[string][]string{}}
+	z := &Quantized{Reader: r, path: path, config: q, parts: map[string][]string{}, own: map[string]tensor.Type{}}
 	for _, name := range r.Names() {
 		if weight, state, ok := strings.Cut(name, stateSuffix); ok {
 			if !slices.Contains(quant.StateDictNames(weight), name) {
@@ -46,14 +49,75 @@ func OpenQuantized(r Reader, path string, q *Quantization) (*Quantized, error) {
 			z.parts[weight] = z.present([]string{weight, name, module + formatSuffix})
 		}
 	}
-	return z, nil
+	return z, z.findOwn()
+}
+
+// findOwn describes the weights in formats of MethodOwn.
+func (z *Quantized) findOwn() error {
+	hidden := map[string]bool{}
+	for _, name := range z.Reader.Names() {
+		weight, ok := strings.CutSuffix(name, ownFormat)
+		if !ok {
+			continue
+		}
+		_, t, err := readOwnHeader(weight, z.lookup)
+		if err != nil {
+			return z.bad(weight, err)
+		}
+		z.parts[weight] = z.present(ownNames(weight))
+		for _, part := range z.parts[weight] {
+			hidden[part] = part != weight
+		}
+		z.own[weight] = t
+	}
+	z.names = slices.DeleteFunc(z.Reader.Names(), func(n string) bool { return hidden[n] })
+	return nil
+}
+
+// Names lists the tensors in file order, without the parts of weights that are served dequantized.
+func (z *Quantized) Names() []string { return slices.Clone(z.names) }
+
+// Type returns a tensor's element type and shape; of a weight that is served dequantized, what it stands for.
+func (z *Quantized) Type(name string) (tensor.Type, bool) {
+	if t, ok := z.own[name]; ok {
+		return t, true
+	}
+	return z.Reader.Type(name)
+}
+
+// Read loads one tensor.
+func (z *Quantized) Read(name string) (*tensor.Tensor, error) {
+	if _, ok := z.own[name]; !ok {
+		return z.Reader.Read(name)
+	}
+	s, err := z.State(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.Dequantize(tensor.Invalid)
+}
+
+// ReadInto fills p with the bytes of a tensor from the given byte offset inside it.
+func (z *Quantized) ReadInto(name string, offset int64, p []byte) error {
+	if _, ok := z.own[name]; !ok {
+		return z.Reader.ReadInto(name, offset, p)
+	}
+	t, err := z.Read(name)
+	if err != nil {
+		return err
+	}
+	if b := t.Bytes(); offset < 0 || offset > int64(len(b)) || int64(len(p)) > int64(len(b))-offset {
+		return fmt.Errorf("%s: tensor %s: %d bytes at %d are outside its %d bytes", z.path, quoted(name), len(p), offset, len(b))
+	}
+	copy(p, t.Bytes()[offset:])
+	return nil
 }
 
 // Config is the description in config.json.
 func (z *Quantized) Config() *Quantization { return z.config }
 
 func (z *Quantized) present(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := z.Type(n); return !ok })
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := z.Reader.Type(n); return !ok })
 }
 
 // Parts lists the tensors that make up a quantized weight.
@@ -62,6 +126,9 @@ func (z *Quantized) Parts(name string) []string { return slices.Clone(z.parts[na
 // Header describes the weight of a linear layer; nil when it is one of those kept in full precision. A weight that should be quantized
 // and is not, or whose parts are incomplete, is an error.
 func (z *Quantized) Header(name string) (*quant.Header, error) {
+	if _, ok := z.own[name]; ok {
+		return nil, nil
+	}
 	if _, ok := z.parts[name]; !ok {
 		return nil, z.full(name)
 	}
@@ -77,6 +144,34 @@ func (z *Quantized) Header(name string) (*quant.Header, error) {
 			Remedy: "use the config.json that belongs to these weights"}
 	}
 	return h, z.codes(name, h)
+}
+
+// described is how one weight is stored.
+type described struct {
+	scheme    string
+	blocksize int // of nf4 and fp4
+	nested    bool
+}
+
+// describe tells how a quantized weight is stored, of any method, whatever quantization_config says.
+func (z *Quantized) describe(name string) (d described, t tensor.Type, err error) {
+	if t, ok := z.own[name]; ok {
+		f, _, err := readOwnHeader(name, z.lookup)
+		if err != nil {
+			return d, t, z.bad(name, err)
+		}
+		return described{scheme: f.Name(), nested: slices.Contains(z.parts[name], name+ownNestedOffset)}, t, nil
+	}
+	if slices.Contains(z.parts[name], strings.TrimSuffix(name, weightSuffix)+scaleSuffix) {
+		t, _ := z.Reader.Type(name)
+		return described{scheme: "int8"}, t, nil
+	}
+	h, err := quant.ReadHeader(name, z.lookup)
+	if err != nil {
+		return d, t, z.bad(name, err)
+	}
+	nested := slices.Contains(z.parts[name], name+".nested_absmax")
+	return described{h.Config.Scheme.String(), h.Config.Blocksize, nested}, h.Type, nil
 }
 
 // full explains a weight without quantized parts: nil when it is rightly in full precision.
@@ -114,14 +209,26 @@ func (z *Quantized) codes(name string, h *quant.Header) error {
 
 // State reads a quantized weight.
 func (z *Quantized) State(name string) (*quant.State, error) {
-	s, err := quant.FromStateDict(name, z.lookup)
-	if err == nil {
-		err = s.Flatten()
-	}
+	s, err := z.state(name)
 	if err != nil {
 		return nil, z.bad(name, err)
 	}
 	return s, nil
+}
+
+func (z *Quantized) state(name string) (*quant.State, error) {
+	if _, ok := z.own[name]; ok {
+		t, ok := z.Reader.Type(name)
+		if !ok {
+			return nil, fmt.Errorf("its codes are missing")
+		}
+		return readOwn(name, z.lookup, t.Bytes())
+	}
+	s, err := quant.FromStateDict(name, z.lookup)
+	if err == nil {
+		err = s.Flatten()
+	}
+	return s, err
 }
 
 func (z *Quantized) int8Header(name string) (*quant.Header, error) {
@@ -129,10 +236,10 @@ func (z *Quantized) int8Header(name string) (*quant.Header, error) {
 }
 
 func (z *Quantized) lookup(name string) (*tensor.Tensor, bool, error) {
-	if _, ok := z.Type(name); !ok {
+	if _, ok := z.Reader.Type(name); !ok {
 		return nil, false, nil
 	}
-	t, err := z.Read(name)
+	t, err := z.Reader.Read(name)
 	return t, err == nil, err
 }
 

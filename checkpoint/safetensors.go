@@ -31,6 +31,9 @@ func OpenSafetensors(fsys vfs.FS, path string) (*File, error) {
 	return f, nil
 }
 
+// Path is the file.
+func (f *File) Path() string { return f.path }
+
 // Metadata returns a copy of the header's __metadata__; nil when there is none.
 func (f *File) Metadata() map[string]string { return maps.Clone(f.metadata) }
 

@@ -119,7 +119,7 @@ func TestForeignSecondLevel(t *testing.T) {
 	tensors, config := smallQuantized(t, quant.Config{Double: true}, tensor.U8)
 	const name = "model.layers.0.mlp.up_proj.weight"
 	table := tensors[name+".nested_quant_map"]
-	table.Set(255, 0.5)
+	table.Set(255, 0.998)
 	want, err := quant.FromStateDict(name, func(n string) (*tensor.Tensor, bool, error) { x, ok := tensors[n]; return x, ok, nil })
 	require.NoError(t, err)
 	m, store, err := loadFolder(writeFolder(t, tensors, config))

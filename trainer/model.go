@@ -210,6 +210,13 @@ func (m *Model) quantizeRule(q config.Quantize) (func(string) (quant.Config, boo
 // stored compares the settings with how the weights are stored.
 func (m *Model) stored(z *checkpoint.Quantized, q config.Quantize) error {
 	have := z.Config().Scheme
+	if z.Config().Method == checkpoint.MethodOwn {
+		if q.Scheme != "" && q.Scheme != "none" {
+			return badConfig("quantize.scheme", "is %s, but the weights of the model are stored in %s and are dequantized as they are loaded; leave it out, or give the full-precision model",
+				q.Scheme, have)
+		}
+		return nil
+	}
 	if q.Scheme != "" && q.Scheme != have {
 		return badConfig("quantize.scheme", "is %s, but the weights of the model are stored in %s; set it to %s or leave it out, or give the full-precision model",
 			q.Scheme, have, have)

@@ -287,6 +287,9 @@ func (r *reader) implyStored(c *Config, free func(key string) bool) {
 	}
 	if free("quantize.scheme") {
 		c.Quantize.Scheme = q.Scheme
+		if q.Method == checkpoint.MethodOwn {
+			c.Quantize.Scheme = "none" // there are no layers for these formats: the weights are dequantized as they are loaded
+		}
 	}
 	if h == nil || c.Quantize.Scheme != q.Scheme || !q.FourBit() {
 		return

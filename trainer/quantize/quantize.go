@@ -1,0 +1,197 @@
+// Package quantize turns models on disk into quantized ones and back: a safetensors file, or a Hugging Face folder as transformers with
+// bitsandbytes would have saved it. Weights are read, quantized, compared with what they were and written one at a time, so that memory
+// stays at the largest weight however large the model is; what is written appears under its name when it is whole.
+package quantize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+)
+
+// Options says what to quantize and how. In, Out and Scheme are required.
+type Options struct {
+	FS  vfs.FS // nil: the operating system's
+	In  string // safetensors file, Hugging Face folder, or builtin:NAME
+	Out string // file or folder to make; it must not exist
+
+	Scheme    string       // a name of quant.ParseFormat: nf4, fp4, int8, int4:group=128, fp8_e4m3, ...
+	Blocksize int          // of nf4 and fp4; 0 = 64
+	Double    bool         // quantize the scales too; nf4 and fp4
+	Storage   tensor.DType // element type under which 4-bit codes are stored; Invalid = U8
+	Compute   tensor.DType // bnb_4bit_compute_dtype to write; Invalid = the dtype of the model
+	Threshold float32      // llm_int8_threshold to write; 0 = 6, negative = off
+	Exclude   []string     // patterns of modules to keep in full precision, by the rule of checkpoint.Quantization.Skips
+
+	// Change alters a weight before it is quantized, such as by pruning; nil: none is. It gets a copy in the weight's own dtype.
+	Change func(name string, w *tensor.Tensor) (*tensor.Tensor, error)
+	// States holds weights that were quantized already, by calibration, in the scheme; the others are rounded to nearest.
+	States map[string]*quant.State
+	// Replace holds weights that calibration changed and that stay in full precision, such as norms that took over a scale.
+	Replace map[string]*tensor.Tensor
+	// Method names how the codes were found, for the report; "" = rtn, round to nearest.
+	Method string
+	// Progress is called before each weight; nil: nobody is told.
+	Progress func(done, total int, name string)
+}
+
+// Run quantizes In into Out and reports on every weight.
+func Run(ctx context.Context, o Options) (r *Report, err error) {
+	p, err := newPlan(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseExisting(p.FS, p.Out); err != nil {
+		return nil, err
+	}
+	in, err := openInput(p.FS, p.In)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, in.close()) }()
+	if err := p.choose(in); err != nil {
+		return nil, err
+	}
+	w := &writer{job: p, in: in, report: &Report{Source: o.In, Out: o.Out, Scheme: p.format.Name(), Method: p.Method, Layers: []Layer{}, Kept: []Kept{}}}
+	if in.dir == nil {
+		err = w.file(ctx)
+	} else {
+		err = w.folder(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.report.total()
+	return w.report, nil
+}
+
+// job is Options with what follows from them.
+type job struct {
+	Options
+	format  quant.Format
+	bnb     bool // the format is one of bitsandbytes
+	config  *checkpoint.Quantization
+	weights map[string]bool // names of the tensors to quantize
+}
+
+func newPlan(o Options) (*job, error) {
+	o.FS = vfs.Or(o.FS)
+	if o.In == "" || o.Out == "" {
+		return nil, bad("", "what to quantize and where to write it are needed: trainer quantize IN OUT --scheme nf4")
+	}
+	p := &job{Options: o, weights: map[string]bool{}}
+	if p.Method == "" {
+		p.Method = "rtn"
+	}
+	if err := p.parse(); err != nil {
+		return nil, err
+	}
+	p.config = &checkpoint.Quantization{Method: checkpoint.MethodOwn, Scheme: p.format.Name(), Skip: p.Exclude}
+	if c, ok := p.format.(quant.Config); ok {
+		p.bnb = true
+		p.config = &checkpoint.Quantization{Method: checkpoint.MethodBNB, Scheme: c.Scheme.String(), Double: c.Double, Storage: p.Storage,
+			Compute: p.Compute, Threshold: c.Threshold, Skip: p.Exclude}
+	}
+	if len(p.Exclude) > 0 && !slices.Contains(p.Exclude, "lm_head") { // a list replaces the default of transformers
+		p.config.Skip = append([]string{"lm_head"}, p.Exclude...)
+	}
+	return p, nil
+}
+
+// parse makes the format of the scheme and its options.
+func (p *job) parse() error {
+	f, err := quant.ParseFormat(p.Scheme)
+	if err != nil {
+		return bad("scheme", "%s", strings.TrimPrefix(err.Error(), "quant: "))
+	}
+	c, ok := f.(quant.Config)
+	fourBit := ok && c.Scheme.FourBit()
+	if !fourBit && (p.Blocksize != 0 || p.Double) {
+		return bad("scheme", "%s takes neither a blocksize nor double quantization by flag: nf4 and fp4 do; others have options in their names, such as int4:group=64", p.Scheme)
+	}
+	if !fourBit && p.Storage != tensor.Invalid && p.Storage != tensor.U8 {
+		return bad("storage", "%v is for the codes of nf4 and fp4; %s is stored in bytes", p.Storage, p.Scheme)
+	}
+	if ok {
+		if p.Blocksize != 0 {
+			c.Blocksize = p.Blocksize
+		}
+		c.Double = c.Double || p.Double
+		if c.Scheme == quant.Int8 {
+			c.Threshold = threshold(p.Threshold, c.Threshold)
+		}
+		f = c
+	}
+	if p.Storage == tensor.Invalid {
+		p.Storage = tensor.U8
+	}
+	p.format = f
+	// What no weight could take is refused before anything is read.
+	if _, err := f.New(tensor.T(tensor.F32, 1, 2)); err != nil {
+		return bad("scheme", "%s", strings.TrimPrefix(err.Error(), "quant: "))
+	}
+	return nil
+}
+
+// threshold is llm_int8_threshold: the option, else the format's, else that of transformers.
+func threshold(option, format float32) float32 {
+	switch {
+	case option < 0:
+		return 0
+	case option > 0:
+		return option
+	case format > 0:
+		return format
+	}
+	return 6
+}
+
+// bad is an error of an option: exit code 2.
+func bad(key, format string, args ...any) error {
+	return &config.ErrConfig{Key: key, Reason: fmt.Sprintf(format, args...), Flag: key != ""}
+}
+
+// inputError is an error of the input: exit code 3.
+type inputError struct{ error }
+
+// ExitCode is config.ExitInput.
+func (inputError) ExitCode() int { return config.ExitInput }
+
+// Unwrap returns the cause.
+func (e inputError) Unwrap() error { return e.error }
+
+// diskError is an error of writing: exit code 6.
+type diskError struct{ error }
+
+// ExitCode is config.ExitDisk.
+func (diskError) ExitCode() int { return config.ExitDisk }
+
+// Unwrap returns the cause.
+func (e diskError) Unwrap() error { return e.error }
+
+func onDisk(err error) error {
+	if err == nil {
+		return nil
+	}
+	return diskError{err}
+}
+
+func refuseExisting(fsys vfs.FS, path string) error {
+	_, err := fsys.Stat(path)
+	switch {
+	case err == nil:
+		return bad("", "%s exists, and nothing is written over it: name another, or remove it", path)
+	case !errors.Is(err, fs.ErrNotExist):
+		return inputError{err}
+	}
+	return nil
+}
