@@ -52,6 +52,7 @@ var experiments = []experiment{
 	{"optimizers", "8-bit against 32-bit optimizers", runOptimizers},
 	{"ablation", "What makes 8-bit Adam stable", runAblation},
 	{"adapters", "QLoRA, LoRA and full fine-tuning", runAdapters},
+	{"fourbit", "NF4, FP4 and other formats of few bits", runFourBit},
 }
 
 func main() {

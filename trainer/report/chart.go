@@ -54,13 +54,31 @@ func (c Chart) PNG() ([]byte, error) {
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1, 0, 1
 		return render(p)
 	}
-	if c.LogX {
-		logarithmic(&p.X)
-	}
-	if c.LogY {
-		logarithmic(&p.Y)
-	}
+	c.axis(&p.X, c.LogX)
+	c.axis(&p.Y, c.LogY)
 	return render(p)
+}
+
+// axis makes an axis logarithmic if it is to be, and leaves room around marks and their labels. The limits of a logarithmic axis are
+// positive, since other points are left out; a single value gets room.
+func (c Chart) axis(a *plot.Axis, log bool) {
+	room := 0.0
+	for _, s := range c.Series {
+		if s.Dots {
+			room = 0.08
+		}
+	}
+	if !log {
+		width := a.Max - a.Min
+		a.Min, a.Max = a.Min-room*width, a.Max+room*width
+		return
+	}
+	a.Scale, a.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	ratio := math.Pow(a.Max/a.Min, room)
+	if a.Min == a.Max {
+		ratio = 2
+	}
+	a.Min, a.Max = a.Min/ratio, a.Max*ratio
 }
 
 // Write replaces the file at path by the picture.
@@ -130,14 +148,6 @@ func addSeries(p *plot.Plot, s Series, points plotter.XYs, labels []string, i in
 }
 
 var marks = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}, draw.CrossGlyph{}, draw.PlusGlyph{}}
-
-// logarithmic makes an axis logarithmic. Its limits are positive, since other points are left out; a single value gets room.
-func logarithmic(a *plot.Axis) {
-	a.Scale, a.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	if a.Min == a.Max {
-		a.Min, a.Max = a.Min/2, a.Max*2
-	}
-}
 
 // largestShown bounds values so that the arithmetic of axes stays finite.
 const largestShown = 1e100
