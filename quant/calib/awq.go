@@ -65,45 +65,37 @@ func ClipSearch(samples, weight Matrix, size int, w RoundTrip, par Parallel) (cl
 	if size < 0 {
 		return Matrix{}, fmt.Errorf("calib: groups of %d: must not be negative (0 = whole rows)", size)
 	}
-	groups := Groups{Size: size}
-	grams := gramBlocks(samples, groups, par)
-	n := groups.count(weight.Rows, weight.Cols)
+	gs := groupsOf(size, weight.Cols)
+	grams := gramBlocks(samples, gs, par)
+	n := weight.Rows * gs.perRow()
 	best, factor := make([]float64, n), make([]float32, n)
 	for i := range clipShrink / 2 {
 		f := 1 - float32(i)/clipShrink
-		q, err := w(clip(weight, groups, func(int) float32 { return f }))
+		q, err := w(clip(weight, gs, func(int) float32 { return f }))
 		if err != nil {
 			return Matrix{}, err
 		}
-		per := groups.perRow(weight.Cols)
 		par.run(n, func(lo, hi int) {
 			for g := lo; g < hi; g++ {
-				from := g/per*weight.Cols + g%per*max(size, 1)
-				to := min(from+width(size, weight.Cols), (g/per+1)*weight.Cols)
-				e := quadratic(grams[g%per], q.Data[from:to], weight.Data[from:to])
+				from, to := gs.span(g)
+				e := quadratic(grams[g%gs.perRow()], q.Data[from:to], weight.Data[from:to])
 				if i == 0 || e < best[g] {
 					best[g], factor[g] = e, f
 				}
 			}
 		})
 	}
-	return clip(weight, groups, func(g int) float32 { return factor[g] }), nil
-}
-
-func width(size, cols int) int {
-	if size == 0 {
-		return cols
-	}
-	return size
+	return clip(weight, gs, func(g int) float32 { return factor[g] }), nil
 }
 
 // clip limits each group to its largest magnitude times factor.
-func clip(m Matrix, groups Groups, factor func(group int) float32) Matrix {
+func clip(m Matrix, gs groups, factor func(group int) float32) Matrix {
 	out := m.Clone()
-	groups.each(m.Rows, m.Cols, func(g, lo, hi int) {
+	for g := range m.Rows * gs.perRow() {
+		lo, hi := gs.span(g)
 		x, f := out.Data[lo:hi], factor(g)
 		if f == 1 {
-			return
+			continue
 		}
 		limit := float32(0)
 		for _, v := range x {
@@ -113,17 +105,16 @@ func clip(m Matrix, groups Groups, factor func(group int) float32) Matrix {
 		for i, v := range x {
 			x[i] = min(max(v, -limit), limit)
 		}
-	})
+	}
 	return out
 }
 
 // gramBlocks are XᵀX of the columns of each group of a row.
-func gramBlocks(samples Matrix, groups Groups, par Parallel) [][]float64 {
-	size := width(groups.Size, samples.Cols)
-	out := make([][]float64, groups.perRow(samples.Cols))
+func gramBlocks(samples Matrix, gs groups, par Parallel) [][]float64 {
+	out := make([][]float64, gs.perRow())
 	par.run(len(out), func(lo, hi int) {
 		for g := lo; g < hi; g++ {
-			from, to := g*size, min((g+1)*size, samples.Cols)
+			from, to := gs.span(g)
 			n := to - from
 			gram := make([]float64, n*n)
 			for t := range samples.Rows {
@@ -157,4 +148,23 @@ func quadratic(gram []float64, q, w []float32) float64 {
 		sum += di * (2*s + gram[i*n+i]*di)
 	}
 	return sum
+}
+
+// groups cuts rows of a matrix into groups of size neighbours (0 = the whole row); the last of a row may be short.
+type groups struct{ size, cols int }
+
+func groupsOf(size, cols int) groups {
+	if size == 0 {
+		size = cols
+	}
+	return groups{size, cols}
+}
+
+// perRow is the number of groups of a row.
+func (g groups) perRow() int { return (g.cols + g.size - 1) / g.size }
+
+// span returns the elements of group i, flat.
+func (g groups) span(i int) (lo, hi int) {
+	row, in := i/g.perRow()*g.cols, i%g.perRow()*g.size
+	return row + in, row + min(in+g.size, g.cols)
 }

@@ -11,6 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // ErrNoData is returned where a result is asked for before anything was observed.
@@ -87,4 +90,38 @@ func (m Matrix) ScaleColumns(s []float32) {
 			row[j] *= s[j]
 		}
 	}
+}
+
+// FromTensor copies a tensor of rank 2 into a matrix.
+func FromTensor(t *tensor.Tensor) (Matrix, error) {
+	if t == nil || t.Shape().Rank() != 2 || !t.DType().IsFloat() {
+		return Matrix{}, fmt.Errorf("calib: only a matrix of floats can be calibrated")
+	}
+	m := Matrix{t.Shape().Dim(0), t.Shape().Dim(1), t.Float32s()}
+	return m, m.check("tensor")
+}
+
+// as is the matrix as a source of a tensor of type d; Invalid = F32. Its values are read as they are.
+func (m Matrix) as(d tensor.DType) quant.Source {
+	if d == tensor.Invalid {
+		d = tensor.F32
+	}
+	return source{m, d}
+}
+
+type source struct {
+	m Matrix
+	d tensor.DType
+}
+
+// Type implements quant.Source.
+func (s source) Type() tensor.Type { return tensor.T(s.d, s.m.Rows, s.m.Cols) }
+
+// Read implements quant.Source.
+func (s source) Read(dst []float32, lo int) error {
+	if lo < 0 || len(dst) > len(s.m.Data)-lo {
+		return fmt.Errorf("calib: %d elements from %d on do not fit %d x %d", len(dst), lo, s.m.Rows, s.m.Cols)
+	}
+	copy(dst, s.m.Data[lo:])
+	return nil
 }

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // Defaults of GPTQ.
@@ -15,100 +18,29 @@ const (
 // maxDampings bounds how often damping is raised tenfold before H is given up.
 const maxDampings = 12
 
-// Groups says which elements of a weight share parameters. The zero value is one group for each row.
-type Groups struct {
-	// Size is the number of neighbours along a row that share parameters; 0 = the whole row. The last group of a row may be short.
-	Size int
-	// Flat cuts the groups from the flat row-major order instead, as blockwise formats do: they may span rows.
-	Flat bool
-}
-
-// count returns the number of groups of a rows x cols weight.
-func (g Groups) count(rows, cols int) int {
-	switch {
-	case g.Flat && g.Size == 0:
-		return 1
-	case g.Flat:
-		return (rows*cols + g.Size - 1) / g.Size
-	}
-	return rows * g.perRow(cols)
-}
-
-func (g Groups) perRow(cols int) int {
-	if g.Size == 0 {
-		return 1
-	}
-	return (cols + g.Size - 1) / g.Size
-}
-
-// of returns the group of element (r, c).
-func (g Groups) of(r, c, cols int) int {
-	switch {
-	case g.Flat && g.Size == 0:
-		return 0
-	case g.Flat:
-		return (r*cols + c) / g.Size
-	case g.Size == 0:
-		return r
-	}
-	return r*g.perRow(cols) + c/g.Size
-}
-
-// inRows reports whether no group holds elements of two rows.
-func (g Groups) inRows(cols int) bool { return !g.Flat || g.Size > 0 && cols%g.Size == 0 }
-
-// each calls f with the elements of every group, as bounds in the flat row-major order.
-func (g Groups) each(rows, cols int, f func(group, lo, hi int)) {
-	if g.Flat {
-		size := g.Size
-		if size == 0 {
-			size = rows * cols
-		}
-		for i, lo := 0, 0; lo < rows*cols; i, lo = i+1, lo+size {
-			f(i, lo, min(lo+size, rows*cols))
-		}
-		return
-	}
-	size := g.Size
-	if size == 0 {
-		size = cols
-	}
-	i := 0
-	for r := range rows {
-		for c := 0; c < cols; c += size {
-			f(i, r*cols+c, r*cols+min(c+size, cols))
-			i++
-		}
-	}
-}
-
-// GPTQOptions configures GPTQ. Grid is required.
+// GPTQOptions configures GPTQ. The zero value is the usual choice.
 type GPTQOptions struct {
-	Grid   Grid
-	Groups Groups
-	// Params are the parameters of the groups, when they were chosen before (double quantization rounds scales, a clip search shrinks
-	// them); nil: the grid is fitted.
-	Params []Params
-	// Static fits all groups to the weight as it came; else a group is fitted when its first column's turn comes, to what the errors
-	// of the columns before have made of it. ActOrder, Params and groups that span rows imply it.
+	// Static keeps the scales that the format gives the weight as it came; else a block's scale is set when its first column's turn comes,
+	// to what the errors of the columns before have made of it. ActOrder, double quantization and blocks that span rows imply Static.
 	Static bool
 	// ActOrder takes columns in the order of falling diagonal of H, so that those which matter most are rounded while there are most
 	// others to make up for it.
 	ActOrder  bool
 	Damping   float64 // share of the mean diagonal added to the diagonal; 0 = DefaultDamping
-	BlockCols int     // 0 = DefaultBlockCols; changes speed only
+	BlockCols int     // columns between two lazy updates; 0 = DefaultBlockCols; changes speed only
 	Parallel  Parallel
+	// DType is the element type that the state remembers: F32, F16 or BF16; Invalid = F32.
+	DType tensor.DType
 }
 
 // GPTQResult is a quantized weight.
 type GPTQResult struct {
-	Codes   []uint8  // of each element, row-major, as the grid gives them
-	Params  []Params // of each group
-	Values  Matrix   // what the codes stand for
-	Dead    int      // columns whose input was 0 in every sample: their codes are rounded to nearest and matter to no sample
-	Damping float64  // share of the mean diagonal that was added; more than asked when H was singular
-	Raised  int      // how often damping was raised tenfold because H was not positive definite with it
-	Error   float64  // Σ (w-q)²/U² / 2: the error on the samples' outputs that the method accounts for, damping included
+	State   *quant.State
+	Values  Matrix  // what the state stands for, in float32
+	Dead    int     // columns whose input was 0 in every sample: they are rounded to nearest, no sample tells
+	Damping float64 // share of the mean diagonal that was added; more than asked when H was singular
+	Raised  int     // how often damping was raised tenfold because H was not positive definite with it
+	Error   float64 // Σ (w-q)²/U² / 2: the error on the samples' outputs that the method accounts for, damping included
 }
 
 // Note says in words what was unusual, "" for nothing.
@@ -124,28 +56,35 @@ func (r *GPTQResult) Note() string {
 	return ""
 }
 
-// GPTQ quantizes a weight (out, in) column by column, each time spreading the error over the columns that are still to come, so that
-// the layer's output on the samples behind h changes least (Frantar et al. 2023, arXiv 2210.17323, algorithm 1). All arithmetic on
-// the weight is float64. A Hessian that is not positive definite is damped more, and the result says so.
-func GPTQ(w Matrix, h *Hessian, o GPTQOptions) (*GPTQResult, error) {
-	if err := checkGPTQ(w, h, &o); err != nil {
+// GPTQ quantizes a weight (out, in) in any format column by column, each time spreading the error over the columns that are still to
+// come, so that the layer's output on the samples behind h changes least (Frantar et al. 2023, arXiv 2210.17323, algorithm 1). Scales
+// are the format's, codes are its nearest ones; all other arithmetic on the weight is float64. A Hessian that is not positive definite
+// is damped more, and the result says so.
+func GPTQ(w Matrix, h *Hessian, f quant.Format, o GPTQOptions) (*GPTQResult, error) {
+	if err := checkGPTQ(w, h, f, &o); err != nil {
+		return nil, err
+	}
+	st, err := f.Quantize(w.as(o.DType), quant.Options{Parallel: o.Parallel})
+	if err != nil {
 		return nil, err
 	}
 	full, err := h.Matrix()
 	if err != nil {
 		return nil, err
 	}
-	s := &gptq{GPTQOptions: o, w: w, res: &GPTQResult{Codes: make([]uint8, len(w.Data)), Values: NewMatrix(w.Rows, w.Cols)}}
+	s := &gptq{GPTQOptions: o, w: w, codes: make([]uint8, len(w.Data)), res: &GPTQResult{State: st, Values: NewMatrix(w.Rows, w.Cols)}}
+	if err := s.encoder(st); err != nil {
+		return nil, err
+	}
 	s.order(full)
 	if err := s.factor(full); err != nil {
 		return nil, err
 	}
-	s.fitGroups()
 	s.run()
-	return s.res, nil
+	return s.res, st.Pack(s.codes, 0)
 }
 
-func checkGPTQ(w Matrix, h *Hessian, o *GPTQOptions) error {
+func checkGPTQ(w Matrix, h *Hessian, f quant.Format, o *GPTQOptions) error {
 	if err := w.check("weight"); err != nil {
 		return err
 	}
@@ -160,17 +99,12 @@ func checkGPTQ(w Matrix, h *Hessian, o *GPTQOptions) error {
 		return ErrNoData
 	case h.Cols() != w.Cols:
 		return fmt.Errorf("calib: the weight has %d columns, the Hessian %d: it belongs to another layer", w.Cols, h.Cols())
-	case o.Grid == nil:
-		return fmt.Errorf("calib: GPTQ: no grid")
-	case o.Groups.Size < 0:
-		return fmt.Errorf("calib: groups of %d: must not be negative (0 = whole rows)", o.Groups.Size)
+	case f == nil:
+		return fmt.Errorf("calib: GPTQ: no format")
 	case !(o.Damping > 0 && o.Damping < 1e6):
 		return fmt.Errorf("calib: damping %v: must be above 0 (usual: %v)", o.Damping, DefaultDamping)
 	case o.BlockCols < 0:
 		return fmt.Errorf("calib: blocks of %d columns: must not be negative", o.BlockCols)
-	}
-	if n := o.Groups.count(w.Rows, w.Cols); o.Params != nil && len(o.Params) != n {
-		return fmt.Errorf("calib: %d parameters for %d groups", len(o.Params), n)
 	}
 	return nil
 }
@@ -178,13 +112,36 @@ func checkGPTQ(w Matrix, h *Hessian, o *GPTQOptions) error {
 // gptq is a run. Columns are in the order in which they are taken: column j is perm[j] of the weight.
 type gptq struct {
 	GPTQOptions
-	w      Matrix
-	perm   []int
-	dead   []bool
-	u      []float64 // upper Cholesky factor of the inverse of H, row-major
-	groups []Params
-	static bool
-	res    *GPTQResult
+	w     Matrix
+	perm  []int
+	dead  []bool
+	u     []float64 // upper Cholesky factor of the inverse of H, row-major
+	plain *quant.State
+	enc   *quant.Encoder // of plain
+	codes []uint8
+	res   *GPTQResult
+}
+
+// encoder makes the encoder that rounds to the values of st. Where its scales are quantized it works on a copy with the restored ones; a
+// scale that was restored below 0 becomes 0 there, so that the block gets the code of 0, whose value does not depend on it.
+func (s *gptq) encoder(st *quant.State) (err error) {
+	s.plain = st
+	inRows := st.ByRow || s.w.Cols%st.Blocksize == 0
+	s.Static = s.Static || s.ActOrder || st.Nested() || !inRows
+	if st.Nested() {
+		c := *st
+		c.AbsmaxU8, c.NestedAbsmax, c.NestedMap, c.NestedOffset = nil, nil, nil, 0
+		c.Absmax = make([]float32, st.Blocks())
+		if err := st.Scales(c.Absmax, 0, len(c.Absmax)); err != nil {
+			return err
+		}
+		for i, a := range c.Absmax {
+			c.Absmax[i] = max(a, 0)
+		}
+		s.plain = &c
+	}
+	s.enc, err = s.plain.Encoder()
+	return err
 }
 
 // order chooses the order of the columns and marks dead ones.
@@ -256,17 +213,4 @@ func reversed(l []float64, n int) []float64 {
 		}
 	}
 	return r
-}
-
-// fitGroups fits what is fitted before the first column's turn.
-func (s *gptq) fitGroups() {
-	s.groups = make([]Params, s.Groups.count(s.w.Rows, s.w.Cols))
-	s.res.Params = s.groups
-	s.static = s.Static || s.ActOrder || s.Params != nil || !s.Groups.inRows(s.w.Cols)
-	switch {
-	case s.Params != nil:
-		copy(s.groups, s.Params)
-	case s.static:
-		s.Groups.each(s.w.Rows, s.w.Cols, func(g, lo, hi int) { s.groups[g] = s.Grid.Fit(s.w.Data[lo:hi]) })
-	}
 }

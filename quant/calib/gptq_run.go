@@ -42,24 +42,26 @@ func (s *gptq) rows(work, carry []float64, first, n int) (sum float64) {
 	return sum
 }
 
-// block quantizes columns at to end-1 of a row, updates the rest of these columns at once and keeps the errors in carry.
-func (s *gptq) block(w, carry []float64, r, at, end int) (sum float64) {
+// block quantizes columns from to end-1 of a row, updates the rest of these columns at once and keeps the errors in carry.
+func (s *gptq) block(w, carry []float64, r, from, end int) (sum float64) {
 	cols := s.w.Cols
-	for j := at; j < end; j++ {
+	for j := from; j < end; j++ {
 		c := s.perm[j]
-		g := s.Groups.of(r, c, cols)
-		if !s.static && (j == 0 || g != s.Groups.of(r, s.perm[j-1], cols)) {
-			s.groups[g] = s.fitNow(w, carry, g, r, at, j)
+		at := r*cols + c
+		b := s.plain.Block(at)
+		if !s.Static && (j == 0 || b != s.plain.Block(at-1)) {
+			s.fit(w, carry, b, r, from, j)
 		}
 		u := s.u[j*cols:]
-		code, value := s.Grid.Round(float32(w[j]), s.groups[g])
-		s.res.Codes[r*cols+c], s.res.Values.Data[r*cols+c] = code, value
+		code := s.enc.Code(b, float32(w[j]))
+		value := s.enc.Value(b, code)
+		s.codes[at], s.res.Values.Data[at] = code, value
 		e := (w[j] - float64(value)) / u[j]
 		if s.dead[c] {
 			e = 0 // its row of u is diagonal: no other column can make up for it and none needs to
 		}
 		sum += e * e
-		carry[j-at] = e
+		carry[j-from] = e
 		for k := j + 1; k < end; k++ {
 			w[k] -= float64(e * u[k])
 		}
@@ -67,21 +69,23 @@ func (s *gptq) block(w, carry []float64, r, at, end int) (sum float64) {
 	return sum
 }
 
-// fitNow fits the group that starts at column j. Where it reaches beyond the block, the updates that the rest is still owed are added to a
-// copy first.
-func (s *gptq) fitNow(w, carry []float64, g, r, at, j int) Params {
+// fit sets the scale of the block that starts at column j. Where it reaches beyond the columns that are up to date, the updates that the
+// rest is still owed are added to a copy first.
+func (s *gptq) fit(w, carry []float64, b, r, from, j int) {
 	cols := s.w.Cols
-	group := make([]float32, 0, 256)
-	for k := j; k < cols && s.Groups.of(r, k, cols) == g; k++ {
+	_, end := s.plain.Span(b)
+	x := make([]float32, min(end-r*cols, cols)-j)
+	for i := range x {
+		k := j + i
 		v := w[k]
-		if k >= at+s.BlockCols {
-			for i := at; i < j; i++ {
-				v -= float64(carry[i-at] * s.u[i*cols+k])
+		if k >= from+s.BlockCols {
+			for p := from; p < j; p++ {
+				v -= float64(carry[p-from] * s.u[p*cols+k])
 			}
 		}
-		group = append(group, float32(v))
+		x[i] = float32(v)
 	}
-	return s.Grid.Fit(group)
+	s.enc.Fit(b, x)
 }
 
 // update subtracts from the columns after end what the errors of columns at to end-1 owe them, four columns at a time.

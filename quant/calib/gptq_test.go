@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // correlated returns samples whose columns depend on each other and differ in scale, as activations do.
@@ -75,42 +78,45 @@ func inverse(a []float64, n int) []float64 {
 
 // obq is the definition: columns in order, the explicit inverse of the Hessian of the columns that are left (Frantar & Alistarh 2022,
 // Optimal Brain Quantization), everything updated at once.
-func obq(w Matrix, h []float64, o GPTQOptions, perm []int) []uint8 {
+func obq(t *testing.T, w Matrix, h []float64, f quant.Format, o GPTQOptions, perm []int) []uint8 {
 	n := w.Cols
+	st, err := quant.QuantizeTensor(tensorOf(t, w), f, quant.Options{})
+	require.NoError(t, err)
+	static := o.Static || st.Nested() || !st.ByRow && n%st.Blocksize != 0
+	if st.Nested() {
+		scales := make([]float32, st.Blocks())
+		require.NoError(t, st.Scales(scales, 0, len(scales)))
+		st.Absmax, st.AbsmaxU8, st.NestedAbsmax = scales, nil, nil
+	}
+	enc, err := st.Encoder()
+	require.NoError(t, err)
 	mean := 0.0
 	for i := range n {
 		mean += h[i*n+i] / float64(n)
 	}
 	damped := append([]float64(nil), h...)
 	for i := range n {
-		damped[i*n+i] += o.Damping * mean
+		damped[i*n+i] += 0.01 * mean
 	}
-	codes := make([]uint8, len(w.Data))
+	codes, first := make([]uint8, len(w.Data)), inverse(damped, n)
 	for r := range w.Rows {
 		row := make([]float64, n)
 		for j, v := range w.Row(r) {
 			row[j] = float64(v)
 		}
-		hinv := inverse(damped, n)
-		var p Params
-		for at, j := range perm {
-			fit := !o.Static && (at == 0 || o.Groups.of(0, j, n) != o.Groups.of(0, perm[at-1], n))
-			if fit || o.Static {
-				var group []float32
-				for k := range n {
-					if o.Groups.of(0, k, n) == o.Groups.of(0, j, n) {
-						if o.Static {
-							group = append(group, w.Row(r)[k])
-						} else {
-							group = append(group, float32(row[k]))
-						}
-					}
+		hinv := first
+		for _, j := range perm {
+			b := st.Block(r*n + j)
+			if lo, hi := st.Span(b); !static && lo == r*n+j {
+				group := make([]float32, hi-lo)
+				for k := range group {
+					group[k] = float32(row[j+k])
 				}
-				p = o.Grid.Fit(group)
+				enc.Fit(b, group)
 			}
-			code, v := o.Grid.Round(float32(row[j]), p)
+			code := enc.Code(b, float32(row[j]))
 			codes[r*n+j] = code
-			e := (row[j] - float64(v)) / hinv[j*n+j]
+			e := (row[j] - float64(enc.Value(b, code))) / hinv[j*n+j]
 			for k := range n {
 				row[k] -= e * hinv[j*n+k]
 			}
@@ -126,6 +132,12 @@ func obq(w Matrix, h []float64, o GPTQOptions, perm []int) []uint8 {
 	return codes
 }
 
+func tensorOf(t testing.TB, w Matrix) *tensor.Tensor {
+	x, err := tensor.Of(w.Data, w.Rows, w.Cols)
+	require.NoError(t, err)
+	return x
+}
+
 func byDiagonal(h []float64, n int) []int {
 	perm := make([]int, n)
 	for i := range perm {
@@ -139,35 +151,45 @@ func byDiagonal(h []float64, n int) []int {
 	return perm
 }
 
+// gridFormats are formats of every kind; blocks of some span the rows of the test's weights.
+func gridFormats() []quant.Format {
+	out := quant.Formats()
+	for _, bits := range []int{2, 3, 4, 8} {
+		for _, per := range []quant.Granularity{quant.PerTensor, quant.PerChannel, 5, 8} {
+			out = append(out, quant.AffineFormat{Bits: bits, Per: per, Asymmetric: bits%2 == 1})
+		}
+	}
+	return append(out, quant.Config{Scheme: quant.NF4, Blocksize: 32, Double: true}, quant.KBitFormat{Bits: 3, Blocksize: 32, Fit: true, Double: true})
+}
+
 func TestGPTQEqualsOptimalBrainQuantization(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, bits := range []int{2, 3, 4, 8} {
-		for _, size := range []int{0, 5, 8} {
-			for _, act := range []bool{false, true} {
-				for _, static := range []bool{act, true} {
-					for _, cols := range []int{1, 7, 24} {
-						o := GPTQOptions{Grid: Affine{bits, bits%2 == 0}, Groups: Groups{Size: size}, Static: static, ActOrder: act,
-							Damping: 0.01, BlockCols: 4 + cols%3}
-						t.Run(fmt.Sprintf("bits%d/group%d/act%v/static%v/cols%d", bits, size, act, static, cols), func(t *testing.T) {
-							w, h := randomWeight(r, 19, cols), hessianOf(t, correlated(r, 60, cols))
-							full, err := h.Matrix()
-							require.NoError(t, err)
-							perm := byDiagonal(full, cols)
-							if !act {
-								for i := range perm {
-									perm[i] = i
-								}
+	for _, f := range gridFormats() {
+		for _, act := range []bool{false, true} {
+			for _, static := range []bool{act, true} {
+				for _, cols := range []int{1, 7, 32} {
+					o := GPTQOptions{Static: static, ActOrder: act, BlockCols: 4 + cols%3}
+					t.Run(fmt.Sprintf("%s/act%v/static%v/cols%d", f.Name(), act, static, cols), func(t *testing.T) {
+						w, h := randomWeight(r, 9, cols), hessianOf(t, correlated(r, 60, cols))
+						full, err := h.Matrix()
+						require.NoError(t, err)
+						perm := byDiagonal(full, cols)
+						if !act {
+							for i := range perm {
+								perm[i] = i
 							}
-							got, err := GPTQ(w, h, o)
-							require.NoError(t, err)
-							require.Equal(t, obq(w, full, o, perm), got.Codes)
-							require.Empty(t, got.Note())
-							for i, c := range got.Codes {
-								p := got.Params[o.Groups.of(i/cols, i%cols, cols)]
-								require.Equal(t, float32(int32(c)-p.Zero)*p.Scale, got.Values.Data[i])
-							}
-						})
-					}
+						}
+						got, err := GPTQ(w, h, f, o)
+						require.NoError(t, err)
+						require.NoError(t, got.State.Validate())
+						codes := make([]uint8, len(w.Data))
+						require.NoError(t, got.State.Unpack(codes, 0, len(codes)))
+						require.Equal(t, obq(t, w, full, f, o, perm), codes)
+						require.Empty(t, got.Note())
+						values, err := got.State.Dequantize(tensor.F32)
+						require.NoError(t, err)
+						require.Equal(t, values.Float32s(), got.Values.Data)
+					})
 				}
 			}
 		}
@@ -191,14 +213,9 @@ func outputError(x, w, q Matrix) float64 {
 	return num / den
 }
 
-func nearest(w Matrix, g Grid, groups Groups) Matrix {
-	q := w.Clone()
-	groups.each(w.Rows, w.Cols, func(_, lo, hi int) {
-		p := g.Fit(w.Data[lo:hi])
-		for i := lo; i < hi; i++ {
-			_, q.Data[i] = g.Round(w.Data[i], p)
-		}
-	})
+func nearest(t *testing.T, w Matrix, f quant.Format) Matrix {
+	q, err := ByFormat(f, nil)(w.Clone())
+	require.NoError(t, err)
 	return q
 }
 
@@ -206,14 +223,11 @@ func TestGPTQBeatsRoundToNearest(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	x, w := correlated(r, 400, 96), randomWeight(r, 40, 96)
 	h := hessianOf(t, x)
-	for _, bits := range []int{2, 3, 4, 8} {
-		for _, groups := range []Groups{{}, {Size: 32}, {Size: 64, Flat: true}, {Flat: true}} {
-			for _, act := range []bool{false, true} {
-				got, err := GPTQ(w, h, GPTQOptions{Grid: Affine{Bits: bits}, Groups: groups, ActOrder: act})
-				require.NoError(t, err)
-				rtn := outputError(x, w, nearest(w, Affine{Bits: bits}, groups))
-				require.Less(t, outputError(x, w, got.Values), 0.6*rtn, "%d bits, %+v, act order %v", bits, groups, act)
-			}
+	for _, f := range gridFormats() {
+		for _, act := range []bool{false, true} {
+			got, err := GPTQ(w, h, f, GPTQOptions{ActOrder: act})
+			require.NoError(t, err)
+			require.Less(t, outputError(x, w, got.Values), 0.7*outputError(x, w, nearest(t, w, f)), "%s, act order %v", f.Name(), act)
 		}
 	}
 }
@@ -225,34 +239,43 @@ func TestGPTQWithoutCorrelationIsRoundToNearest(t *testing.T) {
 	for i := range 33 {
 		x.Data[i*33+i] = float32(1 + i)
 	}
-	got, err := GPTQ(w, hessianOf(t, x), GPTQOptions{Grid: Affine{Bits: 4}, Groups: Groups{Size: 8}, ActOrder: true})
-	require.NoError(t, err)
-	require.Equal(t, nearest(w, Affine{Bits: 4}, Groups{Size: 8}), got.Values)
+	for _, f := range gridFormats() {
+		if st, err := f.Quantize(w.as(tensor.F32), quant.Options{}); err != nil || st.Nested() {
+			require.NoError(t, err)
+			continue // rounds to the restored scales, nearest rounding to those before they were quantized
+		}
+		got, err := GPTQ(w, hessianOf(t, x), f, GPTQOptions{ActOrder: true, DType: tensor.BF16})
+		require.NoError(t, err)
+		want, err := f.Quantize(w.as(tensor.BF16), quant.Options{})
+		require.NoError(t, err)
+		require.Equal(t, want, got.State, f.Name())
+	}
 }
 
 func TestGPTQSingularHessian(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	w, x := randomWeight(r, 10, 24), correlated(r, 100, 24)
+	int4 := quant.AffineFormat{Bits: 4}
 	for row := range x.Rows {
 		for _, dead := range []int{0, 7, 23} {
 			x.Row(row)[dead] = 0
 		}
 		x.Row(row)[5] = x.Row(row)[4] // a copy: rank 20 in 21 columns
 	}
-	got, err := GPTQ(w, hessianOf(t, x), GPTQOptions{Grid: Affine{Bits: 4}, Damping: 1e-18})
+	got, err := GPTQ(w, hessianOf(t, x), int4, GPTQOptions{Damping: 1e-18})
 	require.NoError(t, err)
 	require.Equal(t, 3, got.Dead)
 	require.Positive(t, got.Raised)
 	require.Greater(t, got.Damping, 1e-18)
 	require.Contains(t, got.Note(), "singular (3 dead columns)")
-	rtn := nearest(w, Affine{Bits: 4}, Groups{})
+	rtn := nearest(t, w, int4)
 	for i := range w.Rows {
 		require.Zero(t, firstNonFinite(got.Values.Row(i))+1)
 	}
 	require.Less(t, outputError(x, w, got.Values), outputError(x, w, rtn))
 
 	clear(x.Data) // every column dead
-	got, err = GPTQ(w, hessianOf(t, x), GPTQOptions{Grid: Affine{Bits: 4}})
+	got, err = GPTQ(w, hessianOf(t, x), int4, GPTQOptions{})
 	require.NoError(t, err)
 	require.Equal(t, 24, got.Dead)
 	require.Equal(t, rtn, got.Values)
@@ -260,18 +283,18 @@ func TestGPTQSingularHessian(t *testing.T) {
 
 func TestGPTQRefuses(t *testing.T) {
 	w, h := NewMatrix(2, 3), hessianOf(t, Matrix{1, 3, []float32{1, 2, 3}})
-	grid := Affine{Bits: 4}
+	f := quant.AffineFormat{Bits: 4}
 	empty, err := NewHessian(3)
 	require.NoError(t, err)
 	bad := w.Clone()
 	bad.Data[4] = float32(math.NaN())
 	for want, f := range map[string]func() error{
-		"element (1, 1) is NaN": func() error { _, err := GPTQ(bad, h, GPTQOptions{Grid: grid}); return err },
-		"no grid":               func() error { _, err := GPTQ(w, h, GPTQOptions{}); return err },
-		"nothing was observed":  func() error { _, err := GPTQ(w, empty, GPTQOptions{Grid: grid}); return err },
-		"another layer":         func() error { _, err := GPTQ(NewMatrix(2, 4), h, GPTQOptions{Grid: grid}); return err },
-		"damping -1":            func() error { _, err := GPTQ(w, h, GPTQOptions{Grid: grid, Damping: -1}); return err },
-		"1 parameters for 2":    func() error { _, err := GPTQ(w, h, GPTQOptions{Grid: grid, Params: make([]Params, 1)}); return err },
+		"element (1, 1) is NaN": func() error { _, err := GPTQ(bad, h, f, GPTQOptions{}); return err },
+		"no format":             func() error { _, err := GPTQ(w, h, nil, GPTQOptions{}); return err },
+		"nothing was observed":  func() error { _, err := GPTQ(w, empty, f, GPTQOptions{}); return err },
+		"another layer":         func() error { _, err := GPTQ(NewMatrix(2, 4), h, f, GPTQOptions{}); return err },
+		"damping -1":            func() error { _, err := GPTQ(w, h, f, GPTQOptions{Damping: -1}); return err },
+		"2 to 6":                func() error { _, err := GPTQ(w, h, quant.KBitFormat{Bits: 7}, GPTQOptions{}); return err },
 		"2 columns, the Hessian 3": func() error {
 			return h.Add(NewMatrix(1, 2), nil)
 		},
@@ -298,7 +321,7 @@ func TestGPTQDoesNotDependOnThreads(t *testing.T) {
 		h, err := NewHessian(200)
 		require.NoError(t, err)
 		require.NoError(t, h.Add(x, par))
-		got, err := GPTQ(w, h, GPTQOptions{Grid: Affine{Bits: 3}, Groups: Groups{Size: 50}, Parallel: par})
+		got, err := GPTQ(w, h, quant.AffineFormat{Bits: 3, Per: 50}, GPTQOptions{Parallel: par})
 		require.NoError(t, err)
 		if first == nil {
 			first = got
@@ -374,7 +397,7 @@ func BenchmarkGPTQ(b *testing.B) {
 		h, err := NewHessian(n)
 		require.NoError(b, err)
 		require.NoError(b, h.Add(x, threads))
-		_, err = GPTQ(w, h, GPTQOptions{Grid: Affine{Bits: 4}, Groups: Groups{Size: 128}, Parallel: threads})
+		_, err = GPTQ(w, h, quant.AffineFormat{Bits: 4}, GPTQOptions{Parallel: threads})
 		require.NoError(b, err)
 	}
 }

@@ -3,25 +3,18 @@ package calib
 import (
 	"fmt"
 	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/quant"
 )
 
-// Params places a grid: a code stands for (code - Zero)·Scale on an integer grid, for table[code]·Scale on a table.
+// Params places a grid: code c stands for (c - Zero)·Step.
 type Params struct {
-	Scale float32
-	Zero  int32
+	Step float32
+	Zero uint8
 }
 
-// Grid is a family of sets of values, one for each Params: what the elements that share a scale can become. A Grid has no state and
-// may be used by several goroutines.
-type Grid interface {
-	// Fit returns the parameters that round-to-nearest uses for a group of weights.
-	Fit(group []float32) Params
-	// Round returns the code of the value next to x, and that value in float32 as dequantization gives it.
-	Round(x float32, p Params) (code uint8, value float32)
-}
-
-// Affine is a grid of 2^Bits evenly spaced values, 2 to 8 bits, with codes from 0. Symmetric, Zero is always the middle, 2^(Bits-1), so
-// that there is one more negative value than positive ones; else it is the code of 0.
+// Affine is a grid of 2^Bits evenly spaced values, 2 to 8 bits, for activations: what quant.AffineFormat is for weights, with the same
+// arithmetic. Symmetric, Zero is the middle, 2^(Bits-1), so that there is one more negative value than positive ones.
 type Affine struct {
 	Bits      int
 	Symmetric bool
@@ -35,37 +28,33 @@ func (a Affine) check() error {
 }
 
 // Params places the grid so that it spans a range; symmetric, so that its largest positive value is the range's AbsMax. A range of
-// width 0 gives Scale 1.
+// width 0 gives Step 0.
 func (a Affine) Params(r Range) Params {
-	top, middle := int32(1)<<a.Bits-1, int32(1)<<(a.Bits-1)
 	if a.Symmetric {
-		return Params{positive(r.AbsMax() / float32(top-middle)), middle}
+		return Params{r.AbsMax() / float32(int(1)<<(a.Bits-1)-1), 1 << (a.Bits - 1)}
 	}
-	scale := positive((r.Hi - r.Lo) / float32(top))
-	zero := math.RoundToEven(float64(-r.Lo) / float64(scale))
-	return Params{scale, int32(min(max(zero, 0), float64(top)))}
+	step, zero := quant.AffineParams(r.Lo, r.Hi, a.Bits)
+	return Params{step, zero}
 }
 
-// positive replaces a scale that nothing can be divided by.
-func positive(scale float32) float32 {
-	if scale < math.SmallestNonzeroFloat32*(1<<23) || scale-scale != 0 {
-		return 1
+// Round returns the code of the value next to x (half to even, saturating) and that value.
+func (a Affine) Round(x float32, p Params) (code uint8, value float32) {
+	q := 0.0
+	if p.Step > 0 {
+		q = math.RoundToEven(float64(x) / float64(p.Step))
 	}
-	return scale
+	code = uint8(min(max(q+float64(p.Zero), 0), float64(int(1)<<a.Bits-1)))
+	return code, (float32(code) - float32(p.Zero)) * p.Step
 }
 
-// Fit implements Grid: the extremes of the group are spanned.
-func (a Affine) Fit(group []float32) Params {
+// roundAll rounds values in place on a grid placed by their extremes.
+func (a Affine) roundAll(x []float32) {
 	lo, hi := float32(0), float32(0)
-	for _, v := range group {
+	for _, v := range x {
 		lo, hi = min(lo, v), max(hi, v)
 	}
-	return a.Params(Range{lo, hi})
-}
-
-// Round implements Grid: half to even, saturating.
-func (a Affine) Round(x float32, p Params) (code uint8, value float32) {
-	q := math.RoundToEven(float64(x/p.Scale)) + float64(p.Zero)
-	k := int32(min(max(q, 0), float64(int32(1)<<a.Bits-1)))
-	return uint8(k), float32(k-p.Zero) * p.Scale
+	p := a.Params(Range{lo, hi})
+	for i, v := range x {
+		_, x[i] = a.Round(v, p)
+	}
 }

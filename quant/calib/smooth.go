@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // minFactor keeps the statistics that scales are made from away from 0, as the reference implementations do.
@@ -194,23 +195,19 @@ func PerToken(grid Affine) RoundTrip {
 			return m, quant.DequantizeRows(m.Data, codes, stats, m.Rows, m.Cols)
 		}
 		for t := range m.Rows {
-			roundGroup(m.Row(t), grid)
+			grid.roundAll(m.Row(t))
 		}
 		return m, nil
 	}
 }
 
-// PerGroup quantizes weights to the nearest values of a grid that is fitted to each group.
-func PerGroup(grid Grid, groups Groups) RoundTrip {
+// ByFormat quantizes weights in a format and dequantizes them to float32.
+func ByFormat(f quant.Format, par Parallel) RoundTrip {
 	return func(m Matrix) (Matrix, error) {
-		groups.each(m.Rows, m.Cols, func(_, lo, hi int) { roundGroup(m.Data[lo:hi], grid) })
-		return m, nil
-	}
-}
-
-func roundGroup(x []float32, grid Grid) {
-	p := grid.Fit(x)
-	for i, v := range x {
-		_, x[i] = grid.Round(v, p)
+		st, err := f.Quantize(m.as(tensor.F32), quant.Options{Parallel: par})
+		if err != nil {
+			return m, err
+		}
+		return m, quant.DequantizeRange(st, m.Data, 0, len(m.Data))
 	}
 }

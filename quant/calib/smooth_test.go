@@ -3,9 +3,12 @@ package calib
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/quant"
 )
 
 // withOutliers gives a few channels large activations, as LLMs have them.
@@ -110,7 +113,7 @@ func TestSmoothSearchBeatsPlainInt8(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	x := withOutliers(r, 200, 48)
 	weights := []Matrix{randomWeight(r, 20, 48), randomWeight(r, 10, 48)}
-	act, wgt := PerToken(Affine{8, true}), PerGroup(Affine{8, true}, Groups{})
+	act, wgt := PerToken(Affine{8, true}), ByFormat(quant.AffineFormat{Bits: 8, Per: quant.PerChannel}, nil)
 	best, err := SmoothSearch(x, statsOf(t, x).AbsMax(), weights, nil, act, wgt, threads)
 	require.NoError(t, err)
 	ones := make([]float32, 48)
@@ -134,7 +137,7 @@ func TestPerTokenIsRowQuantization(t *testing.T) {
 		got, err := PerToken(grid)(x.Clone())
 		require.NoError(t, err)
 		for i := range x.Rows {
-			step := grid.Fit(x.Row(i)).Scale
+			step := grid.Params(rangeOf(slices.Min(x.Row(i)), slices.Max(x.Row(i)))).Step
 			for j, v := range x.Row(i) {
 				require.InDelta(t, v, got.Row(i)[j], float64(step)*0.501)
 			}
@@ -149,7 +152,7 @@ func TestAWQBeatsRoundToNearest(t *testing.T) {
 	x := withOutliers(r, 300, 64)
 	weights := []Matrix{randomWeight(r, 24, 64), randomWeight(r, 8, 64)}
 	for _, bits := range []int{2, 3, 4} {
-		rt := PerGroup(Affine{Bits: bits}, Groups{Size: 32})
+		rt := ByFormat(quant.AffineFormat{Bits: bits, Per: 32, Asymmetric: true}, threads)
 		got, err := AWQSearch(x, statsOf(t, x).MeanAbs(), weights, rt, threads)
 		require.NoError(t, err)
 		require.Less(t, got.Error, 0.7*got.Plain, "%d bits, ratio %v", bits, got.Ratio)
@@ -176,7 +179,11 @@ func TestClipSearch(t *testing.T) {
 		w.Row(i)[i*5] = 1
 	}
 	for _, size := range []int{0, 16, 24} {
-		rt := PerGroup(Affine{3, true}, Groups{Size: size})
+		per := quant.Granularity(size)
+		if size == 0 {
+			per = quant.PerChannel
+		}
+		rt := ByFormat(quant.AffineFormat{Bits: 3, Per: per}, nil)
 		clipped, err := ClipSearch(x, w, size, rt, threads)
 		require.NoError(t, err)
 		q, err := rt(clipped.Clone())
@@ -187,7 +194,7 @@ func TestClipSearch(t *testing.T) {
 		for g, f := range groupFactors(w, clipped, size) { // no other factor is better, group by group
 			for i := range clipShrink / 2 {
 				other := 1 - float32(i)/clipShrink
-				alt := clip(w, Groups{Size: size}, func(k int) float32 {
+				alt := clip(w, groupsOf(size, w.Cols), func(k int) float32 {
 					if k == g {
 						return other
 					}
@@ -203,7 +210,7 @@ func TestClipSearch(t *testing.T) {
 
 func groupFactors(w, clipped Matrix, size int) map[int]float32 {
 	out := map[int]float32{}
-	for g := range (Groups{Size: size}).count(w.Rows, w.Cols) {
+	for g := range w.Rows * groupsOf(size, w.Cols).perRow() {
 		if g%7 == 0 {
 			out[g] = 1
 		}
@@ -214,31 +221,27 @@ func groupFactors(w, clipped Matrix, size int) map[int]float32 {
 // groupError is the squared error of one group's part of the outputs.
 func groupError(x, w, q Matrix, size, group int) float64 {
 	sum := 0.0
-	(Groups{Size: size}).each(w.Rows, w.Cols, func(g, lo, hi int) {
-		if g != group {
-			return
+	lo, hi := groupsOf(size, w.Cols).span(group)
+	for t := range x.Rows {
+		d := 0.0
+		for i := lo; i < hi; i++ {
+			d += float64(x.Row(t)[i%w.Cols]) * (float64(q.Data[i]) - float64(w.Data[i]))
 		}
-		for t := range x.Rows {
-			d := 0.0
-			for i := lo; i < hi; i++ {
-				d += float64(x.Row(t)[i%w.Cols]) * (float64(q.Data[i]) - float64(w.Data[i]))
-			}
-			sum += d * d
-		}
-	})
+		sum += d * d
+	}
 	return sum
 }
 
 func blockError(x, w, q Matrix, size int) float64 {
 	sum := 0.0
-	for g := range (Groups{Size: size}).count(w.Rows, w.Cols) {
+	for g := range w.Rows * groupsOf(size, w.Cols).perRow() {
 		sum += groupError(x, w, q, size, g)
 	}
 	return sum
 }
 
 func TestSearchesRefuse(t *testing.T) {
-	rt := PerGroup(Affine{Bits: 4}, Groups{})
+	rt := ByFormat(quant.AffineFormat{Bits: 4}, nil)
 	x, w := NewMatrix(2, 3), NewMatrix(4, 3)
 	x.Data[0] = 1
 	for want, f := range map[string]func() error{
