@@ -171,8 +171,75 @@ func gridCases() []Case {
 		unaryShape("diagonal", []int{3, 2, 4}, func(x graph.Value) graph.Value { return ops.Diagonal(x, 0, 2) }, []int{3, 3}),
 		unaryShape("diagonal_twice", []int{3, 3}, func(x graph.Value) graph.Value { return ops.Diagonal(x, 1, 0) }, []int{3}),
 	}
+	for i, m := range []ops.PadMode{ops.PadConstant, ops.PadReflect, ops.PadEdge, ops.PadWrap} {
+		out = append(out, unaryShape(fmt.Sprintf("pad_by_%d", i), []int{3, 4}, func(x graph.Value) graph.Value {
+			return ops.PadBy(x, []int{2, -1}, []int{1, 3}, m, 1)
+		}, []int{3}, []int{3, 0}))
+	}
+	for _, pair := range [][2]tensor.DType{{tensor.F64, tensor.I64}, {tensor.I64, tensor.F64}, {tensor.U64, tensor.I64}} {
+		from, to := pair[0], pair[1]
+		out = append(out, Case{Name: "bit_cast_" + from.String(), In: []Arg{{Dims: []int{2, 3}}}, DTypes: []tensor.DType{from}, NoGrad: "bits have no slope",
+			Build: build1(func(x graph.Value) graph.Value { return ops.BitCast(x, to) }),
+			Bad:   [][]Arg{{{Dims: []int{2}, DType: tensor.Bool}}, {{Dims: []int{2}, DType: tensor.F32}}}})
+	}
+	for i, f := range []ops.MiniFloat{ops.E4M3, ops.E5M2, ops.E2M1} {
+		out = append(out, Case{Name: "round_" + []string{"e4m3", "e5m2", "e2m1"}[i], In: []Arg{{Dims: []int{40}, Lo: -10, Hi: 10}}, NoGrad: "rounding is piecewise constant",
+			Build: build1(func(x graph.Value) graph.Value { return ops.RoundFloat(x, f, true) }), Bad: [][]Arg{{{Dims: []int{2}, DType: tensor.I32}}}})
+	}
 	return append(out, Case{Name: "eye", In: []Arg{{Dims: []int{3, 4}}}, DTypes: Any, NoGrad: "does not depend on its input",
 		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
 			return one(ops.Eye(g, in[0].DType(), 3, 4, 1))
 		}})
+}
+
+// einsumCases are specifications with the extents of each operand.
+func einsumCases() []Case {
+	var out []Case
+	for i, s := range []struct {
+		spec string
+		dims [][]int
+		bad  [][]int
+	}{
+		{"ij,jk->ik", [][]int{{2, 3}, {3, 4}}, [][]int{{2, 3}, {2, 4}}},
+		{"bij,bkj", [][]int{{2, 3, 4}, {2, 5, 4}}, [][]int{{2, 3, 4}, {2, 5}}},
+		{"ji,kj->ki", [][]int{{3, 2}, {4, 3}}, nil},
+		{"...ij,...jk->...ik", [][]int{{2, 1, 3, 4}, {5, 4, 2}}, [][]int{{3}, {4}}},
+		{"ii->i", [][]int{{3, 3}}, [][]int{{3, 4}}},
+		{"iji->j", [][]int{{3, 2, 3}}, nil},
+		{"iij,jk", [][]int{{3, 3, 2}, {2, 4}}, nil},
+		{"i,j->ij", [][]int{{3}, {4}}, nil},
+		{"i,i", [][]int{{5}, {5}}, [][]int{{5}, {4}}},
+		{"ij,ij,i->j", [][]int{{3, 4}, {3, 4}, {3}}, nil},
+		{"ab,bc,cd,de->ae", [][]int{{2, 7}, {7, 3}, {3, 5}, {5, 2}}, nil},
+		{"ijk->kj", [][]int{{2, 3, 4}}, [][]int{{2, 3}}},
+		{"...ii->...i", [][]int{{2, 3, 3}}, nil},
+		{"ij->", [][]int{{2, 3}}, nil},
+		{"bhqd,bhkd->bhqk", [][]int{{2, 2, 3, 4}, {2, 1, 5, 4}}, nil},
+		{"...,...", [][]int{{2, 3}, {3}}, nil},
+	} {
+		c := Case{Name: fmt.Sprintf("einsum_%d", i), DTypes: []tensor.DType{tensor.F64, tensor.F32, tensor.BF16, tensor.F16, tensor.I32},
+			Tol:   map[tensor.DType]float64{tensor.F32: 5e-6, tensor.F16: 8e-3, tensor.BF16: 6e-2}, // a rounding a product of two
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Einsum(s.spec, in...)) }}
+		for _, d := range s.dims {
+			c.In = append(c.In, Arg{Dims: d})
+		}
+		if s.bad != nil {
+			var args []Arg
+			for _, d := range s.bad {
+				args = append(args, Arg{Dims: d})
+			}
+			c.Bad = [][]Arg{args}
+		}
+		out = append(out, c)
+	}
+	for i, spec := range []string{"ij->iz", "ij->ii", "i1->i", "ij,jk->ik", "i...j...->i"} {
+		out = append(out, Case{Name: fmt.Sprintf("einsum_wrong_%d", i), In: []Arg{{Dims: []int{2, 3}}}, Bad: [][]Arg{{{Dims: []int{2, 2}}}},
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
+				if in[0].Dim(0) == in[0].Dim(1) {
+					return one(ops.Einsum(spec, in[0]))
+				}
+				return one(ops.Einsum("ij->ji", in[0]))
+			}})
+	}
+	return out
 }

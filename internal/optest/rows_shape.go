@@ -79,7 +79,7 @@ func indexCases() []Case {
 		}
 	}
 	bad := [][]Arg{{{Dims: []int{4}}, {Dims: []int{2}, DType: tensor.I16}}, {{}, {Dims: []int{2}, DType: tensor.I32}}}
-	return slices.Concat(elementCases(), orderCases(), gridCases(), statCases(), []Case{
+	return slices.Concat(elementCases(), orderCases(), gridCases(), statCases(), einsumCases(), []Case{
 		{Name: "gather_rows", In: []Arg{{Dims: []int{4, 3}}, idx}, DTypes: Any, Build: gather(0), Bad: bad},
 		{Name: "gather_columns", In: []Arg{{Dims: []int{2, 4}}, vec}, DTypes: Any, Build: gather(1)},
 		{Name: "gather_middle", In: []Arg{{Dims: []int{2, 4, 3}}, vec}, Build: gather(1)},

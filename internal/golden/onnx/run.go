@@ -189,13 +189,11 @@ func (s *Suite) gradient(dev device.Device, op Operator, c *Case, fixed []bool) 
 			continue
 		}
 		hold := fixed[i] || slices.Contains(op.Fixed, i)
-		if t.DType().IsFloat() {
+		if isFloat(c.InputTypes[i]) {
 			if t, err = t.Convert(tensor.F64); err != nil {
 				return false, err
 			}
-			if op.Kinks && !hold {
-				jitter(t, rng)
-			}
+			smooth(t, op.Kinks && !hold, rng)
 		} else {
 			hold = true
 		}
@@ -222,15 +220,23 @@ func (s *Suite) gradient(dev device.Device, op Operator, c *Case, fixed []bool) 
 	return true, err
 }
 
+// isFloat reports whether gradients are taken of a type: narrower floats are grids.
 func isFloat(typ *string) bool {
 	e, ok := elemNamed(text(typ))
-	return ok && e.dtype.IsFloat()
+	return ok && e.dtype.IsFloat() && e.bits >= 16
 }
 
-// jitter moves the elements off the points where a function has a kink, by amounts that are far from each other compared with
-// the step of the central differences.
-func jitter(t *tensor.Tensor, rng *rand.Rand) {
+// smooth replaces what is not finite, and with kinks moves the elements off the points where a function is not smooth, by
+// amounts that are far apart compared with the step of the central differences.
+func smooth(t *tensor.Tensor, kinks bool, rng *rand.Rand) {
 	for i := range t.Type().Size() {
-		t.Set(i, t.At(i)+0.02*rng.Float64()+0.01)
+		x := t.At(i)
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			x = rng.NormFloat64()
+		}
+		if kinks {
+			x += 0.02*rng.Float64() + 0.01
+		}
+		t.Set(i, x)
 	}
 }

@@ -1,0 +1,76 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// PadMode is where PadBy takes the elements around x from.
+type PadMode uint8
+
+// The modes of padding [1 2 3] by two on each side: 0 0 1 2 3 0 0, 3 2 1 2 3 2 1, 1 1 1 2 3 3 3, and 2 3 1 2 3 1 2.
+const (
+	PadConstant PadMode = iota
+	PadReflect
+	PadEdge
+	PadWrap
+)
+
+// PadBy adds lo[i] elements before and hi[i] after axis i; negative counts cut elements off. val is the value of PadConstant.
+// In the other modes an element of x that is repeated gets the sum of the gradients.
+func PadBy(x Value, lo, hi []int, mode PadMode, val float64) Value {
+	if !x.Valid() {
+		return x
+	}
+	if len(lo) != x.Rank() || len(hi) != x.Rank() {
+		return fail("pad", x, "%d and %d counts are given for %d axes", len(lo), len(hi), x.Rank())
+	}
+	for axis := range lo {
+		if x.Dim(axis)+min(lo[axis], 0)+min(hi[axis], 0) < 0 {
+			return fail("pad", x, "axis %d has %d elements, %d and %d are cut off", axis, x.Dim(axis), -lo[axis], -hi[axis])
+		}
+		if mode == PadConstant {
+			x = Slice(x, axis, max(-lo[axis], 0), x.Dim(axis)-max(-hi[axis], 0))
+			x = PadAxis(x, axis, max(lo[axis], 0), max(hi[axis], 0), val)
+			continue
+		}
+		if lo[axis] == 0 && hi[axis] == 0 {
+			continue
+		}
+		from, err := padSource(x.Dim(axis), lo[axis], hi[axis], mode)
+		if err != nil {
+			return fail("pad", x, "axis %d: %w", axis, err)
+		}
+		x = Gather(x, axis, x.Graph().Const(from))
+	}
+	return x
+}
+
+// padSource lists, for each element of a padded axis, which of n it copies.
+func padSource(n, lo, hi int, mode PadMode) (*tensor.Tensor, error) {
+	if n == 0 {
+		return nil, fmt.Errorf("there is nothing to repeat")
+	}
+	idx := make([]int32, max(n+lo+hi, 0))
+	for i := range idx {
+		at := i - lo
+		switch mode {
+		case PadEdge:
+			at = min(max(at, 0), n-1)
+		case PadWrap:
+			at = ((at % n) + n) % n
+		case PadReflect:
+			period := max(2*(n-1), 1)
+			at = ((at % period) + period) % period
+			at = min(at, period-at)
+			if n == 1 {
+				at = 0
+			}
+		default:
+			return nil, fmt.Errorf("mode %d is unknown", mode)
+		}
+		idx[i] = int32(at)
+	}
+	return tensor.Of(idx)
+}
