@@ -32,3 +32,22 @@ func maskedCases() []Case {
 			}},
 	}
 }
+
+// linearAttendCases are attentions with a matrix as memory.
+func linearAttendCases() []Case {
+	q, k, v := Arg{Dims: []int{2, 4, 3, 5}}, Arg{Dims: []int{2, 2, 3, 5}, Lo: -0.5, Hi: 0.5}, Arg{Dims: []int{2, 2, 3, 2}}
+	state, decay, beta := Arg{Dims: []int{2, 2, 5, 2}}, Arg{Dims: []int{2, 2, 3, 5}, Lo: -1, Hi: 0}, Arg{Dims: []int{2, 2, 3, 1}, Lo: 0, Hi: 1}
+	tol := map[tensor.DType]float64{tensor.F32: 1e-5}
+	return []Case{
+		{Name: "linear_attend", In: []Arg{q, k, v}, Tol: tol, Bad: [][]Arg{{q, k, {Dims: []int{2, 2, 4, 2}}}, {q, {Dims: []int{2, 3, 3, 5}}, {Dims: []int{2, 3, 3, 2}}}},
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
+				y, s := ops.LinearAttend(in[0], in[1], in[2], ops.LinearAttendOptions{})
+				return []graph.Value{y, s}
+			}},
+		{Name: "linear_attend_gated_delta", In: []Arg{q, k, v, state, decay, beta}, Tol: tol, Bad: [][]Arg{{q, k, v, state, decay, decay}},
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
+				y, s := ops.LinearAttend(in[0], in[1], in[2], ops.LinearAttendOptions{State: in[3], Decay: in[4], Beta: in[5]})
+				return []graph.Value{y, s}
+			}},
+	}
+}
