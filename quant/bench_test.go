@@ -107,3 +107,32 @@ func BenchmarkBlockwise8(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkFormats measures the paths that all formats share; bytes per second count the float side.
+func BenchmarkFormats(b *testing.B) {
+	x, err := tensor.Of(benchData(), 1024, 1024)
+	if err != nil {
+		b.Fatal(err)
+	}
+	out := make([]float32, benchSize)
+	for _, f := range []Format{Config{Scheme: NF4}, Config{Scheme: Int8}, AffineFormat{Bits: 4}, AffineFormat{Bits: 3, Asymmetric: true}, FP8Format{}, KBitFormat{Bits: 3},
+		KBitFormat{Bits: 3, Fit: true}, BlockwiseFormat{}} {
+		s, err := QuantizeTensor(x, f, Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run("quantize/"+f.Name(), func(b *testing.B) {
+			b.SetBytes(4 * benchSize)
+			for b.Loop() {
+				_, _ = QuantizeTensor(x, f, Options{})
+			}
+		})
+		b.Run("dequantize/"+f.Name(), func(b *testing.B) {
+			b.SetBytes(4 * benchSize)
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = DequantizeRange(s, out, 0, benchSize)
+			}
+		})
+	}
+}

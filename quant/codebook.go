@@ -71,6 +71,20 @@ func (c *Codebook) find(x float32) uint8 {
 	return k
 }
 
+// codes writes the codes of x/absmax as the kernels compute them, for any absmax.
+func (c *Codebook) codes(codes []uint8, x []float32, absmax float32) {
+	r := Rcp(absmax)
+	if !normalScale(absmax) || !c.flat {
+		for i, v := range x {
+			codes[i] = c.Nearest(scaled(v, r))
+		}
+		return
+	}
+	for i, v := range x {
+		codes[i] = c.find(float32(v * r))
+	}
+}
+
 func newCodebook(values [256]float32) *Codebook {
 	c := &Codebook{values: values}
 	// For ascending values the search is monotone in x, so each border between codes is found by bisection over the ordered floats.

@@ -13,9 +13,9 @@ import (
 // blocks.
 type Encoder struct {
 	s          *State
-	table      *table4   // NF4, FP4
-	book       *Codebook // Blockwise8
-	middles    []float64 // KBit: middle[k] lies between codes k and k+1
+	table      *table4      // NF4, FP4
+	book       *Codebook    // Blockwise8
+	search     *levelSearch // KBit
 	stochastic bool
 	seed       uint64
 }
@@ -38,7 +38,7 @@ func (s *State) Encoder() (*Encoder, error) {
 			e.book = newCodebook([256]float32(s.Map))
 		}
 	case KBit:
-		e.middles = middles(s.levels())
+		e.search = newLevelSearch(s.levels())
 	}
 	return e, nil
 }
@@ -97,63 +97,79 @@ func (e *Encoder) Value(b int, code uint8) float32 {
 }
 
 // Encode writes the codes of x, elements of block b from flat index first on, one a byte. With stochastic rounding the index selects the
-// random number.
+// random number. The elements must be finite.
 func (e *Encoder) Encode(codes []uint8, x []float32, b, first int) {
 	codes = codes[:len(x)]
 	scale := e.s.Absmax[b]
 	switch e.s.Scheme {
 	case NF4, FP4:
-		r := Rcp(scale)
-		for i, v := range x {
-			codes[i] = e.table.code(scaled(v, r))
-		}
+		e.table.codes(codes, x, scale)
 	case Int8:
-		r := float32(127 * Rcp(scale))
-		for i, v := range x {
-			codes[i] = uint8(rowCode(min(max(v, -scale), scale), scale, r))
-		}
+		encodeRow(codes, x, scale)
 	case Blockwise8:
-		r := Rcp(scale)
-		for i, v := range x {
-			codes[i] = e.book.Nearest(scaled(v, r))
-		}
+		e.book.codes(codes, x, scale)
 	case Affine:
 		e.encodeAffine(codes, x, b, first)
-	case FP8E4M3, FP8E5M2:
-		f := E4M3
-		if e.s.Scheme == FP8E5M2 {
-			f = E5M2
-		}
-		for i, v := range x {
-			codes[i] = 0
-			if scale > 0 {
-				codes[i] = f.Encode(v/scale, true)
-			}
-		}
+	case FP8E4M3:
+		encodeFloat8(E4M3, codes, x, scale)
+	case FP8E5M2:
+		encodeFloat8(E5M2, codes, x, scale)
 	case KBit:
+		e.search.codes(codes, x, scale)
+	}
+}
+
+// normalScale reports whether a scale is one for which reciprocal, products and codes need no flushing.
+func normalScale(scale float32) bool {
+	bits := math.Float32bits(scale)
+	return bits >= fastLow && bits < fastHigh
+}
+
+func encodeRow(codes []uint8, x []float32, stat float32) {
+	r := float32(127 * Rcp(stat))
+	if !normalScale(stat) {
 		for i, v := range x {
-			q := 0.0
-			if scale > 0 {
-				q = float64(v / scale)
-			}
-			codes[i] = nearestLevel(e.middles, q)
+			codes[i] = uint8(rowCode(min(max(v, -stat), stat), stat, r))
 		}
+		return
+	}
+	for i, v := range x {
+		// A calibrated statistic may be below the largest element.
+		codes[i] = uint8(math.Float32bits(min(max(float32(v*r), -127), 127) + roundMagic))
+	}
+}
+
+func encodeFloat8(f Float8, codes []uint8, x []float32, scale float32) {
+	if scale == 0 {
+		clear(codes)
+		return
+	}
+	for i, v := range x {
+		codes[i] = f.Encode(v/scale, true)
 	}
 }
 
 func (e *Encoder) encodeAffine(codes []uint8, x []float32, b, first int) {
+	// magic64 added to a float64 below 2^51 in magnitude and taken off again rounds it to an integer, ties to even.
+	const magic64 = 3 << 51
 	step, zero := float64(e.s.Absmax[b]), float64(e.s.zero(b))
-	top := float64(int(1)<<e.s.Bits - 1)
+	lowest, highest := -zero, float64(int(1)<<e.s.Bits-1)-zero
+	if step == 0 {
+		lowest, highest = 0, 0
+	}
 	for i, v := range x {
-		q := 0.0
-		switch {
-		case step == 0:
-		case e.stochastic:
-			q = math.Floor(float64(v)/step + uniform(e.seed, uint64(first+i)))
-		default:
-			q = math.RoundToEven(float64(v) / step)
+		// The bounds are integers, so clamping first gives the same code and keeps the sum exact.
+		q := float64(v) / step
+		if e.stochastic {
+			q = math.Floor(q + uniform(e.seed, uint64(first+i)))
 		}
-		codes[i] = uint8(min(max(q+zero, 0), top))
+		switch {
+		case !(q > lowest):
+			q = lowest
+		case q > highest:
+			q = highest
+		}
+		codes[i] = uint8(int(q + magic64 - magic64 + zero))
 	}
 }
 
@@ -189,9 +205,7 @@ func (e *Encoder) fill(src Source, o Options, lo, hi int) error {
 	first, last := e.s.Block(lo), e.s.Block(hi-1)
 	failed := firstError{}
 	o.parallel()(last+1-first, func(from, to int) {
-		buffer := make([]float32, piece)
-		for b := first + from; b < first+to && !failed.set(e.fitBlock(src, b, buffer)); b++ {
-		}
+		failed.set(e.fitBlocks(src, first+from, first+to, nil))
 	})
 	if failed.err != nil {
 		return failed.err
@@ -209,22 +223,86 @@ func (e *Encoder) fill(src Source, o Options, lo, hi int) error {
 	return failed.err
 }
 
-// fitBlock sets the scale of one block of any length.
-func (e *Encoder) fitBlock(src Source, b int, buffer []float32) error {
-	var low, high float32
-	lo, hi := e.s.Span(b)
-	for at := lo; at < hi; at += len(buffer) {
-		x := buffer[:min(len(buffer), hi-at)]
-		if err := src.Read(x, at); err != nil {
+// fitBlocks sets the scales of blocks from to to-1, of any length, and shows the elements of short ones to then, where it is given.
+func (e *Encoder) fitBlocks(src Source, from, to int, then func(b int, x []float32)) error {
+	buffer := make([]float32, piece)
+	for b := from; b < to; {
+		lo, hi := e.s.Span(b)
+		if hi-lo > piece {
+			if err := e.fitLong(src, b, buffer); err != nil {
+				return err
+			}
+			b++
+			continue
+		}
+		// As many whole blocks as fit are read at once.
+		last, end := b, hi
+		for last+1 < to {
+			if _, next := e.s.Span(last + 1); next-lo <= piece {
+				last, end = last+1, next
+				continue
+			}
+			break
+		}
+		x := buffer[:end-lo]
+		if err := src.Read(x, lo); err != nil {
 			return err
 		}
+		for ; b <= last; b++ {
+			_, hi := e.s.Span(b)
+			if err := e.fitFinite(src, b, x[:hi-lo], lo); err != nil {
+				return err
+			}
+			if then != nil {
+				then(b, x[:hi-lo])
+			}
+			x, lo = x[hi-lo:], hi
+		}
+	}
+	return nil
+}
+
+// fitFinite sets the scale of block b from all of its elements, the first of which is element lo.
+func (e *Encoder) fitFinite(src Source, b int, x []float32, lo int) error {
+	bits := maxAbsBits(x)
+	if bits >= infBits {
+		return notFinite(lo, lo+len(x)-1, src.Type())
+	}
+	if e.s.Zeros != nil {
+		e.Fit(b, x)
+		return nil
+	}
+	e.SetRange(b, 0, math.Float32frombits(bits))
+	return nil
+}
+
+// fitLong sets the scale of one block that is read in several pieces.
+func (e *Encoder) fitLong(src Source, b int, buffer []float32) error {
+	var low, high float32
+	err := eachPiece(src, e.s, b, buffer, func(x []float32, at int) error {
 		if maxAbsBits(x) >= infBits {
 			return notFinite(at, at+len(x)-1, src.Type())
 		}
 		l, h := extremes(x)
 		low, high = min(low, l), max(high, h)
-	}
+		return nil
+	})
 	e.SetRange(b, low, high)
+	return err
+}
+
+// eachPiece reads block b in pieces of the buffer's length.
+func eachPiece(src Source, s *State, b int, buffer []float32, f func(x []float32, at int) error) error {
+	lo, hi := s.Span(b)
+	for at := lo; at < hi; at += len(buffer) {
+		x := buffer[:min(len(buffer), hi-at)]
+		if err := src.Read(x, at); err != nil {
+			return err
+		}
+		if err := f(x, at); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -40,22 +40,55 @@ var normalTables = sync.OnceValue(func() (t [7][]float32) {
 	return t
 })
 
-// middles are the values between neighbours, exact.
-func middles(levels []float32) []float64 {
-	m := make([]float64, len(levels)-1)
-	for i := range m {
-		m[i] = (float64(levels[i]) + float64(levels[i+1])) / 2
-	}
-	return m
+// levelSearch finds the nearest of ascending levels, ties to the even code.
+type levelSearch struct {
+	// border[k] is the largest value whose code is at most k, in float64, where middles of float32 values are exact.
+	border []float64
+	// start[i] is the first code that values of bucket i may have; buckets are 1/searchBuckets of [-1, 1] wide and grow to both sides.
+	start [searchBuckets]uint8
 }
 
-// nearestLevel is the nearest of ascending levels by their middles; a tie goes to the even code.
-func nearestLevel(middles []float64, q float64) uint8 {
-	k, tie := slices.BinarySearch(middles, q)
-	if tie && k%2 == 1 {
+const searchBuckets = 512
+
+func newLevelSearch(levels []float32) *levelSearch {
+	s := &levelSearch{border: make([]float64, len(levels)-1)}
+	for k := range s.border {
+		s.border[k] = (float64(levels[k]) + float64(levels[k+1])) / 2
+		if k%2 == 1 { // a tie goes up, to the even code
+			s.border[k] = math.Nextafter(s.border[k], math.Inf(-1))
+		}
+	}
+	for i := range s.start {
+		k := 0
+		for lowest := float64(i)/(searchBuckets/2) - 1; i > 0 && k < len(s.border) && lowest > s.border[k]; {
+			k++
+		}
+		s.start[i] = uint8(k)
+	}
+	return s
+}
+
+func (s *levelSearch) nearest(q float64) uint8 {
+	i := min(max(int((q+1)*(searchBuckets/2)), 0), searchBuckets-1)
+	k := int(s.start[i])
+	for k < len(s.border) && q > s.border[k] {
 		k++
 	}
 	return uint8(k)
+}
+
+// codes writes the codes of x/scale.
+func (s *levelSearch) codes(codes []uint8, x []float32, scale float32) {
+	if scale == 0 {
+		zero := s.nearest(0)
+		for i := range codes {
+			codes[i] = zero
+		}
+		return
+	}
+	for i, v := range x {
+		codes[i] = s.nearest(min(max(float64(v/scale), -2), 2))
+	}
 }
 
 // fitBins is how finely values over [-1, 1] are counted to fit a table.
@@ -69,9 +102,8 @@ func (e *Encoder) fitLevels(src Source, o Options) error {
 	var total [fitBins]int64
 	failed := firstError{}
 	o.parallel()(e.s.Blocks(), func(from, to int) {
-		buffer, counts := make([]float32, piece), make([]int64, fitBins)
-		for b := from; b < to && !failed.set(e.countBlock(src, b, buffer, counts)); b++ {
-		}
+		counts := make([]int64, fitBins)
+		failed.set(e.countBlocks(src, from, to, counts))
 		mu.Lock()
 		defer mu.Unlock()
 		for i, c := range counts {
@@ -82,24 +114,34 @@ func (e *Encoder) fitLevels(src Source, o Options) error {
 		return failed.err
 	}
 	e.s.Map = lloyd(total[:], e.s.levels())
-	e.middles = middles(e.s.Map)
+	e.search = newLevelSearch(e.s.Map)
 	return nil
 }
 
-// countBlock sets the scale of a block and counts its scaled elements.
-func (e *Encoder) countBlock(src Source, b int, buffer []float32, counts []int64) error {
-	if err := e.fitBlock(src, b, buffer); err != nil {
+// countBlocks sets the scales of blocks and counts their scaled elements.
+func (e *Encoder) countBlocks(src Source, from, to int, counts []int64) error {
+	count := func(b int, x []float32) {
+		scale := float64(e.s.Absmax[b])
+		for _, v := range x {
+			if scale > 0 {
+				counts[min(int((float64(v)/scale+1)*(fitBins/2)), fitBins-1)]++
+			}
+		}
+	}
+	if err := e.fitBlocks(src, from, to, count); err != nil {
 		return err
 	}
-	lo, hi := e.s.Span(b)
-	scale := e.s.Absmax[b]
-	for at := lo; at < hi && scale > 0; at += len(buffer) {
-		x := buffer[:min(len(buffer), hi-at)]
-		if err := src.Read(x, at); err != nil {
-			return err
+	buffer := make([]float32, piece)
+	for b := from; b < to; b++ {
+		if lo, hi := e.s.Span(b); hi-lo <= piece {
+			continue
 		}
-		for _, v := range x {
-			counts[min(int((float64(v)/float64(scale)+1)*(fitBins/2)), fitBins-1)]++
+		err := eachPiece(src, e.s, b, buffer, func(x []float32, _ int) error {
+			count(b, x)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

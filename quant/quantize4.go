@@ -201,6 +201,23 @@ func (t *table4) blockNaive(codes []byte, x []float32, r float32) {
 	}
 }
 
+// codes writes the codes of x/absmax, one a byte.
+func (t *table4) codes(codes []uint8, x []float32, absmax float32) {
+	r := Rcp(absmax)
+	if t.scheme != NF4 || !normalScale(absmax) {
+		for i, v := range x {
+			codes[i] = t.code(scaled(v, r))
+		}
+		return
+	}
+	for i, v := range x {
+		// A calibrated scale may be below the largest element; buckets cover a little more than [-1, 1].
+		q := min(max(float32(v*r), -1), 1)
+		b := &t.buckets[nf4Bucket(q)]
+		codes[i] = uint8(b.codes>>(math.Float32bits(b.threshold-q)>>29&4)) & 15
+	}
+}
+
 // code is the definition of the 4-bit code of a scaled value. NaN passes no threshold and has no sign.
 func (t *table4) code(q float32) uint8 {
 	a := q
