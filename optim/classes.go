@@ -16,6 +16,7 @@ type class struct {
 	wide     func(c Config, l *ops.Layout) update // with 32-bit states
 	narrow   func(c Config, l *ops.Layout) update // with 8-bit states, nil if it has none
 	paged    bool                                 // states in host memory
+	matrices string                               // another class, for parameters with less than two dimensions; "" if none is needed
 	defaults Config
 	lr       float64
 }
@@ -50,7 +51,9 @@ var families = []family{
 }
 
 // classes are the optimizers by name.
-var classes = makeClasses()
+var classes map[string]*class
+
+func init() { classes = makeClasses() }
 
 func makeClasses() map[string]*class {
 	all := map[string]*class{}
@@ -66,7 +69,25 @@ func makeClasses() map[string]*class {
 			}
 		}
 	}
+	for _, k := range []*class{adafactor(), muon()} {
+		all[k.name] = k
+	}
 	return all
+}
+
+func adafactor() *class {
+	d := Config{Eps: 1e-30, Eps2: 1e-3, ClipThreshold: 1, DecayRate: 0.8}
+	return &class{name: "adafactor", lr: 1e-2, defaults: d, wide: func(c Config, l *ops.Layout) update {
+		return ops.Adafactor{Decay: c.DecayRate, Eps1: c.Eps, Eps2: c.Eps2, Clip: c.ClipThreshold, Beta1: c.Momentum, Relative: c.Relative,
+			Absolute: c.Absolute, WeightDecay: c.WeightDecay, Layout: l}
+	}}
+}
+
+func muon() *class {
+	d := Config{Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, Momentum: 0.95, NewtonSchulz: 5, WeightDecay: 0.1}
+	return &class{name: "muon", lr: 1e-3, defaults: d, matrices: "adamw", wide: func(c Config, l *ops.Layout) update {
+		return ops.Muon{Momentum: c.Momentum, Steps: c.NewtonSchulz, MatchRMS: !c.SpectralScale, WeightDecay: c.WeightDecay, Layout: l}
+	}}
 }
 
 // class makes one form of a family.
@@ -108,10 +129,15 @@ func (k *class) fill(c Config) Config {
 	}
 	for _, f := range []struct{ to, from *float64 }{
 		{&c.Beta3, &k.defaults.Beta3}, {&c.Alpha, &k.defaults.Alpha}, {&c.Eps, &k.defaults.Eps}, {&c.MaxUnorm, &k.defaults.MaxUnorm},
+		{&c.Momentum, &k.defaults.Momentum}, {&c.DecayRate, &k.defaults.DecayRate}, {&c.Eps2, &k.defaults.Eps2},
+		{&c.ClipThreshold, &k.defaults.ClipThreshold},
 	} {
 		if *f.to == 0 {
 			*f.to = *f.from
 		}
+	}
+	if c.NewtonSchulz == 0 {
+		c.NewtonSchulz = k.defaults.NewtonSchulz
 	}
 	return c
 }
@@ -120,6 +146,11 @@ func (k *class) fill(c Config) Config {
 func (k *class) check(c Config) error {
 	if c.Min8bitSize < 0 {
 		return fmt.Errorf("optimizer %s: min_8bit_size %d is negative; use 0 to keep every state in 8 bits", k.name, c.Min8bitSize)
+	}
+	if k.matrices != "" {
+		if err := classes[k.matrices].check(c); err != nil {
+			return err
+		}
 	}
 	for _, f := range []func(c Config, l *ops.Layout) update{k.wide, k.narrow} {
 		if f == nil {

@@ -22,19 +22,27 @@ const DefaultMin8bitSize = 4096
 // Config holds the hyperparameters; an optimizer ignores those it does not have. A zero takes the value of [Defaults] where 0 would
 // mean nothing (betas, eps, alpha, max_unorm), and is 0 elsewhere: weight decay, momentum, dampening, sizes and schedules.
 type Config struct {
-	Betas       [2]float64 // of moments; both zero: the default. Muon: of its AdamW
+	Betas       [2]float64 // of moments; both zero: the default. Of muon for what is no matrix
 	Beta3       float64    // of ademamix's slow average
 	Alpha       float64    // of ademamix the weight of its slow average; of rmsprop the smoothing constant
 	TAlpha      float64    // of ademamix: steps over which alpha grows; 0: none
 	TBeta3      float64    // of ademamix: steps over which beta3 grows; 0: none
 	Eps         float64
 	WeightDecay float64 // decoupled; for sgd, lars, rmsprop and adagrad coupled
-	Momentum    float64 // of sgd, lars and muon; sgd without any has no state
+	Momentum    float64 // of sgd, lars, adafactor and muon; sgd without any has no state; muon 0: 0.95
 	Dampening   float64 // of sgd and lars
-	Nesterov    bool    // of sgd, lars and muon
+	Nesterov    bool    // of sgd and lars
 	MaxUnorm    float64 // bounds a tensor's step by this times the norm of its values; 0: the default (lamb and lars have one); negative: off
 	SkipZeros   bool    // elements with a gradient of 0 keep their value and states
-	Min8bitSize int     // 8-bit optimizers keep tensors with fewer elements in 32 bits; 0: none. Usual: DefaultMin8bitSize
+	// Of adafactor: the exponent of its decay, 0: 0.8; the least RMS of a parameter that scales lr, 0: 1e-3; the largest RMS of a step, 0:
+	// 1; lr at most 1/sqrt(step); lr not scaled by the RMS of the parameter. Its Eps is added to squared gradients, 0: 1e-30.
+	DecayRate, Eps2, ClipThreshold float64
+	Relative, Absolute             bool
+	// Of muon: its Newton-Schulz steps, 0: 5; and the scale of steps as first published, whose learning rates are some 20 times those of
+	// AdamW, instead of the scale with which AdamW's hold.
+	NewtonSchulz  int
+	SpectralScale bool
+	Min8bitSize   int // 8-bit optimizers keep tensors with fewer elements in 32 bits; 0: none. Usual: DefaultMin8bitSize
 }
 
 // Optimizer is a rule with its hyperparameters. Its states are variables, whose values a plan's store holds.
@@ -50,7 +58,8 @@ type Optimizer struct {
 // with 8bit and 32bit behind it, the first four also with paged in front, which places the states in host memory and changes no
 // number. They compute what the CUDA kernels of bitsandbytes compute; all but adamw, adam and their paged forms, which are torch's
 // AdamW: in bitsandbytes too the two decay weights apart from the gradient and differ in their default decay alone. sgd is torch's SGD
-// as well, which bitsandbytes' equals where it has it. adafactor and muon have 32-bit states.
+// as well, which bitsandbytes' equals where it has it. adafactor and muon have 32-bit states; muon updates matrices, and all else by
+// adamw, so keep embeddings and heads from it by an Override.
 func New(name string, c Config) (*Optimizer, error) {
 	k, ok := classes[name]
 	if !ok {

@@ -49,7 +49,7 @@ func TestRegression(t *testing.T) {
 			params := []*graph.Var{w, b}
 			grads, err := autograd.Grad(loss, params...)
 			require.NoError(t, err)
-			opt, err := New(name, Config{Momentum: 0.5, MaxUnorm: map[bool]float64{true: 0.2}[strings.HasPrefix(name, "lars")]})
+			opt, err := New(name, Config{Momentum: 0.5, MaxUnorm: map[bool]float64{true: 0.2}[strings.HasPrefix(name, "lars")], Absolute: true})
 			require.NoError(t, err)
 			opt.Update(g, params, grads, lr)
 			step, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: dev, Verify: true})

@@ -62,6 +62,9 @@ func (o Options) choose(p *graph.Var) (choice, error) {
 			}
 		}
 	}
+	if c.class.matrices != "" && p.Type.Rank() < 2 {
+		c.class = classes[c.class.matrices]
+	}
 	if c.bits == 0 {
 		c.bits = 32
 		if c.class.narrow != nil && p.Type.Size() >= c.config.Min8bitSize {

@@ -20,7 +20,7 @@ func TestNewRefuses(t *testing.T) {
 		want string
 	}{
 		"unknown":  {"adamw8bits", Config{}, `did you mean "adamw8bit"?`},
-		"far":      {"lbfgsnewton", Config{}, "there are: adagrad, adagrad32bit"},
+		"far":      {"lbfgsnewton", Config{}, "there are: adafactor, adagrad"},
 		"beta":     {"adamw", Config{Betas: [2]float64{1, 0.9}}, "betas"},
 		"eps":      {"adamw8bit", Config{Eps: -1}, "eps"},
 		"decay":    {"sgd", Config{WeightDecay: math.NaN()}, "decay"},

@@ -162,8 +162,11 @@ func (gr *Group) saveSection(s *section, values Values, into map[string]*tensor.
 		if at.section != s {
 			continue
 		}
-		prefix := fmt.Sprintf("state.%d.%s.", index, hidden)
+		prefix := s.prefix(index)
 		for _, e := range entries {
+			if s.absent(e, at.i) {
+				continue
+			}
 			t := tensor.New(s.typeOf(e, at.i))
 			lo, n := s.span(e, at.i)
 			for k, part := range e.parts {
@@ -182,6 +185,23 @@ func (gr *Group) saveSection(s *section, values Values, into map[string]*tensor.
 		}
 	}
 	return nil
+}
+
+// prefix begins the keys of a parameter's tensors; what bitsandbytes does not have is not hidden.
+func (s *section) prefix(index int) string {
+	if _, ok := hyperOf(s.update); !ok {
+		return fmt.Sprintf("state.%d.", index)
+	}
+	return fmt.Sprintf("state.%d.%s.", index, hidden)
+}
+
+// absent reports whether a tensor has none of a state, as a vector has no rows.
+func (s *section) absent(e stateEntry, i int) bool {
+	if e.each != ops.EachRow && e.each != ops.EachColumn && e.each != ops.EachLoose {
+		return false
+	}
+	_, n := s.layout.Span(e.each, i)
+	return n == 0
 }
 
 // span is Layout.Span in bytes.
@@ -305,9 +325,12 @@ func (gr *Group) loadSection(s *section, tensors map[string]*tensor.Tensor, slab
 					return t, name
 				}
 			}
-			return nil, fmt.Sprintf("state.%d.%s.%s", index, hidden, key)
+			return nil, s.prefix(index) + key
 		}
 		for _, e := range entries {
+			if s.absent(e, at.i) {
+				continue
+			}
 			t, name := find(e.key)
 			if want := s.typeOf(e, at.i); t == nil || t.Type() != want {
 				return wrongState(name, t, want, s.params[at.i], s.class.name)

@@ -45,6 +45,9 @@ const (
 	EachElement Each = iota // in the layout of the slab
 	EachBlock               // of SlabAlign elements
 	EachTensor
+	EachRow    // of a matrix, and so on
+	EachColumn // of a matrix
+	EachLoose  // element of a tensor that is no matrix
 )
 
 var (

@@ -122,8 +122,41 @@ func (l *Layout) Span(e Each, i int) (lo, n int) {
 		return l.Offsets[i] / SlabAlign, (l.Sizes[i] + SlabAlign - 1) / SlabAlign
 	case EachTensor:
 		return i, 1
+	case EachElement:
+		return l.Offsets[i], l.Sizes[i]
 	}
-	return l.Offsets[i], l.Sizes[i]
+	for j := range i {
+		lo += l.count(e, j)
+	}
+	return lo, l.count(e, i)
+}
+
+// count is the number of rows, columns or loose elements of tensor i.
+func (l *Layout) count(e Each, i int) int {
+	switch rows := l.rows(i); {
+	case (rows == 0) != (e == EachLoose):
+		return 0
+	case rows == 0:
+		return l.Sizes[i]
+	case e == EachRow:
+		return rows
+	default:
+		return l.Sizes[i] / rows
+	}
+}
+
+// counts is the type of a float32 state with one value for each row, column or loose element of all tensors.
+func (l *Layout) counts(e Each) tensor.Type {
+	n := 0
+	for i := range l.Sizes {
+		n += l.count(e, i)
+	}
+	return tensor.T(tensor.F32, n)
+}
+
+// Matrix returns the shape of tensor i as a matrix of its first dimension and the rest; it is (0, 0) for what has less than two.
+func (l *Layout) Matrix(i int) (rows, cols int) {
+	return l.count(EachRow, i), l.count(EachColumn, i)
 }
 
 // Rate returns the learning rate of tensor i, given the update's.
@@ -176,6 +209,15 @@ func (l *Layout) mask(g *graph.Graph) Value {
 // join concatenates flat float32 tensors at their offsets, with zeros between.
 func (l *Layout) join(g *graph.Graph, part func(i int) Value) Value {
 	return l.joinOf(g, tensor.F32, part)
+}
+
+// joinParts is join for one part each tensor that is not empty.
+func (l *Layout) joinParts(g *graph.Graph, parts []Value) Value {
+	at := -1
+	return l.join(g, func(int) Value {
+		at++
+		return parts[at]
+	})
 }
 
 func (l *Layout) joinOf(g *graph.Graph, d tensor.DType, part func(i int) Value) Value {

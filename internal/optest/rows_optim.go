@@ -99,6 +99,38 @@ func ruleCases() []Case {
 	return out
 }
 
+// matrixCases are the updates that look at shapes: matrices of both proportions and, where they may be, a vector.
+func matrixCases() []Case {
+	l := ops.NewLayout(300, 256, 5)
+	l.Rows, l.LRScale = []int{30, 8, 0}, []float64{1, 0.5, 1}
+	only := ops.NewLayout(300, 256)
+	only.Rows, only.DType = []int{30, 8}, tensor.BF16
+	factor := ops.Adafactor{Decay: 0.8, Eps1: 1e-30, Eps2: 1e-3, Clip: 1, Beta1: 0.9, Relative: true, WeightDecay: 0.1, Layout: l}
+	bare := ops.Adafactor{Decay: 0.8, Eps1: 1e-30, Eps2: 1e-3, Clip: 0.5, Absolute: true, Layout: l}
+	muon := ops.Muon{Momentum: 0.95, Steps: 5, MatchRMS: true, WeightDecay: 0.1, Layout: only}
+	args := func(l *ops.Layout, states []ops.StateSpec) []Arg {
+		p := slabArg(l, -2)
+		p.DType = l.Type().DType
+		in := []Arg{p, p}
+		for _, s := range states {
+			if a := slabArg(l, -2); s.Each == ops.EachElement {
+				in = append(in, a)
+				continue
+			}
+			in = append(in, Arg{Dims: s.Type.Shape.Dims(), DType: tensor.F32, Lo: 0.1, Hi: 2})
+		}
+		return updateArgs(1, in...)
+	}
+	cases := []Case{
+		updateCase("adafactor", factor, args(l, factor.States())), updateCase("adafactor_absolute", bare, args(l, bare.States())),
+		updateCase("muon", muon, args(only, muon.States())),
+	}
+	vector := muon
+	vector.Layout = l
+	cases[2].Bad = append(cases[2].Bad, args(l, vector.States()))
+	return cases
+}
+
 func updateCase(name string, op graph.Op, in []Arg) Case {
 	return Case{Name: name, In: in, DTypes: []tensor.DType{tensor.F32}, NoGrad: noUpdateGrad,
 		Bad:   [][]Arg{append([]Arg{{Dims: []int{7}, DType: tensor.F32}}, in[1:]...)},
@@ -117,7 +149,7 @@ func optimCases() []Case {
 	squares := Case{Name: "sum_squares", In: []Arg{{Dims: []int{70, 300}, DType: tensor.F32}}, DTypes: f32, NoGrad: "defined on f32 only",
 		Bad:   [][]Arg{{{Dims: []int{3}, DType: tensor.BF16}}},
 		Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.SumOfSquares(in[0])) }}
-	return append(ruleCases(),
+	return append(append(ruleCases(), matrixCases()...),
 		updateCase("adam_not_ok", ops.Update{Hyper: adam, Layout: l}, updateArgs(0, slabs(adam, false)...)),
 		updateCase("adam8bit_not_ok", ops.Update8bit{Hyper: adam, Layout: l}, updateArgs(0, slabs(adam, true)...)),
 		updateCase("sgd", ops.Update{Hyper: plain, Layout: l}, updateArgs(1, slabs(plain, false)...)), pack, squares)
