@@ -58,7 +58,7 @@ func (q *QuantizedInfo) collect(z *Quantized) {
 		if len(z.parts[name]) == 0 {
 			continue
 		}
-		f, t, err := z.describe(name)
+		h, err := z.describe(name)
 		if err != nil {
 			if q.Problem == "" {
 				q.Problem = err.Error()
@@ -66,24 +66,25 @@ func (q *QuantizedInfo) collect(z *Quantized) {
 			continue
 		}
 		q.Weights++
-		q.Elements += int64(t.Size())
+		q.Elements += int64(h.Type.Size())
 		for _, part := range z.parts[name] {
 			if stored, ok := z.Reader.Type(part); ok && !isTable(part) {
 				q.Bytes += stored.Bytes()
 			}
 		}
-		schemes[f.scheme] = true
-		blocks[f.blocksize] = f.blocksize > 0
-		q.Nested = q.Nested || f.nested
-		if codes, ok := z.Reader.Type(name); ok && f.blocksize > 0 {
+		q.Nested = q.Nested || h.Config.Double
+		if !h.Config.Scheme.FourBit() {
+			schemes[h.Name()] = true
+			continue
+		}
+		schemes[h.Config.Scheme.String()], blocks[h.Config.Blocksize] = true, true
+		if codes, ok := z.Reader.Type(name); ok {
 			q.Storage = codes.DType.String()
 		}
 	}
 	q.Schemes = append(q.Schemes, sortedKeys(schemes)...)
-	for b, ok := range blocks {
-		if ok {
-			q.Blocks = append(q.Blocks, b)
-		}
+	for b := range blocks {
+		q.Blocks = append(q.Blocks, b)
 	}
 	sort.Ints(q.Blocks)
 	if q.Elements > 0 {
@@ -93,12 +94,7 @@ func (q *QuantizedInfo) collect(z *Quantized) {
 
 // isTable tells the parts that do not grow with the weight.
 func isTable(part string) bool {
-	for _, suffix := range []string{"quant_map", ownLevels, ownFormat, formatSuffix} {
-		if strings.HasSuffix(part, suffix) {
-			return true
-		}
-	}
-	return strings.Contains(part, stateSuffix)
+	return strings.HasSuffix(part, "quant_map") || strings.HasSuffix(part, ".weight_format") || strings.Contains(part, stateSuffix)
 }
 
 func (q *QuantizedInfo) text() string {

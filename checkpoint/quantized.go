@@ -28,7 +28,6 @@ type Quantized struct {
 const (
 	stateSuffix  = ".quant_state."
 	scaleSuffix  = ".SCB"
-	formatSuffix = ".weight_format"
 	weightSuffix = ".weight"
 )
 
@@ -36,42 +35,35 @@ const (
 // checked when the weight is asked for.
 func OpenQuantized(r Reader, path string, q *Quantization) (*Quantized, error) {
 	z := &Quantized{Reader: r, path: path, config: q, parts: map[string][]string{}, own: map[string]tensor.Type{}}
-	for _, name := range r.Names() {
-		if weight, state, ok := strings.Cut(name, stateSuffix); ok {
-			if !slices.Contains(quant.StateDictNames(weight), name) {
-				return nil, &FormatError{File: path, Tensor: name, Reason: "the kind of state " + quoted(state) + " is not known",
-					Remedy: "it was written by a newer library; the kinds known are bitsandbytes__nf4 and bitsandbytes__fp4"}
-			}
-			z.parts[weight] = z.present(quant.StateDictNames(weight))
-		}
-		if module, ok := strings.CutSuffix(name, scaleSuffix); ok {
-			weight := module + weightSuffix
-			z.parts[weight] = z.present([]string{weight, name, module + formatSuffix})
-		}
-	}
-	return z, z.findOwn()
-}
-
-// findOwn describes the weights in formats of MethodOwn.
-func (z *Quantized) findOwn() error {
 	hidden := map[string]bool{}
-	for _, name := range z.Reader.Names() {
-		weight, ok := strings.CutSuffix(name, ownFormat)
+	for _, name := range r.Names() {
+		weight, state, ok := strings.Cut(name, stateSuffix)
+		if ok && !slices.Contains(quant.StateDictNames(weight), name) {
+			return nil, &FormatError{File: path, Tensor: name, Reason: "the kind of state " + quoted(state) + " is not known",
+				Remedy: "it was written by a newer library; the kinds known are bitsandbytes__nf4, bitsandbytes__fp4 and bitsandbyes"}
+		}
+		if module, is := strings.CutSuffix(name, scaleSuffix); is {
+			weight, ok = module+weightSuffix, true
+		}
 		if !ok {
 			continue
 		}
-		_, t, err := readOwnHeader(weight, z.lookup)
-		if err != nil {
-			return z.bad(weight, err)
+		z.parts[weight] = z.present(quant.StateDictNames(weight))
+		if state != MethodOwn {
+			continue
 		}
-		z.parts[weight] = z.present(ownNames(weight))
+		t, _ := r.Type(weight)
+		h, err := quant.ReadHeader(weight, t, z.lookup)
+		if err != nil {
+			return nil, z.bad(weight, err)
+		}
+		z.own[weight] = h.Type
 		for _, part := range z.parts[weight] {
 			hidden[part] = part != weight
 		}
-		z.own[weight] = t
 	}
-	z.names = slices.DeleteFunc(z.Reader.Names(), func(n string) bool { return hidden[n] })
-	return nil
+	z.names = slices.DeleteFunc(r.Names(), func(n string) bool { return hidden[n] })
+	return z, nil
 }
 
 // Names lists the tensors in file order, without the parts of weights that are served dequantized.
@@ -123,8 +115,8 @@ func (z *Quantized) present(names []string) []string {
 // Parts lists the tensors that make up a quantized weight.
 func (z *Quantized) Parts(name string) []string { return slices.Clone(z.parts[name]) }
 
-// Header describes the weight of a linear layer; nil when it is one of those kept in full precision. A weight that should be quantized
-// and is not, or whose parts are incomplete, is an error.
+// Header describes the weight of a linear layer; nil when it is one of those kept in full precision, or is served dequantized. A weight
+// that should be quantized and is not, or whose parts are incomplete, is an error.
 func (z *Quantized) Header(name string) (*quant.Header, error) {
 	if _, ok := z.own[name]; ok {
 		return nil, nil
@@ -132,46 +124,32 @@ func (z *Quantized) Header(name string) (*quant.Header, error) {
 	if _, ok := z.parts[name]; !ok {
 		return nil, z.full(name)
 	}
-	if z.config.Scheme == "int8" || slices.Contains(z.parts[name], strings.TrimSuffix(name, weightSuffix)+scaleSuffix) {
-		return z.int8Header(name)
-	}
-	h, err := quant.ReadHeader(name, z.lookup)
+	h, err := z.describe(name)
 	if err != nil {
-		return nil, z.bad(name, err)
+		return nil, err
 	}
 	if got := h.Config.Scheme.String(); got != z.config.Scheme {
 		return nil, &FormatError{File: z.path, Tensor: name, Reason: fmt.Sprintf("it is stored in %s, quantization_config says %s", got, z.config.Scheme),
 			Remedy: "use the config.json that belongs to these weights"}
 	}
+	if h.Config.Scheme == quant.Int8 {
+		h.Config.Threshold = z.config.Threshold
+		return h, nil
+	}
 	return h, z.codes(name, h)
 }
 
-// described is how one weight is stored.
-type described struct {
-	scheme    string
-	blocksize int // of nf4 and fp4
-	nested    bool
-}
-
-// describe tells how a quantized weight is stored, of any method, whatever quantization_config says.
-func (z *Quantized) describe(name string) (d described, t tensor.Type, err error) {
-	if t, ok := z.own[name]; ok {
-		f, _, err := readOwnHeader(name, z.lookup)
-		if err != nil {
-			return d, t, z.bad(name, err)
-		}
-		return described{scheme: f.Name(), nested: slices.Contains(z.parts[name], name+ownNestedOffset)}, t, nil
+// describe tells how a quantized weight is stored, whatever quantization_config says.
+func (z *Quantized) describe(name string) (*quant.Header, error) {
+	t, ok := z.Reader.Type(name)
+	if !ok {
+		return nil, z.bad(name, fmt.Errorf("its codes are missing"))
 	}
-	if slices.Contains(z.parts[name], strings.TrimSuffix(name, weightSuffix)+scaleSuffix) {
-		t, _ := z.Reader.Type(name)
-		return described{scheme: "int8"}, t, nil
-	}
-	h, err := quant.ReadHeader(name, z.lookup)
+	h, err := quant.ReadHeader(name, t, z.lookup)
 	if err != nil {
-		return d, t, z.bad(name, err)
+		return nil, z.bad(name, err)
 	}
-	nested := slices.Contains(z.parts[name], name+".nested_absmax")
-	return described{h.Config.Scheme.String(), h.Config.Blocksize, nested}, h.Type, nil
+	return h, nil
 }
 
 // full explains a weight without quantized parts: nil when it is rightly in full precision.
@@ -209,30 +187,14 @@ func (z *Quantized) codes(name string, h *quant.Header) error {
 
 // State reads a quantized weight.
 func (z *Quantized) State(name string) (*quant.State, error) {
-	s, err := z.state(name)
-	if err != nil {
-		return nil, z.bad(name, err)
-	}
-	return s, nil
-}
-
-func (z *Quantized) state(name string) (*quant.State, error) {
-	if _, ok := z.own[name]; ok {
-		t, ok := z.Reader.Type(name)
-		if !ok {
-			return nil, fmt.Errorf("its codes are missing")
-		}
-		return readOwn(name, z.lookup, t.Bytes())
-	}
 	s, err := quant.FromStateDict(name, z.lookup)
 	if err == nil {
 		err = s.Flatten()
 	}
-	return s, err
-}
-
-func (z *Quantized) int8Header(name string) (*quant.Header, error) {
-	return nil, &FormatError{File: z.path, Tensor: name, Reason: "it is stored in int8", Remedy: "load the full-precision model and set quantize.scheme"}
+	if err != nil {
+		return nil, z.bad(name, err)
+	}
+	return s, nil
 }
 
 func (z *Quantized) lookup(name string) (*tensor.Tensor, bool, error) {

@@ -264,6 +264,9 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 		err = fmt.Errorf("tensor %q is quantized from %v, the configuration needs shape %v; does config.json belong to these weights?",
 			file, h.Type, tensor.S(out, in))
 	}
+	if err == nil && !h.Config.Scheme.FourBit() {
+		err = fmt.Errorf("tensor %q is stored in %v, for which there is no layer; load the full-precision model and quantize it", file, h.Config.Scheme)
+	}
 	if err != nil {
 		s.fail(err)
 		return &Linear{Weight: graph.NewVar(name, tensor.T(tensor.F32, out, in)), Bias: bias} // never loaded: Err tells why

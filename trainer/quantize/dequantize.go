@@ -9,6 +9,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -17,7 +18,7 @@ type DequantizeOptions struct {
 	FS    vfs.FS       // nil: the operating system's
 	In    string       // quantized safetensors file or folder
 	Out   string       // file or folder to make; it must not exist
-	DType tensor.DType // of the weights that were quantized; Invalid = what each was quantized from
+	DType tensor.DType // of the weights that were quantized; Invalid = what each was quantized from, for int8 that of config.json, else F16
 }
 
 // Dequantized says what Dequantize did. It marshals to JSON.
@@ -154,7 +155,11 @@ func (w *restorer) tensor(s *spool, f *checkpoint.File, name string, part bool) 
 		if err != nil {
 			return inputError{err}
 		}
-		x, err := st.Dequantize(w.DType)
+		d := w.DType
+		if d == tensor.Invalid && st.Scheme == quant.Int8 && w.in.dir != nil { // which does not say what the weight was
+			d = modelDType(w.in.config)
+		}
+		x, err := st.Dequantize(d)
 		if err != nil {
 			return inputError{fmt.Errorf("tensor %q: %w", name, err)}
 		}

@@ -39,9 +39,6 @@ func TestGoldenBNBLlamaQuantize(t *testing.T) {
 		}
 		ran++
 		t.Run(filepath.Base(filepath.Dir(path)), func(t *testing.T) {
-			if q.Scheme == "int8" {
-				t.Skip("int8 has no state dict")
-			}
 			out := filepath.Join(t.TempDir(), "out")
 			r, err := quantize.Run(context.Background(), quantize.Options{In: filepath.Join(root, "base"), Out: out, Scheme: q.Scheme,
 				Double: q.Double, Storage: q.Storage})

@@ -128,7 +128,7 @@ func looksLinear(name string, t tensor.Type) bool {
 // choose decides what is quantized.
 func (p *job) choose(in *input) error {
 	for _, name := range in.reader().Names() {
-		for _, mark := range []string{".quant_state.", ".quant_format", ".SCB"} {
+		for _, mark := range []string{".quant_state.", ".SCB"} {
 			if strings.Contains(name, mark) {
 				return inputError{&checkpoint.FormatError{File: p.In, Tensor: name, Reason: "the model is quantized already",
 					Remedy: "quantize the full-precision model, or `trainer dequantize` it first"}}

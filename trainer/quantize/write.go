@@ -172,7 +172,7 @@ func (w *writer) quantize(s *spool, f *checkpoint.File, name string) error {
 	if w.bnb && st.Scheme.FourBit() {
 		st.Storage = w.Storage
 	}
-	dict, err := w.dict(name, st)
+	dict, err := st.StateDict(name)
 	if err != nil {
 		return err
 	}
@@ -204,13 +204,6 @@ func (w *writer) round(name string, x *tensor.Tensor) (*quant.State, error) {
 		x = half
 	}
 	return quant.QuantizeTensor(x, w.format, quant.Options{Parallel: parallel})
-}
-
-func (w *writer) dict(name string, st *quant.State) (map[string]*tensor.Tensor, error) {
-	if w.bnb {
-		return st.StateDict(name)
-	}
-	return checkpoint.OwnStateDict(name, w.format.Name(), st)
 }
 
 // parallel splits work over the processors.
