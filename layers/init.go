@@ -20,7 +20,7 @@ type initKind uint8
 
 const (
 	initZeros initKind = iota
-	initOnes
+	initConstant
 	initNormal
 	initUniform
 )
@@ -29,7 +29,10 @@ const (
 func Zeros() Init { return Init{} }
 
 // Ones begins at 1.
-func Ones() Init { return Init{kind: initOnes} }
+func Ones() Init { return Constant(1) }
+
+// Constant begins at a value.
+func Constant(v float64) Init { return Init{initConstant, v} }
 
 // Normal draws from N(0, std²).
 func Normal(std float64) Init { return Init{initNormal, std} }
@@ -51,9 +54,9 @@ func (in Init) tensor(seed uint64, v *graph.Var) *tensor.Tensor {
 	n := v.Type.Size()
 	switch in.kind {
 	case initZeros:
-	case initOnes:
+	case initConstant:
 		for i := range n {
-			t.Set(i, 1)
+			t.Set(i, in.a)
 		}
 	default:
 		h := fnv.New64a()

@@ -17,6 +17,7 @@ func init() {
 	} {
 		register(name, Operator{Build: f})
 	}
+	register("GatherND", Operator{Build: gatherND, Promote: []int{0}})
 	register("ScatterElements", Operator{Build: scatterElements, Kinks: true})
 	register("ScatterND", Operator{Build: scatterND, Kinks: true})
 	register("OneHot", Operator{Build: oneHotValues})

@@ -65,7 +65,7 @@ func init() {
 	register("Mean", Operator{Build: func(n *Node) []graph.Value {
 		return one(ops.Scale(variadic(ops.Add)(n)[0], 1/float64(n.NumIn())))
 	}})
-	register("Where", Operator{Build: func(n *Node) []graph.Value { return one(ops.Where(n.In(0), n.In(1), n.In(2))) }})
+	register("Where", Operator{Promote: []int{1, 2}, Build: func(n *Node) []graph.Value { return one(ops.Where(n.In(0), n.In(1), n.In(2))) }})
 }
 
 func init() {

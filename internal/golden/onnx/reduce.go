@@ -36,7 +36,7 @@ func init() {
 	register("Hardmax", Operator{Build: hardmax, NoGrad: stepwise})
 	register("CumSum", Operator{Build: cumulative(ops.CumSum)})
 	register("CumProd", Operator{Build: cumulative(ops.CumProd)})
-	register("TopK", Operator{Build: topK, Kinks: true})
+	register("TopK", Operator{Build: topK, Kinks: true, Promote: []int{0}})
 	register("Einsum", Operator{Build: func(n *Node) []graph.Value { return one(ops.Einsum(n.String("equation"), n.Ins()...)) }})
 	register("MatMul", Operator{Build: func(n *Node) []graph.Value { return one(matMul(n.In(0), n.In(1))) }})
 	register("Gemm", Operator{Build: gemm})

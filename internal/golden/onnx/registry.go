@@ -19,6 +19,8 @@ type Operator struct {
 	// Kinks says that the operator is not smooth where inputs are equal, 0 or at a bound: its gradient is checked beside the
 	// case's inputs, moved by a little noise.
 	Kinks bool
+	// Promote are inputs with data that some cases have as integers: their gradients are checked on the same values as float64.
+	Promote []int
 	// Fixed are inputs that are not differentiated although floating point.
 	Fixed []int
 }

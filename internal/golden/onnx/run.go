@@ -184,12 +184,15 @@ func (s *Suite) gradient(dev device.Device, op Operator, c *Case, fixed []bool) 
 	rng := rand.New(rand.NewPCG(7, uint64(len(c.Name))))
 	in := s.inputs(c)
 	at := map[int]int{} // input of the node -> input of the check
+	promoted := false
 	for i, t := range in {
 		if t == nil {
 			continue
 		}
 		hold := fixed[i] || slices.Contains(op.Fixed, i)
-		if isFloat(c.InputTypes[i]) {
+		data := slices.Contains(op.Promote, i)
+		if data || isFloat(c.InputTypes[i]) {
+			promoted = promoted || data
 			if t, err = t.Convert(tensor.F64); err != nil {
 				return false, err
 			}
@@ -201,7 +204,7 @@ func (s *Suite) gradient(dev device.Device, op Operator, c *Case, fixed []bool) 
 		o.Inputs = append(o.Inputs, gradcheck.Input{Value: t, NoGrad: hold})
 		checked = checked || !hold && t.Type().Size() > 0
 	}
-	if !checked || !slices.ContainsFunc(c.OutputTypes, isFloat) {
+	if !checked || !promoted && !slices.ContainsFunc(c.OutputTypes, isFloat) {
 		return false, nil
 	}
 	var n *Node

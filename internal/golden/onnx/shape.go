@@ -14,10 +14,12 @@ const shapeOnly = "depends on the shape only"
 func init() {
 	for name, f := range map[string]Handler{
 		"Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Expand": expand, "Transpose": transpose,
-		"Concat": concat, "Split": split, "Slice": slice, "Pad": pad, "Trilu": trilu, "Compress": compress,
+		"Concat": concat, "Split": split, "Slice": slice, "Compress": compress,
 	} {
 		register(name, Operator{Build: f})
 	}
+	register("Pad", Operator{Build: pad, Promote: []int{0}})
+	register("Trilu", Operator{Build: trilu, Promote: []int{0}})
 	register("Shape", Operator{Build: shape, NoGrad: shapeOnly})
 	register("Size", Operator{Build: size, NoGrad: shapeOnly})
 	register("EyeLike", Operator{Build: eyeLike, NoGrad: shapeOnly})
