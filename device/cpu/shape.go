@@ -108,7 +108,8 @@ func buildSlice(d *Device, op ops.SliceAxis, s device.Spec) (*Kernel, error) {
 	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
 }
 
-func buildPad(_ *Device, op ops.Pad, s device.Spec) (*Kernel, error) {
+// buildPad fills what is around each piece and copies the piece, the pieces in parallel.
+func buildPad(d *Device, op ops.Pad, s device.Spec) (*Kernel, error) {
 	elem := s.In[0].DType.Size()
 	cell := tensor.New(tensor.T(s.In[0].DType, 1))
 	cell.Set(0, op.Val)
@@ -116,30 +117,40 @@ func buildPad(_ *Device, op ops.Pad, s device.Spec) (*Kernel, error) {
 	in, out := s.In[0].Dim(int(op.Axis))*inner*elem, s.Out[0].Dim(int(op.Axis))*inner*elem
 	lo := int(op.Lo) * inner * elem
 	return &Kernel{Run: func(c *Call) error {
-		for i := 0; i < len(c.Out[0]); i += elem {
-			copy(c.Out[0][i:i+elem], cell.Bytes())
-		}
-		for i := range outer {
-			copy(c.Out[0][i*out+lo:], c.In[0][i*in:(i+1)*in])
-		}
-		return nil
+		return d.ranges(outer, max(shapeGrain/max(out, 1), 1), func(from, to int) {
+			for i := from; i < to; i++ {
+				row := c.Out[0][i*out : (i+1)*out]
+				repeat(row[:lo], cell.Bytes())
+				copy(row[lo:], c.In[0][i*in:(i+1)*in])
+				repeat(row[lo+in:], cell.Bytes())
+			}
+		})
 	}}, nil
 }
 
-func buildJoin(_ *Device, op ops.Join, s device.Spec) (*Kernel, error) {
+// repeat fills dst with copies of cell, doubling what is filled.
+func repeat(dst, cell []byte) {
+	for n := copy(dst, cell); n < len(dst) && n > 0; n *= 2 {
+		copy(dst[n:], dst[:n])
+	}
+}
+
+// buildJoin copies rows, in parallel over the axes before the joined one.
+func buildJoin(d *Device, op ops.Join, s device.Spec) (*Kernel, error) {
 	outer, inner := around(s.Out[0].Shape, int(op.Axis))
 	unit := inner * s.Out[0].DType.Size()
 	row := s.Out[0].Dim(int(op.Axis)) * unit
 	return &Kernel{Run: func(c *Call) error {
-		at := 0
-		for j, t := range s.In {
-			n := t.Dim(int(op.Axis)) * unit
-			for i := range outer {
-				copy(c.Out[0][i*row+at:i*row+at+n], c.In[j][i*n:(i+1)*n])
+		return d.ranges(outer, max(shapeGrain/max(row, 1), 1), func(lo, hi int) {
+			at := 0
+			for j, t := range s.In {
+				n := t.Dim(int(op.Axis)) * unit
+				for i := lo; i < hi; i++ {
+					copy(c.Out[0][i*row+at:i*row+at+n], c.In[j][i*n:(i+1)*n])
+				}
+				at += n
 			}
-			at += n
-		}
-		return nil
+		})
 	}}, nil
 }
 
