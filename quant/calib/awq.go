@@ -93,18 +93,7 @@ func clip(m Matrix, gs groups, factor func(group int) float32) Matrix {
 	out := m.Clone()
 	for g := range m.Rows * gs.perRow() {
 		lo, hi := gs.span(g)
-		x, f := out.Data[lo:hi], factor(g)
-		if f == 1 {
-			continue
-		}
-		limit := float32(0)
-		for _, v := range x {
-			limit = max(limit, float32(math.Abs(float64(v))))
-		}
-		limit *= f
-		for i, v := range x {
-			x[i] = min(max(v, -limit), limit)
-		}
+		shrink(out.Data[lo:hi], factor(g))
 	}
 	return out
 }

@@ -101,8 +101,8 @@ func FromTensor(t *tensor.Tensor) (Matrix, error) {
 	return m, m.check("tensor")
 }
 
-// as is the matrix as a source of a tensor of type d; Invalid = F32. Its values are read as they are.
-func (m Matrix) as(d tensor.DType) quant.Source {
+// Source is the matrix as a source of a tensor of type d; Invalid = F32. Its values are read as they are.
+func (m Matrix) Source(d tensor.DType) quant.Source {
 	if d == tensor.Invalid {
 		d = tensor.F32
 	}

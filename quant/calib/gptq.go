@@ -64,7 +64,7 @@ func GPTQ(w Matrix, h *Hessian, f quant.Format, o GPTQOptions) (*GPTQResult, err
 	if err := checkGPTQ(w, h, f, &o); err != nil {
 		return nil, err
 	}
-	st, err := f.Quantize(w.as(o.DType), quant.Options{Parallel: o.Parallel})
+	st, err := f.Quantize(w.Source(o.DType), quant.Options{Parallel: o.Parallel})
 	if err != nil {
 		return nil, err
 	}

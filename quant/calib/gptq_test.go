@@ -240,13 +240,13 @@ func TestGPTQWithoutCorrelationIsRoundToNearest(t *testing.T) {
 		x.Data[i*33+i] = float32(1 + i)
 	}
 	for _, f := range gridFormats() {
-		if st, err := f.Quantize(w.as(tensor.F32), quant.Options{}); err != nil || st.Nested() {
+		if st, err := f.Quantize(w.Source(tensor.F32), quant.Options{}); err != nil || st.Nested() {
 			require.NoError(t, err)
 			continue // rounds to the restored scales, nearest rounding to those before they were quantized
 		}
 		got, err := GPTQ(w, hessianOf(t, x), f, GPTQOptions{ActOrder: true, DType: tensor.BF16})
 		require.NoError(t, err)
-		want, err := f.Quantize(w.as(tensor.BF16), quant.Options{})
+		want, err := f.Quantize(w.Source(tensor.BF16), quant.Options{})
 		require.NoError(t, err)
 		require.Equal(t, want, got.State, f.Name())
 	}

@@ -204,7 +204,7 @@ func PerToken(grid Affine) RoundTrip {
 // ByFormat quantizes weights in a format and dequantizes them to float32.
 func ByFormat(f quant.Format, par Parallel) RoundTrip {
 	return func(m Matrix) (Matrix, error) {
-		st, err := f.Quantize(m.as(tensor.F32), quant.Options{Parallel: par})
+		st, err := f.Quantize(m.Source(tensor.F32), quant.Options{Parallel: par})
 		if err != nil {
 			return m, err
 		}

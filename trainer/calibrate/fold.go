@@ -1,0 +1,101 @@
+package calibrate
+
+import (
+	"strconv"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/quant/calib"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// fold is a place where scales can be taken out of an activation: the consumers' columns are multiplied, and what makes the activation,
+// a norm or a linear layer with nothing but elementwise products behind it, is divided. The model's function stays.
+type fold struct {
+	consumers []*linear
+	norm      *graph.Var
+	producer  *linear
+}
+
+// findFolds lists the folds of a Llama: norm to q, k and v; norm to gate and up; up to down, since silu(gate)·up is linear in up; v to o
+// where every query head has its own value head, since attention mixes positions, not features.
+func (r *run) findFolds() {
+	r.folds = map[string]*fold{}
+	if r.Method != SmoothQuant && r.Method != AWQ {
+		return
+	}
+	byPath := map[string]*linear{}
+	for _, l := range r.linears {
+		byPath[l.path] = l
+	}
+	c := r.Model.Config()
+	for i, b := range r.Model.Backbone.Blocks {
+		at := "model.layers." + strconv.Itoa(i)
+		attn, mlp := at+".self_attn.", at+".mlp."
+		r.fold(byPath, b.Norm1, "", attn+"q_proj", attn+"k_proj", attn+"v_proj")
+		r.fold(byPath, b.Norm2, "", mlp+"gate_proj", mlp+"up_proj")
+		r.fold(byPath, nil, mlp+"up_proj", mlp+"down_proj")
+		if c.KVHeads == c.Heads {
+			r.fold(byPath, nil, attn+"v_proj", attn+"o_proj")
+		}
+	}
+}
+
+// fold adds a fold if all of its consumers, and its producer, are calibrated.
+func (r *run) fold(byPath map[string]*linear, norm *layers.RMSNorm, producer string, consumers ...string) {
+	f := &fold{}
+	if norm != nil {
+		f.norm = norm.Weight
+	} else if f.producer = byPath[producer]; f.producer == nil {
+		return
+	}
+	for _, path := range consumers {
+		l := byPath[path]
+		if l == nil {
+			return
+		}
+		f.consumers = append(f.consumers, l)
+	}
+	if f.producer != nil {
+		f.producer.heldFor = f
+	}
+	for _, path := range consumers {
+		r.folds[path] = f
+	}
+}
+
+// divide takes factors out of what makes the activation.
+func (r *run) divide(f *fold, s []float32) error {
+	if f.norm != nil {
+		return r.divideVar(f.norm, s)
+	}
+	f.producer.rows = s
+	if err := calib.DivideOutputs(f.producer.pending, s); err != nil {
+		return err
+	}
+	if b := f.producer.layer.Bias; b != nil {
+		return r.divideVar(b, s)
+	}
+	return nil
+}
+
+// divideVar divides a parameter that stays unquantized.
+func (r *run) divideVar(v *graph.Var, s []float32) error {
+	t, ok := r.result.Dense[v.Name]
+	if !ok {
+		var err error
+		if t, err = r.Store.Get(v); err != nil {
+			return err
+		}
+	}
+	values := t.Float32s()
+	if err := calib.DivideOutputs(calib.Matrix{Rows: len(values), Cols: 1, Data: values}, s); err != nil {
+		return err
+	}
+	out := tensor.New(v.Type)
+	for i, x := range values {
+		out.Set(i, float64(x))
+	}
+	r.result.Dense[v.Name] = out
+	return nil
+}
