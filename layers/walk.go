@@ -16,12 +16,13 @@ type Param struct {
 	Type      tensor.Type
 	Var       *graph.Var
 	Quantized *Quantized
+	Buffer    bool // saved with the model, but no parameter: SetTrainable leaves it frozen
 }
 
 // Walk calls f for each parameter of a model, in the order of the struct fields. A model is a pointer to a struct whose fields
 // are *graph.Var, *Quantized, other models, slices of models, or interfaces that hold models; the tag `name:"..."` gives a
-// field's part of the path, `name:"."` adds none, and an untagged field is not walked. A variable met twice (a tied head) is
-// reported once.
+// field's part of the path, `name:"."` adds none, `name:"...,buffer"` marks a variable as a buffer, and an untagged field is not
+// walked. A Namer is asked for its variables instead. A variable met twice (a tied head) is reported once.
 func Walk(model any, f func(p Param)) {
 	w := walker{seen: map[any]bool{}, param: f}
 	w.walk("", reflect.ValueOf(model))
@@ -51,11 +52,11 @@ func Trainable(model any) []*graph.Var {
 	return out
 }
 
-// SetTrainable marks every parameter trainable or frozen. Quantized weights stay frozen.
+// SetTrainable marks every parameter trainable or frozen. Quantized weights and buffers stay frozen.
 func SetTrainable(model any, on bool) {
 	Walk(model, func(p Param) {
 		if p.Var != nil {
-			p.Var.Trainable = on
+			p.Var.Trainable = on && !p.Buffer
 		}
 	})
 }
@@ -64,6 +65,7 @@ type walker struct {
 	seen   map[any]bool
 	param  func(Param)
 	module func(path string, p Projection, replace func(Projection))
+	buffer bool // of the field that is walked
 }
 
 var projectionType = reflect.TypeFor[Projection]()
@@ -99,7 +101,12 @@ func (w *walker) leaf(path string, x any) bool {
 	case *graph.Var:
 		if w.param != nil && !w.seen[x] {
 			w.seen[x] = true
-			w.param(Param{Name: path, Type: x.Type, Var: x})
+			w.param(Param{Name: path, Type: x.Type, Var: x, Buffer: w.buffer})
+		}
+		return true
+	case Namer:
+		for _, n := range x.NamedVars() {
+			w.leaf(join(path, n.Name), n.Var)
 		}
 		return true
 	case *Quantized:
@@ -119,11 +126,14 @@ func (w *walker) fields(path string, v reflect.Value) {
 		if !ok || !t.Field(i).IsExported() {
 			continue
 		}
+		name, kind, _ := strings.Cut(tag, ",")
 		sub := path
-		if tag != "." {
-			sub = join(path, tag)
+		if name != "." {
+			sub = join(path, name)
 		}
+		w.buffer = kind == "buffer"
 		w.walk(sub, v.Field(i))
+		w.buffer = false
 	}
 }
 
