@@ -81,7 +81,7 @@ func Defaults(name string) (Config, error) {
 	return k.defaults, nil
 }
 
-// DefaultLR is the learning rate that bitsandbytes sets for an optimizer, 0 for a name that is unknown.
+// DefaultLR is the learning rate that bitsandbytes sets for an optimizer, a usual one where it sets none, and 0 for a name that is unknown.
 func DefaultLR(name string) float64 {
 	if k, ok := classes[name]; ok {
 		return k.lr

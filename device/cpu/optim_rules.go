@@ -143,13 +143,9 @@ func (f *stepFactors) lion(d, g, m []float32) {
 	for i, x := range g {
 		u := float32(c.b1*m[i]) + float32(c.n1*x)
 		m[i] = float32(c.b2*m[i]) + float32(c.n2*x)
-		switch {
-		case u > 0:
-			d[i] = 1
-		case u < 0:
-			d[i] = -1
-		default:
-			d[i] = u - u // 0, or NaN from NaN
+		d[i] = math.Float32frombits(math.Float32bits(u)&(1<<31) | math.Float32bits(1)) // signs are random: no branch
+		if u == 0 || u != u {
+			d[i] = u
 		}
 	}
 }
