@@ -91,10 +91,7 @@ func fromStateDict(name string, get Lookup) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	return s, s.checkStored()
+	return s, s.Check()
 }
 
 // findForm tells by the names that are there in which form a weight is stored: NF4 or FP4 for either, Int8, or KBit for the project's own.
@@ -127,24 +124,31 @@ func findForm(name string, get Lookup) (form Scheme, err error) {
 	return 0, fmt.Errorf("no %s%snf4 or ...fp4, no %s, no %s%s: the tensor is not quantized", name, suffixState, sibling(name, "SCB"), name, suffixOwn)
 }
 
-// checkStored refuses scales and codes that no quantizer writes and that would give wrong numbers without a word.
-func (s *State) checkStored() error {
-	for what, scales := range map[string][]float32{"scale": s.Absmax, "second-level scale": s.NestedAbsmax} {
-		for b, a := range scales {
+// Check is Validate and a look at every scale and code: it refuses those that no quantizer writes and that would give wrong numbers
+// without a word. Whoever reads a state from a file calls it; FromStateDict does.
+func (s *State) Check() error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	for _, level := range []struct {
+		what   string
+		scales []float32
+	}{{"scale", s.Absmax}, {"second-level scale", s.NestedAbsmax}} {
+		for b, a := range level.scales {
 			if !(a >= 0) || !finite(a) {
-				return fmt.Errorf("%s %d is %v: the checkpoint is damaged, or the weights held NaN or infinity", what, b, a)
+				return fmt.Errorf("quant: %s %d is %v: the checkpoint is damaged, or the weights held NaN or infinity", level.what, b, a)
 			}
 		}
 	}
 	switch s.Scheme {
 	case Int8:
 		if i := bytes.IndexByte(s.Codes, 0x80); i >= 0 {
-			return fmt.Errorf("code %d is -128: codes are from -127 to 127", i)
+			return fmt.Errorf("quant: code %d is -128: codes are from -127 to 127", i)
 		}
 	case FP8E4M3, FP8E5M2:
 		for i, c := range s.Codes {
 			if !finite(s.levels()[c]) {
-				return fmt.Errorf("code %d is %#02x, which is %v: the checkpoint is damaged", i, c, s.levels()[c])
+				return fmt.Errorf("quant: code %d is %#02x, which is %v: the checkpoint is damaged", i, c, s.levels()[c])
 			}
 		}
 	}
