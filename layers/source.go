@@ -231,7 +231,7 @@ func (s Source) Linear(name string, in, out int, bias bool) Projection {
 	}
 	if q := s.shared.opts.Quantize; q != nil {
 		if cfg, ok := q(sub.path("weight")); ok {
-			return &Linear4bit{Weight: sub.quantized("weight", cfg, out, in), Bias: b}
+			return sub.quantizedLinear(sub.Quantized("weight", cfg, sub.linearInit(in), out, in), b, cfg)
 		}
 	}
 	return &Linear{Weight: sub.Var("weight", sub.linearInit(in), out, in), Bias: b}
@@ -280,36 +280,51 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 		}
 		return q.SetState(st, values)
 	})
+	return s.quantizedLinear(q, bias, h.Config)
+}
+
+// quantizedLinear is the layer that computes with a quantized weight.
+func (s Source) quantizedLinear(q *Quantized, bias *graph.Var, cfg quant.Config) Projection {
+	if q.Scheme == quant.Int8 {
+		return &Linear8bitLt{Weight: q, Bias: bias, Threshold: cfg.Threshold}
+	}
 	return &Linear4bit{Weight: q, Bias: bias}
 }
 
-// quantized declares a weight that is read (or drawn), quantized, and let go of in full precision.
-func (s Source) quantized(name string, cfg quant.Config, rows, cols int) *Quantized {
-	q := newQuantized(s.path(name), cfg, rows, cols)
+// Quantized declares a weight of any rank that is read (or drawn), quantized, and let go of in full precision.
+func (s Source) Quantized(name string, cfg quant.Config, init Init, dims ...int) *Quantized {
+	q, err := NewQuantized(s.path(name), cfg, dims...)
+	if err != nil {
+		s.fail(err)
+		return newQuantized(s.path(name), quant.Config{}, 1, 1) // never loaded: Err tells why
+	}
 	o := &s.shared.opts
 	if o.Weights == nil {
 		s.later(func(values Values) error {
-			full := graph.NewVar(q.Name, tensor.T(tensor.F32, rows, cols))
-			return q.store(s.linearInit(cols).tensor(o.Seed, full), cfg, values)
+			return q.Quantize(init.tensor(o.Seed, graph.NewVar(q.Name, tensor.T(tensor.F32, dims...))), values)
 		})
 		return q
 	}
-	file, ok := s.check(name, tensor.S(rows, cols))
+	file, ok := s.check(name, q.Shape)
 	if !ok {
 		return q
 	}
+	stored := tensor.F32
 	if t, _ := o.Weights.Type(file); t.DType != tensor.F64 {
-		q.DType = t.DType
+		stored = t.DType
+	}
+	if q.Scheme.FourBit() {
+		q.DType = stored
 	}
 	s.later(func(values Values) error {
 		t, err := o.Weights.Read(file)
 		if err != nil {
 			return err
 		}
-		if t, err = t.Convert(q.DType); err != nil {
+		if t, err = t.Convert(stored); err != nil {
 			return err
 		}
-		return q.store(t, cfg, values)
+		return q.Quantize(t, values)
 	})
 	return q
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/layers"
-	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -79,6 +78,13 @@ func addTo(p layers.Projection, delta []float32, s Store) error {
 		return addToVar(p.Weight, delta, s)
 	case *layers.Linear4bit:
 		return addToQuantized(p.Weight, delta, s)
+	case *layers.Linear8bitLt:
+		if p.Master != nil {
+			return addToVar(p.Master, delta, s)
+		}
+		return addToQuantized(p.Weight, delta, s)
+	case *layers.SwitchBack:
+		return addToVar(p.Weight, delta, s)
 	}
 	return fmt.Errorf("cannot merge into a %T", p)
 }
@@ -117,9 +123,5 @@ func addToQuantized(q *layers.Quantized, delta []float32, s Store) error {
 	if err := addFinite(w, delta); err != nil {
 		return err
 	}
-	again, err := quant.Quantize(w, quant.Config{Scheme: q.Scheme, Blocksize: q.Blocksize, Double: q.Nested()})
-	if err != nil {
-		return err
-	}
-	return q.SetState(again, s)
+	return q.Quantize(w, s)
 }
