@@ -45,6 +45,11 @@ func KaimingUniform(a float64, fanIn int) Init {
 	return Uniform(math.Sqrt(6 / ((1 + a*a) * float64(max(fanIn, 1)))))
 }
 
+// XavierUniform is Glorot & Bengio 2010: the bound is √(6/(fanIn+fanOut)).
+func XavierUniform(fanIn, fanOut int) Init {
+	return Uniform(math.Sqrt(6 / float64(max(fanIn+fanOut, 1))))
+}
+
 // LinearInit is PyTorch's default for linear layers, KaimingUniform(√5, fanIn).
 func LinearInit(fanIn int) Init { return KaimingUniform(math.Sqrt(5), fanIn) }
 

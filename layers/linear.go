@@ -44,11 +44,13 @@ func addBias(y graph.Value, b *graph.Var) graph.Value {
 // Embedding looks up rows of a (vocabulary, features) table.
 type Embedding struct {
 	Weight *graph.Var `name:"weight"`
+	// State32 asks the optimizer for 32-bit states of the table whatever its own width, as bitsandbytes' Embedding does: see FullState.
+	State32 bool
 }
 
 // NewEmbedding takes the table named "weight" from src.
 func NewEmbedding(src Source, vocab, dim int, init Init) *Embedding {
-	return &Embedding{src.Var("weight", init, vocab, dim)}
+	return &Embedding{Weight: src.Var("weight", init, vocab, dim)}
 }
 
 // Forward maps i32 ids (...) to (..., features) in the table's dtype.
@@ -57,4 +59,12 @@ func (e *Embedding) Forward(ids graph.Value) graph.Value {
 		return ids
 	}
 	return ops.Embed(ids.Graph().Read(e.Weight), ids)
+}
+
+// FullState returns the table if its optimizer state must have 32 bits.
+func (e *Embedding) FullState() []*graph.Var {
+	if !e.State32 {
+		return nil
+	}
+	return []*graph.Var{e.Weight}
 }

@@ -231,7 +231,7 @@ func (s Source) Linear(name string, in, out int, bias bool) Projection {
 	}
 	if q := s.shared.opts.Quantize; q != nil {
 		if cfg, ok := q(sub.path("weight")); ok {
-			return sub.quantizedLinear(sub.Quantized("weight", cfg, sub.linearInit(in), out, in), b, cfg)
+			return quantizedLinear(sub.Quantized("weight", cfg, sub.linearInit(in), out, in), b, cfg)
 		}
 	}
 	return &Linear{Weight: sub.Var("weight", sub.linearInit(in), out, in), Bias: b}
@@ -280,11 +280,11 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 		}
 		return q.SetState(st, values)
 	})
-	return s.quantizedLinear(q, bias, h.Config)
+	return quantizedLinear(q, bias, h.Config)
 }
 
 // quantizedLinear is the layer that computes with a quantized weight.
-func (s Source) quantizedLinear(q *Quantized, bias *graph.Var, cfg quant.Config) Projection {
+func quantizedLinear(q *Quantized, bias *graph.Var, cfg quant.Config) Projection {
 	if q.Scheme == quant.Int8 {
 		return &Linear8bitLt{Weight: q, Bias: bias, Threshold: cfg.Threshold}
 	}
@@ -298,35 +298,46 @@ func (s Source) Quantized(name string, cfg quant.Config, init Init, dims ...int)
 		s.fail(err)
 		return newQuantized(s.path(name), quant.Config{}, 1, 1) // never loaded: Err tells why
 	}
-	o := &s.shared.opts
-	if o.Weights == nil {
-		s.later(func(values Values) error {
-			return q.Quantize(init.tensor(o.Seed, graph.NewVar(q.Name, tensor.T(tensor.F32, dims...))), values)
-		})
-		return q
-	}
-	file, ok := s.check(name, q.Shape)
-	if !ok {
-		return q
-	}
-	stored := tensor.F32
-	if t, _ := o.Weights.Type(file); t.DType != tensor.F64 {
-		stored = t.DType
-	}
+	full := s.full(name, init, dims...)
 	if q.Scheme.FourBit() {
-		q.DType = stored
+		q.DType = s.storedType(name)
 	}
 	s.later(func(values Values) error {
-		t, err := o.Weights.Read(file)
+		t, err := full()
 		if err != nil {
-			return err
-		}
-		if t, err = t.Convert(stored); err != nil {
 			return err
 		}
 		return q.Quantize(t, values)
 	})
 	return q
+}
+
+// full returns a function that reads (or draws) a weight in the dtype that the file has, float32 for float64 and without a file.
+func (s Source) full(name string, init Init, dims ...int) func() (*tensor.Tensor, error) {
+	o := &s.shared.opts
+	if o.Weights == nil {
+		v := graph.NewVar(s.path(name), tensor.T(tensor.F32, dims...))
+		return func() (*tensor.Tensor, error) { return init.tensor(o.Seed, v), nil }
+	}
+	file, _ := s.check(name, tensor.S(dims...)) // a failure is in Err, which Load looks at first
+	d := s.storedType(name)
+	return func() (*tensor.Tensor, error) {
+		t, err := o.Weights.Read(file)
+		if err != nil {
+			return nil, err
+		}
+		return t.Convert(d)
+	}
+}
+
+// storedType is the dtype of a weight that quantization starts from.
+func (s Source) storedType(name string) tensor.DType {
+	if o := &s.shared.opts; o.Weights != nil {
+		if t, ok := o.Weights.Type(s.fileName(name)); ok && t.DType.IsFloat() && t.DType != tensor.F64 {
+			return t.DType
+		}
+	}
+	return tensor.F32
 }
 
 // Unused lists the tensors of names that no constructor asked for, leaving out those with one of the suffixes.

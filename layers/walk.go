@@ -61,11 +61,34 @@ func SetTrainable(model any, on bool) {
 	})
 }
 
+// FullState returns the variables of a model whose layers ask for 32-bit optimizer states (a method FullState() []*graph.Var), each
+// once: rows of an embedding are seldom updated and vary much in size, which 8-bit blocks serve badly (Dettmers et al. 2022, arXiv 2110.02861,
+// §2.3). An optimizer takes them as optim.Override{Vars: layers.FullState(model), Bits: 32}.
+func FullState(model any) []*graph.Var {
+	var out []*graph.Var
+	met := map[*graph.Var]bool{}
+	w := walker{seen: map[any]bool{}, visit: func(m any) {
+		l, ok := m.(interface{ FullState() []*graph.Var })
+		if !ok {
+			return
+		}
+		for _, v := range l.FullState() {
+			if !met[v] {
+				met[v] = true
+				out = append(out, v)
+			}
+		}
+	}}
+	w.walk("", reflect.ValueOf(model))
+	return out
+}
+
 type walker struct {
 	seen   map[any]bool
 	param  func(Param)
 	module func(path string, p Projection, replace func(Projection))
-	buffer bool // of the field that is walked
+	buffer bool        // of the field that is walked
+	visit  func(m any) // called with each pointer to a model
 }
 
 var projectionType = reflect.TypeFor[Projection]()
@@ -84,6 +107,9 @@ func (w *walker) walk(path string, v reflect.Value) {
 	case reflect.Pointer:
 		if v.IsNil() || w.leaf(path, v.Interface()) {
 			return
+		}
+		if w.visit != nil {
+			w.visit(v.Interface())
 		}
 		w.walk(path, v.Elem())
 	case reflect.Struct:
