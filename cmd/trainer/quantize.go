@@ -17,7 +17,7 @@ type quantizeFlags struct {
 	quantize.Options
 	storage, compute string
 	threshold        float64
-	data, device     string
+	data, prune      string
 	report, json     bool
 }
 
@@ -51,7 +51,10 @@ func (p *program) quantize() *cobra.Command {
 	f.BoolVar(&o.report, "report", false, "print bits and errors of every weight")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON")
 	f.StringVar(&o.data, "data", "", "file of rows or text: report the perplexity before and after")
-	f.StringVar(&o.device, "device", "auto", "where perplexity is computed: auto, cpu")
+	f.StringVar(&o.Calibration.Data, "calibrate", "", "file of rows or text: find the codes with the help of the model's activations on it")
+	f.StringVar(&o.Calibration.Method, "method", "", "how: rtn, minmax, average, percentile, mse, entropy, smoothquant, awq, gptq (default with --calibrate: gptq)")
+	f.StringVar(&o.prune, "prune", "", "set weights to zero first: magnitude:SHARE, row:SHARE, or N:M such as 2:4")
+	f.StringVar(&o.Calibration.Device, "device", "auto", "where calibration and perplexity are computed: auto, cpu")
 	if err := c.MarkFlagRequired("scheme"); err != nil {
 		fmt.Fprintln(p.err, err)
 	}
@@ -71,6 +74,11 @@ func (p *program) runQuantize(ctx context.Context, o *quantizeFlags) error {
 	}
 	if !(o.threshold >= 0) {
 		return usage(fmt.Errorf("--threshold is %v, it must not be negative", o.threshold))
+	}
+	if o.prune != "" {
+		if o.Change, err = quantize.Prune(o.prune); err != nil {
+			return err
+		}
 	}
 	before, err := p.perplexity(ctx, o, o.In)
 	if err != nil {
@@ -100,7 +108,7 @@ func (p *program) perplexity(ctx context.Context, o *quantizeFlags, model string
 	if o.data == "" {
 		return nil, nil
 	}
-	m, err := trainer.MeasurePerplexity(ctx, trainer.PerplexityOptions{Model: model, Data: o.data, Device: o.device})
+	m, err := trainer.MeasurePerplexity(ctx, trainer.PerplexityOptions{Model: model, Data: o.data, Device: o.Calibration.Device})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
+	"github.com/bitsandbyes/bitsandbyes/trainer/calibrate"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
@@ -34,12 +35,8 @@ type Options struct {
 
 	// Change alters a weight before it is quantized, such as by pruning; nil: none is. It gets a copy in the weight's own dtype.
 	Change func(name string, w *tensor.Tensor) (*tensor.Tensor, error)
-	// States holds weights that were quantized already, by calibration, in the scheme; the others are rounded to nearest.
-	States map[string]*quant.State
-	// Replace holds weights that calibration changed and that stay in full precision, such as norms that took over a scale.
-	Replace map[string]*tensor.Tensor
-	// Method names how the codes were found, for the report; "" = rtn, round to nearest.
-	Method string
+	// Calibration says how data helps to find the codes; the zero value is round to nearest.
+	Calibration Calibration
 	// Progress is called before each weight; nil: nobody is told.
 	Progress func(done, total int, name string)
 }
@@ -61,6 +58,14 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	if err := p.choose(in); err != nil {
 		return nil, err
 	}
+	if p.Calibration.Data != "" {
+		if err := p.calibrate(ctx, in); err != nil {
+			return nil, err
+		}
+		if err := p.refuseUnplaced(in); err != nil {
+			return nil, err
+		}
+	}
 	w := &writer{job: p, in: in, report: &Report{Source: o.In, Out: o.Out, Scheme: p.format.Name(), Method: p.Method, Layers: []Layer{}, Kept: []Kept{}}}
 	if in.dir == nil {
 		err = w.file(ctx)
@@ -81,6 +86,13 @@ type job struct {
 	bnb     bool // the format is one of bitsandbytes
 	config  *checkpoint.Quantization
 	weights map[string]bool // names of the tensors to quantize
+
+	// Of calibration: the weights that it quantized, those that it changed and that stay in full precision (norms that took over a
+	// scale), and what it says of each; none without data.
+	Method string
+	states map[string]*quant.State
+	dense  map[string]*tensor.Tensor
+	notes  map[string]calibrate.Layer
 }
 
 func newPlan(o Options) (*job, error) {
@@ -88,9 +100,9 @@ func newPlan(o Options) (*job, error) {
 	if o.In == "" || o.Out == "" {
 		return nil, bad("", "what to quantize and where to write it are needed: trainer quantize IN OUT --scheme nf4")
 	}
-	p := &job{Options: o, weights: map[string]bool{}}
-	if p.Method == "" {
-		p.Method = "rtn"
+	p := &job{Options: o, weights: map[string]bool{}, Method: "rtn"}
+	if o.Calibration.Method != "" && o.Calibration.Method != "rtn" && o.Calibration.Data == "" {
+		return nil, bad("method", "%s needs data to run the model on: name a file with --calibrate", o.Calibration.Method)
 	}
 	if err := p.parse(); err != nil {
 		return nil, err

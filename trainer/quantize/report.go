@@ -41,7 +41,11 @@ type Layer struct {
 	RelError float64 `json:"relative_error"`    // |W-Q| / |W| in the Frobenius norm; 0 for a zero weight
 	MaxAbs   float64 `json:"max_abs_error"`     // largest |w-q|
 	Cosine   float64 `json:"cosine_similarity"` // of W and Q as vectors; 1 for a zero weight
-	Note     string  `json:"note,omitempty"`    // of calibration
+
+	// Of calibration: |X·(W-Q)^T| / |X·W^T| on inputs X of the layer, and the same for round-to-nearest.
+	OutputError float64 `json:"output_error,omitempty"`
+	Nearest     float64 `json:"output_error_nearest,omitempty"`
+	Note        string  `json:"note,omitempty"`
 
 	bytes, elements    int64
 	diff2, norm2, dot2 float64 // squares of |W-Q|, |W|, |Q|
@@ -137,7 +141,11 @@ func (r *Report) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("WEIGHT\tSHAPE\tBITS\tREL ERROR\tMAX ABS\tCOSINE\tNOTE\n")
 	for _, l := range r.Layers {
-		fmt.Fprintf(&b, "%s\t%v\t%.3f\t%.3e\t%.2e\t%.6f\t%s\n", printable(l.Name), l.Shape, l.Bits, l.RelError, l.MaxAbs, l.Cosine, printable(l.Note))
+		note := printable(l.Note)
+		if l.Nearest > 0 {
+			note = strings.TrimSuffix(fmt.Sprintf("output error %.3e, rounded to nearest %.3e; %s", l.OutputError, l.Nearest, note), "; ")
+		}
+		fmt.Fprintf(&b, "%s\t%v\t%.3f\t%.3e\t%.2e\t%.6f\t%s\n", printable(l.Name), l.Shape, l.Bits, l.RelError, l.MaxAbs, l.Cosine, note)
 	}
 	t := r.Total
 	fmt.Fprintf(&b, "all quantized\t%d\t%.3f\t%.3e\t%.2e\t%.6f\t\n", t.Quantized, t.Bits, t.RelError, t.MaxAbs, t.Cosine)

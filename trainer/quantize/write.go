@@ -134,7 +134,7 @@ func (w *writer) tensor(s *spool, f *checkpoint.File, name string) error {
 	}
 	w.report.Kept = append(w.report.Kept, Kept{name, t.DType.String(), t.Bytes()})
 	w.report.Total.Kept += int64(t.Size())
-	if x, ok := w.Replace[name]; ok {
+	if x, ok := w.dense[name]; ok {
 		if x.Type().Shape != t.Shape {
 			return fmt.Errorf("tensor %q: calibration gave %v for %v", name, x.Type(), t)
 		}
@@ -159,7 +159,7 @@ func (w *writer) quantize(s *spool, f *checkpoint.File, name string) error {
 			return err
 		}
 	}
-	st, ok := w.States[name]
+	st, ok := w.states[name]
 	if !ok {
 		if st, err = w.round(name, x); err != nil {
 			return inputError{&checkpoint.FormatError{File: f.Path(), Tensor: name, Reason: strings.TrimPrefix(err.Error(), "quant: "),
@@ -179,6 +179,9 @@ func (w *writer) quantize(s *spool, f *checkpoint.File, name string) error {
 	l, err := compare(name, original, st, st.Bytes())
 	if err != nil {
 		return err
+	}
+	if note, ok := w.notes[name]; ok {
+		l.calibrated(note)
 	}
 	w.report.Layers = append(w.report.Layers, l)
 	for _, part := range slices.Sorted(maps.Keys(dict)) {

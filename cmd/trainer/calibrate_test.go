@@ -1,0 +1,101 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/builtin/corpus"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+)
+
+// documents writes text of the built-in model's language as rows.
+func documents(t *testing.T, seed uint64, n int) string {
+	t.Helper()
+	var b strings.Builder
+	for doc := range corpus.Generate(seed, n) {
+		raw, err := json.Marshal(map[string]string{"text": doc})
+		require.NoError(t, err)
+		b.Write(append(raw, '\n'))
+	}
+	path := filepath.Join(t.TempDir(), "rows.jsonl")
+	require.NoError(t, os.WriteFile(path, []byte(b.String()), 0o600))
+	return path
+}
+
+// TestQuantizeCalibrated quantizes to three bits with the help of data: each method beats rounding to nearest on other text, and what it
+// writes generates.
+func TestQuantizeCalibrated(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the model on text several times")
+	}
+	data, judge := documents(t, 99, 24), documents(t, 7, 16)
+	_, plain := quantizeTiny(t, "int3:group=64,asym", "--data", judge)
+	for _, method := range []string{"gptq", "awq", "smoothquant"} {
+		dir, r := quantizeTiny(t, "int3:group=64,asym", "--calibrate", data, "--method", method, "--data", judge)
+		t.Logf("%s: perplexity %.4f, %.4f rounded to nearest, %.4f in full", method, r.After.Perplexity, plain.After.Perplexity, r.Before.Perplexity)
+		require.Less(t, r.After.Perplexity, plain.After.Perplexity, method)
+		require.Equal(t, method, r.Method)
+		require.Len(t, r.Layers, 28)
+		require.Positive(t, r.Layers[0].OutputError)
+		code, text, msg := command(t, "generate", "--model", dir, "--prompt", "Story:", "--max-tokens", "4")
+		require.Zero(t, code, msg)
+		require.NotEmpty(t, text)
+	}
+}
+
+// TestQuantizePruned sets half of each weight to zero, and the zeros stay.
+func TestQuantizePruned(t *testing.T) {
+	for prune, group := range map[string]int{"2:4": 4, "row:0.5": 128, "magnitude:0.5": 0} {
+		dir, _ := quantizeTiny(t, "nf4", "--prune", prune)
+		full := filepath.Join(t.TempDir(), "full")
+		code, _, msg := command(t, "dequantize", dir, full)
+		require.Zero(t, code, msg)
+		f, err := checkpoint.OpenSafetensors(nil, filepath.Join(full, "model.safetensors"))
+		require.NoError(t, err)
+		w, err := f.Read("model.layers.0.self_attn.q_proj.weight")
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		x := w.Float32s()
+		if group == 0 {
+			group = len(x)
+		}
+		for lo := 0; lo < len(x); lo += group {
+			zeros := 0
+			for _, v := range x[lo : lo+group] {
+				if v == 0 {
+					zeros++
+				}
+			}
+			require.GreaterOrEqual(t, 2*zeros, group, prune)
+		}
+	}
+}
+
+func TestCalibrateRefuses(t *testing.T) {
+	data := documents(t, 3, 2)
+	file := filepath.Join("..", "..", "builtin", "tiny", "model.safetensors")
+	out := filepath.Join(t.TempDir(), "out")
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"builtin:tiny", out, "--method=awq"}, config.ExitConfig, "--calibrate"},
+		{[]string{"builtin:tiny", out, "--calibrate", data, "--method=magic"}, config.ExitConfig, "magic"},
+		{[]string{file, out, "--calibrate", data}, config.ExitConfig, "folder"},
+		{[]string{"builtin:tiny", out, "--calibrate", data + "x"}, config.ExitInput, "rows.jsonlx"},
+		{[]string{"builtin:tiny", out, "--calibrate", data, "--prune=2:4"}, config.ExitConfig, "gptq"},
+		{[]string{"builtin:tiny", out, "--prune=4:2"}, config.ExitConfig, "4:2"},
+		{[]string{"builtin:tiny", out, "--prune=magnitude:1.5"}, config.ExitConfig, "1.5"},
+	} {
+		code, _, msg := command(t, append([]string{"quantize", "--scheme=nf4"}, c.args...)...)
+		require.Equal(t, c.code, code, "%v: %s", c.args, msg)
+		require.Contains(t, msg, c.says)
+	}
+}
