@@ -151,6 +151,14 @@ func (s segment) at(i int) float64 {
 	return s.src.get(s.base + i)
 }
 
+// run32 is positions [lo, hi) as they lie in memory, nil unless they are adjacent float32.
+func (s segment) run32(lo, hi int) []float32 {
+	if len(s.offs) > 0 || s.src.d != tensor.F32 || lo >= hi {
+		return nil
+	}
+	return tensor.View[float32](s.src.b)[s.base+lo : s.base+hi]
+}
+
 // fold combines positions [lo, hi) of a segment.
 type fold func(s segment, lo, hi int) float64
 
@@ -159,6 +167,12 @@ func foldFor(k ops.Reduction) fold {
 	case ops.RedMax:
 		return func(s segment, lo, hi int) float64 {
 			m := math.Inf(-1)
+			if x := s.run32(lo, hi); x != nil {
+				for _, v := range x {
+					m = max(m, float64(v))
+				}
+				return m
+			}
 			for i := lo; i < hi; i++ {
 				m = max(m, s.at(i)) // unlike math.Max, NaN wins over infinity
 			}
@@ -167,6 +181,12 @@ func foldFor(k ops.Reduction) fold {
 	case ops.RedMin:
 		return func(s segment, lo, hi int) float64 {
 			m := math.Inf(1)
+			if x := s.run32(lo, hi); x != nil {
+				for _, v := range x {
+					m = min(m, float64(v))
+				}
+				return m
+			}
 			for i := lo; i < hi; i++ {
 				m = min(m, s.at(i))
 			}
@@ -205,8 +225,8 @@ func foldArg(s segment, lo, hi int, beats func(x, best float64) bool) float64 {
 
 // foldSum adds in float64: four interleaved sums over runs of sumSegment elements.
 func foldSum(s segment, lo, hi int) float64 {
-	if len(s.offs) == 0 && s.src.d == tensor.F32 && lo < hi {
-		return sum32(tensor.View[float32](s.src.b)[s.base+lo : s.base+hi])
+	if x := s.run32(lo, hi); x != nil {
+		return sum32(x)
 	}
 	var total float64
 	for lo < hi {

@@ -75,8 +75,14 @@ func orderCases() []Case {
 		k, axis int
 		desc    bool
 	}{{[]int{3, 7}, -1, 1, false}, {[]int{3, 7}, -1, 0, true}, {[]int{2, 40, 3}, 3, 1, true}, {[]int{2, 40}, 4, -1, false}, {[]int{5}, 0, 0, true},
-		{[]int{2, 9}, 9, 1, true}} {
-		out = append(out, Case{Name: fmt.Sprintf("sort%v_%d_%d_%v", s.dims, s.k, s.axis, s.desc), In: []Arg{{Dims: s.dims}}, DTypes: Any,
+		{[]int{2, 9}, 9, 1, true}, {[]int{2, 600}, -1, 1, true}, {[]int{530, 2}, -1, 0, false}} {
+		x := Arg{Dims: s.dims}
+		if tensor.S(s.dims...).Size() > 1000 { // in no order, apart enough for central differences
+			for i := range tensor.S(s.dims...).Size() {
+				x.Values = append(x.Values, float64(i*487%1201)/8-75)
+			}
+		}
+		out = append(out, Case{Name: fmt.Sprintf("sort%v_%d_%d_%v", s.dims, s.k, s.axis, s.desc), In: []Arg{x}, DTypes: Any,
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				if s.k < 0 {
 					v, i := ops.Sort(in[0], s.axis, s.desc)
