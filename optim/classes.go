@@ -79,14 +79,15 @@ func adafactor() *class {
 	d := Config{Eps: 1e-30, Eps2: 1e-3, ClipThreshold: 1, DecayRate: 0.8}
 	return &class{name: "adafactor", lr: 1e-2, defaults: d, wide: func(c Config, l *ops.Layout) update {
 		return ops.Adafactor{Decay: c.DecayRate, Eps1: c.Eps, Eps2: c.Eps2, Clip: c.ClipThreshold, Beta1: c.Momentum, Relative: c.Relative,
-			Absolute: c.Absolute, WeightDecay: c.WeightDecay, Layout: l}
+			Absolute: c.Absolute, WeightDecay: c.WeightDecay, WeightRounding: c.round(), Layout: l}
 	}}
 }
 
 func muon() *class {
 	d := Config{Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, Momentum: 0.95, NewtonSchulz: 5, WeightDecay: 0.1}
 	return &class{name: "muon", lr: 1e-3, defaults: d, matrices: "adamw", wide: func(c Config, l *ops.Layout) update {
-		return ops.Muon{Momentum: c.Momentum, Steps: c.NewtonSchulz, MatchRMS: !c.SpectralScale, WeightDecay: c.WeightDecay, Layout: l}
+		return ops.Muon{Momentum: c.Momentum, Steps: c.NewtonSchulz, MatchRMS: !c.SpectralScale, WeightDecay: c.WeightDecay,
+			WeightRounding: c.round(), Layout: l}
 	}}
 }
 
@@ -105,10 +106,15 @@ func (f family) class(suffix string) *class {
 	return k
 }
 
+// round is the part that says how parameters are rounded.
+func (c Config) round() ops.WeightRounding {
+	return ops.WeightRounding{Rounding: c.Rounding, Seed: c.Seed}
+}
+
 // hyper translates the configuration for a rule.
 func (c Config) hyper(rule ops.Rule) ops.Hyper {
 	h := ops.Hyper{Rule: rule, Beta1: c.Betas[0], Beta2: c.Betas[1], Eps: c.Eps, WeightDecay: c.WeightDecay, MaxUnorm: max(c.MaxUnorm, 0),
-		SkipZeros: c.SkipZeros}
+		SkipZeros: c.SkipZeros, WeightRounding: c.round()}
 	switch rule {
 	case ops.AdEMAMix:
 		h.Beta3, h.Alpha, h.TAlpha, h.TBeta3 = c.Beta3, c.Alpha, c.TAlpha, c.TBeta3

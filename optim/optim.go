@@ -42,7 +42,9 @@ type Config struct {
 	// AdamW, instead of the scale with which AdamW's hold.
 	NewtonSchulz  int
 	SpectralScale bool
-	Min8bitSize   int // 8-bit optimizers keep tensors with fewer elements in 32 bits; 0: none. Usual: DefaultMin8bitSize
+	Rounding      Rounding
+	Seed          uint64 // of Stochastic rounding
+	Min8bitSize   int    // 8-bit optimizers keep tensors with fewer elements in 32 bits; 0: none. Usual: DefaultMin8bitSize
 }
 
 // Optimizer is a rule with its hyperparameters. Its states are variables, whose values a plan's store holds.

@@ -187,6 +187,9 @@ func (s *section) newLayout() *ops.Layout {
 	}
 	l := ops.NewLayout(sizes...)
 	l.DType, l.Rows = s.dtype, rows
+	for _, p := range s.params {
+		l.Sites = append(l.Sites, siteOf(p.Name))
+	}
 	if differ(lr, 0) {
 		l.LR = lr
 	}

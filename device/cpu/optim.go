@@ -131,6 +131,7 @@ func (u *updater) run(d *Device, c *Call) error {
 	}
 	return u.tasks.run(d, func(w *stepWork, _ int, s slabPart) {
 		t := u.tensor(sl, &base, s.tensor, sc.lr)
+		t.random = roundKey{u.Seed, uint32(sc.step), u.layout.Site(s.tensor), u.layout.Offsets[s.tensor]}
 		if bounds != nil {
 			t.rate = float32(float64(t.rate) * bounds[s.tensor])
 		}
@@ -144,8 +145,14 @@ func (u *updater) run(d *Device, c *Call) error {
 func (u *updater) slabs(c *Call, gscale float32) *slabs {
 	unsigned := u.Moments()
 	k := len(unsigned)
-	sl := &slabs{p: c.Out[0], g: c.In[1], pType: u.pType, gType: u.gType, gscale: gscale, eight: u.eight, moments: k, skip: u.SkipZeros,
+	sl := &slabs{p: c.Out[0], g: c.In[1], rounding: u.Rounding, between: u.pType, pType: u.pType, gType: u.gType, gscale: gscale, eight: u.eight, moments: k, skip: u.SkipZeros,
 		before: u.DecayFirst(), after: u.DecayLast()}
+	if u.Rounding != ops.Nearest {
+		sl.between = tensor.F32
+	}
+	if u.Compensated(u.layout) {
+		sl.comp = c.Out[len(c.Out)-1]
+	}
 	for j := range unsigned {
 		if !u.eight {
 			sl.state[j] = tensor.View[float32](c.Out[1+j])
@@ -186,7 +193,11 @@ func (u *updater) norms(d *Device, c *Call, sl *slabs, base *stepFactors) ([]flo
 		})
 		parts[2*i], parts[2*i+1] = p2, d2
 	})
-	unorm := tensor.View[float32](c.Out[len(c.Out)-1])
+	last := len(c.Out) - 1
+	if sl.comp != nil {
+		last--
+	}
+	unorm := tensor.View[float32](c.Out[last])
 	part := 0
 	for i := range unorm {
 		var p2, d2 float64

@@ -31,7 +31,10 @@ type slabs struct {
 	signed        [3]bool
 	moments       int
 	skip          bool // SkipZeros
-	before, after bool // where a decoupled decay stands
+	rounding      ops.Rounding
+	between       tensor.DType // what parameters are rounded to between decay and step: their type, or float32 for not at all
+	comp          []byte       // Kahan's compensation, nil without
+	before, after bool         // where a decoupled decay stands
 }
 
 // tensorStep is the update of one tensor.
@@ -39,6 +42,7 @@ type tensorStep struct {
 	*slabs
 	f           stepFactors
 	rate, decay float32 // p -= rate·d, p *= decay; decay is 1 where there is none or it is coupled
+	random      roundKey
 }
 
 // block updates the elements [lo, hi) of the slab: at most SlabAlign, of one tensor, from a block's start.
@@ -47,13 +51,14 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 	p, g := u.loadP(w, lo, hi), u.loadG(w, lo, hi)
 	var s [3][]float32
 	u.loadStates(w, &s, lo, hi)
-	if kept := u.keep(w, g); kept == n {
+	kept := u.keep(w, g)
+	if kept == n {
 		u.move(w.d[:n], p, g, &s)
 	} else {
 		u.moveKept(w, kept, p, g, &s)
 	}
 	if u.pType != tensor.F32 {
-		vec.Narrow(u.p[2*lo:2*hi], p, u.pType)
+		u.storeP(w, p, kept, lo, hi)
 	}
 	if u.eight {
 		u.storeCodes(&s, lo, hi)
@@ -64,14 +69,14 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 func (u *tensorStep) move(d, p, g []float32, s *[3][]float32) {
 	if u.before && u.decay != 1 {
 		scaleBy(p, u.decay)
-		roundTo(p, u.pType)
+		roundTo(p, u.between)
 	}
 	u.f.direction(d, p, g, s)
 	for i, x := range d[:len(p)] {
 		p[i] -= float32(u.rate * x)
 	}
 	if u.after && u.decay != 1 {
-		roundTo(p, u.pType)
+		roundTo(p, u.between)
 		scaleBy(p, u.decay)
 	}
 }
@@ -169,8 +174,16 @@ func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
 	if u.pType == tensor.F32 {
 		return tensor.View[float32](u.p)[lo:hi]
 	}
-	vec.Widen(w.p[:hi-lo], u.p[2*lo:2*hi], u.pType)
-	return w.p[:hi-lo]
+	p := w.p[:hi-lo]
+	vec.Widen(p, u.p[2*lo:2*hi], u.pType)
+	if u.comp != nil {
+		lost := w.d[:hi-lo]
+		vec.Widen(lost, u.comp[2*lo:2*hi], u.pType)
+		for i, x := range lost {
+			p[i] += x
+		}
+	}
+	return p
 }
 
 // loadG returns the scaled gradients.

@@ -26,7 +26,8 @@ type Adafactor struct {
 	// Relative bounds lr by 1/sqrt(t), Absolute leaves out the factor max(Eps2, RMS(p)).
 	Relative, Absolute bool
 	WeightDecay        float64
-	Layout             *Layout
+	WeightRounding
+	Layout *Layout
 }
 
 var (
@@ -49,7 +50,7 @@ func (o Adafactor) States() []StateSpec {
 			out = append(out, s)
 		}
 	}
-	return out
+	return append(out, o.comp(o.Layout)...)
 }
 
 // NumOut is the number of outputs.
@@ -73,6 +74,8 @@ func (o Adafactor) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, fmt.Errorf("clip threshold %v must be positive", o.Clip)
 	case !(o.Beta1 >= 0 && o.Beta1 < 1):
 		return nil, fmt.Errorf("momentum %v must be in [0, 1)", o.Beta1)
+	case o.Rounding >= numRoundings:
+		return nil, fmt.Errorf("rounding %d is unknown", o.Rounding)
 	case !nonNegative(o.WeightDecay):
 		return nil, fmt.Errorf("weight decay %v must not be negative", o.WeightDecay)
 	}
@@ -101,6 +104,7 @@ func StateAt(list []StateSpec, name string) int {
 func (o Adafactor) Decompose(in []Value) []Value {
 	u := splitUpdate(in)
 	g, l, specs := u.p.Graph(), o.Layout, o.States()
+	wide := o.wide(l, u)
 	next := make([][]Value, 1+len(specs)) // the parts of p and of each state
 	lr := u.lr
 	if o.Relative {
@@ -116,7 +120,7 @@ func (o Adafactor) Decompose(in []Value) []Value {
 		state := func(name string, e Each) Value { return part(u.states[StateAt(specs, name)], e) }
 		set := func(name string, v Value) { next[1+StateAt(specs, name)] = append(next[1+StateAt(specs, name)], v) }
 		grad := Mul(Cast(part(u.g, EachElement), tensor.F32), u.gscale)
-		p := Cast(part(u.p, EachElement), tensor.F32)
+		p := part(wide, EachElement)
 		if l.Sizes[i] == 0 {
 			continue
 		}
@@ -162,13 +166,14 @@ func rms(x Value) Value { return Sqrt(Scale(SumOfSquares(x), 1/float64(x.Type().
 
 // assemble puts the parts of the tensors together and keeps the old values where ok is 0.
 func (o Adafactor) assemble(u updateIn, specs []StateSpec, next [][]Value) []Value {
-	pairs := [][2]Value{{u.p, Cast(o.Layout.joinParts(u.p.Graph(), next[0]), u.p.Type().DType)}}
-	for j, s := range specs {
+	g := u.p.Graph()
+	pairs, comp := o.store(o.Layout, u, o.Layout.joinParts(g, next[0]), o.Layout.mask(g))
+	for j, s := range specs[:len(specs)-len(comp)] {
 		whole := o.Layout.joinParts
 		if s.Each != EachElement {
 			whole = func(_ *graph.Graph, parts []Value) Value { return Concat(0, parts...) }
 		}
-		pairs = append(pairs, [2]Value{u.states[j], whole(u.p.Graph(), next[1+j])})
+		pairs = append(pairs, [2]Value{u.states[j], whole(g, next[1+j])})
 	}
-	return keepUnless(u.ok, pairs...)
+	return keepUnless(u.ok, append(pairs, comp...)...)
 }

@@ -24,7 +24,8 @@ type Muon struct {
 	Steps       int     // 5 usually
 	MatchRMS    bool
 	WeightDecay float64
-	Layout      *Layout
+	WeightRounding
+	Layout *Layout
 }
 
 var (
@@ -39,13 +40,18 @@ const maxMuonSteps = 20
 // Name implements graph.Op.
 func (Muon) Name() string { return "muon" }
 
-// States lists the one state, under torch's name.
+// States lists the one state, under torch's name, and with Kahan rounding comp.
 func (o Muon) States() []StateSpec {
-	return []StateSpec{{"momentum_buffer", o.Layout.TypeOf(tensor.F32), EachElement}}
+	return append([]StateSpec{{"momentum_buffer", o.Layout.TypeOf(tensor.F32), EachElement}}, o.comp(o.Layout)...)
 }
 
 // NumOut is the number of outputs.
-func (Muon) NumOut() int { return 2 }
+func (o Muon) NumOut() int {
+	if o.Compensated(o.Layout) {
+		return 3
+	}
+	return 2
+}
 
 // Infer implements graph.Op.
 func (o Muon) Infer(in []tensor.Type) ([]tensor.Type, error) {
@@ -56,6 +62,8 @@ func (o Muon) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, fmt.Errorf("momentum %v must be in [0, 1)", o.Momentum)
 	case o.Steps < 1 || o.Steps > maxMuonSteps:
 		return nil, fmt.Errorf("%d Newton-Schulz steps; use 1 to %d, usually 5", o.Steps, maxMuonSteps)
+	case o.Rounding >= numRoundings:
+		return nil, fmt.Errorf("rounding %d is unknown", o.Rounding)
 	case !nonNegative(o.WeightDecay):
 		return nil, fmt.Errorf("weight decay %v must not be negative", o.WeightDecay)
 	}
@@ -95,10 +103,11 @@ func (o Muon) Decompose(in []Value) []Value {
 	})
 	rate := l.rates(u.lr)
 	wd := l.perElement(g, func(i int) float64 { return l.decay(i, o.WeightDecay) })
-	p := Mul(Cast(u.p, tensor.F32), Sub(Fill(g, tensor.F32, 1), Mul(rate, wd)))
-	p = Cast(Sub(p, Mul(rate, d)), u.p.Type().DType)
+	p := Mul(o.wide(l, u), Sub(Fill(g, tensor.F32, 1), Mul(rate, wd)))
 	inside := l.mask(g)
-	return keepUnless(u.ok, [2]Value{u.p, Where(inside, p, u.p)}, [2]Value{u.states[0], Where(inside, m, u.states[0])})
+	pairs, comp := o.store(l, u, Sub(p, Mul(rate, d)), inside)
+	pairs = append(pairs, [2]Value{u.states[0], Where(inside, m, u.states[0])})
+	return keepUnless(u.ok, append(pairs, comp...)...)
 }
 
 // Scale is the factor of a step of a matrix.

@@ -69,45 +69,50 @@ func (o Update) Name() string { return o.Rule.String() }
 func (o Update8bit) Name() string { return o.Rule.String() + "8bit" }
 
 // States lists the states: state1 and so on for the rule's moments in the order of its equations, and with MaxUnorm unorm_vec, the sum
-// of the squares of each tensor's last step over lr, of which nothing is read.
+// of the squares of each tensor's last step over lr, of which nothing is read, and with Kahan rounding comp.
 func (o Update) States() []StateSpec {
 	var out []StateSpec
 	for i := range o.Moments() {
 		out = append(out, StateSpec{fmt.Sprintf("state%d", i+1), o.Layout.TypeOf(tensor.F32), EachElement})
 	}
-	return append(out, o.unorm(o.Layout)...)
+	return append(out, o.others(o.Layout)...)
 }
 
-// States lists the states: the codes state1 and so on, their scales absmax1 and so on, and with MaxUnorm unorm_vec; see Update.
+// States lists the states: the codes state1 and so on, their scales absmax1 and so on, and unorm_vec and comp as in
+// Update.
 func (o Update8bit) States() []StateSpec {
 	var codes, scales []StateSpec
 	for i := range o.Moments() {
 		codes = append(codes, StateSpec{fmt.Sprintf("state%d", i+1), o.Layout.TypeOf(tensor.U8), EachElement})
 		scales = append(scales, StateSpec{fmt.Sprintf("absmax%d", i+1), tensor.T(tensor.F32, o.Layout.Total/SlabAlign), EachBlock})
 	}
-	return append(append(codes, scales...), o.unorm(o.Layout)...)
+	return append(append(codes, scales...), o.others(o.Layout)...)
 }
 
-func (h Hyper) unorm(l *Layout) []StateSpec {
-	if !(h.MaxUnorm > 0) {
-		return nil
+// others are the states that do not belong to the rule's moments.
+func (h Hyper) others(l *Layout) (out []StateSpec) {
+	if h.MaxUnorm > 0 {
+		out = append(out, StateSpec{"unorm_vec", tensor.T(tensor.F32, len(l.Sizes)), EachTensor})
 	}
-	return []StateSpec{{"unorm_vec", tensor.T(tensor.F32, len(l.Sizes)), EachTensor}}
+	return append(out, h.comp(l)...)
 }
 
 // NumOut is the number of outputs.
-func (o Update) NumOut() int { return 1 + o.numStates(1) }
+func (o Update) NumOut() int { return 1 + o.numStates(1, o.Layout) }
 
 // NumOut is the number of outputs.
-func (o Update8bit) NumOut() int { return 1 + o.numStates(2) }
+func (o Update8bit) NumOut() int { return 1 + o.numStates(2, o.Layout) }
 
 // numStates counts the states at a number of slabs a moment.
-func (h Hyper) numStates(each int) int {
+func (h Hyper) numStates(each int, l *Layout) int {
 	if h.Rule >= numRules {
 		return 0
 	}
 	n := each * len(h.Moments())
 	if h.MaxUnorm > 0 {
+		n++
+	}
+	if h.Compensated(l) {
 		n++
 	}
 	return n

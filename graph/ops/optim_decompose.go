@@ -28,14 +28,14 @@ func (o Update) Decompose(in []Value) []Value {
 	}
 	used := o.used(grad, o.Layout.mask(g))
 	p1, moments, norm := o.step(o.Layout, u, grad, u.states[:k], rounded)
-	pairs := [][2]Value{{u.p, Where(used, p1, u.p)}}
+	pairs, comp := o.store(o.Layout, u, p1, used)
 	for i, m := range moments {
 		pairs = append(pairs, [2]Value{u.states[i], Where(used, m, u.states[i])})
 	}
 	if o.MaxUnorm > 0 {
 		pairs = append(pairs, [2]Value{u.states[k], norm})
 	}
-	return keepUnless(u.ok, pairs...)
+	return keepUnless(u.ok, append(pairs, comp...)...)
 }
 
 // Decompose implements graph.Decomposable: dequantize, update, quantize.
@@ -55,7 +55,7 @@ func (o Update8bit) Decompose(in []Value) []Value {
 		old = append(old, Where(finite, m, zero))
 	}
 	p1, moments, norm := o.step(o.Layout, u, grad, old, tensor.Invalid)
-	pairs := [][2]Value{{u.p, Where(used, p1, u.p)}}
+	pairs, comp := o.store(o.Layout, u, p1, used)
 	var scales [][2]Value
 	for i, m := range moments {
 		c, a := QuantizeTo8(Quantize8{Blocksize: SlabAlign, Unsigned: unsigned[i], Moment: !unsigned[i]}, Where(used, m, old[i]))
@@ -66,7 +66,7 @@ func (o Update8bit) Decompose(in []Value) []Value {
 	if o.MaxUnorm > 0 {
 		pairs = append(pairs, [2]Value{u.states[2*k], norm})
 	}
-	return keepUnless(u.ok, pairs...)
+	return keepUnless(u.ok, append(pairs, comp...)...)
 }
 
 // used narrows the mask of the elements that are updated.
@@ -77,12 +77,12 @@ func (h Hyper) used(grad, mask Value) Value {
 	return And(mask, NotEqual(grad, Scalar(grad, 0)))
 }
 
-// step computes the new parameters and moments, and the squared norm of each tensor's step over lr where it is bounded.
+// step computes the new parameters in float32 and the moments, and the squared norm of each tensor's step over lr where it is bounded.
 func (h Hyper) step(l *Layout, u updateIn, grad Value, moments []Value, rounded tensor.DType) (p1 Value, next []Value, norm Value) {
 	g, row := u.p.Graph(), ruleRows[h.Rule]
 	wd := l.perElement(g, func(i int) float64 { return l.decay(i, h.WeightDecay) })
 	lr := l.rates(u.lr)
-	e := &ruleEnv{Hyper: h, p: Cast(u.p, tensor.F32), g: grad, s: moments, step: u.step, decay: wd, rounded: rounded}
+	e := &ruleEnv{Hyper: h, p: h.wide(l, u), g: grad, s: moments, step: u.step, decay: wd, rounded: rounded}
 	d, factor, next := row.step(e)
 	if factor.Absent() {
 		factor = Fill(g, tensor.F32, 1)
@@ -93,7 +93,12 @@ func (h Hyper) step(l *Layout, u updateIn, grad Value, moments []Value, rounded 
 		scale, norm = h.boundStep(l, e, factor)
 		rate = Mul(rate, scale)
 	}
-	round := func(x Value) Value { return Cast(Cast(x, u.p.Type().DType), tensor.F32) }
+	round := func(x Value) Value {
+		if h.Rounding != Nearest {
+			return x // once, at the end
+		}
+		return Cast(Cast(x, u.p.Type().DType), tensor.F32)
+	}
 	decay := Sub(Fill(g, tensor.F32, 1), Mul(lr, wd))
 	p := e.p
 	if row.decay == decayBefore {
@@ -103,7 +108,7 @@ func (h Hyper) step(l *Layout, u updateIn, grad Value, moments []Value, rounded 
 	if row.decay == decayAfter {
 		p = Mul(p, decay)
 	}
-	return Cast(p, u.p.Type().DType), next, norm
+	return p, next, norm
 }
 
 // boundStep returns the factor that keeps the norm of each tensor's step within MaxUnorm times that of its parameters, by element,

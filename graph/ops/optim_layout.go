@@ -22,6 +22,7 @@ type Layout struct {
 	LRScale []float64    // factor of the learning rate for each tensor; nil: 1
 	LR      []float64    // learning rate of each tensor instead of the update's, 0: the update's; nil: all the update's
 	Decay   []float64    // weight decay of each tensor; nil: the op's
+	Sites   []uint32     // what names each tensor to stochastic rounding; nil: its index
 	Total   int          // elements of the slab, a multiple of SlabAlign
 }
 
@@ -61,7 +62,7 @@ func (l *Layout) Check() error {
 	switch {
 	case l == nil:
 		return fmt.Errorf("the slab has no layout; make one with NewLayout")
-	case len(l.Offsets) != len(l.Sizes) || l.short(len(l.Rows)) || l.short(len(l.LRScale)) || l.short(len(l.LR)) || l.short(len(l.Decay)):
+	case len(l.Offsets) != len(l.Sizes) || l.short(len(l.Rows)) || l.short(len(l.LRScale)) || l.short(len(l.LR)) || l.short(len(l.Decay)) || l.short(len(l.Sites)):
 		return fmt.Errorf("the layout's lists differ in length")
 	case l.dtype() != tensor.F32 && l.dtype() != tensor.BF16 && l.dtype() != tensor.F16:
 		return fmt.Errorf("parameters of %v cannot be updated; use f32, bf16 or f16", l.DType)

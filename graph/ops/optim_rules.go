@@ -34,12 +34,6 @@ const (
 	numRules
 )
 
-// Rounding is how an update brings a parameter of 16 bits back to its type. Float32 parameters need none.
-type Rounding uint8
-
-// Nearest rounds to the nearest value, ties to even, after the step and after the decay, as bitsandbytes' kernels do.
-const Nearest Rounding = iota
-
 // Hyper holds the hyperparameters of an update; a rule reads those of its equations.
 type Hyper struct {
 	Rule                Rule
@@ -55,7 +49,7 @@ type Hyper struct {
 	// zeros is not bounded, or it would never move.
 	MaxUnorm  float64
 	SkipZeros bool // elements whose gradient is 0 keep parameter and moments, and are not decayed
-	Rounding  Rounding
+	WeightRounding
 }
 
 // decayOrder is when the weight decay happens.
@@ -126,7 +120,7 @@ func (h Hyper) UnormEps() float64 {
 
 // Check returns what is wrong with the hyperparameters.
 func (h Hyper) Check() error {
-	if h.Rule >= numRules || h.Rounding != Nearest {
+	if h.Rule >= numRules || h.Rounding >= numRoundings {
 		return fmt.Errorf("%v with rounding %d is unknown", h.Rule, h.Rounding)
 	}
 	row := ruleRows[h.Rule]

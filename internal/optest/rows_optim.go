@@ -53,6 +53,9 @@ func hypers() map[string]ops.Hyper {
 		"lamb":           {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, MaxUnorm: 0.02},
 		"lars":           {Rule: ops.Momentum, Beta1: 0.9, WeightDecay: 0.1, MaxUnorm: 0.02},
 		"skip_zeros":     {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, SkipZeros: true},
+		"stochastic":     {Rule: ops.AdamTorch, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, WeightRounding: ops.WeightRounding{Rounding: ops.Stochastic, Seed: 1 << 40}},
+		"kahan":          {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, WeightRounding: ops.WeightRounding{Rounding: ops.Kahan}},
+		"kahan_lamb":     {Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxUnorm: 0.02, SkipZeros: true, WeightRounding: ops.WeightRounding{Rounding: ops.Kahan}},
 	}
 }
 
@@ -75,6 +78,14 @@ func stateArgs(l *ops.Layout, h ops.Hyper, eight bool) []Arg {
 	}
 	if states = append(states, scales...); h.MaxUnorm > 0 {
 		states = append(states, Arg{Dims: []int{len(l.Sizes)}, DType: tensor.F32})
+	}
+	if h.Compensated(l) { // at most half a unit of the least parameter
+		comp := slabArg(l, 0)
+		comp.DType = l.DType
+		for i, v := range comp.Values {
+			comp.Values[i] = v / (1 << 14)
+		}
+		states = append(states, comp)
 	}
 	return states
 }
@@ -149,7 +160,15 @@ func optimCases() []Case {
 	squares := Case{Name: "sum_squares", In: []Arg{{Dims: []int{70, 300}, DType: tensor.F32}}, DTypes: f32, NoGrad: "defined on f32 only",
 		Bad:   [][]Arg{{{Dims: []int{3}, DType: tensor.BF16}}},
 		Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.SumOfSquares(in[0])) }}
-	return append(append(ruleCases(), matrixCases()...),
+	half := optimLayout()
+	half.DType, half.Sites = tensor.F16, []uint32{7, 8, 9}
+	round := Case{Name: "stochastic_round", In: []Arg{slab, {DType: tensor.F32, Values: []float64{3}}}, DTypes: f32, NoGrad: "rounding has no gradient",
+		Tol: map[tensor.DType]float64{tensor.F32: 1e-3}, // a unit of float16 at 2
+		Bad: [][]Arg{{{Dims: []int{7}, DType: tensor.F32}, {DType: tensor.F32}}, {slab, {DType: tensor.I32}}},
+		Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
+			return one(ops.RoundStep(ops.StochasticRound{Seed: 5, Layout: half}, in[0], in[1]))
+		}}
+	return append(append(append(ruleCases(), matrixCases()...), round),
 		updateCase("adam_not_ok", ops.Update{Hyper: adam, Layout: l}, updateArgs(0, slabs(adam, false)...)),
 		updateCase("adam8bit_not_ok", ops.Update8bit{Hyper: adam, Layout: l}, updateArgs(0, slabs(adam, true)...)),
 		updateCase("sgd", ops.Update{Hyper: plain, Layout: l}, updateArgs(1, slabs(plain, false)...)), pack, squares)

@@ -1,0 +1,85 @@
+package cpu
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() { Register(buildStochasticRound) }
+
+// roundKey is what the random bits of one tensor follow from, besides the element, and where the tensor begins.
+type roundKey struct {
+	seed       uint64
+	step, site uint32
+	offset     int
+}
+
+// storeP rounds a block of parameters, of which the first n of w.kept were updated, or all.
+func (u *tensorStep) storeP(w *stepWork, p []float32, n, lo, hi int) {
+	out := u.p[2*lo : 2*hi]
+	switch {
+	case u.rounding == ops.Stochastic: // what was not updated is exact, so that it stays
+		u.random.narrow(out, p, u.pType, lo)
+	case u.comp == nil:
+		vec.Narrow(out, p, u.pType)
+	case n == hi-lo:
+		vec.Narrow(out, p, u.pType)
+		held := w.d[:n]
+		vec.Widen(held, out, u.pType)
+		for i, x := range held {
+			held[i] = p[i] - x
+		}
+		vec.Narrow(u.comp[2*lo:2*hi], held, u.pType)
+	default: // value and compensation of the others keep their split
+		held, comp := tensor.View[uint16](out), tensor.View[uint16](u.comp[2*lo:2*hi])
+		for _, i := range w.kept[:n] {
+			held[i] = nearest16(p[i], u.pType)
+			comp[i] = nearest16(p[i]-wide16(held[i], u.pType), u.pType)
+		}
+	}
+}
+
+func nearest16(x float32, d tensor.DType) uint16 {
+	if d == tensor.BF16 {
+		return uint16(tensor.ToBF16(x))
+	}
+	return uint16(tensor.ToF16(x))
+}
+
+func wide16(x uint16, d tensor.DType) float32 {
+	if d == tensor.BF16 {
+		return tensor.BFloat16(x).Float32()
+	}
+	return tensor.Float16(x).Float32()
+}
+
+// narrow rounds elements of the slab from lo on, a multiple of ops.SlabAlign, to a 16-bit type.
+func (k roundKey) narrow(dst []byte, src []float32, d tensor.DType, lo int) {
+	out := tensor.View[uint16](dst)
+	const n = ops.RoundingElements
+	for at := 0; at < len(src); at += n {
+		words := ops.RoundingWords(k.seed, k.step, k.site, uint32((lo-k.offset+at)/n))
+		for i, x := range src[at:min(at+n, len(src))] {
+			random := uint16(words[i/2] >> (16 * (i % 2)))
+			if d == tensor.BF16 {
+				out[at+i] = ops.RoundToBF16(x, random)
+			} else {
+				out[at+i] = ops.RoundToF16(x, random)
+			}
+		}
+	}
+}
+
+func buildStochasticRound(d *Device, o ops.StochasticRound, s device.Spec) (*Kernel, error) {
+	tasks, to := newSlabTasks(o.Layout), s.Out[0].DType
+	return &Kernel{Run: func(c *Call) error {
+		clear(c.Out[0]) // padding
+		x, step := tensor.View[float32](c.In[0]), uint32(tensor.View[float32](c.In[1])[0])
+		return tasks.run(d, func(_ *stepWork, _ int, p slabPart) {
+			k := roundKey{o.Seed, step, o.Layout.Site(p.tensor), o.Layout.Offsets[p.tensor]}
+			k.narrow(c.Out[0][2*p.lo:2*p.hi], x[p.lo:p.hi], to, p.lo)
+		})
+	}}, nil
+}
