@@ -36,7 +36,7 @@ var ablated = []stateFormat{
 type adamPoint struct{ lr, beta1, beta2, eps float64 }
 
 func adamGrid(e *env) (out []adamPoint) {
-	for _, lr := range []float64{2e-3, 6e-3} {
+	for _, lr := range []float64{2e-3, 6e-3, 2e-2} {
 		for _, b := range [][2]float64{{0.9, 0.999}, {0.87, 0.99}, {0.93, 0.98}} {
 			for _, eps := range []float64{1e-8, 1e-6} {
 				out = append(out, adamPoint{lr, b[0], b[1], eps})

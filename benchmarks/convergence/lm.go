@@ -88,7 +88,7 @@ type embedder interface {
 func newLM(src layers.Source, vocab int, stable bool) *lm {
 	m := &lm{Norm: layers.NewRMSNorm(src.Sub("norm"), lmHidden, 1e-5)}
 	if stable {
-		m.Embed = newStable(src.Sub("embed_tokens"), vocab, lmHidden)
+		m.Embed = layers.NewStableEmbedding(src.Sub("embed_tokens"), vocab, lmHidden)
 	} else {
 		m.Embed = layers.NewEmbedding(src.Sub("embed_tokens"), vocab, lmHidden, layers.Normal(1))
 	}

@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu" // a backend for device.Open to choose
@@ -52,6 +51,7 @@ var experiments = []experiment{
 	{"optimizers", "8-bit against 32-bit optimizers", runOptimizers},
 	{"ablation", "What makes 8-bit Adam stable", runAblation},
 	{"adapters", "QLoRA, LoRA and full fine-tuning", runAdapters},
+	{"int8", "LLM.int8() with outlier features", runInt8},
 	{"fourbit", "NF4, FP4 and other formats of few bits", runFourBit},
 }
 
@@ -87,12 +87,11 @@ func command(ctx context.Context) (err error) {
 		if *only != "" && !slices.Contains(names, x.name) {
 			continue
 		}
-		start := time.Now()
 		p := &page{name: x.name, title: x.title, dir: *out}
 		if err := x.run(ctx, e, p); err != nil {
 			return fmt.Errorf("%s: %w", x.name, err)
 		}
-		p.foot(dev, time.Since(start), e)
+		p.foot(dev, e)
 		if err := os.WriteFile(filepath.Join(*out, x.name+".md"), p.text.Bytes(), 0o666); err != nil {
 			return err
 		}

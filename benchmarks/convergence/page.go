@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
@@ -47,13 +46,13 @@ func (p *page) picture(name string, c report.Chart) error {
 }
 
 // foot says how the page was made.
-func (p *page) foot(dev device.Device, took time.Duration, e *env) {
+func (p *page) foot(dev device.Device, e *env) {
 	size := ""
 	if e.quick {
 		size = " -quick"
 	}
-	p.say("---\n\nMade by `go run ./benchmarks/convergence -only %s%s` in %v on %s, %s, %s.", p.name, size, took.Round(time.Second),
-		dev.Info().Name, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
+	p.say("---\n\nMade by `go run ./benchmarks/convergence -only %s%s` on %s, %s, %s.", p.name, size, dev.Info().Name, runtime.Version(),
+		runtime.GOOS+"/"+runtime.GOARCH)
 }
 
 // stats are the mean and the sample standard deviation; the deviation of fewer than two values is 0.
