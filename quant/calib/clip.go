@@ -46,7 +46,7 @@ func blocksOf(w Matrix, f quant.Format) (*quant.State, error) {
 	return f.New(tensor.T(tensor.F32, w.Rows, w.Cols))
 }
 
-// ClipLeastError returns the weight with the extremes of each block cut off at the share of its range, in hundredths down to one half,
+// ClipLeastError returns the weight with the extremes of each block cut off at the share of its range, in steps of 2% down to one half,
 // that gives the quantized block the least squared error. It is the MSE observer for weights, whatever the format.
 func ClipLeastError(w Matrix, f quant.Format, par Parallel) (Matrix, error) {
 	st, err := blocksOf(w, f)
@@ -65,8 +65,8 @@ func ClipLeastError(w Matrix, f quant.Format, par Parallel) (Matrix, error) {
 		})
 		return out
 	}
-	for i := range clipSteps / 2 {
-		c := 1 - float32(i)/clipSteps
+	for i := range clipSteps / 4 {
+		c := 1 - 2*float32(i)/clipSteps
 		q, err := ByFormat(f, par)(shrunk(func(int) float32 { return c }))
 		if err != nil {
 			return Matrix{}, err

@@ -23,6 +23,9 @@ type GPTQOptions struct {
 	// Static keeps the scales that the format gives the weight as it came; else a block's scale is set when its first column's turn comes,
 	// to what the errors of the columns before have made of it. ActOrder, double quantization and blocks that span rows imply Static.
 	Static bool
+	// LeastError takes the scales with which rounding to nearest has the least squared error (ClipLeastError) instead of those that cover
+	// the extremes of each block. It implies Static.
+	LeastError bool
 	// ActOrder takes columns in the order of falling diagonal of H, so that those which matter most are rounded while there are most
 	// others to make up for it.
 	ActOrder  bool
@@ -64,7 +67,13 @@ func GPTQ(w Matrix, h *Hessian, f quant.Format, o GPTQOptions) (*GPTQResult, err
 	if err := checkGPTQ(w, h, f, &o); err != nil {
 		return nil, err
 	}
-	st, err := f.Quantize(w.Source(o.DType), quant.Options{Parallel: o.Parallel})
+	scaled, err := w, error(nil)
+	if o.LeastError {
+		if scaled, err = ClipLeastError(w, f, o.Parallel); err != nil {
+			return nil, err
+		}
+	}
+	st, err := f.Quantize(scaled.Source(o.DType), quant.Options{Parallel: o.Parallel})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +136,7 @@ type gptq struct {
 func (s *gptq) encoder(st *quant.State) (err error) {
 	s.plain = st
 	inRows := st.ByRow || s.w.Cols%st.Blocksize == 0
-	s.Static = s.Static || s.ActOrder || st.Nested() || !inRows
+	s.Static = s.Static || s.ActOrder || s.LeastError || st.Nested() || !inRows
 	if st.Nested() {
 		c := *st
 		c.AbsmaxU8, c.NestedAbsmax, c.NestedMap, c.NestedOffset = nil, nil, nil, 0

@@ -232,6 +232,27 @@ func TestGPTQBeatsRoundToNearest(t *testing.T) {
 	}
 }
 
+func TestGPTQLeastErrorScales(t *testing.T) {
+	r := rand.New(rand.NewPCG(17, 18))
+	x, w := correlated(r, 400, 96), randomWeight(r, 40, 96)
+	h := hessianOf(t, x)
+	for _, f := range []quant.Format{quant.AffineFormat{Bits: 2}, quant.AffineFormat{Bits: 3, Asymmetric: true}, quant.Config{Double: true}} {
+		plain, err := GPTQ(w, h, f, GPTQOptions{ActOrder: true})
+		require.NoError(t, err)
+		got, err := GPTQ(w, h, f, GPTQOptions{ActOrder: true, LeastError: true})
+		require.NoError(t, err)
+		require.Less(t, outputError(x, w, got.Values), outputError(x, w, plain.Values), f.Name())
+		clipped, err := ClipLeastError(w, f, nil)
+		require.NoError(t, err)
+		st, err := f.Quantize(clipped.Source(tensor.F32), quant.Options{})
+		require.NoError(t, err)
+		want, scales := make([]float32, st.Blocks()), make([]float32, st.Blocks())
+		require.NoError(t, st.Scales(want, 0, len(want)))
+		require.NoError(t, got.State.Scales(scales, 0, len(scales)))
+		require.Equal(t, want, scales)
+	}
+}
+
 func TestGPTQWithoutCorrelationIsRoundToNearest(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	w := randomWeight(r, 20, 33)

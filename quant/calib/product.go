@@ -1,42 +1,42 @@
 package calib
 
-// Product returns x·wᵀ for samples x (tokens, in) and a weight w (out, in): (tokens, out), summed in float32.
+// Product returns x·wᵀ for samples x (tokens, in) and a weight w (out, in): (tokens, out), summed in float32 in the order of the columns.
 func Product(x, w Matrix, par Parallel) Matrix {
 	y := NewMatrix(x.Rows, w.Rows)
-	par.run(w.Rows, func(lo, hi int) {
-		for t := range x.Rows {
-			products(y.Row(t)[lo:hi], x.Row(t), w, lo)
+	par.run((w.Rows+3)/4, func(lo, hi int) {
+		for t := 0; t < x.Rows; t += 2 {
+			for i := 4 * lo; i < min(4*hi, w.Rows); i += 4 {
+				tileProduct(y, x, w, t, i)
+			}
 		}
 	})
 	return y
 }
 
-// products writes x·w[first+i] to out[i], two rows at a time. Even and odd elements have sums of their own, so that the result is the same
-// wherever the rows were cut.
-func products(out, x []float32, w Matrix, first int) {
-	for i := 0; i < len(out); i += 2 {
-		a := w.Row(first + i)[:len(x)]
-		b := a
-		if i+1 < len(out) {
-			b = w.Row(first + i + 1)[:len(x)]
-		}
-		var a0, a1, b0, b1 float32
-		k := 0
-		for ; k+2 <= len(x); k += 2 {
-			a0 += float32(x[k] * a[k])
-			b0 += float32(x[k] * b[k])
-			a1 += float32(x[k+1] * a[k+1])
-			b1 += float32(x[k+1] * b[k+1])
-		}
-		if k < len(x) {
-			a0 += float32(x[k] * a[k])
-			b0 += float32(x[k] * b[k])
-		}
-		out[i] = a0 + a1
-		if i+1 < len(out) {
-			out[i+1] = b0 + b1
-		}
+// tileProduct computes two rows of x by four rows of w. At the edges the last rows are computed again instead of rows that do not exist.
+func tileProduct(y, x, w Matrix, t, i int) {
+	t1 := min(t+1, x.Rows-1)
+	i1, i2, i3 := min(i+1, w.Rows-1), min(i+2, w.Rows-1), min(i+3, w.Rows-1)
+	x0 := x.Row(t)
+	n := len(x0)
+	x1 := x.Row(t1)[:n]
+	w0, w1, w2, w3 := w.Row(i)[:n], w.Row(i1)[:n], w.Row(i2)[:n], w.Row(i3)[:n]
+	var a0, a1, a2, a3, b0, b1, b2, b3 float32
+	for k, a := range x0 {
+		b := x1[k]
+		v0, v1, v2, v3 := w0[k], w1[k], w2[k], w3[k]
+		a0 += float32(a * v0)
+		b0 += float32(b * v0)
+		a1 += float32(a * v1)
+		b1 += float32(b * v1)
+		a2 += float32(a * v2)
+		b2 += float32(b * v2)
+		a3 += float32(a * v3)
+		b3 += float32(b * v3)
 	}
+	ya, yb := y.Row(t), y.Row(t1)
+	yb[i], yb[i1], yb[i2], yb[i3] = b0, b1, b2, b3
+	ya[i], ya[i1], ya[i2], ya[i3] = a0, a1, a2, a3
 }
 
 // OutputError is ‖X·(Q-W)ᵀ‖² / ‖X·Wᵀ‖²: how much of the layer's output on the samples x an approximation q of its weight w gets wrong,

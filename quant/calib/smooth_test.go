@@ -43,12 +43,15 @@ func float64Product(x, w Matrix) []float64 {
 
 func TestProduct(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
-	for _, n := range []int{1, 2, 5, 8} {
-		x, w := randomWeight(r, 3, n+1), randomWeight(r, n, n+1)
-		want := float64Product(x, w)
-		got := Product(x, w, threads)
-		for i := range want {
-			require.InDelta(t, want[i], got.Data[i], 1e-6)
+	for _, n := range []int{1, 2, 5, 8, 11} {
+		for _, rows := range []int{1, 2, 3} {
+			x, w := randomWeight(r, rows, n+1), randomWeight(r, n, n+1)
+			want := float64Product(x, w)
+			got := Product(x, w, threads)
+			for i := range want {
+				require.InDelta(t, want[i], got.Data[i], 1e-6)
+			}
+			require.Equal(t, got, Product(x, w, nil))
 		}
 	}
 }
@@ -238,6 +241,53 @@ func blockError(x, w, q Matrix, size int) float64 {
 		sum += groupError(x, w, q, size, g)
 	}
 	return sum
+}
+
+func TestClipBlocks(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	w := randomWeight(r, 6, 40)
+	for i := range 6 {
+		w.Row(i)[i] = 2
+	}
+	for _, f := range []quant.Format{quant.AffineFormat{Bits: 3, Per: 20}, quant.Config{Blocksize: 32}, quant.KBitFormat{Bits: 2, Double: true},
+		quant.AffineFormat{Bits: 4, Per: quant.PerTensor, Asymmetric: true}} {
+		got, err := ClipLeastError(w, f, threads)
+		require.NoError(t, err)
+		st, err := blocksOf(w, f)
+		require.NoError(t, err)
+		better := 0
+		for b := range st.Blocks() {
+			lo, hi := st.Span(b)
+			errorOf := func(m Matrix) float64 {
+				q, err := ByFormat(f, nil)(m.Clone())
+				require.NoError(t, err)
+				return distance(q.Data[lo:hi], w.Data[lo:hi])
+			}
+			if st.Nested() || f.Name() == "cb2:double" {
+				continue // blocks share second-level scales
+			}
+			require.LessOrEqual(t, errorOf(got), errorOf(w)*(1+1e-6), f.Name())
+			if errorOf(got) < errorOf(w) {
+				better++
+			}
+		}
+		if f.Name() != "cb2:double" {
+			require.Positive(t, better, f.Name())
+		}
+		limited, err := ClipBlocks(w, f, func(block []float32) (Range, error) {
+			require.LessOrEqual(t, len(block), st.Blocksize)
+			return Range{-0.1, 0.2}, nil
+		}, threads)
+		require.NoError(t, err)
+		for i, v := range limited.Data {
+			require.Equal(t, min(max(w.Data[i], -0.1), 0.2), v)
+		}
+		_, err = ClipBlocks(w, f, func([]float32) (Range, error) { return Range{}, ErrNoData }, threads)
+		require.ErrorIs(t, err, ErrNoData)
+	}
+	w.Data[3] = float32(math.NaN())
+	_, err := ClipLeastError(w, quant.AffineFormat{Bits: 4}, nil)
+	require.ErrorContains(t, err, "(0, 3) is NaN")
 }
 
 func TestSearchesRefuse(t *testing.T) {

@@ -72,7 +72,7 @@ type Options struct {
 
 	Percent    float64 // of Percentile; 0 = 99.9
 	Alpha      float64 // migration strength of SmoothQuant; 0 = 0.5, negative = searched for each group of layers
-	NoClip     bool    // AWQ without the search for clipping
+	NoClip     bool    // scales of GPTQ and AWQ cover the extremes of each block; else extremes are cut off where that lessens the error
 	NoActOrder bool    // GPTQ in the order of the columns, with scales fitted on the way
 	Sequential bool    // GPTQ: calibrate each layer on what the quantized layers before it give; a pass over the data for each input
 	Damping    float64 // of GPTQ; 0 = calib.DefaultDamping

@@ -29,6 +29,7 @@ type fixture struct {
 	store     *plan.Store
 	calibrate []*tensor.Tensor
 	judge     []*tensor.Tensor
+	teacher   []*tensor.Tensor // scores of the unquantized model, once it was judged
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -53,12 +54,12 @@ func newFixture(t *testing.T) *fixture {
 	tok, err := tokenizer.LoadFiles(files)
 	require.NoError(t, err)
 	n := 0
-	for doc := range corpus.Generate(99, 72) {
+	for doc := range corpus.Generate(99, 112) {
 		ids, err := tok.Encode(doc)
 		require.NoError(t, err)
 		row, err := tensor.Of(ids[:min(len(ids), 128)])
 		require.NoError(t, err)
-		if n++; n <= 48 {
+		if n++; n <= 32 {
 			f.calibrate = append(f.calibrate, row)
 		} else {
 			f.judge = append(f.judge, row)
@@ -67,21 +68,28 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// loss is the mean cross-entropy of the model in the store over the rows kept for judging.
-func (f *fixture) loss(t *testing.T) float64 {
-	const length = 128
+// score is how a model does on the rows kept for judging: its mean cross-entropy, and the divergence of its predictions from those of the
+// unquantized model, which shows damage where luck can still lower the loss.
+type score struct{ loss, divergence float64 }
+
+const judgeLength = 128
+
+// score judges the model in the store.
+func (f *fixture) score(t *testing.T) (s score) {
 	g := graph.New("judge")
-	typ := tensor.T(tensor.I32, 1, length)
+	typ := tensor.T(tensor.I32, 1, judgeLength)
 	tokens, pos, targets := g.Input("tokens", typ), g.Input("pos", typ), g.Input("targets", typ)
-	sum := ops.Sum(f.model.TokenLoss(f.model.Hidden(models.Inputs{Tokens: tokens, Pos: pos}), targets))
-	p, err := plan.Compile([]graph.Value{sum}, plan.Options{Device: f.store.Device(), Store: f.store})
+	logits := f.model.Logits(f.model.Hidden(models.Inputs{Tokens: tokens, Pos: pos}))
+	teacher := g.Input("teacher", logits.Type())
+	loss, kl := ops.Sum(ops.TokenLoss(logits, targets)), ops.Sum(layers.Distill{}.TokenLoss(logits, teacher, targets))
+	p, err := plan.Compile([]graph.Value{loss, kl, logits}, plan.Options{Device: f.store.Device(), Store: f.store})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Close()) }()
-	total, counted := 0.0, 0
-	for _, row := range f.judge {
+	first, counted := f.teacher == nil, 0
+	for r, row := range f.judge {
 		ids := tensor.Data[int32](row)
 		in, at, out := tensor.New(typ), tensor.New(typ), tensor.New(typ)
-		for i := range length {
+		for i := range judgeLength {
 			tensor.Data[int32](at)[i], tensor.Data[int32](out)[i] = int32(i), -100
 			if i < len(ids) {
 				tensor.Data[int32](in)[i] = ids[i]
@@ -91,11 +99,19 @@ func (f *fixture) loss(t *testing.T) float64 {
 				counted++
 			}
 		}
-		res, err := p.Run(context.Background(), plan.Feed{tokens: in, pos: at, targets: out})
+		feed := plan.Feed{tokens: in, pos: at, targets: out, teacher: tensor.New(teacher.Type())}
+		if !first {
+			feed[teacher] = f.teacher[r]
+		}
+		res, err := p.Run(context.Background(), feed)
 		require.NoError(t, err)
-		total += res.Float(sum)
+		if s.loss += res.Float(loss); first {
+			f.teacher = append(f.teacher, res.Tensor(logits))
+		} else {
+			s.divergence += res.Float(kl)
+		}
 	}
-	return total / float64(counted)
+	return score{s.loss / float64(counted), s.divergence / float64(counted)}
 }
 
 // with puts a result into the store while f runs.
@@ -130,6 +146,9 @@ func threads(n int, f func(lo, hi int)) {
 
 func (f *fixture) run(t *testing.T, o calibrate.Options) *calibrate.Result {
 	o.Model, o.Store, o.Parallel = f.model, f.store, threads
+	if o.SampleRows == 0 {
+		o.SampleRows = 128
+	}
 	if o.Rows == nil {
 		o.Rows = f.calibrate
 	}
@@ -138,17 +157,17 @@ func (f *fixture) run(t *testing.T, o calibrate.Options) *calibrate.Result {
 	return r
 }
 
-// judged is the loss with the result of a calibration.
-func (f *fixture) judged(t *testing.T, o calibrate.Options) (loss float64, r *calibrate.Result) {
+// judged is the score with the result of a calibration.
+func (f *fixture) judged(t *testing.T, o calibrate.Options) (s score, r *calibrate.Result) {
 	r = f.run(t, o)
-	f.with(t, r, func() { loss = f.loss(t) })
-	return loss, r
+	f.with(t, r, func() { s = f.score(t) })
+	return s, r
 }
 
 func TestCalibratedModelsBeatNearestRounding(t *testing.T) {
 	f := newFixture(t)
-	plain := f.loss(t)
-	t.Logf("float32: loss %.4f, perplexity %.3f", plain, math.Exp(plain))
+	plain := f.score(t)
+	t.Logf("float32: perplexity %.4f", math.Exp(plain.loss))
 	for _, c := range []struct {
 		format  string
 		methods []calibrate.Method
@@ -160,20 +179,21 @@ func TestCalibratedModelsBeatNearestRounding(t *testing.T) {
 		format, err := quant.ParseFormat(c.format)
 		require.NoError(t, err)
 		rtn, base := f.judged(t, calibrate.Options{Format: format, Method: calibrate.RTN})
-		t.Logf("%-14s %-5s perplexity %.4f", c.format, "rtn", math.Exp(rtn))
-		require.Less(t, plain, rtn)
+		t.Logf("%-14s %-5s perplexity %.4f, divergence %.5f", c.format, "rtn", math.Exp(rtn.loss), rtn.divergence)
+		require.Less(t, plain.loss, rtn.loss)
 		for _, m := range c.methods {
-			loss, r := f.judged(t, calibrate.Options{Format: format, Method: m})
+			got, r := f.judged(t, calibrate.Options{Format: format, Method: m})
 			out, nearest := 0.0, 0.0
 			for i, l := range r.Layers {
 				require.Equal(t, base.Layers[i].Name, l.Name)
 				require.InDelta(t, base.Layers[i].OutputError, l.Nearest, 1e-9)
 				out, nearest = out+l.OutputError, nearest+l.Nearest
 			}
-			t.Logf("%-14s %-5s perplexity %.4f, output error %.4f (nearest %.4f)", c.format, m, math.Exp(loss),
-				out/float64(len(r.Layers)), nearest/float64(len(r.Layers)))
+			t.Logf("%-14s %-5s perplexity %.4f, divergence %.5f, output error %.4f (nearest %.4f)", c.format, m, math.Exp(got.loss),
+				got.divergence, out/float64(len(r.Layers)), nearest/float64(len(r.Layers)))
 			require.Less(t, out, nearest, "%s %s", c.format, m)
-			require.Less(t, loss, rtn, "%s %s", c.format, m)
+			require.Less(t, got.divergence, rtn.divergence, "%s %s", c.format, m)
+			require.Less(t, got.loss, rtn.loss, "%s %s", c.format, m)
 		}
 	}
 }
