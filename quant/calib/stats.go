@@ -7,17 +7,19 @@ import (
 	"slices"
 )
 
-// ChannelStats gathers what SmoothQuant and AWQ ask of each channel of an activation. Memory is three numbers a channel.
+// ChannelStats gathers what SmoothQuant, AWQ and Wanda ask of each channel of an activation. Memory is a few numbers a channel.
 type ChannelStats struct {
 	n        int64
 	max      []float32
 	sumAbs   []float64
+	squares  []float64
 	min, top []float32
 }
 
 // NewChannelStats returns empty statistics of cols channels.
 func NewChannelStats(cols int) *ChannelStats {
-	return &ChannelStats{max: make([]float32, cols), sumAbs: make([]float64, cols), min: make([]float32, cols), top: make([]float32, cols)}
+	return &ChannelStats{max: make([]float32, cols), sumAbs: make([]float64, cols), squares: make([]float64, cols),
+		min: make([]float32, cols), top: make([]float32, cols)}
 }
 
 // Add adds the rows of x. NaN and infinities are refused and leave the statistics as they were.
@@ -37,6 +39,7 @@ func (c *ChannelStats) Add(x Matrix) error {
 			a := float32(math.Abs(float64(v)))
 			c.max[j] = max(c.max[j], a)
 			c.sumAbs[j] += float64(a)
+			c.squares[j] += float64(float64(a) * float64(a))
 			if first {
 				c.min[j], c.top[j] = v, v
 			}
@@ -55,6 +58,7 @@ func (c *ChannelStats) Merge(o *ChannelStats) error {
 	for j := range c.max {
 		c.max[j] = max(c.max[j], o.max[j])
 		c.sumAbs[j] += o.sumAbs[j]
+		c.squares[j] += o.squares[j]
 		switch {
 		case c.n == 0:
 			c.min[j], c.top[j] = o.min[j], o.top[j]
@@ -77,6 +81,15 @@ func (c *ChannelStats) MeanAbs() []float32 {
 	out := make([]float32, len(c.sumAbs))
 	for j, s := range c.sumAbs {
 		out[j] = float32(s / float64(max(c.n, 1)))
+	}
+	return out
+}
+
+// Norms is the Euclidean norm of each channel over all samples.
+func (c *ChannelStats) Norms() []float32 {
+	out := make([]float32, len(c.squares))
+	for j, s := range c.squares {
+		out[j] = float32(math.Sqrt(s))
 	}
 	return out
 }

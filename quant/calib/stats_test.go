@@ -15,15 +15,16 @@ func TestChannelStats(t *testing.T) {
 	require.NoError(t, a.Merge(b))
 	require.Equal(t, int64(50), a.Samples())
 	for j := range 7 {
-		peak, sum, lo, hi := 0.0, 0.0, 0.0, 0.0
+		peak, sum, squares, lo, hi := 0.0, 0.0, 0.0, 0.0, 0.0
 		for i := range 50 {
 			v := float64(x.Row(i)[j])
-			peak, sum = math.Max(peak, math.Abs(v)), sum+math.Abs(v)
+			peak, sum, squares = math.Max(peak, math.Abs(v)), sum+math.Abs(v), squares+v*v
 			lo, hi = math.Min(lo, v), math.Max(hi, v)
 		}
 		for _, c := range []*ChannelStats{whole, a} {
 			require.Equal(t, float32(peak), c.AbsMax()[j])
 			require.InDelta(t, sum/50, c.MeanAbs()[j], 1e-6*sum)
+			require.InDelta(t, math.Sqrt(squares), c.Norms()[j], 1e-6*math.Sqrt(squares))
 			require.Equal(t, Range{float32(lo), float32(hi)}, c.Ranges()[j])
 		}
 	}
