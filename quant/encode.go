@@ -59,16 +59,25 @@ func (e *Encoder) SetRange(b int, lo, hi float32) {
 	case KBit:
 		s.Absmax[b] = absmax
 	case FP8E4M3:
-		s.Absmax[b] = absmax / E4M3.Max()
+		s.Absmax[b] = stepFor(absmax, E4M3.Max())
 	case FP8E5M2:
-		s.Absmax[b] = absmax / E5M2.Max()
+		s.Absmax[b] = stepFor(absmax, E5M2.Max())
 	case Affine:
 		if s.Zeros == nil {
-			s.Absmax[b] = absmax / float32(int(1)<<(s.Bits-1)-1)
+			s.Absmax[b] = stepFor(absmax, float32(int(1)<<(s.Bits-1)-1))
 			return
 		}
 		s.Absmax[b], s.Zeros[b] = AffineParams(lo, hi, s.Bits)
 	}
+}
+
+// stepFor is absmax/top, a little less where top steps would overflow.
+func stepFor(absmax, top float32) float32 {
+	step := absmax / top
+	if !finite(step * top) {
+		step = math.Nextafter32(step, 0)
+	}
+	return step
 }
 
 // AffineParams returns the step and zero point with which codes of that many bits cover lo to hi, widened to hold 0:
@@ -80,7 +89,8 @@ func AffineParams(lo, hi float32, bits int) (step float32, zero uint8) {
 	if step == 0 {
 		return 0, 0
 	}
-	return step, uint8(min(math.RoundToEven(-float64(lo)/float64(step)), top))
+	z := min(math.RoundToEven(-float64(lo)/float64(step)), top)
+	return min(step, stepFor(math.MaxFloat32, float32(max(z, top-z)))), uint8(z)
 }
 
 // Code is the code of x in block b, as the scale of the block stands. Ties go to the even code or as the scheme's kernels have it.
@@ -265,8 +275,8 @@ func (e *Encoder) fitBlocks(src Source, from, to int, then func(b int, x []float
 // fitFinite sets the scale of block b from all of its elements, the first of which is element lo.
 func (e *Encoder) fitFinite(src Source, b int, x []float32, lo int) error {
 	bits := maxAbsBits(x)
-	if bits >= infBits {
-		return notFinite(lo, lo+len(x)-1, src.Type())
+	if err := e.s.checkElements(bits, lo, lo+len(x)-1, src.Type()); err != nil {
+		return err
 	}
 	if e.s.Zeros != nil {
 		e.Fit(b, x)
@@ -280,8 +290,8 @@ func (e *Encoder) fitFinite(src Source, b int, x []float32, lo int) error {
 func (e *Encoder) fitLong(src Source, b int, buffer []float32) error {
 	var low, high float32
 	err := eachPiece(src, e.s, b, buffer, func(x []float32, at int) error {
-		if maxAbsBits(x) >= infBits {
-			return notFinite(at, at+len(x)-1, src.Type())
+		if err := e.s.checkElements(maxAbsBits(x), at, at+len(x)-1, src.Type()); err != nil {
+			return err
 		}
 		l, h := extremes(x)
 		low, high = min(low, l), max(high, h)
@@ -306,8 +316,28 @@ func eachPiece(src Source, s *State, b int, buffer []float32, f func(x []float32
 	return nil
 }
 
-func notFinite(first, last int, t tensor.Type) error {
-	return fmt.Errorf("quant: elements %d to %d of %v hold NaN or infinity: repair the weights or keep this tensor unquantized", first, last, t)
+// checkElements refuses elements that a scheme cannot hold, given their maxAbsBits.
+func (s *State) checkElements(bits uint32, first, last int, t tensor.Type) error {
+	if bits >= infBits {
+		return fmt.Errorf("quant: elements %d to %d of %v hold NaN or infinity: repair the weights or keep this tensor unquantized", first, last, t)
+	}
+	if largest := math.Float32frombits(bits); largest > s.largest() {
+		return fmt.Errorf("quant: elements %d to %d of %v reach %v, and %v holds up to %v: repair the weights or keep this tensor unquantized",
+			first, last, t, largest, s.Scheme, s.largest())
+	}
+	return nil
+}
+
+// largest is the largest magnitude that a scheme quantizes. The reciprocal of a greater absmax is 0 in bitsandbytes' kernels, which would
+// make the whole block zero, and an int8 code times its statistic would be infinite.
+func (s *State) largest() float32 {
+	switch s.Scheme {
+	case NF4, FP4, Blockwise8:
+		return math.Float32frombits(fastHigh - 1)
+	case Int8:
+		return 0x1p121
+	}
+	return math.MaxFloat32
 }
 
 // encodePiece reads elements from `at` on and stores their codes.

@@ -106,7 +106,11 @@ func (s *State) quantizeAll(t *tensor.Tensor, run func(n int, f func(lo, hi int)
 	for b, is := range bad {
 		if is {
 			lo, hi := s.Span(b)
-			return notFinite(lo, hi-1, t.Type())
+			x := make([]float32, hi-lo)
+			if err := (tensorSource{t}).Read(x, lo); err != nil {
+				return err
+			}
+			return s.checkElements(maxAbsBits(x), lo, hi-1, t.Type())
 		}
 	}
 	return nil

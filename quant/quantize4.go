@@ -19,7 +19,7 @@ func Quantize4[E Real](codes []byte, absmax []float32, src []E, blocksize int, s
 }
 
 // quantizeBlocks4 quantizes blocks lo to hi-1 of src into the codes and scales of the whole tensor; where bad is given it marks the
-// blocks that hold NaN or infinity.
+// blocks that hold NaN, infinity or what is too large (tooLarge).
 func quantizeBlocks4[E Real](codes []byte, absmax []float32, src []E, blocksize int, scheme Scheme, lo, hi int, bad []bool) {
 	tab := quantTables()[scheme]
 	if f, ok := any(src).([]float32); ok {
@@ -33,7 +33,7 @@ func quantizeBlocks4[E Real](codes []byte, absmax []float32, src []E, blocksize 
 		bits := maxAbsBits(x)
 		absmax[b] = tab.block(codes[i/2:], x, bits, blockRcp(bits))
 		if bad != nil {
-			bad[b] = bits >= infBits
+			bad[b] = bits >= fastHigh
 		}
 	}
 }
@@ -56,7 +56,7 @@ func quantizeFloats4(tab *table4, codes []byte, absmax []float32, src []float32,
 		}
 		absmax[b] = tab.block(codes[b*blocksize/2:], x, bits, r)
 		if bad != nil {
-			bad[b] = bits >= infBits
+			bad[b] = bits >= fastHigh
 		}
 	}
 }
