@@ -22,6 +22,8 @@ type Config struct {
 	Targets Targets
 	Exclude []string // suffixes of module paths that stay as they are
 	Seed    uint64   // of the initial A
+
+	Param tensor.DType // how A and B are stored: float32 if not set, bfloat16 or float16
 }
 
 // Scale is the factor of the adapter's output.
@@ -132,9 +134,13 @@ func Attach(model any, cfg Config) (*Adapter, error) {
 
 func (a *Adapter) newLinear(path string, base layers.Projection, rank int, scale float64) *Linear {
 	in, out := base.Features()
+	param := a.Config.Param
+	if param == tensor.Invalid {
+		param = tensor.F32
+	}
 	l := &Linear{Base: base, Scale: scale, set: a}
-	l.A = graph.NewVar(path+".lora_A.weight", tensor.T(tensor.F32, rank, in))
-	l.B = graph.NewVar(path+".lora_B.weight", tensor.T(tensor.F32, out, rank))
+	l.A = graph.NewVar(path+".lora_A.weight", tensor.T(param, rank, in))
+	l.B = graph.NewVar(path+".lora_B.weight", tensor.T(param, out, rank))
 	l.A.Trainable, l.B.Trainable = true, true
 	l.Dropout = layers.Dropout{Rate: a.Config.Dropout, Site: uint32(len(a.Modules))}
 	a.Modules = append(a.Modules, Module{path, l})

@@ -44,11 +44,11 @@ func (a *Adapter) fold(s Store, sign float64) error {
 
 // Delta returns s·B·A as (out, in) row-major float32 values, accumulated in float64.
 func (l *Linear) Delta(s layers.Reader) ([]float32, error) {
-	at, err := s.Get(l.A)
+	at, err := wide(s, l.A)
 	if err != nil {
 		return nil, err
 	}
-	bt, err := s.Get(l.B)
+	bt, err := wide(s, l.B)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,15 @@ func (l *Linear) Delta(s layers.Reader) ([]float32, error) {
 		}
 	}
 	return delta, nil
+}
+
+// wide reads a variable as float32.
+func wide(s layers.Reader, v *graph.Var) (*tensor.Tensor, error) {
+	t, err := s.Get(v)
+	if err != nil {
+		return nil, err
+	}
+	return t.Convert(tensor.F32)
 }
 
 // addTo adds delta to the weight of a projection.

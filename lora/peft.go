@@ -281,10 +281,18 @@ func (a *Adapter) initSaved(values layers.Values) error {
 	}
 	for _, m := range a.Modules {
 		saved := byPath[m.Path]
-		if err := values.Set(m.Linear.A, saved.a); err != nil {
+		a, err := saved.a.Convert(m.Linear.A.Type.DType)
+		if err == nil {
+			err = values.Set(m.Linear.A, a)
+		}
+		if err != nil {
 			return err
 		}
-		if err := values.Set(m.Linear.B, saved.b); err != nil {
+		b, err := saved.b.Convert(m.Linear.B.Type.DType)
+		if err == nil {
+			err = values.Set(m.Linear.B, b)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -124,3 +124,43 @@ func TestEMARefuses(t *testing.T) {
 	_, err = NewEMA(nil, EMAOptions{Decay: 0.9})
 	require.ErrorContains(t, err, "NewGroup")
 }
+
+// TestEMAOfSmallTypes: the average of bfloat16 weights is float32 and stays so when it takes their place.
+func TestEMAOfSmallTypes(t *testing.T) {
+	p := graph.NewVar("p", tensor.T(tensor.BF16, 300))
+	opt, err := New("adamw", Config{Rounding: Kahan})
+	require.NoError(t, err)
+	gr, err := NewGroup([]*graph.Var{p}, Options{Optimizer: opt})
+	require.NoError(t, err)
+	e, err := NewEMA(gr, EMAOptions{Decay: 0.99})
+	require.NoError(t, err)
+	plans := compileEMA(t, e)
+	value := func(x float64) []byte {
+		w := tensor.New(p.Type)
+		for i := range 300 {
+			w.Set(i, x+float64(i)/256)
+		}
+		require.NoError(t, plans.store.Set(p, w))
+		return w.Bytes()
+	}
+	bytes := func() []byte {
+		x, err := plans.store.Get(p)
+		require.NoError(t, err)
+		return append([]byte{}, x.Bytes()...)
+	}
+	value(1)
+	plans.run(t, plans.update)
+	last := append([]byte{}, value(1.5)...)
+	plans.run(t, plans.update)
+	average := plans.get(t, e.Vars()[0])
+	require.InDelta(t, (0.99*1+1.5)/1.99, average[0], 1e-5)
+	for range 2 {
+		plans.run(t, plans.enter)
+		x, err := plans.store.Get(p)
+		require.NoError(t, err)
+		require.InDelta(t, average[0], x.At(0), 1.0/256)
+		plans.run(t, plans.leave)
+		require.Equal(t, last, bytes())
+		require.Equal(t, average, plans.get(t, e.Vars()[0]), "not cut to sixteen bits")
+	}
+}

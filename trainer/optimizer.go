@@ -13,7 +13,10 @@ import (
 func optimizerOf(t config.Train) (*optim.Optimizer, error) {
 	a := t.OptimizerArgs
 	c := optim.Config{Eps: t.Eps, WeightDecay: t.WeightDecay, Min8bitSize: t.Min8bitSize, Momentum: a.Momentum, Dampening: a.Dampening,
-		Nesterov: a.Nesterov, Alpha: a.Alpha, TAlpha: a.TAlpha, TBeta3: a.TBeta3, MaxUnorm: a.MaxUnorm, SkipZeros: a.SkipZeros}
+		Nesterov: a.Nesterov, Alpha: a.Alpha, TAlpha: a.TAlpha, TBeta3: a.TBeta3, MaxUnorm: a.MaxUnorm, SkipZeros: a.SkipZeros,
+		DecayRate: a.DecayRate, Eps2: a.Eps2, ClipThreshold: a.ClipThreshold, Relative: a.Relative, Absolute: a.Absolute,
+		NewtonSchulz: a.NewtonSchulz, SpectralScale: a.SpectralScale, Seed: t.Seed}
+	_, c.Rounding = storageOf(t)
 	for i, b := range t.Betas {
 		switch i {
 		case 0, 1:

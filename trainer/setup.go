@@ -53,7 +53,7 @@ func (j *job) openModel(context.Context) error {
 	return j.makeGroup()
 }
 
-// policyOf chooses dtypes: frozen weights keep the file's, trained ones are float32.
+// policyOf chooses dtypes: frozen weights keep the file's, trained ones are those of train.param.
 func policyOf(cfg config.Config, info device.Info) (layers.Policy, error) {
 	p := layers.Policy{Compute: tensor.F32}
 	switch cfg.Train.DType {
@@ -68,16 +68,24 @@ func policyOf(cfg config.Config, info device.Info) (layers.Policy, error) {
 		}
 		p.Compute = d
 	}
-	if cfg.Train.Param != "" && cfg.Train.Param != "f32" {
-		return p, badConfig("train.param", "%s is not supported; trained weights are stored in f32", cfg.Train.Param)
-	}
 	if cfg.Quantize.Compute != "" && cfg.Quantize.Compute != p.Compute.String() {
 		return p, badConfig("quantize.compute", "must equal train.dtype (%s)", p.Compute)
 	}
 	if cfg.Adapter.Type != "lora" {
-		p.Param = tensor.F32
+		p.Param, _ = storageOf(cfg.Train)
 	}
 	return p, nil
+}
+
+// storageOf is how trained weights are stored and rounded.
+func storageOf(t config.Train) (tensor.DType, optim.Rounding) {
+	switch t.Param {
+	case "bf16":
+		return tensor.BF16, optim.Stochastic
+	case "bf16-kahan":
+		return tensor.BF16, optim.Kahan
+	}
+	return tensor.F32, optim.Nearest
 }
 
 func (j *job) attach() error {
@@ -88,11 +96,13 @@ func (j *job) attach() error {
 			return withCode(config.ExitInput, err)
 		}
 		saved.Config.Dropout = float32(a.Dropout)
+		saved.Config.Param, _ = storageOf(j.cfg.Train)
 		j.log.Info("starting from an adapter, whose rank and alpha hold", "init", a.Init, "r", saved.Config.Rank, "alpha", saved.Config.Alpha)
 		j.adapter, err = lora.AttachSaved(j.model.Llama, saved, nil)
 		return withCode(config.ExitInput, err)
 	}
 	c := lora.Config{Rank: a.R, Alpha: a.Alpha, Dropout: float32(a.Dropout), Seed: j.cfg.Train.Seed}
+	c.Param, _ = storageOf(j.cfg.Train)
 	if !a.Targets.All() {
 		c.Targets = lora.Targets{Pattern: a.Targets.Pattern, Names: a.Targets.Names}
 	}

@@ -123,14 +123,22 @@ type ScheduleArgs struct {
 
 // OptimizerArgs are hyperparameters that only some optimizers have; zero values stand for the optimizer's own defaults.
 type OptimizerArgs struct {
-	Momentum  float64 // of sgd, lars and muon
+	Momentum  float64 // of sgd, lars, adafactor and muon
 	Dampening float64 // of sgd and lars
-	Nesterov  bool    // of sgd, lars and muon
+	Nesterov  bool    // of sgd and lars
 	Alpha     float64 // of ademamix: weight of the slow average; of rmsprop: decay of the squares
 	TAlpha    float64 // of ademamix: steps over which alpha grows
 	TBeta3    float64 // of ademamix: steps over which the third beta grows
 	MaxUnorm  float64 // largest norm of a parameter's update as a share of the parameter's norm, as in lamb and lars; negative: no bound
 	SkipZeros bool    // elements whose gradient is 0 stay as they are
+
+	DecayRate     float64 // of adafactor: exponent of the decay of its squares
+	Eps2          float64 // of adafactor: least norm of a parameter that scales the rate
+	ClipThreshold float64 // of adafactor: largest root mean square of a step
+	Relative      bool    // of adafactor: the rate is at most 1/√step
+	Absolute      bool    // of adafactor: the rate is not scaled by the parameter
+	NewtonSchulz  int     // of muon: steps of the orthogonalisation
+	SpectralScale bool    // of muon: steps as first published, some 20 times longer, instead of AdamW's length
 }
 
 // ParamGroup gives parameters settings of their own. Of several groups that match a parameter the last that sets a value decides it.

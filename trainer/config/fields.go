@@ -118,6 +118,13 @@ func optimizerFields(o *OptimizerArgs) []field {
 		{key: p + "t_beta3", value: (*floatValue)(&o.TBeta3), example: "1000"},
 		{key: p + "max_unorm", value: (*floatValue)(&o.MaxUnorm), example: "0.02"},
 		{key: p + "skip_zeros", value: (*boolValue)(&o.SkipZeros), example: "true"},
+		{key: p + "decay_rate", value: (*floatValue)(&o.DecayRate), example: "0.8"},
+		{key: p + "eps2", value: (*floatValue)(&o.Eps2), example: "1e-3"},
+		{key: p + "clip_threshold", value: (*floatValue)(&o.ClipThreshold), example: "1"},
+		{key: p + "relative", value: (*boolValue)(&o.Relative), example: "true"},
+		{key: p + "absolute", value: (*boolValue)(&o.Absolute), example: "true"},
+		{key: p + "newton_schulz", value: (*intValue)(&o.NewtonSchulz), example: "5"},
+		{key: p + "spectral_scale", value: (*boolValue)(&o.SpectralScale), example: "true"},
 	}
 }
 

@@ -30,7 +30,8 @@ const laterYAML = `
 train:
   schedule_args: {min_lr: 0, cycles: 1, cycle_mult: 1, power: 1, timescale: 0, decay: 0.1, decay_shape: linear, start_div: 25, end_div: 1e4,
                   factor: 0.1, patience: 10, cooldown: 0, threshold: 1e-4}
-  optimizer_args: {momentum: 0, dampening: 0, nesterov: false, alpha: 0, t_alpha: 0, t_beta3: 0, max_unorm: 0, skip_zeros: false}
+  optimizer_args: {momentum: 0, dampening: 0, nesterov: false, alpha: 0, t_alpha: 0, t_beta3: 0, max_unorm: 0, skip_zeros: false,
+                   decay_rate: 0, eps2: 0, clip_threshold: 0, relative: false, absolute: false, newton_schulz: 0, spectral_scale: false}
   groups: []
   no_decay: none
   clip_value: 0

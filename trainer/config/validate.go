@@ -232,9 +232,11 @@ func (k *checker) updates(t Train) {
 	for _, v := range []struct {
 		name string
 		v    float64
-	}{{"momentum", o.Momentum}, {"dampening", o.Dampening}, {"alpha", o.Alpha}, {"t_alpha", o.TAlpha}, {"t_beta3", o.TBeta3}} {
+	}{{"momentum", o.Momentum}, {"dampening", o.Dampening}, {"alpha", o.Alpha}, {"t_alpha", o.TAlpha}, {"t_beta3", o.TBeta3},
+		{"decay_rate", o.DecayRate}, {"eps2", o.Eps2}, {"clip_threshold", o.ClipThreshold}} {
 		k.from(p+v.name, v.v, 0)
 	}
+	k.whole(p+"newton_schulz", o.NewtonSchulz, 0, 20)
 	if math.IsNaN(o.MaxUnorm) || math.IsInf(o.MaxUnorm, 0) {
 		k.fail(p+"max_unorm", "is %v, expected a finite number; a negative one is no bound", o.MaxUnorm)
 	}
