@@ -53,10 +53,7 @@ func newConv(w ops.Window, groups int32, x, wt, y tensor.Type) (*conv, error) {
 		return nil, err
 	}
 	c := &conv{ConvDims: dims, geometry: newGeometry(w, dims.In, dims.Out), dt: x.DType, size: x.DType.Size()}
-	c.plain = dims.Taps == 1 && c.in == c.out
-	for i := range spatialAxes {
-		c.plain = c.plain && c.stride[i] == 1 && c.lo[i] == 0
-	}
+	c.plain = c.identity()
 	c.tile = min(max((convTile/dims.PerGroup+15)&^15, 128), max(c.outs, 1))
 	c.tiles = (c.outs + c.tile - 1) / c.tile
 	return c, nil

@@ -68,22 +68,32 @@ func maxPoolKernel[T floats](d *Device, g geometry, x tensor.Type) *Kernel {
 
 // maxPoolChannel walks the taps in order, so that the first of equal elements stays.
 func maxPoolChannel[T floats](g *geometry, y, x []T, idx []int32) {
+	low := T(math.Inf(-1))
 	for i := range y {
-		y[i], idx[i] = T(math.Inf(-1)), -1
+		y[i], idx[i] = low, -1
 	}
 	for line := 0; line*g.out[2] < g.outs; line++ {
 		row, at := y[line*g.out[2]:][:g.out[2]], idx[line*g.out[2]:][:g.out[2]]
-		for tap := range g.taps {
-			s := g.row(tap, line/g.out[1], line%g.out[1], 0, g.out[2])
-			i := s.at
-			for o := s.from; o < s.to; o++ {
-				v := x[i]
-				if v > row[o] || at[o] < 0 || (v != v && row[o] == row[o]) {
-					row[o], at[o] = v, int32(i)
-				}
-				i += s.step
+		for tap := range g.shifts {
+			s := g.row(&g.shifts[tap], line/g.out[1], line%g.out[1], 0, g.out[2])
+			if s.from < s.to {
+				takeLarger(row[s.from:s.to], at[s.from:s.to], x[s.at:], s.at, s.step)
 			}
 		}
+	}
+}
+
+// takeLarger puts the elements x[0], x[step], ... and their positions from at on where they are larger than y. A position of -1 says
+// that y holds no element yet.
+func takeLarger[T floats](y []T, idx []int32, x []T, at, step int) {
+	idx = idx[:len(y)]
+	i := 0
+	for o, most := range y {
+		v := x[i]
+		if !(v <= most) && most == most || idx[o] < 0 {
+			y[o], idx[o] = v, int32(at+i)
+		}
+		i += step
 	}
 }
 
@@ -136,8 +146,8 @@ func poolChannel[T floats](g *geometry, y, x, share []T) {
 	clear(y)
 	for line := 0; line*g.out[2] < g.outs; line++ {
 		row := y[line*g.out[2]:][:g.out[2]]
-		for tap := range g.taps {
-			s := g.row(tap, line/g.out[1], line%g.out[1], 0, g.out[2])
+		for tap := range g.shifts {
+			s := g.row(&g.shifts[tap], line/g.out[1], line%g.out[1], 0, g.out[2])
 			i := s.at
 			for o := s.from; o < s.to; o++ {
 				row[o] += x[i]
@@ -154,8 +164,8 @@ func unpoolChannel[T floats](g *geometry, x, y, share []T) {
 	clear(x)
 	for line := 0; line*g.out[2] < g.outs; line++ {
 		from := line * g.out[2]
-		for tap := range g.taps {
-			s := g.row(tap, line/g.out[1], line%g.out[1], 0, g.out[2])
+		for tap := range g.shifts {
+			s := g.row(&g.shifts[tap], line/g.out[1], line%g.out[1], 0, g.out[2])
 			i := s.at
 			for o := s.from; o < s.to; o++ {
 				v := y[from+o]

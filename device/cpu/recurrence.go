@@ -87,39 +87,31 @@ func recurrenceKernel[T floats](d *Device, r recurrence, f squash[T]) *Kernel {
 	width := r.gates * r.h
 	product := (sizeOf[T](r.b*width) + 63) &^ 63
 	return &Kernel{ScratchBytes: product + gemm.ScratchBytes(r.b, width, r.h, d.threads), Run: func(c *Call) error {
-		h, cell := tensor.View[T](c.In[2]), []T(nil)
-		if c.In[4] != nil {
-			cell = tensor.View[T](c.In[4])
-		}
-		var lengths []int32
-		if c.In[5] != nil {
-			lengths = tensor.View[int32](c.In[5])
-		}
+		s := forwardStep[T]{r: &r, f: f, h: tensor.View[T](c.In[2]), wh: tensor.View[T](c.Scratch[:product])}
+		s.bias, s.c, s.lengths = optional[T](c.In[3]), optional[T](c.In[4]), optional[int32](c.In[5])
+		rows := s.rows
 		for i := range r.t {
-			t := r.at(i)
-			err := gemm.Gemm(d.pool, c.Scratch[product:], 1, gemm.Args{M: r.b, N: width, K: r.h, A: gemm.Mat{Data: tensor.AsBytes(h), DType: r.dt},
+			s.load(c, r.at(i))
+			err := gemm.Gemm(d.pool, c.Scratch[product:], 1, gemm.Args{M: r.b, N: width, K: r.h, A: gemm.Mat{Data: tensor.AsBytes(s.h), DType: r.dt},
 				B: gemm.Mat{Data: c.In[1], DType: r.dt, Trans: true}, C: gemm.Out{Data: c.Scratch[:product], DType: r.dt}})
 			if err != nil {
 				return err
 			}
-			s := forwardStep[T]{r: &r, f: f, t: t, lengths: lengths, h: h, c: cell, a: stepOf[T](c.In[0], t, r.b*width),
-				wh: tensor.View[T](c.Scratch[:product]), next: stepOf[T](c.Out[0], t, r.b*r.h)}
-			if len(c.Out) > 1 {
-				s.gates = stepOf[T](c.Out[1], t, r.b*4*r.h)
-			}
-			if len(c.Out) > 2 {
-				s.cNext = stepOf[T](c.Out[2], t, r.b*r.h)
-			}
-			if c.In[3] != nil {
-				s.bias = tensor.View[T](c.In[3])
-			}
-			if err := d.ranges(r.b, r.grain(), s.rows); err != nil {
+			if err := d.ranges(r.b, r.grain(), rows); err != nil {
 				return err
 			}
-			h, cell = s.next, s.cNext
+			s.h, s.c = s.next, s.cNext
 		}
 		return nil
 	}}
+}
+
+// optional views an operand that may be absent.
+func optional[E tensor.Element](b []byte) []E {
+	if b == nil {
+		return nil
+	}
+	return tensor.View[E](b)
 }
 
 // forwardStep is one step of all rows.
@@ -132,6 +124,18 @@ type forwardStep[T floats] struct {
 	h, c, bias  []T
 	next, cNext []T // (B, H)
 	gates       []T // (B, 4H), of GRU and LSTM
+}
+
+// load points at the operands of step t.
+func (s *forwardStep[T]) load(c *Call, t int) {
+	r, state := s.r, s.r.b*s.r.h
+	s.t, s.a, s.next = t, stepOf[T](c.In[0], t, r.gates*state), stepOf[T](c.Out[0], t, state)
+	if len(c.Out) > 1 {
+		s.gates = stepOf[T](c.Out[1], t, 4*state)
+	}
+	if len(c.Out) > 2 {
+		s.cNext = stepOf[T](c.Out[2], t, state)
+	}
 }
 
 func (s *forwardStep[T]) rows(lo, hi int) {

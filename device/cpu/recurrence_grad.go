@@ -34,11 +34,9 @@ func recurrenceGradKernel[T floats](d *Device, r recurrence, f squash[T]) *Kerne
 			s.dc = tensor.View[T](c.Out[2])
 			clear(s.dc)
 		}
-		if c.In[6] != nil {
-			s.lengths = tensor.View[int32](c.In[6])
-		}
+		s.lengths = optional[int32](c.In[6])
+		rows := s.rows
 		for i := r.t - 1; i >= 0; i-- {
-			t := r.at(i)
 			s.load(c, i)
 			w := c.Scratch[:dwh]
 			if s.dn != nil {
@@ -46,8 +44,7 @@ func recurrenceGradKernel[T floats](d *Device, r recurrence, f squash[T]) *Kerne
 			} else {
 				w = tensor.AsBytes(s.da)
 			}
-			s.t = t
-			if err := d.ranges(r.b, r.grain(), s.rows); err != nil {
+			if err := d.ranges(r.b, r.grain(), rows); err != nil {
 				return err
 			}
 			err := gemm.Gemm(d.pool, c.Scratch[dwh+tmp:], 1, gemm.Args{M: r.b, N: r.h, K: width, A: gemm.Mat{Data: w, DType: r.dt},
@@ -79,6 +76,7 @@ type backStep[T floats] struct {
 func (s *backStep[T]) load(c *Call, i int) {
 	r, t := s.r, s.r.at(i)
 	state := r.b * r.h
+	s.t = t
 	s.h, s.c = stepOf[T](c.In[2], t, state), stepOf[T](c.In[5], t, state)
 	s.gates, s.ggates = stepOf[T](c.In[3], t, 4*state), stepOf[T](c.In[8], t, 4*state)
 	s.gh, s.gc = stepOf[T](c.In[7], t, state), stepOf[T](c.In[9], t, state)
