@@ -75,17 +75,16 @@ func dot(x, y []float64) float64 {
 	return s
 }
 
-// invertUpper overwrites the upper triangular n x n matrix r, whose diagonal is positive, with its inverse. Rows are independent given
-// those below: row i of the inverse is -(r[i,i+1:]·inverse below)/r[i,i].
-func invertUpper(r []float64, n int, par Parallel) {
-	// The columns of the inverse are independent, so tiles of columns run in parallel, each from the last row up.
+// invertUpper returns the inverse of the upper triangular n x n matrix r, whose diagonal is positive and whose other triangle is not
+// read. The columns of the inverse do not depend on each other: tiles of them run in parallel, each from the last row up.
+func invertUpper(r []float64, n int, par Parallel) []float64 {
 	inv := make([]float64, n*n)
 	par.run((n+tile-1)/tile, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
 			invertColumns(inv, r, n, t*tile, min((t+1)*tile, n))
 		}
 	})
-	copy(r, inv)
+	return inv
 }
 
 // invertColumns solves r·x = e for columns lo to hi-1 of the identity.

@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -77,16 +78,12 @@ func GPTQ(w Matrix, h *Hessian, f quant.Format, o GPTQOptions) (*GPTQResult, err
 	if err != nil {
 		return nil, err
 	}
-	full, err := h.Matrix()
-	if err != nil {
-		return nil, err
-	}
 	s := &gptq{GPTQOptions: o, w: w, codes: make([]uint8, len(w.Data)), res: &GPTQResult{State: st, Values: NewMatrix(w.Rows, w.Cols)}}
 	if err := s.encoder(st); err != nil {
 		return nil, err
 	}
-	s.order(full)
-	if err := s.factor(full); err != nil {
+	s.order(h)
+	if err := s.factor(h); err != nil {
 		return nil, err
 	}
 	s.run()
@@ -154,35 +151,27 @@ func (s *gptq) encoder(st *quant.State) (err error) {
 }
 
 // order chooses the order of the columns and marks dead ones.
-func (s *gptq) order(h []float64) {
+func (s *gptq) order(h *Hessian) {
 	n := s.w.Cols
 	s.perm, s.dead = make([]int, n), make([]bool, n)
 	for i := range n {
 		s.perm[i] = i
-		if s.dead[i] = h[i*n+i] == 0; s.dead[i] {
+		if s.dead[i] = h.at(i, i) == 0; s.dead[i] {
 			s.res.Dead++
 		}
 	}
 	if s.ActOrder {
-		slices.SortStableFunc(s.perm, func(a, b int) int {
-			switch x, y := h[a*n+a], h[b*n+b]; {
-			case x > y:
-				return -1
-			case x < y:
-				return 1
-			}
-			return 0
-		})
+		slices.SortStableFunc(s.perm, func(a, b int) int { return cmp.Compare(h.at(b, b), h.at(a, a)) })
 	}
 }
 
 // factor computes u. With the order of rows and columns reversed, H = R·Rᵀ for an upper R comes from a plain Cholesky factorisation, and
 // H⁻¹ = (R⁻¹)ᵀ·R⁻¹: so u is R⁻¹, without inverting H and factoring again.
-func (s *gptq) factor(h []float64) error {
+func (s *gptq) factor(h *Hessian) error {
 	n := s.w.Cols
 	mean := 0.0
 	for i := range n {
-		mean += h[i*n+i] / float64(n)
+		mean += h.at(i, i) / float64(n)
 	}
 	if mean == 0 {
 		mean = 1 // every column is dead: H is 0 and any damping makes it a multiple of the identity
@@ -195,7 +184,7 @@ func (s *gptq) factor(h []float64) error {
 		for i := range n {
 			pi := s.perm[n-1-i]
 			for j := range i + 1 {
-				a[i*n+j] = h[pi*n+s.perm[n-1-j]]
+				a[i*n+j] = h.at(pi, s.perm[n-1-j])
 			}
 			if s.dead[pi] {
 				a[i*n+i] = mean
@@ -204,22 +193,11 @@ func (s *gptq) factor(h []float64) error {
 		}
 		if cholesky(a, n, s.Parallel) {
 			s.res.Damping = damping
-			s.u = reversed(a, n)
-			invertUpper(s.u, n, s.Parallel)
+			slices.Reverse(a) // which is R: element (i, j) of a matrix is element (n-1-i, n-1-j) of its reversed storage
+			s.u = invertUpper(a, n, s.Parallel)
 			return nil
 		}
 		s.res.Raised++
 	}
 	return fmt.Errorf("calib: the Hessian is not positive definite even with %.3g of its mean diagonal added", s.Damping*math.Pow(10, maxDampings))
-}
-
-// reversed turns lower L into the upper R[i,j] = L[n-1-i, n-1-j].
-func reversed(l []float64, n int) []float64 {
-	r := make([]float64, n*n)
-	for i := range n {
-		for j := i; j < n; j++ {
-			r[i*n+j] = l[(n-1-i)*n+n-1-j]
-		}
-	}
-	return r
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -369,6 +370,33 @@ func TestHessianIsTheSumOfProducts(t *testing.T) {
 	}
 }
 
+func TestHessianAddProduct(t *testing.T) {
+	r := rand.New(rand.NewPCG(19, 20))
+	x := correlated(r, 40, 6)
+	xx := NewMatrix(6, 6)
+	for i := range 6 {
+		for j := range 6 {
+			s := 0.0
+			for row := range 40 {
+				s += float64(x.Row(row)[i]) * float64(x.Row(row)[j])
+			}
+			xx.Data[i*6+j] = float32(s)
+		}
+	}
+	got, err := NewHessian(6)
+	require.NoError(t, err)
+	require.NoError(t, got.AddProduct(xx, 40, threads))
+	a, err := got.Matrix()
+	require.NoError(t, err)
+	b, err := hessianOf(t, x).Matrix()
+	require.NoError(t, err)
+	require.InDeltaSlice(t, b, a, 1e-5)
+	require.Equal(t, int64(40), got.Samples())
+	require.ErrorContains(t, got.AddProduct(NewMatrix(5, 6), 1, nil), "of 6 columns")
+	xx.Data[3] = float32(math.NaN())
+	require.ErrorContains(t, got.AddProduct(xx, 1, nil), "(0, 3) is NaN")
+}
+
 func TestCholeskyFactorsAndInverts(t *testing.T) {
 	r := rand.New(rand.NewPCG(13, 14))
 	for _, n := range []int{1, 2, 63, 64, 65, 150} {
@@ -386,9 +414,9 @@ func TestCholeskyFactorsAndInverts(t *testing.T) {
 		}
 		l := append([]float64(nil), a...)
 		require.True(t, cholesky(l, n, threads))
-		up := reversed(l, n)
-		inv := append([]float64(nil), up...)
-		invertUpper(inv, n, threads)
+		up := slices.Clone(l)
+		slices.Reverse(up)
+		inv := invertUpper(up, n, threads)
 		for i := range n {
 			for j := range n {
 				llt, one := 0.0, 0.0
@@ -410,15 +438,19 @@ func TestCholeskyFactorsAndInverts(t *testing.T) {
 	require.False(t, cholesky([]float64{1, 0, 2, 1}, 2, nil))
 }
 
+// BenchmarkGPTQ has the Hessian of 2n samples in it.
 func BenchmarkGPTQ(b *testing.B) {
-	const n = 1024
-	r := rand.New(rand.NewPCG(15, 16))
-	x, w := randomWeight(r, 2*n, n), randomWeight(r, n, n)
-	for range b.N {
-		h, err := NewHessian(n)
-		require.NoError(b, err)
-		require.NoError(b, h.Add(x, threads))
-		_, err = GPTQ(w, h, quant.AffineFormat{Bits: 4}, GPTQOptions{Parallel: threads})
-		require.NoError(b, err)
+	for _, n := range []int{512, 1024, 2048} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r := rand.New(rand.NewPCG(15, 16))
+			x, w := randomWeight(r, 2*n, n), randomWeight(r, n, n)
+			for b.Loop() {
+				h, err := NewHessian(n)
+				require.NoError(b, err)
+				require.NoError(b, h.Add(x, threads))
+				_, err = GPTQ(w, h, quant.AffineFormat{Bits: 4}, GPTQOptions{ActOrder: true, Parallel: threads})
+				require.NoError(b, err)
+			}
+		})
 	}
 }

@@ -85,6 +85,27 @@ func (h *Hessian) addTransposed(xt []float64, rows, lo, hi int) {
 	}
 }
 
+// AddProduct adds n samples whose Σ x·xᵀ was computed elsewhere, as a device does it faster: a symmetric matrix of Cols x Cols. Only its lower
+// triangle is read. NaN and infinities are refused.
+func (h *Hessian) AddProduct(xx Matrix, n int, par Parallel) error {
+	if xx.Rows != h.cols || xx.Cols != h.cols || n < 1 {
+		return fmt.Errorf("calib: a product of %d x %d over %d samples for a Hessian of %d columns", xx.Rows, xx.Cols, n, h.cols)
+	}
+	if err := xx.check("products of samples"); err != nil {
+		return err
+	}
+	par.run(h.cols, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			sum := h.sum[i*h.cols : i*h.cols+i+1]
+			for j, v := range xx.Row(i)[:i+1] {
+				sum[j] += float64(v)
+			}
+		}
+	})
+	h.n += int64(n)
+	return nil
+}
+
 // Merge adds the samples of o.
 func (h *Hessian) Merge(o *Hessian) error {
 	if o.cols != h.cols {
@@ -103,12 +124,19 @@ func (h *Hessian) Matrix() ([]float64, error) {
 		return nil, ErrNoData
 	}
 	out := make([]float64, len(h.sum))
-	f := 2 / float64(h.n)
 	for i := range h.cols {
 		for j := range i + 1 {
-			v := f * h.sum[i*h.cols+j]
+			v := h.at(i, j)
 			out[i*h.cols+j], out[j*h.cols+i] = v, v
 		}
 	}
 	return out, nil
+}
+
+// at is element (i, j) of H.
+func (h *Hessian) at(i, j int) float64 {
+	if i < j {
+		i, j = j, i
+	}
+	return 2 / float64(h.n) * h.sum[i*h.cols+j]
 }

@@ -116,7 +116,7 @@ func (r *run) stages() ([]*stage, error) {
 func (r *run) bytes(s *stage) int64 {
 	n := 4 * int64(r.SampleRows) * int64(s.cols)
 	if r.Method == GPTQ {
-		n += 8 * int64(s.cols) * int64(s.cols)
+		n += (8 + 4) * int64(s.cols) * int64(s.cols) // the sum, and a row's products on the device
 	}
 	return n
 }
@@ -166,34 +166,70 @@ func (r *run) gather(ctx context.Context, part []*stage) error {
 
 func (r *run) gatherLength(ctx context.Context, part []*stage, n int, rows []*tensor.Tensor) (err error) {
 	f := r.build(n)
-	outs := make([]graph.Value, len(part))
-	for i, s := range part {
-		outs[i] = ops.Cast(f.taps[s.linears[0].path].x, tensor.F32)
-	}
-	p, err := plan.Compile(outs, plan.Options{Device: r.Store.Device(), Store: r.Store})
+	o := newOutputs(f, part, n)
+	p, err := plan.Compile(o.all(), plan.Options{Device: r.Store.Device(), Store: r.Store})
 	if err != nil {
 		return fmt.Errorf("calibrate: rows of %d tokens: %w", n, err)
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	feed := plan.Feed{}
 	tokens, pos := tensor.New(f.tokens.Type()), tensor.New(f.pos.Type())
 	for i := range n {
 		tensor.Data[int32](pos)[i] = int32(i)
 	}
+	feed[f.tokens], feed[f.pos] = tokens, pos
 	for _, row := range rows {
 		clear(tensor.Data[int32](tokens))
 		real := copy(tensor.Data[int32](tokens), tensor.Data[int32](row))
-		res, err := p.Run(ctx, plan.Feed{f.tokens: tokens, f.pos: pos})
+		if o.length.Valid() {
+			feed[o.length] = real
+		}
+		res, err := p.Run(ctx, feed)
 		if err != nil {
 			return fmt.Errorf("calibrate: %w", err)
 		}
 		for i, s := range part {
-			x := calib.Matrix{Rows: real, Cols: s.cols, Data: tensor.Data[float32](res.Tensor(outs[i]))[:real*s.cols]}
-			if err := r.add(s, x); err != nil {
+			if err := r.add(s, real, res.Tensor(o.x[i]), res.Tensor(o.xx[i])); err != nil {
 				return fmt.Errorf("calibrate: the input of %s: %w", s.names(), err)
 			}
 		}
 	}
 	return nil
+}
+
+// outputs are what a plan gives for the stages.
+type outputs struct {
+	x      []graph.Value // inputs f32 (T, cols)
+	xx     []graph.Value // sums of their products over the tokens that are no padding, f32 (cols, cols); absent without a Hessian
+	length graph.Value   // input: tokens of the row, i32
+}
+
+func newOutputs(f *forward, part []*stage, t int) *outputs {
+	o := &outputs{x: make([]graph.Value, len(part)), xx: make([]graph.Value, len(part))}
+	g := f.tokens.Graph()
+	for i, s := range part {
+		x := ops.Reshape(ops.Cast(f.taps[s.linears[0].path].x, tensor.F32), t, s.cols)
+		if o.x[i] = x; s.hessian == nil {
+			continue
+		}
+		if !o.length.Valid() {
+			o.length = g.Input("length", tensor.T(tensor.I32))
+		}
+		real := ops.Less(ops.Iota(g, tensor.T(tensor.I32, t, 1), 0), o.length)
+		x = ops.Where(real, x, ops.Scalar(x, 0))
+		o.xx[i] = g.Apply(ops.MatMul{TransA: true}, x, x)[0]
+	}
+	return o
+}
+
+func (o *outputs) all() []graph.Value {
+	out := slices.Clone(o.x)
+	for _, v := range o.xx {
+		if !v.Absent() {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // collectors makes what the method gathers of a stage.
@@ -221,14 +257,16 @@ func (r *run) collectors(s *stage) (err error) {
 // activationGrid is what ranges of activations are found for.
 var activationGrid = calib.Affine{Bits: 8}
 
-func (r *run) add(s *stage, x calib.Matrix) error {
+// add reduces what a row of n tokens gave.
+func (r *run) add(s *stage, n int, inputs, products *tensor.Tensor) error {
+	x := calib.Matrix{Rows: n, Cols: s.cols, Data: tensor.Data[float32](inputs)[:n*s.cols]}
 	err := s.samples.Add(x)
 	switch {
 	case err != nil:
 	case s.stats != nil:
 		err = s.stats.Add(x)
 	case s.hessian != nil:
-		err = s.hessian.Add(x, r.Parallel)
+		err = s.hessian.AddProduct(calib.Matrix{Rows: s.cols, Cols: s.cols, Data: tensor.Data[float32](products)}, n, r.Parallel)
 	case s.observer != nil:
 		err = s.observer.Observe(x.Data)
 	}
