@@ -17,20 +17,24 @@ func BenchmarkSlab(b *testing.B) {
 	adam := ops.Hyper{Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}
 	torch := adam
 	torch.Rule = ops.AdamTorch
-	one := tensor.T(tensor.F32)
-	for _, op := range []updateOp{
-		ops.Update{Hyper: torch, Layout: l}, ops.Update{Hyper: adam, Layout: l}, ops.Update8bit{Hyper: adam, Layout: l},
-		ops.Update{Hyper: ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}, Layout: l},
-		ops.Update8bit{Hyper: ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}, Layout: l},
-		ops.Update{Hyper: ops.Hyper{Rule: ops.Momentum, Beta1: 0.9}, Layout: l},
+	lamb, lion, one := adam, ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}, tensor.T(tensor.F32)
+	lamb.MaxUnorm = 1
+	for _, c := range []struct {
+		name string
+		op   updateOp
+	}{
+		{"adamw", ops.Update{Hyper: torch, Layout: l}}, {"adam32bit", ops.Update{Hyper: adam, Layout: l}},
+		{"adam8bit", ops.Update8bit{Hyper: adam, Layout: l}}, {"lamb", ops.Update{Hyper: lamb, Layout: l}},
+		{"lion", ops.Update{Hyper: lion, Layout: l}}, {"lion8bit", ops.Update8bit{Hyper: lion, Layout: l}},
+		{"sgd", ops.Update{Hyper: ops.Hyper{Rule: ops.Momentum, Beta1: 0.9}, Layout: l}},
 	} {
 		in := []tensor.Type{l.Type(), l.Type()}
-		for _, s := range op.States() {
+		for _, s := range c.op.States() {
 			in = append(in, s.Type)
 		}
 		in = append(in, one, one, one, one)
 		for _, threads := range []int{1, 2} {
-			b.Run(op.Name()+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, op, in) })
+			b.Run(c.name+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, c.op, in) })
 		}
 	}
 	for _, threads := range []int{1, 2} {

@@ -135,7 +135,7 @@ func (l *Layout) Span(e Each, i int) (lo, n int) {
 // count is the number of rows, columns or loose elements of tensor i.
 func (l *Layout) count(e Each, i int) int {
 	switch rows := l.rows(i); {
-	case (rows == 0) != (e == EachLoose):
+	case (rows == 0) != (e == EachLoose) || l.Sizes[i] == 0:
 		return 0
 	case rows == 0:
 		return l.Sizes[i]
