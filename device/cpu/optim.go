@@ -30,9 +30,21 @@ type slabPart struct {
 // slabTasks cuts the tensors of a slab into parts and groups them into tasks of about updateGrain elements.
 type slabTasks struct {
 	parts []slabPart
-	first []int     // first part of each task, and the number of parts at the end
-	room  sync.Pool // of *stepWork, one for each worker after the first step
+	first []int // first part of each task, and the number of parts at the end
+	room  workPool
 }
+
+// workPool lends workers their room; after the first step there is one for each.
+type workPool struct{ free sync.Pool }
+
+func (p *workPool) get() *stepWork {
+	if w, ok := p.free.Get().(*stepWork); ok {
+		return w
+	}
+	return new(stepWork)
+}
+
+func (p *workPool) put(w *stepWork) { p.free.Put(w) }
 
 func newSlabTasks(l *ops.Layout) *slabTasks {
 	t := &slabTasks{}
@@ -56,11 +68,8 @@ func newSlabTasks(l *ops.Layout) *slabTasks {
 // run calls f with each part and its index.
 func (t *slabTasks) run(d *Device, f func(w *stepWork, i int, s slabPart)) error {
 	return d.parallel(len(t.first)-1, func(task int) {
-		w, ok := t.room.Get().(*stepWork)
-		if !ok {
-			w = new(stepWork)
-		}
-		defer t.room.Put(w)
+		w := t.room.get()
+		defer t.room.put(w)
 		for i := t.first[task]; i < t.first[task+1]; i++ {
 			f(w, i, t.parts[i])
 		}
@@ -105,7 +114,8 @@ func buildUpdate(d *Device, h ops.Hyper, l *ops.Layout, eight bool, s device.Spe
 	return k, nil
 }
 
-func (u *updater) run(d *Device, c *Call) error {
+// bringToOutputs copies parameters and states that are not updated in place.
+func bringToOutputs(c *Call) {
 	for i, out := range c.Out {
 		if in := c.In[0]; len(out) > 0 {
 			if i > 0 {
@@ -116,6 +126,10 @@ func (u *updater) run(d *Device, c *Call) error {
 			}
 		}
 	}
+}
+
+func (u *updater) run(d *Device, c *Call) error {
+	bringToOutputs(c)
 	sc := readScalars(c.In[len(c.In)-4:])
 	if !sc.ok {
 		return nil
