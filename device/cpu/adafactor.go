@@ -66,7 +66,8 @@ func (f *factored) run(d *Device, c *Call) error {
 type factoredTensor struct {
 	*factored
 	offset, n, rows, cols int
-	p, g                  []byte
+	store                 tensorStep // for its loading and rounding of parameters
+	g                     []byte
 	gscale, b, lr, wd     float32
 	r, c, v, m            []float32 // row means, column means, second moments of a loose tensor, first moments
 	sums                  []float64 // columns by task, then two a chunk
@@ -75,7 +76,12 @@ type factoredTensor struct {
 
 func (f *factored) tensor(c *Call, i int, sc scalars, lr float64, b float32) *factoredTensor {
 	offset, n, wd := f.Layout.Tensor(i, f.WeightDecay)
-	t := &factoredTensor{factored: f, offset: offset, n: n, p: c.Out[0], g: c.In[1], gscale: sc.gscale, b: b, wd: float32(wd)}
+	t := &factoredTensor{factored: f, offset: offset, n: n, g: c.In[1], gscale: sc.gscale, b: b, wd: float32(wd)}
+	t.store = tensorStep{slabs: &slabs{p: c.Out[0], pType: f.pType, rounding: f.Rounding},
+		random: roundKey{f.Seed, uint32(sc.step), f.Layout.Site(i), offset}}
+	if f.Compensated(f.Layout) {
+		t.store.comp = c.Out[len(c.Out)-1]
+	}
 	t.lr = float32(f.Layout.Rate(i, lr))
 	t.rows, t.cols = f.Layout.Matrix(i)
 	for k, state := range []struct {
@@ -94,15 +100,11 @@ func (f *factored) tensor(c *Call, i int, sc scalars, lr float64, b float32) *fa
 	return t
 }
 
-// load writes elements [lo, hi) of the tensor, as float32, to buf.
-func (t *factoredTensor) load(buf []float32, from []byte, d tensor.DType, lo, hi int) []float32 {
-	size := d.Size()
-	vec.Widen(buf[:hi-lo], from[(t.offset+lo)*size:(t.offset+hi)*size], d)
-	return buf[:hi-lo]
-}
-
+// gradient writes elements [lo, hi) of the tensor's gradient, times gscale, to buf.
 func (t *factoredTensor) gradient(buf []float32, lo, hi int) []float32 {
-	g := t.load(buf, t.g, t.gType, lo, hi)
+	size := t.gType.Size()
+	g := buf[:hi-lo]
+	vec.Widen(g, t.g[(t.offset+lo)*size:(t.offset+hi)*size], t.gType)
 	scaleBy(g, t.gscale)
 	return g
 }
@@ -122,7 +124,7 @@ func (t *factoredTensor) update(d *Device) error {
 		t.blocks(k, func(lo, hi int) {
 			u2 += sumSquares(t.step(w, lo, hi, true))
 			if !t.Absolute {
-				p2 += sumSquares(t.load(w.p[:], t.p, t.pType, lo, hi))
+				p2 += sumSquares(t.store.loadP(w, t.offset+lo, t.offset+hi))
 			}
 		})
 		parts[2*k], parts[2*k+1] = u2, p2
@@ -229,10 +231,11 @@ func (t *factoredTensor) apply(w *stepWork, lo, hi int, shrink, rate float32) {
 			u[j] = m[j]
 		}
 	}
-	p, decay := t.load(w.p[:], t.p, t.pType, lo, hi), 1-float32(t.lr*t.wd)
+	p, decay := t.store.loadP(w, t.offset+lo, t.offset+hi), 1-float32(t.lr*t.wd)
 	for j, x := range u {
 		p[j] = float32(p[j]*decay) - float32(rate*x)
 	}
-	size := t.pType.Size()
-	vec.Narrow(t.p[(t.offset+lo)*size:(t.offset+hi)*size], p, t.pType)
+	if t.pType != tensor.F32 {
+		t.store.storeP(w, p, hi-lo, t.offset+lo, t.offset+hi)
+	}
 }
