@@ -97,6 +97,7 @@ type Layer struct {
 	Name     string
 	Bits     float64 // stored bits per weight, scales included
 	RelError float64 // ‖W-Q‖/‖W‖; scales of SmoothQuant and AWQ are taken out of Q
+	MaxAbs   float64 // largest |w-q|
 	Cosine   float64 // between W and Q
 	// OutputError is ‖X·(W-Q)ᵀ‖/‖X·Wᵀ‖ on a sample of the layer's inputs, Nearest the same for round-to-nearest in the same format; both
 	// are 0 without rows.

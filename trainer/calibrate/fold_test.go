@@ -70,6 +70,8 @@ func TestScalesAreFolded(t *testing.T) {
 			for _, l := range r.Layers {
 				require.Less(t, l.RelError, 0.02, l.Name)
 				require.Less(t, l.OutputError, 0.02, l.Name)
+				require.Positive(t, l.MaxAbs)
+				require.Less(t, l.MaxAbs, 0.05)
 				require.Empty(t, l.Note)
 				if l.Ratio > 0 {
 					scaled++

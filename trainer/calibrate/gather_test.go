@@ -3,11 +3,13 @@ package calibrate
 import (
 	"context"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/models"
@@ -15,26 +17,97 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// TestHessiansLeavePaddingOut compares the sums that the device makes with those of the gathered rows, of lengths that are padded.
-func TestHessiansLeavePaddingOut(t *testing.T) {
+// small is a model of two layers with random weights, biases too.
+func small(t *testing.T, kvHeads int, bias bool) (*models.Llama, *plan.Store) {
 	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
-	defer func() { require.NoError(t, store.Close()) }()
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	src := layers.NewSource(layers.Options{Seed: 5})
-	m, err := models.NewLlama(models.Config{Vocab: 40, Hidden: 16, Intermediate: 24, Layers: 2, Heads: 2, KVHeads: 1, HeadDim: 8, MaxPositions: 64,
-		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.3, Pad: -1}, src)
+	m, err := models.NewLlama(models.Config{Vocab: 40, Hidden: 16, Intermediate: 24, Layers: 2, Heads: 2, KVHeads: kvHeads, HeadDim: 8, MaxPositions: 64,
+		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.3, Pad: -1, AttentionBias: bias, MLPBias: bias}, src)
 	require.NoError(t, err)
 	require.NoError(t, src.Load(store))
-	r := &run{Options: Options{Model: m, Store: store, Method: GPTQ, Format: quant.AffineFormat{Bits: 4}, SampleRows: 1000,
-		Keep: func(string) bool { return false }}}
-	total := 0
-	for _, n := range []int{1, 31, 32, 33, 64} {
+	layers.Walk(m, func(p layers.Param) {
+		if !strings.HasSuffix(p.Name, "bias") {
+			return
+		}
+		b := tensor.New(p.Type)
+		for i := range b.Type().Size() {
+			b.Set(i, math.Sin(float64(i+len(p.Name))))
+		}
+		require.NoError(t, store.Set(p.Var, b))
+	})
+	return m, store
+}
+
+func rowsOf(lengths ...int) (rows []*tensor.Tensor) {
+	for _, n := range lengths {
 		row := tensor.New(tensor.T(tensor.I32, n))
 		for i := range n {
 			tensor.Data[int32](row)[i] = int32((7*i + n) % 40)
 		}
-		r.Rows = append(r.Rows, row)
-		total += n
+		rows = append(rows, row)
 	}
+	return rows
+}
+
+// hidden runs the model on a row.
+func hidden(t *testing.T, m *models.Llama, store *plan.Store, row *tensor.Tensor) []float32 {
+	n := row.Type().Size()
+	g := graph.New("hidden")
+	tokens, pos := g.Input("tokens", tensor.T(tensor.I32, 1, n)), g.Input("pos", tensor.T(tensor.I32, 1, n))
+	in, at := tensor.New(tokens.Type()), tensor.New(tokens.Type())
+	copy(in.Bytes(), row.Bytes())
+	for i := range n {
+		tensor.Data[int32](at)[i] = int32(i)
+	}
+	out := m.Hidden(models.Inputs{Tokens: tokens, Pos: pos})
+	p, err := plan.Compile([]graph.Value{out}, plan.Options{Device: store.Device(), Store: store})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, p.Close()) }()
+	res, err := p.Run(context.Background(), plan.Feed{tokens: in, pos: at})
+	require.NoError(t, err)
+	return res.Tensor(out).Float32s()
+}
+
+// TestFoldsTakeBiasesAlong: a bias is an output of its layer too. With grouped queries o_proj has nothing to fold into and says so.
+func TestFoldsTakeBiasesAlong(t *testing.T) {
+	for _, kvHeads := range []int{1, 2} {
+		m, store := small(t, kvHeads, true)
+		rows := rowsOf(9, 40)
+		want := hidden(t, m, store, rows[1])
+		r, err := Run(context.Background(), Options{Model: m, Store: store, Rows: rows, Method: SmoothQuant, Alpha: 0.9,
+			Format: quant.AffineFormat{Bits: 8, Per: 4}})
+		require.NoError(t, err)
+		folded := map[string]bool{}
+		layers.Walk(m, func(p layers.Param) {
+			if st := r.States[p.Name]; st != nil {
+				x, err := st.Dequantize(tensor.F32)
+				require.NoError(t, err)
+				require.NoError(t, store.Set(p.Var, x))
+			} else if x := r.Dense[p.Name]; x != nil {
+				folded[p.Name] = true
+				require.NoError(t, store.Set(p.Var, x))
+			}
+		})
+		require.True(t, folded["model.layers.0.mlp.up_proj.bias"])
+		require.Equal(t, kvHeads == 2, folded["model.layers.0.self_attn.v_proj.bias"])
+		for _, l := range r.Layers {
+			require.Equal(t, kvHeads == 1 && strings.Contains(l.Name, "o_proj"), l.Note != "", l.Name)
+		}
+		got := hidden(t, m, store, rows[1])
+		for i := range want {
+			require.InDelta(t, want[i], got[i], 0.1)
+		}
+	}
+}
+
+// TestHessiansLeavePaddingOut compares the sums that the device makes with those of the gathered rows, of lengths that are padded.
+func TestHessiansLeavePaddingOut(t *testing.T) {
+	m, store := small(t, 1, false)
+	r := &run{Options: Options{Model: m, Store: store, Method: GPTQ, Format: quant.AffineFormat{Bits: 4}, SampleRows: 1000,
+		Keep: func(string) bool { return false }}}
+	r.Rows = rowsOf(1, 31, 32, 33, 64)
+	const total = 1 + 31 + 32 + 33 + 64
 	require.NoError(t, r.prepare())
 	stages, err := r.stages()
 	require.NoError(t, err)

@@ -256,7 +256,7 @@ func (r *run) measure(l *linear, st *quant.State, original calib.Matrix) error {
 	}
 	rep := &l.report
 	rep.Name, rep.Bits = l.name, 8*float64(st.Bytes())/float64(max(st.Size(), 1))
-	rep.RelError, rep.Cosine = compare(original.Data, q.Data)
+	rep.RelError, rep.Cosine, rep.MaxAbs = compare(original.Data, q.Data)
 	if l.stage != nil {
 		rep.OutputError = relative(calib.OutputError(l.stage.samples.Matrix(), original, q, r.Parallel))
 	}
@@ -264,16 +264,17 @@ func (r *run) measure(l *linear, st *quant.State, original calib.Matrix) error {
 	return nil
 }
 
-// compare returns ‖a-b‖/‖a‖ and the cosine of the angle between a and b.
-func compare(a, b []float32) (rel, cosine float64) {
+// compare returns ‖a-b‖/‖a‖, the cosine of the angle between a and b, and the largest |a-b|.
+func compare(a, b []float32) (rel, cosine, most float64) {
 	var diff, aa, bb, ab float64
 	for i, v := range a {
 		x, y := float64(v), float64(b[i])
 		diff += (x - y) * (x - y)
 		aa, bb, ab = aa+x*x, bb+y*y, ab+x*y
+		most = max(most, math.Abs(x-y))
 	}
 	if aa == 0 {
-		return 0, 1
+		return 0, 1, most
 	}
-	return math.Sqrt(diff / aa), ab / math.Sqrt(aa*max(bb, 1e-300))
+	return math.Sqrt(diff / aa), ab / math.Sqrt(aa*max(bb, 1e-300)), most
 }

@@ -124,7 +124,7 @@ func (p *job) refuseUnplaced(in *input) error {
 func (l *Layer) calibrated(c calibrate.Layer) {
 	l.RelError, l.Cosine, l.OutputError, l.Nearest, l.Note = c.RelError, c.Cosine, c.OutputError, c.Nearest, c.Note
 	if c.Ratio != 0 {
-		l.MaxAbs = 0
+		l.MaxAbs = c.MaxAbs
 		l.Note = strings.TrimPrefix(l.Note+"; scaled", "; ")
 		if l.Note == "scaled" {
 			l.Note = fmt.Sprintf("scaled, exponent %.2f", c.Ratio)
