@@ -216,10 +216,11 @@ func (u *tensorStep) loadStates(w *stepWork, s *[3][]float32, lo, hi int) {
 
 func (u *tensorStep) storeCodes(s *[3][]float32, lo, hi int) {
 	for j := range u.moments {
-		quantize := u.books[j].QuantizeBlock
+		codes, absmax := u.codes[j][lo:hi], &u.absmax[j][lo/ops.SlabAlign]
 		if u.signed[j] {
-			quantize = u.books[j].QuantizeBlockSigned
+			*absmax = u.books[j].QuantizeBlockSigned(codes, s[j])
+		} else {
+			*absmax = u.books[j].QuantizeBlock(codes, s[j])
 		}
-		u.absmax[j][lo/ops.SlabAlign] = quantize(u.codes[j][lo:hi], s[j])
 	}
 }
