@@ -335,6 +335,9 @@ func (gr *Group) loadSection(s *section, tensors map[string]*tensor.Tensor, slab
 			if want := s.typeOf(e, at.i); t == nil || t.Type() != want {
 				return wrongState(name, t, want, s.params[at.i], s.class.name)
 			}
+			if err := checkState(name, e, t); err != nil {
+				return err
+			}
 			lo, n := s.span(e, at.i)
 			for k, part := range e.parts {
 				copy(slabs[s.states[part]].Bytes()[lo:lo+n], t.Bytes()[k*n:(k+1)*n])
@@ -346,6 +349,19 @@ func (gr *Group) loadSection(s *section, tensors map[string]*tensor.Tensor, slab
 			if q, name := find(e.qmap); q == nil || q.Type() != tensor.T(tensor.F32, 256) || !slices.Equal(tensor.Data[float32](q), m[:]) {
 				return fmt.Errorf("optim: %s is not the dynamic map of 8-bit states, and the codes beside it cannot be read", name)
 			}
+		}
+	}
+	return nil
+}
+
+// checkState refuses values that no step leaves behind and every later one would spread.
+func checkState(name string, e stateEntry, t *tensor.Tensor) error {
+	if t.DType() != tensor.F32 || e.each == ops.EachTensor {
+		return nil
+	}
+	for i, x := range tensor.Data[float32](t) {
+		if x-x != 0 || (e.each == ops.EachBlock && x < 0) {
+			return fmt.Errorf("optim: %s[%d] is %v; the state is damaged, load an earlier one", name, i, x)
 		}
 	}
 	return nil

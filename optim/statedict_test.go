@@ -2,6 +2,7 @@ package optim
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -182,6 +183,8 @@ func TestStateDictRefused(t *testing.T) {
 		"has no state.1":           func(d *StateDict) { set(d, "state1", nil) },
 		"order differ":             func(d *StateDict) { set(d, "absmax1", tensor.New(tensor.T(tensor.F32, 3))) },
 		"saved with":               func(d *StateDict) { set(d, "state2", tensor.New(tensor.T(tensor.F32, 40))) },
+		"absmax2[0] is NaN":        func(d *StateDict) { d.Tensors["state.1."+hidden+".absmax2"].Set(0, math.NaN()) },
+		"absmax1[1] is -1":         func(d *StateDict) { d.Tensors["state.0."+hidden+".absmax1"].Set(1, -1) },
 		"steps of parameter 0":     func(d *StateDict) { edit(d, `"step":1`, `"step":2`) },
 		"betas of parameter":       func(d *StateDict) { edit(d, "0.999,", "0.99,") },
 		"alpha of parameter":       func(d *StateDict) { edit(d, `"alpha":5`, `"alpha":6`) },
