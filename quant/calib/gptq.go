@@ -29,7 +29,11 @@ type GPTQOptions struct {
 	LeastError bool
 	// ActOrder takes columns in the order of falling diagonal of H, so that those which matter most are rounded while there are most
 	// others to make up for it.
-	ActOrder  bool
+	ActOrder bool
+	// KeepZeros leaves weights that are exactly 0, as pruning made them, at 0: what would have moved them is moved on to the columns to
+	// come, as in SparseGPT with a given mask (Frantar & Alistarh 2023, arXiv 2301.00774). A fitted code book may have no exact 0; they get
+	// its nearest value then.
+	KeepZeros bool
 	Damping   float64 // share of the mean diagonal added to the diagonal; 0 = DefaultDamping
 	BlockCols int     // columns between two lazy updates; 0 = DefaultBlockCols; changes speed only
 	Parallel  Parallel

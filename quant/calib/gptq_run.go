@@ -53,7 +53,11 @@ func (s *gptq) block(w, carry []float64, r, from, end int) (sum float64) {
 			s.fit(w, carry, b, r, from, j)
 		}
 		u := s.u[j*cols:]
-		code := s.enc.Code(b, float32(w[j]))
+		x := float32(w[j])
+		if s.KeepZeros && s.w.Data[at] == 0 {
+			x = 0
+		}
+		code := s.enc.Code(b, x)
 		value := s.enc.Value(b, code)
 		s.codes[at], s.res.Values.Data[at] = code, value
 		e := (w[j] - float64(value)) / u[j]

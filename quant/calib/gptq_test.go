@@ -115,7 +115,11 @@ func obq(t *testing.T, w Matrix, h []float64, f quant.Format, o GPTQOptions, per
 				}
 				enc.Fit(b, group)
 			}
-			code := enc.Code(b, float32(row[j]))
+			x := float32(row[j])
+			if o.KeepZeros && w.Row(r)[j] == 0 {
+				x = 0
+			}
+			code := enc.Code(b, x)
 			codes[r*n+j] = code
 			e := (row[j] - float64(enc.Value(b, code))) / hinv[j*n+j]
 			for k := range n {
@@ -229,6 +233,39 @@ func TestGPTQBeatsRoundToNearest(t *testing.T) {
 			got, err := GPTQ(w, h, f, GPTQOptions{ActOrder: act})
 			require.NoError(t, err)
 			require.Less(t, outputError(x, w, got.Values), 0.7*outputError(x, w, nearest(t, w, f)), "%s, act order %v", f.Name(), act)
+		}
+	}
+}
+
+func TestGPTQKeepsZeros(t *testing.T) {
+	r := rand.New(rand.NewPCG(21, 22))
+	x, w := correlated(r, 200, 32), randomWeight(r, 9, 32)
+	for i := range w.Data {
+		if i%4 > 1 {
+			w.Data[i] = 0
+		}
+	}
+	h := hessianOf(t, x)
+	full, err := h.Matrix()
+	require.NoError(t, err)
+	for _, f := range gridFormats() {
+		for _, act := range []bool{false, true} {
+			o := GPTQOptions{ActOrder: act, Static: act, KeepZeros: true}
+			perm := byDiagonal(full, 32)
+			if !act {
+				slices.Sort(perm)
+			}
+			got, err := GPTQ(w, h, f, o)
+			require.NoError(t, err)
+			codes := make([]uint8, len(w.Data))
+			require.NoError(t, got.State.Unpack(codes, 0, len(codes)))
+			require.Equal(t, obq(t, w, full, f, o, perm), codes, f.Name())
+			for i, v := range got.Values.Data {
+				if k, ok := f.(quant.KBitFormat); w.Data[i] == 0 && !(ok && k.Fit) { // a fitted table may lack 0
+					require.Zero(t, v, f.Name())
+				}
+			}
+			require.Less(t, outputError(x, w, got.Values), outputError(x, w, nearest(t, w, f)), f.Name())
 		}
 	}
 }

@@ -75,6 +75,7 @@ type Options struct {
 	NoClip     bool    // scales of GPTQ and AWQ cover the extremes of each block; else extremes are cut off where that lessens the error
 	NoActOrder bool    // GPTQ in the order of the columns, with scales fitted on the way
 	Sequential bool    // GPTQ: calibrate each layer on what the quantized layers before it give; a pass over the data for each input
+	KeepZeros  bool    // GPTQ leaves weights that are exactly 0, as pruning made them, at 0; the other methods do so anyway
 	Damping    float64 // of GPTQ; 0 = calib.DefaultDamping
 
 	SampleRows int   // rows of a layer's input that searches and measured errors see; 0 = 512

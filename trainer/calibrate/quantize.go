@@ -165,7 +165,7 @@ func (r *run) state(l *linear, w calib.Matrix) (*quant.State, error) {
 	}
 	if r.Method == GPTQ && s != nil {
 		res, err := calib.GPTQ(w, s.hessian, r.Format, calib.GPTQOptions{ActOrder: !r.NoActOrder, LeastError: !r.NoClip,
-			Damping: r.Damping, Parallel: r.Parallel, DType: dtype})
+			KeepZeros: r.KeepZeros, Damping: r.Damping, Parallel: r.Parallel, DType: dtype})
 		if err != nil {
 			return nil, err
 		}

@@ -37,9 +37,6 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 	if err != nil {
 		return bad("method", "%s", strings.TrimPrefix(err.Error(), "calibrate: "))
 	}
-	if method == calibrate.GPTQ && p.Change != nil {
-		return bad("prune", "gptq moves rounding errors into weights that pruning set to zero; use another --method")
-	}
 	if in.dir == nil {
 		return bad("calibrate", "data can only be run through a model folder; %s is a file of weights", p.In)
 	}
@@ -64,7 +61,7 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 	if rows == 0 {
 		rows = calibrationRows
 	}
-	o := calibrate.Options{Model: m.Llama, Store: store, Method: method, Format: p.format, Parallel: parallel, Progress: p.Progress,
+	o := calibrate.Options{Model: m.Llama, Store: store, Method: method, Format: p.format, Parallel: parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
 		Keep: func(name string) bool { return !p.weights[name] }}
 	if o.Rows, err = m.TokenRows(ctx, c.Data, c.SeqLen, rows); err != nil {
 		return err
