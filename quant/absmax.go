@@ -73,3 +73,19 @@ func fromFloat32[E Real](v float32) E {
 	}
 	return E(v)
 }
+
+// widened converts exactly.
+func widened[E Real](x E) float32 {
+	switch x := any(x).(type) {
+	case tensor.Float16:
+		return x.Float32()
+	case tensor.BFloat16:
+		return x.Float32()
+	case float32:
+		return x
+	}
+	return 0
+}
+
+// rounded is x as an element of E has it.
+func rounded[E Real](x float32) float32 { return widened(fromFloat32[E](x)) }

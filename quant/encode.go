@@ -355,8 +355,7 @@ func (e *Encoder) encodePiece(src Source, x []float32, codes []uint8, at int) er
 	return e.s.Pack(codes[:len(x)], at)
 }
 
-// firstError keeps one of the errors of parts that run at the same time: the one whose text sorts first would differ from run to run, so
-// it is simply the first to arrive.
+// firstError keeps one of the errors of parts that run at the same time, the first to arrive.
 type firstError struct {
 	mu  sync.Mutex
 	err error

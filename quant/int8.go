@@ -164,31 +164,39 @@ func QuantizeColumns[E Real](codes []int8, stats []float32, src []E, rows, cols 
 	}
 	stats = stats[:cols]
 	clear(stats)
-	var scratch [1]float32
-	at := func(i int) float32 { return toFloat32(scratch[:], src[i:i+1])[0] }
-	for r := range rows {
-		for c := range stats {
-			if a := abs32(at(r*cols + c)); a > stats[c] && (threshold <= 0 || a < threshold) {
-				stats[c] = a
+	eachRowPart(src, rows, cols, func(x []float32, _, c int) {
+		top := stats[c:]
+		for i, v := range x {
+			if a := abs32(v); a > top[i] && (threshold <= 0 || a < threshold) {
+				top[i] = a
 			}
 		}
-	}
-	for r := range rows {
-		for c, stat := range stats {
-			i := r*cols + c
-			codes[i] = 0
-			if v := at(i); stat > 0 && v == v && (threshold <= 0 || abs32(v) < threshold) {
-				codes[i] = columnCode[E](v, stat)
+	})
+	eachRowPart(src, rows, cols, func(x []float32, at, c int) {
+		out, top := codes[at:at+len(x)], stats[c:]
+		for i, v := range x {
+			out[i] = 0
+			if stat := top[i]; stat > 0 && v == v && (threshold <= 0 || abs32(v) < threshold) {
+				out[i] = columnCode[E](v, stat)
 			}
 		}
-	}
+	})
 	return nil
 }
 
+// eachRowPart shows parts of rows in float32: the elements from flat index at on, which begin in column c.
+func eachRowPart[E Real](src []E, rows, cols int, f func(x []float32, at, c int)) {
+	var scratch [1024]float32
+	for r := range rows {
+		for c := 0; c < cols; c += len(scratch) {
+			at := r*cols + c
+			f(toFloat32(scratch[:], src[at:at+min(len(scratch), cols-c)]), at, c)
+		}
+	}
+}
+
 func columnCode[E Real](v, stat float32) int8 {
-	var one [1]float32
-	p := []E{fromFloat32[E](v * 127)}
-	product := toFloat32(one[:], p)[0]
+	product := rounded[E](v * 127)
 	if !finite(product) {
 		// Only halves and the last binade of float32 get here; the quotient first loses nothing that matters.
 		return int8(math.RoundToEven(127 * float64(v) / float64(stat)))
@@ -268,8 +276,7 @@ func productValue[E Real](acc int32, row, col float32, bias E) tensor.Float16 {
 		return tensor.ToF16(fma32(p, Int8ProductScale, b.Float32()))
 	}
 	h := tensor.ToF16(float32(p * Int8ProductScale))
-	var one [1]float32
-	return tensor.ToF16(h.Float32() + toFloat32(one[:], []E{bias})[0])
+	return tensor.ToF16(h.Float32() + widened(bias))
 }
 
 // fma32 is x*y+z rounded once to float32: the product is exact in float64, and rounding the sum to odd there makes the second rounding
