@@ -223,6 +223,19 @@ func foldArg(s segment, lo, hi int, beats func(x, best float64) bool) float64 {
 	return float64(at)
 }
 
+// argMax32 is foldArg for the largest of adjacent float32: the scores of a vocabulary, at each step of generation.
+func argMax32(x []float32) int {
+	best, at := x[0], 0
+	for i, v := range x {
+		if v > best {
+			best, at = v, i
+		} else if v != v {
+			return i
+		}
+	}
+	return at
+}
+
 // foldSum adds in float64: four interleaved sums over runs of sumSegment elements.
 func foldSum(s segment, lo, hi int) float64 {
 	if x := s.run32(lo, hi); x != nil {

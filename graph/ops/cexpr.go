@@ -90,7 +90,7 @@ const cInteger = `#define DIV(x, y) ((y) == 0 ? 0 : (y) == -1 ? -(x) : (x) / (y)
 #define RINT(x) (x)
 #define TRUNC(x) (x)
 #define REM(x, y) ((y) == 0 || (y) == -1 ? 0 : (x) % (y))
-#define SHL(x, y) ((y) < 0 || (y) > 63 ? 0 : (long long)((unsigned long long)(x) << (y)))
+#define SHL(x, y) ((y) < 0 || (y) > 63 ? 0 : (x) << (y))
 #define SHR(x, y) ((y) < 0 ? 0 : (x) >> ((y) > 63 ? 63 : (y)))
 `
 

@@ -115,3 +115,17 @@ func TestEinsumOrder(t *testing.T) {
 		}
 	}
 }
+
+// FuzzEinsum: any specification gives a value or one error, and never a panic.
+func FuzzEinsum(f *testing.F) {
+	for _, s := range []string{"ij,jk->ik", "...ij,...jk", "ii,i->", "i j , j->", "a......,b->", "ij->ji,", "->", ",", "é,ij", "iij,ijj->ji", "..,.."} {
+		f.Add(s, uint8(2), uint8(2))
+	}
+	f.Fuzz(func(t *testing.T, spec string, a, b uint8) {
+		g := graph.New("g")
+		x := g.Input("x", tensor.T(tensor.F32, []int{2, 2, 3, 1, 2, 2, 2, 2}[:a%9]...))
+		y := g.Input("y", tensor.T(tensor.F32, []int{2, 3, 2, 2, 2, 2, 1, 2}[:b%9]...))
+		z := ops.Einsum(spec, x, y)
+		require.Equal(t, g.Err() == nil, z.Valid(), "%q: %v", spec, g.Err())
+	})
+}
