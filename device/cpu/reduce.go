@@ -202,6 +202,9 @@ func foldFor(k ops.Reduction) fold {
 		}
 	case ops.RedArgMax:
 		return func(s segment, lo, hi int) float64 {
+			if x := s.run32(lo, hi); x != nil {
+				return float64(lo + argMax32(x))
+			}
 			return foldArg(s, lo, hi, func(x, best float64) bool { return x > best })
 		}
 	case ops.RedArgMin:
