@@ -217,6 +217,22 @@ func (q *Quantization) MarshalJSON() ([]byte, error) {
 // FourBit reports whether the weights are nf4 or fp4.
 func (q *Quantization) FourBit() bool { return q.Scheme == "nf4" || q.Scheme == "fp4" }
 
+// skipKey is the key of Skip in the file.
+func (q *Quantization) skipKey() string {
+	if q.Method == MethodOwn {
+		return "modules_to_not_convert"
+	}
+	return "llm_int8_skip_modules"
+}
+
+// stateKind ends the name of a weight's description.
+func (q *Quantization) stateKind() string {
+	if q.Method == MethodOwn {
+		return MethodOwn
+	}
+	return MethodBNB + "__" + q.Scheme
+}
+
 // compile checks the patterns of Skip.
 func (q *Quantization) compile() error {
 	if len(q.Skip) > maxSkip {

@@ -163,11 +163,11 @@ func (z *Quantized) full(name string) error {
 	switch {
 	case t.DType.IsFloat():
 		e.Reason = fmt.Sprintf("it is %v in full precision, but quantization_config says %s", t, z.config.Scheme)
-		e.Remedy = "name the module in llm_int8_skip_modules, or remove quantization_config and set quantize.scheme if no weight is quantized"
+		e.Remedy = "name the module in " + z.config.skipKey() + ", or remove quantization_config and set quantize.scheme if no weight is quantized"
 	case t.DType == tensor.I8:
 		e.Reason = "it holds int8 codes, and their scales " + quoted(module+scaleSuffix) + " are missing"
 	default:
-		e.Reason = fmt.Sprintf("it is %v, and its description %s%sbitsandbytes__%s is missing", t, name, stateSuffix, z.config.Scheme)
+		e.Reason = fmt.Sprintf("it is %v, and its description %s%s%s is missing", t, name, stateSuffix, z.config.stateKind())
 	}
 	if e.Remedy == "" {
 		e.Remedy = "the checkpoint is incomplete: fetch it again, all shards of it"
