@@ -53,6 +53,8 @@ type Options struct {
 	Seed    uint64  // of the initialisers
 	// Quantize says whether and how the weight of a linear layer is quantized as it is loaded. nil: none is.
 	Quantize func(name string) (quant.Config, bool)
+	// Compute4bit is the dtype of products with 4-bit weights, see Linear4bit.Compute. Invalid: that of the activations.
+	Compute4bit tensor.DType
 	// Rename maps the model's name of a tensor to the file's. nil: they are the same.
 	Rename func(name string) string
 }
@@ -231,7 +233,7 @@ func (s Source) Linear(name string, in, out int, bias bool) Projection {
 	}
 	if q := s.shared.opts.Quantize; q != nil {
 		if cfg, ok := q(sub.path("weight")); ok {
-			return quantizedLinear(sub.Quantized("weight", cfg, sub.linearInit(in), out, in), b, cfg)
+			return s.computing(quantizedLinear(sub.Quantized("weight", cfg, sub.linearInit(in), out, in), b, cfg))
 		}
 	}
 	return &Linear{Weight: sub.Var("weight", sub.linearInit(in), out, in), Bias: b}
@@ -264,7 +266,7 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 		err = fmt.Errorf("tensor %q is quantized from %v, the configuration needs shape %v; does config.json belong to these weights?",
 			file, h.Type, tensor.S(out, in))
 	}
-	if err == nil && !h.Config.Scheme.FourBit() {
+	if err == nil && h.Config.Scheme > quant.Int8 {
 		err = fmt.Errorf("tensor %q is stored in %v, for which there is no layer; load the full-precision model and quantize it", file, h.Config.Scheme)
 	}
 	if err != nil {
@@ -280,7 +282,15 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 		}
 		return q.SetState(st, values)
 	})
-	return quantizedLinear(q, bias, h.Config)
+	return s.computing(quantizedLinear(q, bias, h.Config))
+}
+
+// computing gives a 4-bit layer the dtype of its products.
+func (s Source) computing(p Projection) Projection {
+	if l, ok := p.(*Linear4bit); ok {
+		l.Compute = s.shared.opts.Compute4bit
+	}
+	return p
 }
 
 // quantizedLinear is the layer that computes with a quantized weight.

@@ -14,6 +14,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
@@ -61,6 +62,9 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 		so.Weights = m.weights
 	}
 	if so.Quantize, err = m.quantizeRule(o.Quantize); err == nil {
+		so.Compute4bit, err = m.compute4bit(o.Quantize)
+	}
+	if err == nil {
 		m.Source = layers.NewSource(so)
 		m.Llama, err = models.NewLlama(mc, m.Source)
 	}
@@ -197,14 +201,32 @@ func (m *Model) quantizeRule(q config.Quantize) (func(string) (quant.Config, boo
 		return nil, nil
 	}
 	s, ok := quant.ParseScheme(q.Scheme)
-	if !ok || !s.FourBit() {
-		return nil, badConfig("quantize.scheme", "%s is not supported; supported: none, nf4, fp4", q.Scheme)
-	}
-	if !s.FourBit() {
-		return nil, badConfig("quantize.scheme", "%s is not supported for loading; supported: none, nf4, fp4", q.Scheme)
+	if !ok {
+		return nil, badConfig("quantize.scheme", "%s is not supported; supported: none, nf4, fp4, int8", q.Scheme)
 	}
 	c := quant.Config{Scheme: s, Blocksize: q.Blocksize, Double: q.Double}
+	if s == quant.Int8 {
+		c = quant.Config{Scheme: s, Threshold: int8Threshold}
+	}
 	return func(string) (quant.Config, bool) { return c, true }, nil
+}
+
+// int8Threshold is the magnitude from which on activations are kept out of int8: the default of transformers (llm_int8_threshold).
+const int8Threshold = 6
+
+// compute4bit is the dtype of products with 4-bit weights: the setting, else what a quantized directory says, else that of activations.
+func (m *Model) compute4bit(q config.Quantize) (tensor.DType, error) {
+	if q.Compute != "" {
+		d, ok := tensor.ParseDType(q.Compute)
+		if !ok || !d.IsFloat() {
+			return d, badConfig("quantize.compute", "%q is not a dtype; f32, bf16 and f16 are", q.Compute)
+		}
+		return d, nil
+	}
+	if z, ok := m.weights.(*checkpoint.Quantized); ok && z.Config().FourBit() {
+		return z.Config().Compute, nil
+	}
+	return tensor.Invalid, nil
 }
 
 // stored compares the settings with how the weights are stored.

@@ -68,9 +68,6 @@ func policyOf(cfg config.Config, info device.Info) (layers.Policy, error) {
 		}
 		p.Compute = d
 	}
-	if cfg.Quantize.Compute != "" && cfg.Quantize.Compute != p.Compute.String() {
-		return p, badConfig("quantize.compute", "must equal train.dtype (%s)", p.Compute)
-	}
 	if cfg.Adapter.Type != "lora" {
 		p.Param, _ = storageOf(cfg.Train)
 	}

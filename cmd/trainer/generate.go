@@ -38,7 +38,7 @@ func (p *program) generate() *cobra.Command {
 	f.Uint64Var(&o.Sampling.Seed, "seed", 1, "of the random choices")
 	f.StringVar(&o.Device, "device", "auto", "auto, cpu")
 	f.StringVar(&o.DType, "dtype", "auto", "compute dtype: auto, f32, bf16")
-	f.StringVar(&o.Scheme, "quantize", "none", "quantize the linear layers while loading: none, nf4, fp4")
+	f.StringVar(&o.Scheme, "quantize", "none", "quantize the linear layers while loading: none (as they are stored), nf4, fp4, int8")
 	f.BoolVar(&cache, "cache", true, "keep keys and values; false computes every token from the whole text again")
 	if err := c.MarkFlagRequired("model"); err != nil {
 		fmt.Fprintln(p.err, err)

@@ -294,6 +294,9 @@ func (r *reader) implyStored(c *Config, free func(key string) bool) {
 	if h == nil || c.Quantize.Scheme != q.Scheme || !q.FourBit() {
 		return
 	}
+	if free("quantize.compute") {
+		c.Quantize.Compute = q.Compute.String()
+	}
 	if free("quantize.blocksize") {
 		c.Quantize.Blocksize = h.Config.Blocksize
 	}
