@@ -44,3 +44,23 @@ func ExampleSource() {
 	// f32[2,10,64] <nil>
 	// <nil> <nil>
 }
+
+// A small image classifier: the struct's tags are PyTorch's names, and the step moves the running statistics.
+func ExampleConv() {
+	src := layers.NewSource(layers.Options{Seed: 1})
+	conv := layers.NewConv(src.Sub("conv"), 3, 16, []int{3, 3}, layers.ConvOptions{WindowOptions: ops.WindowOptions{Pad: []int{1}}})
+	norm := layers.NewBatchNorm(src.Sub("bn"), 16)
+	head := src.Linear("head", 16, 10, true)
+
+	g := graph.New("step")
+	x, labels := g.Input("x", tensor.T(tensor.F32, 8, 3, 32, 32)), g.Input("labels", tensor.T(tensor.I32, 8))
+	y := ops.ReLU(norm.Forward(conv.Forward(x), true))
+	y = layers.MaxPool{Kernel: []int{2, 2}}.Forward(y)
+	fmt.Println(y.Type())
+	logits := head.Forward(ops.Reshape(ops.GlobalAvgPool(y), 8, 16))
+	loss := ops.ClassLoss(logits, labels, ops.ClassLossOptions{Smoothing: 0.1})
+	fmt.Println(loss.Type(), len(g.Writes()), g.Err())
+	// Output:
+	// f32[8,16,16,16]
+	// f32[] 3 <nil>
+}

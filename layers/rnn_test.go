@@ -169,3 +169,40 @@ func TestLongSequence(t *testing.T) {
 	t.Logf("compiling and 40 steps of %d×%d took %v; loss %.4f -> %.4f", b, steps, time.Since(began), first, last)
 	require.Less(t, last, 0.7*first)
 }
+
+// TestRecurrentDropout: what is dropped lies between layers only, in training only, and belongs to a token, not to a place in the batch.
+func TestRecurrentDropout(t *testing.T) {
+	const b, steps, h = 2, 3, 8
+	src := doubles()
+	o := layers.RecurrentOptions{Layers: 2, BatchFirst: true, Dropout: layers.Dropout{Rate: 0.5, Site: 9}}
+	r := layers.NewGRU(src, 4, h, o)
+	store := newStore(t)
+	require.NoError(t, src.Load(store))
+	x := noise(1, b, steps, 4)
+	swapped := tensor.New(x.Type())
+	for i := range x.Type().Size() {
+		swapped.Set(i, x.At((i+steps*4)%(b*steps*4)))
+	}
+	forward := func(x *tensor.Tensor, samples ...int32) []float64 {
+		g := graph.New("gru")
+		in := g.Input("x", x.Type())
+		var random layers.Random
+		if samples != nil {
+			ids, pos := tensor.New(tensor.T(tensor.I32, b, steps)), tensor.New(tensor.T(tensor.I32, b, steps))
+			for i := range b * steps {
+				ids.Set(i, float64(samples[i/steps]))
+				pos.Set(i, float64(i%steps))
+			}
+			key, err := tensor.Of([]uint32{1, 2}, 2)
+			require.NoError(t, err)
+			random = layers.Random{Key: g.Const(key), Sample: g.Const(ids), Pos: g.Const(pos)}
+		}
+		y, _ := r.Forward(in, layers.RecurrentState{}, graph.Value{}, random)
+		return tensor.Data[float64](run(t, store, plan.Feed{in: x}, y)[0])
+	}
+	plain, dropped := forward(x), forward(x, 5, 6)
+	require.NotEqual(t, plain, dropped)
+	turned := forward(swapped, 6, 5)
+	require.InDeltaSlice(t, dropped[:steps*h], turned[steps*h:], 1e-12)
+	require.InDeltaSlice(t, dropped[steps*h:], turned[:steps*h], 1e-12)
+}

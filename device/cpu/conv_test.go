@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -78,4 +79,56 @@ func convLoops(x, w *tensor.Tensor, win ops.Window, groups int, out []int) *tens
 		y.Set(at, sum)
 	}
 	return y
+}
+
+// TestPoolingByLoops: the same for sums and largest elements of windows with padding and rounding up.
+func TestPoolingByLoops(t *testing.T) {
+	dev := New(Options{Threads: 2})
+	defer func() { require.NoError(t, dev.Close()) }()
+	ran := 0
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string, lo, hi int) int { return rapid.IntRange(lo, hi).Draw(t, name) }
+		n, k, s, d := draw("n", 1, 20), draw("k", 1, 4), draw("s", 1, 4), draw("d", 1, 3)
+		o := ops.PoolOptions{WindowOptions: ops.WindowOptions{Stride: []int{s}, Dilation: []int{d}, Pad: []int{draw("lo", 0, 4)}, PadEnd: []int{draw("hi", 0, 4)}},
+			Ceil: rapid.Bool().Draw(t, "ceil"), CountPad: rapid.Bool().Draw(t, "count")}
+		x := randomF64(t, 1, 2, n)
+		g := graph.New("pool")
+		in := g.Input("x", x.Type())
+		y, idx := ops.MaxPoolIndices(in, []int{k}, o)
+		avg := ops.AvgPool(in, []int{k}, o)
+		if g.Err() != nil {
+			t.Skip("a window that does not fit or sees only padding")
+		}
+		got, err := plan.Eval(dev, plan.Feed{in: x}, y, idx, avg)
+		require.NoError(t, err)
+		ran++
+		lo, hi := o.Pad[0], o.PadEnd[0]
+		for at := range got[0].Type().Size() {
+			p, ch := at%y.Dim(2), at/y.Dim(2)
+			best, where, sum, seen, counted := math.Inf(-1), -1, 0.0, 0, 0
+			for j := range k {
+				i := p*s + j*d - lo
+				if i < n+hi {
+					counted++
+				}
+				if i >= 0 && i < n {
+					v := x.At(ch*n + i)
+					sum, seen = sum+v, seen+1
+					if v > best {
+						best, where = v, i
+					}
+				}
+			}
+			if o.CountPad {
+				seen = counted
+			}
+			require.Equal(t, best, got[0].At(at))
+			require.Equal(t, float64(where), got[1].At(at))
+			require.InDelta(t, sum/float64(seen), got[2].At(at), 1e-12)
+		}
+		if last := (y.Dim(2) - 1) * s; last >= n+lo {
+			t.Fatalf("the last window starts at %d, in the padding behind %d elements", last-lo, n)
+		}
+	})
+	require.Positive(t, ran)
 }

@@ -30,7 +30,8 @@ type ClassLossOptions struct {
 }
 
 // ClassLoss is the cross-entropy of logits (N, C, d...) with i32 labels (N, d...), in f32 (f64 for f64). An ignored label's loss
-// is 0; the mean of nothing is 0. LossBatchMean is not defined.
+// is 0; the mean of nothing is 0. A label of C or more, unless ignored, fails the run as in TokenLossOp, or with Smoothing makes
+// the loss NaN. LossBatchMean is not defined.
 func ClassLoss(logits, labels Value, o ClassLossOptions) Value {
 	z, y, ok := o.rows("class_loss", logits, labels)
 	if !ok {
@@ -52,7 +53,8 @@ func ClassLoss(logits, labels Value, o ClassLossOptions) Value {
 	return o.reduce(Add(Scale(hard, 1-o.Smoothing), Scale(even, o.Smoothing)), y)
 }
 
-// NLLLoss is -logp[label] of log-probabilities (N, C, d...) and i32 labels (N, d...); see ClassLoss, without Smoothing.
+// NLLLoss is -logp[label] of log-probabilities (N, C, d...) and i32 labels (N, d...); see ClassLoss, without
+// Smoothing. A label of C or more, unless ignored, makes the loss NaN.
 func NLLLoss(logp, labels Value, o ClassLossOptions) Value {
 	z, y, ok := o.rows("nll_loss", logp, labels)
 	if !ok {
@@ -101,9 +103,13 @@ func (o ClassLossOptions) check(logits, labels tensor.Type) error {
 	return nil
 }
 
-// pickClass is -logp[label] (R...), 0 where the label does not count.
+// pickClass is -logp[label] (R...), 0 where the label does not count, and NaN where there is no such class: a wrong label must
+// not pass for a good one.
 func pickClass(logp, labels Value) Value {
-	return Neg(Sum(Where(labelHits(labels, logp.Dim(-1)), logp, Scalar(logp, 0)), -1))
+	classes := logp.Dim(-1)
+	loss := Neg(Sum(Where(labelHits(labels, classes), logp, Scalar(logp, 0)), -1))
+	known := Where(Less(labels, Scalar(labels, float64(classes))), Scalar(loss, 1), Scalar(loss, -1))
+	return Add(loss, Log(known))
 }
 
 func (o ClassLossOptions) weighed(loss, labels Value) Value {

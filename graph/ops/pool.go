@@ -80,9 +80,16 @@ func (w Window) pooled(x tensor.Type) (tensor.Type, error) {
 	return tensor.T(x.DType, append(x.Shape.Dims()[:2], out...)...), nil
 }
 
-// blind is the first of p output positions that sees none of n elements of an axis, or -1.
+// blind is the first of p output positions that sees none of n elements of an axis, or -1. Where the first tap is on an element there
+// is nothing to ask, so only the positions over the padding are walked.
 func (w Window) blind(axis, n, p int) int {
-	for at := range p {
+	s, lo := int(w.Stride[axis]), int(w.Lo[axis])
+	for at := range min((lo+s-1)/s, p) {
+		if w.within(axis, at, 0, n) == 0 {
+			return at
+		}
+	}
+	for at := max((n+lo+s-1)/s, 0); at < p; at++ {
 		if w.within(axis, at, 0, n) == 0 {
 			return at
 		}
