@@ -71,3 +71,74 @@ func ExampleSchedule() {
 	fmt.Println()
 	// Output: 0.50 1.00 1.00 0.85 0.50 0.15
 }
+
+// The rate is halved when two measurements in a row bring nothing new.
+func ExamplePlateau() {
+	s := optim.Schedule{Kind: "plateau", LR: 0.1}
+	p, err := optim.NewPlateau(optim.PlateauOptions{Factor: 0.5, Patience: 1}, optim.PlateauState{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for step, loss := range []float64{2, 1.5, 1.6, 1.5, 1.2} {
+		fmt.Printf("%.2f ", p.Scale*s.At(step))
+		p.Observe(loss)
+	}
+	fmt.Printf("%.2f\n", p.Scale*s.At(5))
+	// Output: 0.10 0.10 0.10 0.10 0.05 0.05
+}
+
+// An average of the weights takes their place for an evaluation, and gives it back.
+func ExampleEMA() {
+	w := graph.NewVar("w", tensor.T(tensor.F32, 1))
+	opt, err := optim.New("sgd", optim.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	group, err := optim.NewGroup([]*graph.Var{w}, optim.Options{Optimizer: opt})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ema, err := optim.NewEMA(group, optim.EMAOptions{Decay: 0.5})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	dev := cpu.New(cpu.Options{Threads: 1})
+	store := plan.NewStore(dev)
+	run := func(emit func(*graph.Graph) graph.Value) {
+		p, err := plan.Compile([]graph.Value{emit(graph.New("average"))}, plan.Options{Device: dev, Store: store})
+		if err == nil {
+			_, err = p.Run(context.Background(), nil)
+		}
+		if err != nil {
+			fmt.Println(err)
+		}
+	}
+	show := func(what string) {
+		x, err := store.Get(w)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Printf("%s %.2f\n", what, x.At(0))
+	}
+	for _, v := range []float64{1, 4} { // what training would do
+		x := tensor.New(w.Type)
+		x.Set(0, v)
+		if err := store.Set(w, x); err != nil {
+			fmt.Println(err)
+			return
+		}
+		run(ema.Update)
+	}
+	run(ema.Enter)
+	show("average")
+	run(ema.Leave)
+	show("weight")
+	// Output:
+	// average 3.00
+	// weight 4.00
+}

@@ -1,5 +1,5 @@
 // Package optim updates parameters: the rules of torch and of bitsandbytes, with states in 32 and in 8 bits, Adafactor and Muon,
-// learning-rate schedules, clipping and the loss scale of float16.
+// learning-rate schedules, clipping, averages of the weights, rounding to 16 bits and the loss scale of float16.
 //
 // A rule runs over slabs: all parameters of a group, their gradients and each state lie one after another in one array, so that
 // an update is one operation however many tensors there are (LoRA has hundreds of small ones), and 8-bit blocks stay within one tensor.
