@@ -17,8 +17,8 @@ var updateONNX = flag.Bool("update", false, "rewrite docs/onnx-ops.md")
 
 const onnxHead = "# Operator cases of the ONNX standard\n\n" +
 	"Printed by `go test ./device/cpu -run TestONNX -update`; do not edit. The cases are the node tests of ONNX (operator sets 7 to 28).\n" +
-	"Floats must agree within 1e-7 + 1e-3·|want|, everything else must be equal; a differentiable operator's gradient is compared with\n" +
-	"central differences in float64 on the inputs of each case that has floating-point inputs and outputs.\n\n"
+	"Floats must agree within 1e-7 + 1e-3·|want|, everything else must be equal; a differentiable operator's gradient, and the gradient\n" +
+	"of that, are compared with central differences in float64 on the inputs of each case that has floating-point inputs and outputs.\n\n"
 
 // TestONNX runs the operator cases of the ONNX standard on this device and keeps docs/onnx-ops.md true.
 func TestONNX(t *testing.T) {
