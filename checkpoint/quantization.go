@@ -61,7 +61,7 @@ type ownConfig struct {
 // ownVersion is the version of the layout with MethodOwn.
 const ownVersion = 1
 
-const maxSkip = 10_000 // more patterns than any model has modules of a kind
+const maxSkip = 2000 // more patterns than any model has modules of a kind
 
 // pyFloat64 is written as Python writes a float, with a point.
 type pyFloat64 float64
@@ -243,7 +243,7 @@ func (q *Quantization) compile() error {
 		if err != nil {
 			re = nil // a plain name with characters that mean something in expressions: it matches as a suffix
 		} else {
-			re.MatchTimeout = 100 * time.Millisecond
+			re.MatchTimeout = 20 * time.Millisecond
 		}
 		q.skip = append(q.skip, re)
 	}

@@ -80,11 +80,17 @@ func (p *program) runQuantize(ctx context.Context, o *quantizeFlags) error {
 			return err
 		}
 	}
+	if p.terminal() {
+		o.Progress = func(done, total int, name string) { fmt.Fprintf(p.err, "\r\x1b[K%d of %d  %.80q", done+1, total, name) }
+	}
 	before, err := p.perplexity(ctx, o, o.In)
 	if err != nil {
 		return err
 	}
 	r, err := quantize.Run(ctx, o.Options)
+	if p.terminal() {
+		fmt.Fprint(p.err, "\r\x1b[K")
+	}
 	if err != nil {
 		return err
 	}

@@ -153,6 +153,7 @@ func TestQuantizeRefuses(t *testing.T) {
 		{[]string{"quantize", "builtin:huge", out, "--scheme=nf4"}, config.ExitConfig, "huge"},
 		{[]string{"quantize", filepath.Join(dir, "none"), out, "--scheme=nf4"}, config.ExitInput, "none"},
 		{[]string{"quantize", notes, out, "--scheme=nf4"}, config.ExitInput, "notes.txt"},
+		{[]string{"inspect", notes}, config.ExitInput, "no file of a known kind"},
 		{[]string{"quantize", quantized, out, "--scheme=fp4"}, config.ExitInput, "quantized already"},
 		{[]string{"dequantize", filepath.Join("..", "..", "builtin", "tiny"), out}, config.ExitInput, "full precision"},
 		{[]string{"dequantize", quantized, out, "--dtype=u8"}, config.ExitConfig, "dtype"},

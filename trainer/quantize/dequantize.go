@@ -31,7 +31,12 @@ type Dequantized struct {
 }
 
 // Dequantize is the inverse of Run, up to the rounding of quantization: weights in full precision, no quantization_config.
-func Dequantize(ctx context.Context, o DequantizeOptions) (d *Dequantized, err error) {
+func Dequantize(ctx context.Context, o DequantizeOptions) (*Dequantized, error) {
+	d, err := dequantize(ctx, o)
+	return d, classify(err)
+}
+
+func dequantize(ctx context.Context, o DequantizeOptions) (d *Dequantized, err error) {
 	o.FS = vfs.Or(o.FS)
 	switch {
 	case o.In == "" || o.Out == "":

@@ -42,7 +42,12 @@ type Options struct {
 }
 
 // Run quantizes In into Out and reports on every weight.
-func Run(ctx context.Context, o Options) (r *Report, err error) {
+func Run(ctx context.Context, o Options) (*Report, error) {
+	r, err := run(ctx, o)
+	return r, classify(err)
+}
+
+func run(ctx context.Context, o Options) (r *Report, err error) {
 	p, err := newPlan(o)
 	if err != nil {
 		return nil, err
@@ -189,6 +194,20 @@ func (diskError) ExitCode() int { return config.ExitDisk }
 
 // Unwrap returns the cause.
 func (e diskError) Unwrap() error { return e.error }
+
+// classify gives an error the exit code of its kind, unless it has one.
+func classify(err error) error {
+	var has interface{ ExitCode() int }
+	switch {
+	case err == nil || errors.As(err, &has):
+		return err
+	case errors.Is(err, checkpoint.ErrDisk):
+		return diskError{err}
+	case errors.Is(err, checkpoint.ErrFormat):
+		return inputError{err}
+	}
+	return err
+}
 
 func onDisk(err error) error {
 	if err == nil {

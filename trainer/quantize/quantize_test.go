@@ -128,6 +128,9 @@ func TestEveryFault(t *testing.T) {
 			} else {
 				require.ErrorIs(t, serr, fs.ErrNotExist)
 				require.Error(t, err, "operation %d, %v", at, kind)
+				if kind != faultfs.Crash {
+					require.Contains(t, []int{config.ExitDisk, config.ExitInput}, config.ExitCode(err), "%v", err)
+				}
 			}
 			if _, serr := m.Stat("/out"); serr != nil && kind == faultfs.Crash {
 				require.NoError(t, run(m), "a second try after a crash at operation %d", at)
