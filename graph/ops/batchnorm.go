@@ -246,7 +246,8 @@ func LocalResponseNorm(x Value, size int, alpha, beta, k float64) Value {
 	if x.Rank() < 3 || !x.DType().IsFloat() || size < 1 {
 		return fail("lrn", x, "the input must be (N, C, S...) of a float dtype and the size positive, got %v and %d", x.Type(), size)
 	}
-	w, err := WindowOptions{Pad: []int{size / 2, 0}, PadEnd: []int{(size - 1) / 2, 0}}.Window(size, 1)
+	before, after := min(size/2, x.Dim(1)), min((size-1)/2, x.Dim(1)) // there is nothing beyond
+	w, err := WindowOptions{Pad: []int{before, 0}, PadEnd: []int{after, 0}}.Window(before+1+after, 1)
 	if err != nil {
 		return fail("lrn", x, "%v", err)
 	}

@@ -172,6 +172,9 @@ func AdaptiveMaxPool(x Value, out ...int) Value {
 	})
 }
 
+// maxAdaptive bounds the matrix that averages an axis.
+const maxAdaptive = 1 << 26
+
 func adaptiveRange(i, n, m int) (lo, hi int) { return i * n / m, ((i+1)*n + m - 1) / m }
 
 func swapped(rank, a, b int) []int {
@@ -193,8 +196,8 @@ func adaptive(name string, x Value, out []int, axis func(x Value, axis, m int) V
 	}
 	y := Cast(x, wide(x.DType()))
 	for i, m := range out {
-		if m < 1 || x.Dim(2+i) < 1 {
-			return fail(name, x, "cannot pool axis %d to %d positions", 2+i, m)
+		if n := x.Dim(2 + i); m < 1 || n < 1 || m > maxAdaptive/n {
+			return fail(name, x, "cannot pool axis %d of %d elements to %d positions", 2+i, n, m)
 		}
 		if m != y.Dim(2+i) {
 			y = axis(y, 2+i, m)

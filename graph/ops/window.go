@@ -81,7 +81,23 @@ func (w Window) check() error {
 			return fmt.Errorf("kernel %d, stride %d and dilation %d of axis %d must be positive", w.Kernel[i], w.Stride[i], w.Dilation[i], i)
 		}
 	}
+	if !w.small() {
+		return fmt.Errorf("a kernel of %v has more than %d elements", w.kernelDims(), maxTaps)
+	}
 	return nil
+}
+
+// maxTaps bounds a kernel: padding may make it larger than its input, and backends keep a table of its elements.
+const maxTaps = 1 << 22
+
+func (w Window) small() bool {
+	n := int64(1)
+	for _, k := range w.Kernel[:w.rank()] {
+		if n *= int64(k); n > maxTaps {
+			return false
+		}
+	}
+	return true
 }
 
 func (w Window) rank() int { return int(w.Rank) }
