@@ -47,10 +47,23 @@ func TestSchedules(t *testing.T) {
 	for _, kind := range optim.ScheduleNames() {
 		t.Run(kind, func(t *testing.T) {
 			c := pretrain(t)
-			c.Train.Schedule, c.Train.Steps, c.Train.ScheduleArgs.MinLR, c.Train.ScheduleArgs.Cycles = kind, 6, 1e-3, 2
-			c.Train.ScheduleArgs.Decay, c.Train.ScheduleArgs.DecayShape = 3, "sqrt"
-			c.Data.Val, c.Eval.Every = 0.2, 3
-			want := optim.Schedule{Kind: kind, LR: c.Train.LR, Warmup: c.Train.Warmup, Total: 6, MinLR: 1e-3, Cycles: 2, Decay: 3, Shape: "sqrt"}
+			c.Train.Schedule, c.Train.Steps, c.Data.Val, c.Eval.Every = kind, 6, 0.2, 3
+			want := optim.Schedule{Kind: kind, LR: c.Train.LR, Warmup: c.Train.Warmup, Total: 6}
+			a := &c.Train.ScheduleArgs
+			switch kind {
+			case "cosine":
+				a.MinLR, a.Cycles = 1e-3, 2
+				want.MinLR, want.Cycles = 1e-3, 2
+			case "wsd":
+				a.MinLR, a.Decay, a.DecayShape = 1e-3, 3, "sqrt"
+				want.MinLR, want.Decay, want.Shape = 1e-3, 3, "sqrt"
+			case "inverse_sqrt":
+				a.Timescale, want.Timescale = 7, 7
+			case "polynomial":
+				a.Power, want.Power = 2, 2
+			case "onecycle":
+				a.StartDiv, a.EndDiv, want.StartDiv, want.EndDiv = 5, 50, 5, 50
+			}
 			run(t, c, trainer.Hooks{OnStep: func(r report.Row) error {
 				require.Equal(t, want.At(int(r.Step)-1), r.LR, "step %d", r.Step)
 				return nil

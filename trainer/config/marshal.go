@@ -74,15 +74,12 @@ func (c Config) Hash() (string, error) {
 	sum := sha256.New()
 	sum.Write([]byte("config 1\n"))
 	for _, f := range fields(&c) {
-		if f.silent && !(f.key == "eval.every" && c.Train.Schedule == "plateau") || f.value.zero() {
+		if f.silent && !(f.key == "eval.every" && c.Train.Schedule == "plateau") || f.value.zero() || f.atDefault() {
 			continue
 		}
 		text, err := yaml.Marshal(f.value.node())
 		if err != nil {
 			return "", fmt.Errorf("hashing %s: %w", f.key, err)
-		}
-		if f.since != "" && strings.TrimSpace(string(text)) == f.since {
-			continue
 		}
 		fmt.Fprintf(sum, "%s=%s", f.key, text)
 	}

@@ -37,9 +37,14 @@ func anyConfig(t *rapid.T) Config {
 	tr.LR, tr.Warmup = rapid.Float64Range(0, 10).Draw(t, "lr"), share.Draw(t, "warmup")
 	tr.Schedule, tr.Optimizer = of("schedule", schedules), of("optimizer", optimizers)
 	tr.Betas = rapid.SliceOfN(share, 2, 2).Draw(t, "betas")
-	tr.ScheduleArgs.MinLR, tr.ScheduleArgs.Decay = tr.LR*share.Draw(t, "floor"), rapid.Float64Range(0, 100).Draw(t, "decay")
-	tr.ScheduleArgs.DecayShape, tr.NoDecay = of("shape", shapes), of("no_decay", decayed)
-	tr.OptimizerArgs.Momentum, tr.OptimizerArgs.SkipZeros = share.Draw(t, "momentum"), rapid.Bool().Draw(t, "skip")
+	tr.NoDecay = of("no_decay", decayed)
+	if tr.Schedule == "wsd" {
+		tr.ScheduleArgs.MinLR, tr.ScheduleArgs.Decay = tr.LR*share.Draw(t, "floor"), rapid.Float64Range(0, 100).Draw(t, "decay")
+		tr.ScheduleArgs.DecayShape = of("shape", shapes)
+	}
+	if familyOf(tr.Optimizer) == "sgd" {
+		tr.OptimizerArgs.Momentum, tr.OptimizerArgs.SkipZeros = share.Draw(t, "momentum"), rapid.Bool().Draw(t, "skip")
+	}
 	for range rapid.IntRange(0, 2).Draw(t, "groups") {
 		scale, decay := rapid.Float64Range(0, 10).Draw(t, "scale"), rapid.Float64Range(0, 1).Draw(t, "wd")
 		g := ParamGroup{Match: rapid.StringMatching(`[a-z.]{1,9}`).Draw(t, "match"), Bits: rapid.SampledFrom([]int{0, 8, 32}).Draw(t, "bits"), LRScale: &scale}
@@ -92,7 +97,7 @@ func TestLoadOfMarshalIsIdentity(t *testing.T) {
 func TestNestedKeys(t *testing.T) {
 	file := "model: m\ntrain:\n  schedule: wsd\n  schedule_args: {decay: 0.2, decay_shape: sqrt}\n  groups:\n    - {match: norm, weight_decay: 0, bits: 32}\n"
 	c, err := Loader{}.Parse("run.yaml", []byte(file), []string{"--train.schedule_args.min_lr=1e-5", "--train.optimizer_args.nesterov",
-		"--train.optimizer_args.momentum", "0.9"})
+		"--train.optimizer_args.momentum", "0.9", "--train.optimizer=sgd8bit"})
 	require.NoError(t, err)
 	zero := 0.0
 	require.Equal(t, []ParamGroup{{Match: "norm", WeightDecay: &zero, Bits: 32}}, c.Train.Groups)

@@ -78,6 +78,7 @@ func (c Config) problems() []*ErrConfig {
 	k.training(c.Train)
 	k.schedule(c.Train)
 	k.updates(c.Train)
+	k.unread(c)
 	k.rest(c)
 	return k.found
 }
