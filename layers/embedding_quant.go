@@ -72,21 +72,13 @@ func (e *Embedding8bit) Forward(ids graph.Value) graph.Value {
 // StableEmbedding is an embedding followed by a layer normalisation in float32, which keeps the gradients of 8-bit training in
 // bounds (Dettmers et al. 2022, arXiv 2110.02861, §2.3). It begins Xavier-uniform and asks for 32-bit optimizer states of its table.
 type StableEmbedding struct {
-	Weight   *graph.Var `name:"weight"`
-	NormGain *graph.Var `name:"norm.weight"`
-	NormBias *graph.Var `name:"norm.bias"`
+	Weight *graph.Var `name:"weight"`
+	Norm   *LayerNorm `name:"norm"`
 }
-
-// stableEps is PyTorch's default of a layer normalisation.
-const stableEps = 1e-5
 
 // NewStableEmbedding takes the table "weight" and the normalisation "norm.weight", "norm.bias" from src.
 func NewStableEmbedding(src Source, vocab, dim int) *StableEmbedding {
-	return &StableEmbedding{
-		Weight:   src.Var("weight", XavierUniform(dim, vocab), vocab, dim),
-		NormGain: src.Var("norm.weight", Ones(), dim),
-		NormBias: src.Var("norm.bias", Zeros(), dim),
-	}
+	return &StableEmbedding{src.Var("weight", XavierUniform(dim, vocab), vocab, dim), NewLayerNorm(src.Sub("norm"), dim)}
 }
 
 // Forward maps i32 ids (...) to (..., features) in the table's dtype.
@@ -94,10 +86,8 @@ func (e *StableEmbedding) Forward(ids graph.Value) graph.Value {
 	if !ids.Valid() {
 		return ids
 	}
-	g := ids.Graph()
-	x := ops.Cast(ops.Embed(g.Read(e.Weight), ids), tensor.F32)
-	y := ops.LayerNorm(x, castRead(g, e.NormGain, tensor.F32), castRead(g, e.NormBias, tensor.F32), stableEps)
-	return ops.Cast(y, e.Weight.Type.DType)
+	x := ops.Cast(ops.Embed(ids.Graph().Read(e.Weight), ids), tensor.F32)
+	return ops.Cast(e.Norm.Forward(x), e.Weight.Type.DType)
 }
 
 // FullState returns the table.

@@ -110,7 +110,7 @@ func TestStableEmbedding(t *testing.T) {
 	g := graph.New("stable")
 	y := e.Forward(g.Const(ids))
 	require.Equal(t, tensor.T(tensor.BF16, 3, dim), y.Type())
-	grads, err := autograd.Grad(ops.Sum(ops.Square(ops.Cast(y, tensor.F32))), e.Weight, e.NormGain, e.NormBias)
+	grads, err := autograd.Grad(ops.Sum(ops.Square(ops.Cast(y, tensor.F32))), e.Weight, e.Norm.Weight, e.Norm.Bias)
 	require.NoError(t, err)
 	got := evaluate(t, store, append(grads, y)...)
 	for r := range 3 {

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
@@ -41,6 +42,7 @@ type rows8 struct {
 	threshold  float32
 	from       tensor.DType
 	half       bool // round to f16 first
+	strict     bool // NaN in a row makes its statistic NaN
 
 	tasks    int
 	masks    []bool   // tasks × cols: outlier columns that a task has seen
@@ -50,9 +52,9 @@ type rows8 struct {
 	found    int      // number of outlier columns
 }
 
-func newRows8(rows, cols int, threshold float32, from tensor.DType, half bool) *rows8 {
+func newRows8(rows, cols int, o ops.QuantizeRows8, from tensor.DType, half bool) *rows8 {
 	tasks := min(max(rows*cols/quantGrain, 1), maxTasks, max(rows, 1))
-	return &rows8{rows: rows, cols: cols, threshold: threshold, from: from, half: half && from != tensor.F16, tasks: tasks}
+	return &rows8{rows: rows, cols: cols, threshold: o.Threshold, strict: o.Strict, from: from, half: half && from != tensor.F16, tasks: tasks}
 }
 
 func (q *rows8) carve(c *scratchCut) {
@@ -79,6 +81,9 @@ func (q *rows8) run(d *Device, codes []int8, stats []float32, x []byte) error {
 	err := d.parallel(q.tasks, func(t int) {
 		for r := q.rows * t / q.tasks; r < q.rows*(t+1)/q.tasks; r++ {
 			stats[r] = q.row(codes[r*q.cols:][:q.cols], x, r, t)
+			if q.strict && hasNaN(q.from, x, r*q.cols, q.cols) {
+				stats[r] = float32(math.NaN())
+			}
 		}
 	})
 	if err != nil || q.threshold <= 0 {
@@ -128,9 +133,34 @@ func (q *rows8) row(codes []int8, x []byte, r, task int) float32 {
 	return quant.QuantizeRow(codes, tensor.View[float32](x)[lo:][:q.cols], q.threshold, mask)
 }
 
+// hasNaN reports whether one of n elements from lo on is NaN.
+func hasNaN(d tensor.DType, x []byte, lo, n int) bool {
+	switch d {
+	case tensor.BF16:
+		for _, v := range tensor.View[tensor.BFloat16](x)[lo:][:n] {
+			if v&0x7fff > 0x7f80 {
+				return true
+			}
+		}
+	case tensor.F16:
+		for _, v := range tensor.View[tensor.Float16](x)[lo:][:n] {
+			if v&0x7fff > 0x7c00 {
+				return true
+			}
+		}
+	default:
+		for _, v := range tensor.View[float32](x)[lo:][:n] {
+			if v != v {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func buildQuantizeRows8(d *Device, o ops.QuantizeRows8, s device.Spec) (*Kernel, error) {
 	cols := s.In[0].Dim(-1)
-	q := newRows8(s.Out[1].Size(), cols, o.Threshold, s.In[0].DType, false)
+	q := newRows8(s.Out[1].Size(), cols, o, s.In[0].DType, false)
 	var need scratchCut
 	q.carve(&need)
 	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
@@ -166,12 +196,24 @@ func buildQuantizeColumns8(d *Device, o ops.QuantizeColumns8, s device.Spec) (*K
 			if err := quantizeColumns(out, stats[lo:hi], part, s.In[0].DType, rows, w, o.Threshold); err != nil {
 				return err
 			}
+			if o.Strict && hasNaN(s.In[0].DType, part, 0, rows*w) {
+				markColumns(stats[lo:hi], part, s.In[0].DType)
+			}
 			for r := range rows {
 				copy(codes[r*cols+lo:r*cols+hi], out[r*w:])
 			}
 			return nil
 		})
 	}}, nil
+}
+
+// markColumns makes the statistics of columns that hold NaN NaN.
+func markColumns(stats []float32, x []byte, d tensor.DType) {
+	for i := range len(x) / d.Size() {
+		if v := load32(d, x, i); v != v {
+			stats[i%len(stats)] = v
+		}
+	}
 }
 
 func quantizeColumns(codes []int8, stats []float32, x []byte, d tensor.DType, rows, cols int, threshold float32) error {

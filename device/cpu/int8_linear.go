@@ -32,7 +32,7 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 		return nil, device.ErrNoKernel
 	}
 	l.tasks = min(max(l.n/16, 1), maxTasks)
-	l.rows = newRows8(l.m, l.k, o.Threshold, x.DType, true)
+	l.rows = newRows8(l.m, l.k, ops.QuantizeRows8{Threshold: o.Threshold, Strict: true}, x.DType, true)
 	l.gemm = newGemm8(l.m, l.n, l.k, ops.Int8MatMul{TransB: true}, d.threads)
 	var need scratchCut
 	l.carve(&need)

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -219,6 +220,48 @@ func TestInt8LinearEqualsSteps(t *testing.T) {
 				require.Equal(t, first, out[0].Bytes())
 				require.NoError(t, d.Close())
 			}
+		}
+	}
+}
+
+// A NaN shows in all that is computed from its row, its column or its weight, fused and step by step.
+func TestInt8KeepsNaN(t *testing.T) {
+	d := New(Options{Threads: 1})
+	defer func() { require.NoError(t, d.Close()) }()
+	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16} {
+		x, w := tensor.New(tensor.T(dt, 4, 6)), tensor.New(tensor.T(dt, 3, 6))
+		for i := range 24 {
+			x.Set(i, float64(i%5)-2)
+			w.Set(i%18, float64(i%7)-3)
+		}
+		x.Set(2*6+1, math.NaN())
+		g := graph.New("nan")
+		vals, feed := nnFeed(g, []*tensor.Tensor{x, w})
+		rows, cols := g.Apply(ops.QuantizeRows8{Strict: true}, vals[0]), g.Apply(ops.QuantizeColumns8{Strict: true}, vals[0])
+		codes, stats, _ := ops.QuantizeRowsTo8(vals[1], 0)
+		in := []graph.Value{vals[0], codes, stats, {}}
+		master := ops.LinearInt8Master(vals[0], vals[1], graph.Value{}, 0)
+		gw, err := autograd.VJP([]graph.Value{master}, []graph.Value{ops.Linear(vals[0], vals[1])}, vals[1])
+		require.NoError(t, err)
+		_, laxStats, _ := ops.QuantizeRowsTo8(vals[0], 0)
+		out, err := plan.Eval(d, feed, rows[1], cols[1], ops.LinearInt8(vals[0], codes, stats, graph.Value{}, 0), ops.LinearInt8(vals[0], codes, stats, graph.Value{}, 2),
+			ops.Int8Linear{}.Decompose(in)[0], ops.Int8Linear{Threshold: 2}.Decompose(in)[0], ops.SwitchBackLinear(ops.SwitchBack{}, vals[0], vals[1], graph.Value{}),
+			master, gw[0], laxStats)
+		require.NoError(t, err)
+		for i := range 4 {
+			require.Equal(t, i == 2, math.IsNaN(out[0].At(i)), "row statistics")
+			require.False(t, math.IsNaN(out[9].At(i)), "the library's statistics pass over NaN")
+		}
+		for i := range 6 {
+			require.Equal(t, i == 1, math.IsNaN(out[1].At(i)), "column statistics")
+		}
+		for _, y := range out[2:8] {
+			for i := range 12 {
+				require.Equal(t, i/3 == 2, math.IsNaN(y.At(i)))
+			}
+		}
+		for i := range 18 {
+			require.True(t, math.IsNaN(out[8].At(i)), "a row of dy is NaN")
 		}
 	}
 }

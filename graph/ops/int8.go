@@ -11,11 +11,20 @@ import (
 // QuantizeRows8 quantizes the vectors along the last axis of x (f32, f16 or bf16) to int8 as quant.QuantizeRows does: codes i8 of x's
 // shape, one absmax f32 a vector, and a bool for each column that says whether it holds an outlier. Elements with |x| >= Threshold > 0
 // are outliers: they count for no absmax and have code 0, and with more than one vector so has their whole column.
-type QuantizeRows8 struct{ Threshold float32 }
+//
+// NaN has code 0 and counts for nothing, as in the library. Strict gives a vector that holds one the absmax NaN instead, so that whatever
+// is computed from it shows it.
+type QuantizeRows8 struct {
+	Threshold float32
+	Strict    bool
+}
 
 // QuantizeColumns8 quantizes the columns of x (rows, cols) to int8 as quant.QuantizeColumns does: codes i8 of x's shape and one absmax
-// f32 a column. Elements with |x| >= Threshold > 0 count for no absmax and have code 0.
-type QuantizeColumns8 struct{ Threshold float32 }
+// f32 a column. Elements with |x| >= Threshold > 0 count for no absmax and have code 0. Strict is as for QuantizeRows8, by column.
+type QuantizeColumns8 struct {
+	Threshold float32
+	Strict    bool
+}
 
 // DequantizeRows8 gives code·absmax·(1/127) in float32, rounded once to To, for codes i8 (..., cols) and one absmax f32 a vector.
 // ScaleFirst multiplies absmax with 1/127 before the code; the last bit of the float32 product may differ. bitsandbytes computes the
@@ -40,15 +49,29 @@ var (
 	_ graph.Coster       = DequantizeProduct8{}
 )
 
+// strictRows and strictColumns are what layers quantize with: a NaN in x, a weight or a gradient must not vanish.
+var (
+	strictRows    = QuantizeRows8{Strict: true}
+	strictColumns = QuantizeColumns8{Strict: true}
+)
+
 // QuantizeRowsTo8 returns the codes and statistics of x and which columns hold outliers; see QuantizeRows8.
 func QuantizeRowsTo8(x Value, threshold float32) (codes, stats, outliers Value) {
-	out := apply(QuantizeRows8{threshold}, x)
+	return quantizeRows(QuantizeRows8{Threshold: threshold}, x)
+}
+
+func quantizeRows(o QuantizeRows8, x Value) (codes, stats, outliers Value) {
+	out := apply(o, x)
 	return out[0], out[1], out[2]
 }
 
 // QuantizeColumnsTo8 returns the codes and statistics of x; see QuantizeColumns8.
 func QuantizeColumnsTo8(x Value, threshold float32) (codes, stats Value) {
-	out := apply(QuantizeColumns8{threshold}, x)
+	return quantizeColumns(QuantizeColumns8{Threshold: threshold}, x)
+}
+
+func quantizeColumns(o QuantizeColumns8, x Value) (codes, stats Value) {
+	out := apply(o, x)
 	return out[0], out[1]
 }
 

@@ -16,6 +16,8 @@ import (
 // Threshold > 0, its whole column stays out of the int8 product and is multiplied as it is, in x's dtype, with the dequantized codes of the
 // weight's column, summed in float32 and added before the last rounding.
 //
+// A row of x that holds NaN gives a row of NaN; the library passes over it.
+//
 // The gradient of x is the library's: dy·W with W = code·(absmax/127) in x's dtype, as if nothing had been rounded (a straight-through
 // estimate). Codes and statistics are frozen.
 type Int8Linear struct{ Threshold float32 }
@@ -109,7 +111,7 @@ func (o Int8MasterLinear) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 	x, w := n.In[0], n.In[1]
 	return lazily(need,
 		func() Value {
-			codes, stats, _ := QuantizeRowsTo8(Cast(w, tensor.F16), 0)
+			codes, stats, _ := quantizeRows(strictRows, Cast(w, tensor.F16))
 			return one(Int8WeightMatMul{Trans: true}, gy[0], codes, stats)
 		},
 		func() Value { return Cast(o.weightGrad(matrix(gy[0]), matrix(x)), w.DType()) },
@@ -121,8 +123,8 @@ func (o Int8MasterLinear) weightGrad(gy, x Value) Value {
 	if o.Threshold > 0 {
 		return one(MatMul{TransA: true}, gy, x)
 	}
-	gc, gs := QuantizeColumnsTo8(Cast(gy, tensor.F16), 0)
-	xc, xs := QuantizeColumnsTo8(Cast(x, tensor.F16), 0)
+	gc, gs := quantizeColumns(strictColumns, Cast(gy, tensor.F16))
+	xc, xs := quantizeColumns(strictColumns, Cast(x, tensor.F16))
 	acc := one(Int8MatMul{TransA: true}, gc, xc)
 	return one(DequantizeProduct8{tensor.F16}, acc, gs, xs, Value{})
 }
@@ -157,7 +159,7 @@ func (Int8MasterLinear) Cost(in, out []tensor.Type) (flops, bytes int64) {
 // with zeros in the other columns.
 func (o Int8Linear) Decompose(in []Value) []Value {
 	x, w, stats, bias := matrix(in[0]), in[1], in[2], in[3]
-	codes, rowStats, outliers := QuantizeRowsTo8(Cast(x, tensor.F16), o.Threshold)
+	codes, rowStats, outliers := quantizeRows(QuantizeRows8{o.Threshold, true}, Cast(x, tensor.F16))
 	acc := one(Int8MatMul{TransB: true}, codes, w)
 	y := one(DequantizeProduct8{x.DType()}, acc, rowStats, stats, bias)
 	if o.Threshold > 0 {
@@ -172,6 +174,6 @@ func (o Int8Linear) Decompose(in []Value) []Value {
 
 // Decompose implements graph.Decomposable.
 func (o Int8MasterLinear) Decompose(in []Value) []Value {
-	codes, stats, _ := QuantizeRowsTo8(Cast(in[1], tensor.F16), 0)
+	codes, stats, _ := quantizeRows(strictRows, Cast(in[1], tensor.F16))
 	return []Value{one(Int8Linear(o), in[0], codes, stats, in[2])}
 }

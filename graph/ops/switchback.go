@@ -51,7 +51,7 @@ func (o SwitchBack) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 	g := matrix(gy[0])
 	return lazily(need,
 		func() Value {
-			codes, stats, _ := QuantizeRowsTo8(g, 0)
+			codes, stats, _ := quantizeRows(strictRows, g)
 			wc, ws := o.columns(w)
 			acc := one(Int8MatMul{}, codes, wc)
 			return Reshape(scaledProduct(acc, stats, ws, Value{}, x.DType()), x.Shape().Dims()...)
@@ -59,7 +59,7 @@ func (o SwitchBack) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 		func() Value {
 			seen := matrix(x)
 			if o.Saved {
-				codes, stats, _ := QuantizeRowsTo8(seen, 0)
+				codes, stats, _ := quantizeRows(strictRows, seen)
 				seen = one(DequantizeRows8{To: x.DType()}, codes, stats)
 			}
 			return Cast(one(MatMul{TransA: true}, g, seen), w.DType())
@@ -70,7 +70,7 @@ func (o SwitchBack) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 // rows quantizes w for x·wᵀ: codes (N, K) and N statistics, or one.
 func (o SwitchBack) rows(w Value) (codes, stats Value) {
 	if o.Vectorwise {
-		codes, stats, _ = QuantizeRowsTo8(w, 0)
+		codes, stats, _ = quantizeRows(strictRows, w)
 		return codes, stats
 	}
 	return wholeTo8(w)
@@ -79,14 +79,14 @@ func (o SwitchBack) rows(w Value) (codes, stats Value) {
 // columns quantizes w for dy·w: codes (N, K) and K statistics, or one.
 func (o SwitchBack) columns(w Value) (codes, stats Value) {
 	if o.Vectorwise {
-		return QuantizeColumnsTo8(w, 0)
+		return quantizeColumns(strictColumns, w)
 	}
 	return wholeTo8(w)
 }
 
 // wholeTo8 quantizes a tensor with one absmax.
 func wholeTo8(w Value) (codes, stats Value) {
-	codes, stats, _ = QuantizeRowsTo8(Reshape(w, 1, w.Type().Size()), 0)
+	codes, stats, _ = quantizeRows(strictRows, Reshape(w, 1, w.Type().Size()))
 	return Reshape(codes, w.Shape().Dims()...), stats
 }
 
@@ -108,7 +108,7 @@ func (SwitchBack) Cost(in, out []tensor.Type) (flops, bytes int64) {
 // Decompose implements graph.Decomposable.
 func (o SwitchBack) Decompose(in []Value) []Value {
 	x, w := matrix(in[0]), in[1]
-	codes, stats, _ := QuantizeRowsTo8(x, 0)
+	codes, stats, _ := quantizeRows(strictRows, x)
 	wc, ws := o.rows(w)
 	y := scaledProduct(one(Int8MatMul{TransB: true}, codes, wc), stats, ws, in[2], x.DType())
 	dims := in[0].Shape().Dims()
