@@ -10,6 +10,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/optim"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -134,4 +135,24 @@ func TestStableEmbedding(t *testing.T) {
 	model.Wide.State32 = true
 	model.Tied = model.Wide
 	require.Equal(t, []*graph.Var{e.Weight, model.Wide.Weight}, layers.FullState(model))
+}
+
+// An 8-bit optimizer keeps the states of such tables in 32 bits and those of the others in 8.
+func TestFullStateOverridesOptimizer(t *testing.T) {
+	src := layers.NewSource(layers.Options{Seed: 5})
+	model := &struct {
+		Stable *layers.StableEmbedding `name:"stable"`
+		Plain  *layers.Embedding       `name:"plain"`
+	}{layers.NewStableEmbedding(src.Sub("stable"), 100, 64), layers.NewEmbedding(src.Sub("plain"), 100, 64, layers.Normal(1))}
+	layers.SetTrainable(model, true)
+	opt, err := optim.New("adamw8bit", optim.Config{Min8bitSize: 4096})
+	require.NoError(t, err)
+	for want, overrides := range map[int][]optim.Override{2: nil, 1: {{Vars: layers.FullState(model), Bits: 32}}} {
+		for _, v := range layers.Trainable(model) {
+			v.Slab = nil
+		}
+		gr, err := optim.NewGroup(layers.Trainable(model), optim.Options{Optimizer: opt, Overrides: overrides})
+		require.NoError(t, err)
+		require.Equal(t, want, gr.NumEightBit())
+	}
 }

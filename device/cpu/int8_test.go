@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -264,4 +265,43 @@ func TestInt8KeepsNaN(t *testing.T) {
 			require.True(t, math.IsNaN(out[8].At(i)), "a row of dy is NaN")
 		}
 	}
+}
+
+// Whatever the shape, the threshold and the outliers, y is as near to the product with the dequantized weight as half a code of each
+// element that was quantized allows, and three roundings to f16: of outliers' weights, of the int8 part and of the sum.
+func TestInt8LinearErrorBound(t *testing.T) {
+	d := New(Options{Threads: 2})
+	defer func() { require.NoError(t, d.Close()) }()
+	rapid.Check(t, func(rt *rapid.T) {
+		m, k, n := rapid.IntRange(1, 9).Draw(rt, "m"), rapid.IntRange(1, 80).Draw(rt, "k"), rapid.IntRange(1, 40).Draw(rt, "n")
+		threshold := rapid.SampledFrom([]float32{0, 0.5, 6}).Draw(rt, "threshold")
+		scale := rapid.SampledFrom([]float64{0, 1e-3, 1, 8}).Draw(rt, "scale")
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
+		x, w, stats := tensor.New(tensor.T(tensor.F16, m, k)), tensor.New(tensor.T(tensor.I8, n, k)), tensor.New(tensor.T(tensor.F32, n))
+		for i := range m * k {
+			x.Set(i, scale*rng.NormFloat64())
+		}
+		for i := range n * k {
+			w.Set(i, float64(rng.IntN(255)-127))
+		}
+		for i := range n {
+			stats.Set(i, rng.Float64())
+		}
+		g := graph.New("bound")
+		vals, feed := nnFeed(g, []*tensor.Tensor{x, w, stats})
+		_, rowStats, _ := ops.QuantizeRowsTo8(vals[0], threshold)
+		out, err := plan.Eval(d, feed, ops.LinearInt8(vals[0], vals[1], vals[2], graph.Value{}, threshold), rowStats)
+		require.NoError(rt, err)
+		for i := range m * n {
+			want, size, bound := 0.0, 0.0, 0.0
+			for l := range k {
+				weight := w.At(i%n*k+l) * stats.At(i%n) / 127
+				want += x.At(i/n*k+l) * weight
+				size += math.Abs(x.At(i/n*k+l) * weight)
+				bound += math.Abs(weight) * out[1].At(i/n) / 254
+			}
+			got := out[0].At(i)
+			require.LessOrEqual(rt, math.Abs(got-want), bound+3.0/2048*(size+bound)+1e-7, "element %d", i)
+		}
+	})
 }
