@@ -65,7 +65,7 @@ func (o QuantEmbed) Cost(in, out []tensor.Type) (flops, bytes int64) {
 
 // Decompose implements graph.Decomposable: the whole table is dequantized.
 func (o QuantEmbed) Decompose(in []Value) []Value {
-	w := one(Dequantize{o.Scheme, o.Blocksize, o.Rows, o.Cols, o.To, o.Nested}, in[1:]...)
+	w := one(Dequantize(o), in[1:]...)
 	return []Value{Gather(w, 0, in[0])}
 }
 
