@@ -154,7 +154,7 @@ func TestAverage(t *testing.T) {
 }
 
 // overflowing is a model whose last activations are so large that the gradient of its head overflows in float16.
-func overflowing(t *testing.T) string {
+func overflowing(t *testing.T, factor float32) string {
 	t.Helper()
 	dir := model(t, small)
 	path := filepath.Join(dir, "model.safetensors")
@@ -166,7 +166,7 @@ func overflowing(t *testing.T) string {
 		require.NoError(t, err)
 		if name == "model.norm.weight" {
 			for i, v := range tensor.Data[float32](x) {
-				tensor.Data[float32](x)[i] = v * 200
+				tensor.Data[float32](x)[i] = v * factor
 			}
 		}
 		out = append(out, checkpoint.Named{Name: name, Tensor: x})
@@ -181,7 +181,7 @@ func overflowing(t *testing.T) string {
 // goes on with the scale that it had.
 func TestLossScale(t *testing.T) {
 	c := pretrain(t)
-	c.Model, c.Train.DType, c.Train.Steps = overflowing(t), "f16", 8
+	c.Model, c.Train.DType, c.Train.Steps = overflowing(t, 200), "f16", 8
 	c.Data.SeqLen = 16
 	var log bytes.Buffer
 	var norms []float64
@@ -203,6 +203,11 @@ func TestLossScale(t *testing.T) {
 	require.Equal(t, before, weights(t, c.Out), "a step that overflows changes nothing")
 	c.Train.Steps = 8
 	resumes(t, c)
+
+	// Where the loss itself overflows, no scale of its gradient helps.
+	c = again(t, c)
+	c.Model = overflowing(t, 1e7)
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitNonFinite, "step 1", "use f32")
 }
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
