@@ -81,7 +81,8 @@ func (c *Codebook) codes(codes []uint8, x []float32, absmax float32) {
 		return
 	}
 	for i, v := range x {
-		codes[i] = c.find(float32(v * r))
+		// A calibrated scale may be so far below the element that the quotient overflows.
+		codes[i] = c.find(min(max(float32(v*r), -math.MaxFloat32), math.MaxFloat32))
 	}
 }
 

@@ -164,8 +164,12 @@ func (e *Encoder) encodeAffine(codes []uint8, x []float32, b, first int) {
 	const magic64 = 3 << 51
 	step, zero := float64(e.s.Absmax[b]), float64(e.s.zero(b))
 	lowest, highest := -zero, float64(int(1)<<e.s.Bits-1)-zero
-	if step == 0 {
+	switch {
+	case step == 0:
 		lowest, highest = 0, 0
+	case e.stochastic && e.s.Zeros == nil:
+		// The step is rounded, so -absmax may lie a little beyond the code that stands for it: it is not to be rounded to the next.
+		lowest++
 	}
 	for i, v := range x {
 		// The bounds are integers, so clamping first gives the same code and keeps the sum exact.

@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -82,13 +83,29 @@ func QuantizeTensor(t *tensor.Tensor, f Format, o Options) (*State, error) {
 	if t == nil {
 		return nil, fmt.Errorf("quant: no tensor to quantize")
 	}
+	if f == nil {
+		return nil, errNoFormat
+	}
 	return f.Quantize(From(t), o)
+}
+
+var errNoFormat = errors.New("quant: no format: use Config{} for nf4, or ParseFormat")
+
+// stateFor makes the state that a format fills from src.
+func stateFor(f Format, src Source) (*State, error) {
+	if src == nil {
+		return nil, errors.New("quant: no source to quantize")
+	}
+	return f.New(src.Type())
 }
 
 // Convert quantizes what s stands for in another format, without holding it dequantized: exact float32 values are made piece by piece.
 func Convert(s *State, f Format, o Options) (*State, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
+	}
+	if f == nil {
+		return nil, errNoFormat
 	}
 	return f.Quantize(s, o)
 }

@@ -67,7 +67,7 @@ func (c Config) New(t tensor.Type) (*State, error) { return newState(t, c.header
 
 // Quantize implements Format. Host tensors take a faster path to the same bytes.
 func (c Config) Quantize(src Source, o Options) (*State, error) {
-	s, err := c.New(src.Type())
+	s, err := stateFor(c, src)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,8 @@ func (c Config) Quantize(src Source, o Options) (*State, error) {
 }
 
 // Quantize quantizes a tensor of F32, F16 or BF16. A tensor that holds NaN or an infinity is refused: one such element would spoil its
-// whole block.
+// whole block. bitsandbytes takes int8 weights through f16: its bytes are those of the tensor converted to F16 first, as layers.Quantized
+// does.
 func Quantize(t *tensor.Tensor, cfg Config) (*State, error) { return QuantizeTensor(t, cfg, Options{}) }
 
 func (s *State) quantizeAll(t *tensor.Tensor, run func(n int, f func(lo, hi int))) error {
@@ -158,7 +159,7 @@ func (f AffineFormat) New(t tensor.Type) (*State, error) { return newState(t, f.
 
 // Quantize implements Format.
 func (f AffineFormat) Quantize(src Source, o Options) (*State, error) {
-	s, err := f.New(src.Type())
+	s, err := stateFor(f, src)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +206,7 @@ func (f BlockwiseFormat) New(t tensor.Type) (*State, error) { return newState(t,
 
 // Quantize implements Format.
 func (f BlockwiseFormat) Quantize(src Source, o Options) (*State, error) {
-	s, err := f.New(src.Type())
+	s, err := stateFor(f, src)
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +255,7 @@ func (f FP8Format) New(t tensor.Type) (*State, error) { return newState(t, f.hea
 
 // Quantize implements Format.
 func (f FP8Format) Quantize(src Source, o Options) (*State, error) {
-	s, err := f.New(src.Type())
+	s, err := stateFor(f, src)
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +267,7 @@ func (f FP8Format) Quantize(src Source, o Options) (*State, error) {
 type KBitFormat struct {
 	Bits      int  // 2 to 6
 	Blocksize int  // elements per scale; 0 = DefaultBlocksize
-	Fit       bool // fit the table to the tensor (k-means in one dimension) and store it
+	Fit       bool // fit the table to the tensor (k-means in one dimension, 0 staying a value) and store it
 	Double    bool // store the scales in 8 bits
 }
 
@@ -294,7 +295,7 @@ func (f KBitFormat) New(t tensor.Type) (*State, error) { return newState(t, f.he
 
 // Quantize implements Format.
 func (f KBitFormat) Quantize(src Source, o Options) (*State, error) {
-	s, err := f.New(src.Type())
+	s, err := stateFor(f, src)
 	if err != nil {
 		return nil, err
 	}

@@ -285,6 +285,23 @@ func TestFittedTable(t *testing.T) {
 	}
 }
 
+// A fitted table keeps the value 0, so what pruning left out stays out.
+func TestFittedTableKeepsZero(t *testing.T) {
+	x := randomTensor(t, tensor.F32, 16, 64)
+	for i := 0; i < x.Shape().Size(); i += 2 {
+		x.Set(i, 0)
+	}
+	for bits := 2; bits <= 6; bits++ {
+		s, err := QuantizeTensor(x, KBitFormat{Bits: bits, Fit: true, Double: bits%2 == 0}, Options{})
+		require.NoError(t, err)
+		back, err := s.Dequantize(tensor.F32)
+		require.NoError(t, err)
+		for i := 0; i < x.Shape().Size(); i += 2 {
+			require.Zero(t, back.At(i), "%d bits, element %d", bits, i)
+		}
+	}
+}
+
 func squaredError(t testing.TB, x *tensor.Tensor, f Format) (sum float64) {
 	t.Helper()
 	s, err := QuantizeTensor(x, f, Options{})
@@ -361,9 +378,17 @@ func TestFormatsRefuse(t *testing.T) {
 		require.ErrorContains(t, err, "f64 cannot be quantized", f.Name())
 		_, err = QuantizeTensor(nil, f, Options{})
 		require.ErrorContains(t, err, "no tensor")
+		_, err = f.Quantize(nil, Options{})
+		require.ErrorContains(t, err, "no source", f.Name())
 		_, err = f.Quantize(broken{}, Options{})
 		require.ErrorContains(t, err, "disk on fire", f.Name())
 	}
+	_, err := QuantizeTensor(x, nil, Options{})
+	require.ErrorContains(t, err, "no format")
+	s, err := Quantize(x, Config{})
+	require.NoError(t, err)
+	_, err = Convert(s, nil, Options{})
+	require.ErrorContains(t, err, "no format")
 	for _, f := range []Format{AffineFormat{}, AffineFormat{Bits: 9}, AffineFormat{Bits: 4, Per: -3}, KBitFormat{Bits: 7}, KBitFormat{Bits: 4, Blocksize: -1},
 		FP8Format{Scheme: Int8}, BlockwiseFormat{Map: "x"}, BlockwiseFormat{Blocksize: -5}, Config{Scheme: KBit}, Config{Scheme: Int8, Double: true}} {
 		_, err := QuantizeTensor(x, f, Options{})
@@ -403,6 +428,30 @@ func TestFormatsAtTheEdges(t *testing.T) {
 			require.LessOrEqual(rt, math.Abs(float64(v)-float64(x[i])), bound+0x1p-126, "%s: %v became %v", f.Name(), x[i], v)
 		}
 	})
+}
+
+// Scales so far apart that the kernels' reciprocal of their distance is 0 are refused: all would become their mean.
+func TestDoubleRefusesScalesFarApart(t *testing.T) {
+	x := tensor.New(tensor.T(tensor.F32, 1, 128))
+	x.Set(0, 3e38)
+	x.Set(64, 1)
+	_, err := QuantizeTensor(x, KBitFormat{Bits: 4, Double: true}, Options{})
+	require.ErrorContains(t, err, "second level holds up to")
+	_, err = QuantizeTensor(x, KBitFormat{Bits: 4}, Options{})
+	require.NoError(t, err)
+}
+
+// The largest float32 stays finite: the step is rounded down, and one code more would be infinite.
+func TestStochasticRoundingOfTheLargest(t *testing.T) {
+	x := tensor.New(tensor.T(tensor.F32, 1, 1<<16))
+	for i, d := 0, tensor.Data[float32](x); i < len(d); i++ {
+		d[i] = -math.MaxFloat32
+	}
+	for seed := range uint64(32) {
+		s, err := QuantizeTensor(x, AffineFormat{Bits: 8, Per: PerTensor, Stochastic: true}, Options{Seed: seed})
+		require.NoError(t, err)
+		require.NotContains(t, s.Codes, byte(0))
+	}
 }
 
 type broken struct{}

@@ -95,8 +95,8 @@ func (s *levelSearch) codes(codes []uint8, x []float32, scale float32) {
 const fitBins = 1 << 13
 
 // fitLevels finds the table of 2^bits values that minimises the mean squared error of the blocks' scaled elements: Lloyd's iteration
-// (Lloyd 1982) in float64 on a histogram, from the quantiles of the normal distribution. The outcome does not depend on how the work is
-// split.
+// (Lloyd 1982) in float64 on a histogram, from the quantiles of the normal distribution. Zero stays a value, so that pruned weights and
+// padding stay zero. The outcome does not depend on how the work is split.
 func (e *Encoder) fitLevels(src Source, o Options) error {
 	var mu sync.Mutex
 	var total [fitBins]int64
@@ -147,7 +147,7 @@ func (e *Encoder) countBlocks(src Source, from, to int, counts []int64) error {
 	return nil
 }
 
-// lloyd moves each value to the mean of what is nearest to it until nothing moves. A value that nothing is nearest to stays.
+// lloyd moves each value but 0 to the mean of what is nearest to it until nothing moves. A value that nothing is nearest to stays.
 func lloyd(counts []int64, start []float32) []float32 {
 	levels := make([]float64, len(start))
 	for i, v := range start {
@@ -166,7 +166,7 @@ func lloyd(counts []int64, start []float32) []float32 {
 		}
 		moved := 0.0
 		for k := range levels {
-			if weight[k] > 0 {
+			if weight[k] > 0 && start[k] != 0 {
 				moved = max(moved, math.Abs(sum[k]/weight[k]-levels[k]))
 				levels[k] = sum[k] / weight[k]
 			}

@@ -118,6 +118,9 @@ func TestEncoderClips(t *testing.T) {
 			require.Equal(t, e.Code(0, -1e30), e.Code(0, -2*x), "%s %v", f.Name(), -2*x)
 			require.InDelta(t, 0.5, e.Value(0, e.Code(0, x)), 0.26, "%s", f.Name())
 		}
+		e.SetRange(0, -0x1p-99, 0x1p-99) // the quotient overflows
+		require.Equal(t, e.Code(0, 0x1p-97), e.Code(0, 1e30), f.Name())
+		require.Equal(t, e.Code(0, -0x1p-97), e.Code(0, -1e30), f.Name())
 	}
 }
 

@@ -84,7 +84,7 @@ func (c *Compressed) Validate() error {
 	return nil
 }
 
-// Dense returns the matrix with its zeros. Places outside their group, which no matrix gives, are refused.
+// Dense returns the matrix with its zeros. Places outside their group, and two values for one place, which no matrix gives, are refused.
 func (c *Compressed) Dense() (*tensor.Tensor, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -99,11 +99,15 @@ func (c *Compressed) Dense() (*tensor.Tensor, error) {
 			if c.Values.At(i) == 0 {
 				continue
 			}
-			if lo+p >= hi {
-				if err == nil {
-					err = fmt.Errorf("prune: value %d has place %d in a group of %d", i, p, hi-lo)
-				}
-				continue
+			switch {
+			case err != nil:
+				return
+			case lo+p >= hi:
+				err = fmt.Errorf("prune: value %d has place %d in a group of %d: the places are damaged", i, p, hi-lo)
+				return
+			case out.At(lo+p) != 0:
+				err = fmt.Errorf("prune: value %d has place %d, which another has: the places are damaged", i, p)
+				return
 			}
 			copy(out.Bytes()[(lo+p)*size:(lo+p+1)*size], c.Values.Bytes()[i*size:(i+1)*size])
 		}

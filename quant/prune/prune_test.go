@@ -119,6 +119,10 @@ func TestRefuses(t *testing.T) {
 	require.NoError(t, err)
 	broken.Values.Set(3, 1) // in the short group of two
 	broken.setPlace(3, 3)
+	twice, err := Compress(tensor.New(tensor.T(tensor.F32, 1, 4)), 2, 4)
+	require.NoError(t, err)
+	twice.Values.Set(0, 1) // both at place 0
+	twice.Values.Set(1, 2)
 	short := *broken
 	short.Places = nil
 	for want, err := range map[string]error{
@@ -132,6 +136,7 @@ func TestRefuses(t *testing.T) {
 		"row 0 has 4 elements":              second(Compress(full, 2, 4)),
 		"only a matrix":                     second(Compress(nil, 2, 4)),
 		"place 3 in a group of 2":           second(broken.Dense()),
+		"place 0, which another has":        second(twice.Dense()),
 		"needs 4 floats a row and 1 bytes":  second(short.Dense()),
 		"a mask of 2 elements for 1 weight": Mask{true, true}.Apply(make([]float32, 1)),
 	} {
