@@ -63,7 +63,7 @@ func (p *Plateau) State() PlateauState {
 	return s
 }
 
-// Observe takes a measurement and reports whether the rate was reduced. A loss that is not a number is no progress.
+// Observe takes a measurement and reports whether the rate was reduced. A loss that is not a finite number is no progress.
 func (p *Plateau) Observe(loss float64) (reduced bool) {
 	if p.progress(loss) {
 		p.Best, p.Bad = &loss, 0
@@ -90,7 +90,7 @@ const leastReduction = 1e-8
 
 func (p *Plateau) progress(loss float64) bool {
 	switch {
-	case math.IsNaN(loss):
+	case math.IsNaN(loss) || math.IsInf(loss, 0):
 		return false
 	case p.Best == nil:
 		return true

@@ -225,3 +225,17 @@ func TestPlateauRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, p.Observe(math.NaN()), "no patience, no progress")
 }
+
+// TestPlateauOfOverflow: a loss that overflowed is no progress, and the state can be saved.
+func TestPlateauOfOverflow(t *testing.T) {
+	for _, sign := range []int{1, -1} {
+		p, err := NewPlateau(PlateauOptions{Patience: 1}, PlateauState{})
+		require.NoError(t, err)
+		require.False(t, p.Observe(math.Inf(sign)))
+		_, err = json.Marshal(p.State())
+		require.NoError(t, err)
+		require.Nil(t, p.Best)
+		require.False(t, p.Observe(3))
+		require.InDelta(t, 3, *p.Best, 0)
+	}
+}
