@@ -37,7 +37,7 @@ type place struct {
 // Scalars are what an update takes besides slabs, each a float32 scalar of the graph.
 type Scalars struct {
 	LR     graph.Value
-	Step   graph.Value // number of this update, from 1; absent: the group counts its updates itself
+	Step   graph.Value // number of this update, from 1, which the group keeps; absent: the one after that kept
 	GScale graph.Value // factor of the gradients: one over the tokens, the loss scale, clipping; absent: 1
 	OK     graph.Value // 0 leaves parameters and states as they are; absent: 1
 }
@@ -131,16 +131,11 @@ func (gr *Group) Zero(g *graph.Graph) {
 // GradNormSquared is the sum of the squares of all gradients held, a float32 scalar. Times the square of the gradient scale it is the
 // squared norm of what Apply applies.
 func (gr *Group) GradNormSquared(g *graph.Graph) graph.Value {
-	var sum graph.Value
+	var slabs []graph.Value
 	for _, slab := range gr.GradSlabs() {
-		part := ops.SumOfSquares(ops.Cast(g.Read(slab), tensor.F32))
-		if sum.Absent() {
-			sum = part
-		} else {
-			sum = ops.Add(sum, part)
-		}
+		slabs = append(slabs, g.Read(slab))
 	}
-	return sum
+	return NormSquared(slabs)
 }
 
 // Apply updates the parameters and states by the gradients held.
@@ -184,10 +179,10 @@ func (gr *Group) scalars(g *graph.Graph, sc Scalars) (ops.UpdateScalars, bool) {
 	if us.OK.Absent() {
 		us.OK = one
 	}
+	done := g.Read(gr.step)
 	if us.Step.Absent() {
-		done := g.Read(gr.step)
 		us.Step = ops.Add(done, one)
-		g.Write(gr.step, ops.Where(ops.Greater(us.OK, ops.Scalar(us.OK, 0)), us.Step, done))
 	}
+	g.Write(gr.step, ops.Where(ops.Greater(us.OK, ops.Scalar(us.OK, 0)), us.Step, done))
 	return us, true
 }

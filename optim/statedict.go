@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -239,6 +240,8 @@ func (s *section) savedGroup(i int, lr float64) savedGroup {
 	}
 	g.Betas[0], g.Betas[1] = h.Beta1, h.Beta2
 	switch {
+	case h.Rule == ops.Momentum:
+		g.Betas[1] = h.Dampening
 	case h.Rule == ops.AdEMAMix:
 		g.Betas = append(g.Betas, h.Beta3)
 		g.Alpha = &c.Alpha
@@ -335,7 +338,7 @@ func (gr *Group) loadSection(s *section, tensors map[string]*tensor.Tensor, slab
 			if want := s.typeOf(e, at.i); t == nil || t.Type() != want {
 				return wrongState(name, t, want, s.params[at.i], s.class.name)
 			}
-			if err := checkState(name, e, t); err != nil {
+			if err := s.checkState(name, e, t); err != nil {
 				return err
 			}
 			lo, n := s.span(e, at.i)
@@ -355,16 +358,27 @@ func (gr *Group) loadSection(s *section, tensors map[string]*tensor.Tensor, slab
 }
 
 // checkState refuses values that no step leaves behind and every later one would spread.
-func checkState(name string, e stateEntry, t *tensor.Tensor) error {
+func (s *section) checkState(name string, e stateEntry, t *tensor.Tensor) error {
 	if t.DType() != tensor.F32 || e.each == ops.EachTensor {
 		return nil
 	}
+	positive := e.each == ops.EachBlock || s.squares(e)
 	for i, x := range tensor.Data[float32](t) {
-		if x-x != 0 || (e.each == ops.EachBlock && x < 0) {
+		if x-x != 0 || positive && x < 0 {
 			return fmt.Errorf("optim: %s[%d] is %v; the state is damaged, load an earlier one", name, i, x)
 		}
 	}
 	return nil
+}
+
+// squares reports whether a state is an average of squares, whose root a step takes.
+func (s *section) squares(e stateEntry) bool {
+	h, ok := hyperOf(s.update)
+	if !ok {
+		return strings.HasPrefix(e.key, "exp_avg_sq")
+	}
+	i := e.parts[0]
+	return i < len(h.Moments()) && (h.Moments()[i] || h.Rule == ops.RMSprop || h.Rule == ops.Adagrad)
 }
 
 func wrongState(name string, got *tensor.Tensor, want tensor.Type, p *graph.Var, class string) error {

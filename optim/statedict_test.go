@@ -1,6 +1,7 @@
 package optim
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
@@ -198,4 +200,61 @@ func TestStateDictRefused(t *testing.T) {
 		require.ErrorContains(t, w.group.LoadStateDict(d, w.store), want)
 		require.Equal(t, before, w.bytes(t, w.group.StateVars()...))
 	}
+}
+
+// TestStateDictOfSquares: averages of squares below zero are refused, whose roots every later step would take; first moments may be.
+func TestStateDictOfSquares(t *testing.T) {
+	for name, keys := range map[string]struct{ squares, free string }{
+		"adamw": {"state2", "state1"}, "ademamix32bit": {"state2", "state1"}, "rmsprop": {"state1", ""}, "adagrad32bit": {"state1", ""},
+		"lion": {"", "state1"}, "adafactor": {"exp_avg_sq", "exp_avg"},
+	} {
+		w := newWorld(t, 1, name, Config{Momentum: 0.5}, 300)
+		w.train(t, 1)
+		for key, bad := range map[string]bool{keys.squares: true, keys.free: false} {
+			d, err := w.group.StateDict(w.store, 0.01)
+			require.NoError(t, err)
+			if key == "" {
+				continue
+			}
+			full := w.group.sections[0].prefix(0) + key
+			d.Tensors[full].Set(5, -1)
+			err = w.group.LoadStateDict(d, w.store)
+			if bad {
+				require.ErrorContains(t, err, full+"[5] is -1", name)
+			} else {
+				require.NoError(t, err, name)
+			}
+		}
+	}
+}
+
+// TestStateDictCountsGivenSteps: the dict says how many steps were made also where the caller numbers them.
+func TestStateDictCountsGivenSteps(t *testing.T) {
+	w := newWorld(t, 1, "adamw", Config{}, 300)
+	g := graph.New("apply")
+	ok := g.Input("ok", tensor.T(tensor.F32))
+	one := ops.Fill(g, tensor.F32, 1)
+	w.group.Apply(g, Scalars{LR: one, Step: ops.Fill(g, tensor.F32, 7), OK: ok})
+	p, err := plan.Compile([]graph.Value{one}, plan.Options{Device: w.dev, Store: w.store})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, p.Close()) }()
+	for i, want := range []string{`{"step":0}`, `{"step":7}`} {
+		_, err = p.Run(context.Background(), plan.Feed{ok: i})
+		require.NoError(t, err)
+		d, err := w.group.StateDict(w.store, 1)
+		require.NoError(t, err)
+		require.Contains(t, string(d.Document), want)
+	}
+}
+
+// TestStateDictOfDampening: it stands where bitsandbytes has it, as the second beta, so that another value is noticed.
+func TestStateDictOfDampening(t *testing.T) {
+	w := newWorld(t, 1, "sgd", Config{Momentum: 0.9, Dampening: 0.25}, 300)
+	w.train(t, 1)
+	d, err := w.group.StateDict(w.store, 1)
+	require.NoError(t, err)
+	require.Contains(t, string(d.Document), `"betas":[0.9,0.25]`)
+	require.NoError(t, w.group.LoadStateDict(d, w.store))
+	other := newWorld(t, 1, "sgd", Config{Momentum: 0.9}, 300)
+	require.ErrorContains(t, other.group.LoadStateDict(d, other.store), "betas of parameter")
 }
