@@ -41,7 +41,7 @@ func ClipValues(slabs []graph.Value, gscale graph.Value, limit float64) []graph.
 func NormSquared(slabs []graph.Value) graph.Value {
 	var sum graph.Value
 	for _, v := range slabs {
-		part := ops.SumOfSquares(v)
+		part := ops.SumOfSquares(ops.Cast(v, tensor.F32))
 		if sum.Absent() {
 			sum = part
 		} else {

@@ -79,12 +79,14 @@ func TestClipValues(t *testing.T) {
 	g := graph.New("clip")
 	x, s := g.Input("x", tensor.T(tensor.F32, 4)), g.Input("s", tensor.T(tensor.F32))
 	clipped := ClipValues([]graph.Value{x}, s, 0.5)
+	half := NormSquared([]graph.Value{ops.Cast(x, tensor.BF16), x})
 	in, err := tensor.FromBytes(tensor.T(tensor.F32, 4), tensor.AsBytes([]float32{-3, 0.5, 0.25, 8}))
 	require.NoError(t, err)
-	out, err := plan.Eval(dev, plan.Feed{x: in, s: 0.5}, clipped[0], NormSquared(clipped))
+	out, err := plan.Eval(dev, plan.Feed{x: in, s: 0.5}, clipped[0], NormSquared(clipped), half)
 	require.NoError(t, err)
 	require.Equal(t, []float32{-0.5, 0.25, 0.125, 0.5}, tensor.Data[float32](out[0]))
 	require.InDelta(t, 0.25+0.0625+0.015625+0.25, out[1].At(0), 1e-7)
+	require.InDelta(t, 2*(9+0.25+0.0625+64), out[2].At(0), 1e-5)
 }
 
 // TestAdaptiveClip compares the norms and the clipped gradients of tensors, among them one of several blocks, one of zeros and one

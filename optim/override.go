@@ -14,7 +14,7 @@ type Override struct {
 	Vars    []*graph.Var
 	Pattern string // of names as in path.Match, "*" matching any run of characters without a slash: "*.embed_tokens.weight"
 
-	Optimizer string  // name of another optimizer for these parameters, with its Defaults
+	Optimizer string  // name of another optimizer for these parameters, with its Defaults but the rounding of the group's
 	Bits      int     // of the states, whatever the size: 32, or 8 with an 8bit optimizer
 	LRScale   float64 // factor of the learning rate
 	LR        float64 // a learning rate of their own, which no schedule changes
@@ -38,7 +38,9 @@ func (v *Override) apply(c *choice) error {
 		if err != nil {
 			return err
 		}
+		rounding, seed := c.config.Rounding, c.config.Seed
 		c.class, c.config = o.class, o.class.defaults
+		c.config.Rounding, c.config.Seed = rounding, seed
 	}
 	if v.Bits != 0 {
 		c.bits = v.Bits
@@ -64,8 +66,8 @@ func checkOverrides(params []*graph.Var, list []Override) error {
 		if v.Bits != 0 && v.Bits != 8 && v.Bits != 32 {
 			return fmt.Errorf("optim: override %d: states have 8 or 32 bits, not %d", i, v.Bits)
 		}
-		if !(v.LR >= 0 && v.LRScale >= 0) {
-			return fmt.Errorf("optim: override %d: a learning rate of %v or its factor %v is not a positive number", i, v.LR, v.LRScale)
+		if !finiteFrom0(v.LR) || !finiteFrom0(v.LRScale) {
+			return fmt.Errorf("optim: override %d: a learning rate of %v or its factor %v is not a finite number above 0", i, v.LR, v.LRScale)
 		}
 		if _, err := path.Match(v.Pattern, ""); err != nil {
 			return fmt.Errorf("optim: override %d: pattern %q: %w", i, v.Pattern, err)

@@ -71,6 +71,18 @@ func stepOnes(t *testing.T, gr *Group) [][]byte {
 	return out
 }
 
+// TestOverrideKeepsRounding: another optimizer for a parameter stores it as the others.
+func TestOverrideKeepsRounding(t *testing.T) {
+	p := graph.NewVar("p", tensor.T(tensor.BF16, 300))
+	opt, err := New("adamw", Config{Rounding: Kahan, Seed: 7})
+	require.NoError(t, err)
+	gr, err := NewGroup([]*graph.Var{p}, Options{Optimizer: opt, Overrides: []Override{{Pattern: "p", Optimizer: "lion"}}})
+	require.NoError(t, err)
+	require.Equal(t, Kahan, gr.sections[0].config.Rounding)
+	require.Equal(t, uint64(7), gr.sections[0].config.Seed)
+	require.Len(t, gr.sections[0].states, 2, "the moment and what rounding lost")
+}
+
 func TestOverridesRefused(t *testing.T) {
 	p, other := f32("layer.p", 3), f32("other", 3)
 	opt, err := New("adamw", Config{})
@@ -83,6 +95,7 @@ func TestOverridesRefused(t *testing.T) {
 		"8 or 32 bits":          {Pattern: "*", Bits: 4},
 		"has no 8-bit states":   {Pattern: "*", Bits: 8},
 		"learning rate":         {Pattern: "*", LRScale: math.NaN()},
+		"rate of +Inf":          {Pattern: "*", LR: math.Inf(1)},
 		"did you mean":          {Pattern: "*", Optimizer: "lions"},
 		"betas":                 {Pattern: "*", Change: func(c *Config) { c.Betas[0] = 2 }},
 	} {

@@ -3,6 +3,8 @@ package optim
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -85,7 +87,7 @@ func newSections(params []*graph.Var, o Options) (*Group, error) {
 	if err := checkParams(params, o); err != nil {
 		return nil, err
 	}
-	gr := &Group{params: params, at: make([]place, len(params))}
+	gr := &Group{params: slices.Clone(params), at: make([]place, len(params))}
 	byKey := map[sectionKey]*section{}
 	var order [2][]*section // 8-bit sections stand first
 	for i, p := range params {
@@ -142,8 +144,24 @@ func checkParams(params []*graph.Var, o Options) error {
 		}
 		seen[p] = true
 	}
+	for _, of := range []struct {
+		what   string
+		values map[*graph.Var]float64
+	}{{"factor of the learning rate", o.LRScale}, {"weight decay", o.Decay}} {
+		for p, v := range of.values {
+			switch {
+			case !seen[p]:
+				return fmt.Errorf("optim: a %s is given for %v, which is not among the group's parameters", of.what, p)
+			case !finiteFrom0(v):
+				return fmt.Errorf("optim: the %s of %s is %v; it must be a finite number from 0", of.what, p.Name, v)
+			}
+		}
+	}
 	return checkOverrides(params, o.Overrides)
 }
+
+// finiteFrom0 reports whether x is a rate, a factor or a decay that float32 arithmetic can use.
+func finiteFrom0(x float64) bool { return x >= 0 && x <= math.MaxFloat32 }
 
 // arrange makes the layout and the state variables; n counts the sections of the same bits before.
 func (s *section) arrange(o Options, n int) error {

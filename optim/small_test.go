@@ -22,6 +22,11 @@ func TestNewRefuses(t *testing.T) {
 		"unknown":  {"adamw8bits", Config{}, `did you mean "adamw8bit"?`},
 		"far":      {"lbfgsnewton", Config{}, "there are: adafactor, adagrad"},
 		"beta":     {"adamw", Config{Betas: [2]float64{1, 0.9}}, "betas"},
+		"rounded":  {"adamw32bit", Config{Betas: [2]float64{0.9, 0.99999999}}, "beta 2"},
+		"momentum": {"sgd", Config{Momentum: 1.5}, "momentum"},
+		"alpha":    {"rmsprop", Config{Alpha: 1}, "alpha"},
+		"no state": {"sgd8bit", Config{}, "set a momentum"},
+		"slow":     {"adafactor", Config{Momentum: 0.99999999}, "momentum"},
 		"eps":      {"adamw8bit", Config{Eps: -1}, "eps"},
 		"decay":    {"sgd", Config{WeightDecay: math.NaN()}, "decay"},
 		"nesterov": {"sgd", Config{Nesterov: true}, "nesterov"},
@@ -52,6 +57,9 @@ func TestGroupRefuses(t *testing.T) {
 		"nil":          {[]*graph.Var{nil}, Options{Optimizer: opt}, "nil"},
 		"twice":        {[]*graph.Var{p, p}, Options{Optimizer: opt}, "twice"},
 		"dtype":        {[]*graph.Var{half}, Options{Optimizer: opt}, "float32"},
+		"decay":        {[]*graph.Var{p}, Options{Optimizer: opt, Decay: map[*graph.Var]float64{p: -1}}, "weight decay of p"},
+		"scale":        {[]*graph.Var{p}, Options{Optimizer: opt, LRScale: map[*graph.Var]float64{p: math.NaN()}}, "learning rate of p"},
+		"stranger":     {[]*graph.Var{p}, Options{Optimizer: opt, LRScale: map[*graph.Var]float64{half: 1}}, "half"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := NewGroup(c.params, c.o)

@@ -19,7 +19,7 @@ func (o *Optimizer) Update(g *graph.Graph, params []*graph.Var, grads []graph.Va
 		return
 	}
 	if o.inline == nil {
-		gr, err := newSections(slices.Clone(params), Options{Optimizer: o})
+		gr, err := newSections(params, Options{Optimizer: o})
 		if err != nil {
 			fail(err)
 			return

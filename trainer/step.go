@@ -171,7 +171,7 @@ type stepResult struct {
 	scale      float64 // of the float16 loss
 }
 
-// train runs the micro-batches of one step and updates the weights. step counts from 0.
+// run feeds the micro-batches of one step and updates the weights. step counts from 0.
 func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint64, lr float64, buf []data.Batch) (stepResult, []data.Batch, error) {
 	buf, err := l.StepInto(step, buf)
 	if err != nil {

@@ -72,8 +72,8 @@ func (o Adafactor) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, fmt.Errorf("eps (%v, %v) must be in (0, 1)", o.Eps1, o.Eps2)
 	case !(o.Clip > 0 && o.Clip <= 1e30):
 		return nil, fmt.Errorf("clip threshold %v must be positive", o.Clip)
-	case !(o.Beta1 >= 0 && o.Beta1 < 1):
-		return nil, fmt.Errorf("momentum %v must be in [0, 1)", o.Beta1)
+	case !isBeta(o.Beta1):
+		return nil, fmt.Errorf("momentum %v must be in [0, 1) as float32", o.Beta1)
 	case o.Rounding >= numRoundings:
 		return nil, fmt.Errorf("rounding %d is unknown", o.Rounding)
 	case !nonNegative(o.WeightDecay):

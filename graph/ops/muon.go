@@ -58,8 +58,8 @@ func (o Muon) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	switch err := o.Layout.Check(); {
 	case err != nil:
 		return nil, err
-	case !(o.Momentum >= 0 && o.Momentum < 1):
-		return nil, fmt.Errorf("momentum %v must be in [0, 1)", o.Momentum)
+	case !isBeta(o.Momentum):
+		return nil, fmt.Errorf("momentum %v must be in [0, 1) as float32", o.Momentum)
 	case o.Steps < 1 || o.Steps > maxMuonSteps:
 		return nil, fmt.Errorf("%d Newton-Schulz steps; use 1 to %d, usually 5", o.Steps, maxMuonSteps)
 	case o.Rounding >= numRoundings:

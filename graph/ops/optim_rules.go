@@ -125,8 +125,9 @@ func (h Hyper) Check() error {
 	}
 	row := ruleRows[h.Rule]
 	for i, b := range []float64{h.Beta1, h.Beta2, h.Beta3}[:row.betas] {
-		if !(b >= 0 && b < 1) {
-			return fmt.Errorf("betas must be in [0, 1), beta %d of %s is %v", i+1, row.name, b)
+		if !isBeta(b) {
+			what, one := h.betaName(i)
+			return fmt.Errorf("%s must be in [0, 1) as float32, %s of %s is %v", what, one, row.name, b)
 		}
 	}
 	switch {
@@ -145,6 +146,20 @@ func (h Hyper) Check() error {
 		return h.checkAdEMAMix()
 	}
 	return nil
+}
+
+// isBeta reports whether b can be what is kept of an average: in [0, 1), also as the float32 that is computed with.
+func isBeta(b float64) bool { return b >= 0 && float32(b) < 1 }
+
+// betaName is what users call the betas of a rule, and beta i.
+func (h Hyper) betaName(i int) (all, one string) {
+	switch h.Rule {
+	case Momentum:
+		return "momentum", "momentum"
+	case RMSprop:
+		return "alpha", "alpha"
+	}
+	return "betas", fmt.Sprintf("beta %d", i+1)
 }
 
 func (h Hyper) checkAdEMAMix() error {
