@@ -222,5 +222,25 @@ func (u *tensorStep) storeCodes(s *[3][]float32, lo, hi int) {
 		} else {
 			*absmax = u.books[j].QuantizeBlock(codes, s[j])
 		}
+		if *absmax-*absmax != 0 && u.clearOverflow(s) {
+			u.storeCodes(s, lo, hi)
+			return
+		}
 	}
+}
+
+// clearOverflow sets the moments of elements with one that is infinite, as the average of a square can be, to zero: its scale would be
+// that of the whole block. It reports whether there were any.
+func (u *tensorStep) clearOverflow(s *[3][]float32) (found bool) {
+	for i := range s[0] {
+		for j := range u.moments {
+			if x := s[j][i]; x-x != 0 {
+				found = true
+				for k := range u.moments {
+					s[k][i] = 0
+				}
+			}
+		}
+	}
+	return found
 }

@@ -57,7 +57,12 @@ func (o Update8bit) Decompose(in []Value) []Value {
 	p1, moments, norm := o.step(o.Layout, u, grad, old, tensor.Invalid)
 	pairs, comp := o.store(o.Layout, u, p1, used)
 	var scales [][2]Value
+	held := IsFinite(moments[0])
+	for _, m := range moments[1:] {
+		held = And(held, IsFinite(m))
+	}
 	for i, m := range moments {
+		m = Where(held, m, zero)
 		c, a := QuantizeTo8(Quantize8{Blocksize: SlabAlign, Unsigned: unsigned[i], Moment: !unsigned[i]}, Where(used, m, old[i]))
 		pairs = append(pairs, [2]Value{u.states[i], Where(inside, c, u.states[i])})
 		scales = append(scales, [2]Value{u.states[k+i], a})
