@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -45,11 +46,12 @@ type rows8 struct {
 	strict     bool // NaN in a row makes its statistic NaN
 
 	tasks    int
-	masks    []bool   // tasks × cols: outlier columns that a task has seen
-	halves   []uint16 // tasks × cols: a row in f16
-	outliers []bool   // cols
-	columns  []int32  // the outlier columns, ascending: the first found entries
-	found    int      // number of outlier columns
+	masks    []bool    // tasks × cols: outlier columns that a task has seen
+	wide     []float32 // tasks × cols: a row in float32
+	halves   []uint16  // tasks × cols: a row in f16
+	outliers []bool    // cols
+	columns  []int32   // the outlier columns, ascending: the first found entries
+	found    int       // number of outlier columns
 }
 
 func newRows8(rows, cols int, o ops.QuantizeRows8, from tensor.DType, half bool) *rows8 {
@@ -65,9 +67,12 @@ func (q *rows8) carve(c *scratchCut) {
 	if q.half {
 		q.halves = cutScratch[uint16](c, q.tasks*q.cols)
 	}
+	if q.half || q.from != tensor.F32 {
+		q.wide = cutScratch[float32](c, q.tasks*q.cols)
+	}
 }
 
-func (q *rows8) release() { q.masks, q.halves, q.outliers, q.columns = nil, nil, nil, nil }
+func (q *rows8) release() { q.masks, q.wide, q.halves, q.outliers, q.columns = nil, nil, nil, nil, nil }
 
 // run writes the codes and statistics of x, and to columns which columns hold outliers.
 func (q *rows8) run(d *Device, codes []int8, stats []float32, x []byte) error {
@@ -116,21 +121,19 @@ func (q *rows8) row(codes []int8, x []byte, r, task int) float32 {
 	if q.threshold > 0 {
 		mask = q.masks[task*q.cols:][:q.cols]
 	}
-	lo := r * q.cols
+	size := q.from.Size()
+	row := x[r*q.cols*size : (r+1)*q.cols*size]
+	if q.wide == nil {
+		return quant.QuantizeRow(codes, tensor.View[float32](row), q.threshold, mask)
+	}
+	wide := q.wide[task*q.cols:][:q.cols]
+	vec.Widen(wide, row, q.from)
 	if q.half {
-		half := tensor.View[tensor.Float16](tensor.AsBytes(q.halves[task*q.cols:][:q.cols]))
-		for i := range half {
-			half[i] = tensor.ToF16(load32(q.from, x, lo+i))
-		}
-		return quant.QuantizeRow(codes, half, q.threshold, mask)
+		half := tensor.AsBytes(q.halves[task*q.cols:][:q.cols])
+		vec.Narrow(half, wide, tensor.F16)
+		vec.Widen(wide, half, tensor.F16)
 	}
-	switch q.from {
-	case tensor.BF16:
-		return quant.QuantizeRow(codes, tensor.View[tensor.BFloat16](x)[lo:][:q.cols], q.threshold, mask)
-	case tensor.F16:
-		return quant.QuantizeRow(codes, tensor.View[tensor.Float16](x)[lo:][:q.cols], q.threshold, mask)
-	}
-	return quant.QuantizeRow(codes, tensor.View[float32](x)[lo:][:q.cols], q.threshold, mask)
+	return quant.QuantizeRow(codes, wide, q.threshold, mask)
 }
 
 // hasNaN reports whether one of n elements from lo on is NaN.
@@ -248,39 +251,82 @@ func buildDequantizeRows8(d *Device, o ops.DequantizeRows8, s device.Spec) (*Ker
 
 func buildDequantizeProduct8(d *Device, o ops.DequantizeProduct8, s device.Spec) (*Kernel, error) {
 	rows, cols := s.In[0].Dim(0), s.In[0].Dim(1)
-	return &Kernel{Run: func(c *Call) error {
-		p := product8{to: o.To, cols: cols, rowStats: tensor.View[float32](c.In[1]), colStats: tensor.View[float32](c.In[2]), bias: c.In[3]}
+	p := newProduct8(rows, cols, o.To)
+	var need scratchCut
+	p.carve(&need)
+	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
+		p.carve(&scratchCut{b: c.Scratch})
+		p.bind(tensor.View[float32](c.In[1]), tensor.View[float32](c.In[2]), c.In[3])
+		defer p.release()
 		return p.run(d, c.Out[0], tensor.View[int32](c.In[0]), 0, rows)
 	}}, nil
 }
 
-// product8 turns int32 sums into values.
+// product8 turns int32 sums into values, as quant.DequantizeProduct does.
 type product8 struct {
-	to                 tensor.DType
-	cols               int
+	to          tensor.DType
+	cols, tasks int
+
 	rowStats, colStats []float32
-	bias               []byte // cols elements of dtype to; nil = none
+	bias               []byte    // cols elements of dtype to; nil = none
+	wide               []float32 // tasks × cols
+	halves             []uint16  // tasks × cols
+}
+
+func newProduct8(rows, cols int, to tensor.DType) *product8 {
+	return &product8{to: to, cols: cols, tasks: min(max(rows*cols/quantGrain, 1), maxTasks, max(rows, 1))}
+}
+
+func (p *product8) carve(c *scratchCut) {
+	p.wide, p.halves = cutScratch[float32](c, p.tasks*p.cols), cutScratch[uint16](c, p.tasks*p.cols)
+}
+
+func (p *product8) bind(rowStats, colStats []float32, bias []byte) {
+	p.rowStats, p.colStats, p.bias = rowStats, colStats, bias
+}
+
+func (p *product8) release() {
+	p.rowStats, p.colStats, p.bias, p.wide, p.halves = nil, nil, nil, nil, nil
 }
 
 // run writes rows first to first+rows-1 of the result from their sums in acc.
 func (p *product8) run(d *Device, dst []byte, acc []int32, first, rows int) error {
-	size := p.to.Size()
-	return d.firstError(rows, max(quantGrain/max(p.cols, 1), 1), func(lo, hi int) error {
-		out := dst[(first+lo)*p.cols*size : (first+hi)*p.cols*size]
-		sums, stats := acc[lo*p.cols:hi*p.cols], p.rowStats[first+lo:first+hi]
-		switch p.to {
-		case tensor.BF16:
-			return productTo[tensor.BFloat16](p, out, sums, stats)
-		case tensor.F16:
-			return productTo[tensor.Float16](p, out, sums, stats)
+	if rows*p.cols == 0 {
+		return nil
+	}
+	size := p.cols * p.to.Size()
+	if p.to == tensor.F16 && p.bias != nil { // product and sum are rounded together
+		return d.firstError(rows, max(quantGrain/p.cols, 1), func(lo, hi int) error {
+			return quant.DequantizeProduct(tensor.View[tensor.Float16](dst[(first+lo)*size:(first+hi)*size]), acc[lo*p.cols:hi*p.cols],
+				p.rowStats[first+lo:first+hi], p.colStats, tensor.View[tensor.Float16](p.bias), hi-lo, p.cols)
+		})
+	}
+	return d.parallel(p.tasks, func(t int) {
+		for r := rows * t / p.tasks; r < rows*(t+1)/p.tasks; r++ {
+			p.row(dst[(first+r)*size:(first+r+1)*size], acc[r*p.cols:][:p.cols], p.rowStats[first+r], t)
 		}
-		return productTo[float32](p, out, sums, stats)
 	})
 }
 
-func productTo[E interface {
-	quant.Real
-	tensor.Element
-}](p *product8, dst []byte, acc []int32, stats []float32) error {
-	return quant.DequantizeProduct(tensor.View[E](dst), acc, stats, p.colStats, tensor.View[E](p.bias), len(stats), p.cols)
+// row writes the values of one row.
+func (p *product8) row(dst []byte, acc []int32, stat float32, task int) {
+	wide, half := p.wide[task*p.cols:][:p.cols], tensor.AsBytes(p.halves[task*p.cols:][:p.cols])
+	cols := p.colStats[:len(acc)]
+	for i, v := range acc {
+		wide[i] = float32(float32(float32(v)*stat)*cols[i]) * quant.Int8ProductScale
+	}
+	if p.to == tensor.F16 {
+		vec.Narrow(dst, wide, tensor.F16)
+		return
+	}
+	vec.Narrow(half, wide, tensor.F16)
+	vec.Widen(wide, half, tensor.F16)
+	if p.bias != nil {
+		for i := range wide {
+			wide[i] += load32(p.to, p.bias, i)
+		}
+		vec.Narrow(half, wide, tensor.F16)
+		vec.Widen(wide, half, tensor.F16)
+	}
+	vec.Narrow(dst, wide, p.to)
 }

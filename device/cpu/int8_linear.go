@@ -18,6 +18,7 @@ type linear8 struct {
 
 	rows  *rows8
 	gemm  *gemm8
+	out   *product8
 	codes []int8    // (m, k)
 	stats []float32 // (m)
 	acc   []int32   // (tile, n)
@@ -34,6 +35,7 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 	l.tasks = min(max(l.n/16, 1), maxTasks)
 	l.rows = newRows8(l.m, l.k, ops.QuantizeRows8{Threshold: o.Threshold, Strict: true}, x.DType, true)
 	l.gemm = newGemm8(l.m, l.n, l.k, ops.Int8MatMul{TransB: true}, d.threads)
+	l.out = newProduct8(min(l.m, int8Tile), l.n, x.DType)
 	var need scratchCut
 	l.carve(&need)
 	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
@@ -46,6 +48,7 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 func (l *linear8) carve(c *scratchCut) {
 	l.rows.carve(c)
 	l.gemm.carve(c)
+	l.out.carve(c)
 	tile := min(l.m, int8Tile)
 	l.codes, l.stats, l.acc = cutScratch[int8](c, l.m*l.k), cutScratch[float32](c, l.m), cutScratch[int32](c, tile*l.n)
 	if l.rows.threshold > 0 {
@@ -56,6 +59,7 @@ func (l *linear8) carve(c *scratchCut) {
 func (l *linear8) release() {
 	l.rows.release()
 	l.gemm.release()
+	l.out.release()
 	l.codes, l.stats, l.acc, l.kept, l.dots = nil, nil, nil, nil, nil
 }
 
@@ -68,13 +72,13 @@ func (l *linear8) run(d *Device, c *Call) error {
 	}
 	weight := weight8{codes: tensor.View[int8](c.In[1]), stats: tensor.View[float32](c.In[2]), cols: l.k}
 	l.gemm.a.data, l.gemm.b.data = l.codes, weight.codes
-	p := product8{to: l.dtype, cols: l.n, rowStats: l.stats, colStats: weight.stats, bias: c.In[3]}
+	l.out.bind(l.stats, weight.stats, c.In[3])
 	for first := 0; first < l.m; first += int8Tile {
 		rows := min(int8Tile, l.m-first)
 		if err := l.gemm.tile(d, l.acc, first, rows); err != nil {
 			return err
 		}
-		if err := p.run(d, c.Out[0], l.acc, first, rows); err != nil {
+		if err := l.out.run(d, c.Out[0], l.acc, first, rows); err != nil {
 			return err
 		}
 		if l.rows.found > 0 {

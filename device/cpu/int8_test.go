@@ -12,6 +12,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -304,4 +305,57 @@ func TestInt8LinearErrorBound(t *testing.T) {
 			require.LessOrEqual(rt, math.Abs(got-want), bound+3.0/2048*(size+bound)+1e-7, "element %d", i)
 		}
 	})
+}
+
+// The product's kernel gives the values of package quant, infinities beyond f16 included.
+func TestDequantizeProductEqualsQuant(t *testing.T) {
+	d := New(Options{Threads: 2})
+	defer func() { require.NoError(t, d.Close()) }()
+	const m, n = 37, 1000
+	rng := rand.New(rand.NewPCG(5, 5))
+	acc, rows, cols := tensor.New(tensor.T(tensor.I32, m, n)), tensor.New(tensor.T(tensor.F32, m)), tensor.New(tensor.T(tensor.F32, n))
+	for i := range m * n {
+		acc.Set(i, math.Trunc(rng.NormFloat64()*math.Pow(10, float64(rng.IntN(9)))))
+	}
+	for i := range n {
+		rows.Set(i%m, 3*rng.Float64())
+		cols.Set(i, 3*rng.Float64())
+	}
+	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16} {
+		bias := tensor.New(tensor.T(dt, n))
+		for i := range n {
+			bias.Set(i, rng.NormFloat64())
+		}
+		for _, in := range [][]*tensor.Tensor{{acc, rows, cols}, {acc, rows, cols, bias}} {
+			g := graph.New("product")
+			vals, feed := nnFeed(g, in)
+			out, err := plan.Eval(d, feed, ops.DequantizeProductFrom8(vals[0], vals[1], vals[2], append(vals, graph.Value{})[3], dt))
+			require.NoError(t, err)
+			var b []byte
+			if len(in) == 4 {
+				b = bias.Bytes()
+			}
+			want := tensor.New(tensor.T(dt, m, n))
+			switch dt {
+			case tensor.F32:
+				err = quantProduct[float32](want, acc, rows, cols, b)
+			case tensor.F16:
+				err = quantProduct[tensor.Float16](want, acc, rows, cols, b)
+			case tensor.BF16:
+				err = quantProduct[tensor.BFloat16](want, acc, rows, cols, b)
+			}
+			require.NoError(t, err)
+			for i := range m * n {
+				require.Equal(t, want.At(i)+0, out[0].At(i)+0, "element %d in %v", i, dt) // + 0: zeros of both signs are equal
+			}
+		}
+	}
+}
+
+func quantProduct[E interface {
+	quant.Real
+	tensor.Element
+}](dst, acc, rows, cols *tensor.Tensor, bias []byte) error {
+	return quant.DequantizeProduct(tensor.Data[E](dst), tensor.Data[int32](acc), tensor.Data[float32](rows), tensor.Data[float32](cols), tensor.View[E](bias),
+		acc.Shape().Dim(0), acc.Shape().Dim(1))
 }
