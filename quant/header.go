@@ -43,29 +43,18 @@ func readHeader(name string, codes tensor.Type, get Lookup) (*Header, error) {
 		h := &Header{Config: Config{Scheme: Int8}, ByRow: true, Type: tensor.Type{DType: tensor.F16, Shape: codes.Shape}}
 		return h, checkWeightFormat(sibling(name, "weight_format"), get)
 	}
-	t, err := need(name+suffixOwn, get)
+	s, j, err := describedOwn(name, get)
 	if err != nil {
 		return nil, err
-	}
-	if t.DType() != tensor.U8 || t.Shape().Rank() != 1 || t.Shape().Size() > maxStateJSON {
-		return nil, fmt.Errorf("%s%s is %v: want u8 text of at most %d bytes", name, suffixOwn, t.Type(), maxStateJSON)
-	}
-	s, j, err := parseOwn(t.Bytes())
-	if err != nil {
-		return nil, fmt.Errorf("%s%s: %w", name, suffixOwn, err)
 	}
 	return &Header{Config: Config{Scheme: s.Scheme, Blocksize: s.Blocksize, Double: j.NestedBlocksize > 0}, Bits: s.Bits, ByRow: s.ByRow,
 		Zeros: j.Zeros, Type: s.Type()}, nil
 }
 
 func header4(name string, get Lookup) (*Header, error) {
-	scheme, text, err := findState(name, get)
+	s, nested, err := described4(name, get)
 	if err != nil {
 		return nil, err
-	}
-	s, nested, err := parseState(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s%s%v: %w", name, suffixState, scheme, err)
 	}
 	if nested && s.nestedBlocksize() == StateBlocksize {
 		values, err := needFloats(name+suffixNestedMap, get)

@@ -17,20 +17,19 @@ import (
 
 // int8Case is a row of int8.json; the fields name tensors.
 type int8Case struct {
-	Op, Name, Input     string
-	Threshold           float32
-	Codes, Dequant      string
-	RowStats            string `json:"row_stats"`
-	ColStats            string `json:"col_stats"`
-	RowCodes            string `json:"row_codes"`
-	ColCodes            string `json:"col_codes"`
-	OutlierCols         string `json:"outlier_cols"`
-	M, N, K             int
-	A, B, Bias, I32     string
-	DequantBias         string `json:"dequant_bias"`
-	DequantBiasBF16     string `json:"dequant_bias_bf16"`
-	Weight, CB, SCB     string
-	Informative, Unused any
+	Op, Name, Input string
+	Threshold       float32
+	Codes, Dequant  string
+	RowStats        string `json:"row_stats"`
+	ColStats        string `json:"col_stats"`
+	RowCodes        string `json:"row_codes"`
+	ColCodes        string `json:"col_codes"`
+	OutlierCols     string `json:"outlier_cols"`
+	M, N, K         int
+	A, B, Bias, I32 string
+	DequantBias     string `json:"dequant_bias"`
+	DequantBiasBF16 string `json:"dequant_bias_bf16"`
+	Weight, CB, SCB string
 }
 
 func readInt8Cases(t testing.TB) ([]int8Case, map[string]*tensor.Tensor) {

@@ -41,18 +41,26 @@ func (s *State) dict4(name string) (map[string]*tensor.Tensor, error) {
 	return dict, nil
 }
 
-// read4 reads bitsandbytes' form of NF4 and FP4.
-func read4(name string, get Lookup) (*State, error) {
+// described4 reads bitsandbytes' description of NF4 and FP4: a state without arrays, and whether its scales are nested.
+func described4(name string, get Lookup) (s *State, nested bool, err error) {
 	scheme, text, err := findState(name, get)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	s, nested, err := parseState(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s%s%v: %w", name, suffixState, scheme, err)
+	if s, nested, err = parseState(text); err != nil {
+		return nil, false, fmt.Errorf("%s%s%v: %w", name, suffixState, scheme, err)
 	}
 	if s.Scheme != scheme {
-		return nil, fmt.Errorf("the description is stored as %v but says quant_type %v", scheme, s.Scheme)
+		return nil, false, fmt.Errorf("the description is stored as %v but says quant_type %v", scheme, s.Scheme)
+	}
+	return s, nested, nil
+}
+
+// read4 reads bitsandbytes' form of NF4 and FP4.
+func read4(name string, get Lookup) (*State, error) {
+	s, nested, err := described4(name, get)
+	if err != nil {
+		return nil, err
 	}
 	if err := s.checkTable(name, get); err != nil {
 		return nil, err

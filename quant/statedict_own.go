@@ -56,17 +56,26 @@ func (s *State) dictOwn(name string) (map[string]*tensor.Tensor, error) {
 	return dict, nil
 }
 
-func readOwn(name string, get Lookup) (*State, error) {
+// describedOwn reads the description of the project's own form: a state without arrays, and the description itself.
+func describedOwn(name string, get Lookup) (*State, *ownJSON, error) {
 	t, err := need(name+suffixOwn, get)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if t.DType() != tensor.U8 || t.Shape().Rank() != 1 || t.Shape().Size() > maxStateJSON {
-		return nil, fmt.Errorf("%s%s is %v: want u8 text of at most %d bytes", name, suffixOwn, t.Type(), maxStateJSON)
+		return nil, nil, fmt.Errorf("%s%s is %v: want u8 text of at most %d bytes", name, suffixOwn, t.Type(), maxStateJSON)
 	}
 	s, j, err := parseOwn(t.Bytes())
 	if err != nil {
-		return nil, fmt.Errorf("%s%s: %w", name, suffixOwn, err)
+		return nil, nil, fmt.Errorf("%s%s: %w", name, suffixOwn, err)
+	}
+	return s, j, nil
+}
+
+func readOwn(name string, get Lookup) (*State, error) {
+	s, j, err := describedOwn(name, get)
+	if err != nil {
+		return nil, err
 	}
 	codes, err := needBytes(name, get)
 	if err != nil {
