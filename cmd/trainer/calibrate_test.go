@@ -81,6 +81,23 @@ func TestQuantizePruned(t *testing.T) {
 	}
 }
 
+// TestQuantizePrunedErrors compares what is stored with the weights before pruning, whatever the method: half of a weight's elements are
+// gone, and with them about a third of its norm.
+func TestQuantizePrunedErrors(t *testing.T) {
+	data := documents(t, 4, 2)
+	_, plain := quantizeTiny(t, "int8:channel", "--prune", "2:4")
+	require.Greater(t, plain.Total.RelError, 0.3)
+	for _, method := range []string{"gptq", "awq", "smoothquant", "mse"} {
+		_, r := quantizeTiny(t, "int8:channel", "--prune", "2:4", "--calibrate", data, "--method", method)
+		require.InDelta(t, plain.Total.RelError, r.Total.RelError, 2e-3, method)
+		require.InDelta(t, plain.Total.Cosine, r.Total.Cosine, 2e-3, method)
+		for i, l := range r.Layers {
+			require.InDelta(t, plain.Layers[i].RelError, l.RelError, 1e-2, "%s %s", method, l.Name)
+			require.InDelta(t, plain.Layers[i].MaxAbs, l.MaxAbs, 0.05, "%s %s", method, l.Name)
+		}
+	}
+}
+
 func TestCalibrateRefuses(t *testing.T) {
 	data := documents(t, 3, 2)
 	file := filepath.Join("..", "..", "builtin", "tiny", "model.safetensors")

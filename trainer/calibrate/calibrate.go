@@ -108,6 +108,26 @@ type Layer struct {
 	Activation  calib.Range  // of the layer's input, by an observing method
 	Params      calib.Params // of an 8-bit asymmetric grid over Activation
 	Note        string       // what was unusual: a singular Hessian, a layer that no scale can be folded around
+
+	columns []float32 // what the weight's columns were multiplied by before it was quantized; nil = 1
+	rows    []float32 // what its rows were divided by; nil = 1
+	cols    int
+}
+
+// Unscale takes the scales of SmoothQuant and AWQ out of elements from on of the dequantized weight, so that they compare with the weight
+// that the model came with.
+func (l *Layer) Unscale(x []float32, from int) {
+	if l.columns == nil && l.rows == nil {
+		return
+	}
+	for i := range x {
+		if l.columns != nil {
+			x[i] *= 1 / l.columns[(from+i)%l.cols]
+		}
+		if l.rows != nil {
+			x[i] *= l.rows[(from+i)/l.cols]
+		}
+	}
 }
 
 // Run calibrates and quantizes every linear layer of the model that is not kept.
@@ -166,9 +186,7 @@ type linear struct {
 	heldFor    *fold        // the layer makes the input of this fold's consumers, whose scales it will take over
 	pending    calib.Matrix // scaled and clipped, waiting for heldFor
 	report     Layer
-	stage      *stage    // its input; nil without rows
-	columns    []float32 // what its columns were multiplied by; nil = 1
-	rows       []float32 // what its rows were divided by; nil = 1
+	stage      *stage // its input; nil without rows
 }
 
 func (r *run) prepare() error {

@@ -69,7 +69,7 @@ func (r *run) divide(f *fold, s []float32) error {
 	if f.norm != nil {
 		return r.divideVar(f.norm, s)
 	}
-	f.producer.rows = s
+	f.producer.report.rows = s
 	if err := calib.DivideOutputs(f.producer.pending, s); err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func (r *run) quantize(s *stage) error {
 	}
 	for i, l := range s.linears {
 		l.stage = s
-		l.columns, l.pending = factors, weights[i]
+		l.report.columns, l.pending = factors, weights[i]
 		if r.Method == AWQ && !r.NoClip {
 			if l.pending, err = r.clip(samples, l.pending); err != nil {
 				return err
@@ -242,19 +242,9 @@ func (r *run) measure(l *linear, st *quant.State, original calib.Matrix) error {
 			return err
 		}
 	}
-	if l.columns != nil {
-		inverse := make([]float32, len(l.columns))
-		for j, f := range l.columns {
-			inverse[j] = 1 / f
-		}
-		q.ScaleColumns(inverse)
-	}
-	for i, f := range l.rows {
-		for j := range q.Row(i) {
-			q.Row(i)[j] *= f
-		}
-	}
 	rep := &l.report
+	rep.cols = q.Cols
+	rep.Unscale(q.Data, 0)
 	rep.Name, rep.Bits = l.name, 8*float64(st.Bytes())/float64(max(st.Size(), 1))
 	rep.RelError, rep.Cosine, rep.MaxAbs = compare(original.Data, q.Data)
 	if l.stage != nil {

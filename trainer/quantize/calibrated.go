@@ -116,18 +116,12 @@ func (p *job) refuseUnplaced(in *input) error {
 	return nil
 }
 
-// calibrated takes the report of a weight from calibration: scales that other layers took over are part of its codes, so that it cannot
-// be compared element by element.
+// calibrated takes from calibration what it alone can tell: errors on the layer's outputs.
 func (l *Layer) calibrated(c calibrate.Layer) {
-	l.RelError, l.Cosine, l.OutputError, l.Nearest, l.Note = c.RelError, c.Cosine, c.OutputError, c.Nearest, c.Note
+	l.OutputError, l.Nearest, l.Note = c.OutputError, c.Nearest, c.Note
 	if c.Ratio != 0 {
-		l.MaxAbs = c.MaxAbs
-		l.Note = strings.TrimPrefix(l.Note+"; scaled", "; ")
-		if l.Note == "scaled" {
-			l.Note = fmt.Sprintf("scaled, exponent %.2f", c.Ratio)
-		}
+		l.Note = fmt.Sprintf("scaled, exponent %.2f", c.Ratio)
 	}
-	l.diff2, l.dot2, l.inner = l.RelError*l.RelError*l.norm2, l.norm2, l.Cosine*l.norm2
 }
 
 func orAuto(device string) string {

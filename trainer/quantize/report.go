@@ -74,8 +74,8 @@ type Total struct {
 // chunk is how many elements are compared at once.
 const chunk = 1 << 16
 
-// compare measures the error of a quantized weight.
-func compare(name string, w *tensor.Tensor, s *quant.State, stored int64) (Layer, error) {
+// compare measures the error of a quantized weight. unscale takes out of its elements what other layers make up for; nil: nothing.
+func compare(name string, w *tensor.Tensor, s *quant.State, stored int64, unscale func(x []float32, from int)) (Layer, error) {
 	n := w.Shape().Size()
 	l := Layer{Name: name, Shape: w.Shape().Dims(), bytes: stored, elements: int64(n)}
 	src := quant.From(w)
@@ -87,6 +87,9 @@ func compare(name string, w *tensor.Tensor, s *quant.State, stored int64) (Layer
 		}
 		if err := s.Read(q[:m], lo); err != nil {
 			return l, err
+		}
+		if unscale != nil {
+			unscale(q[:m], lo)
 		}
 		l.add(x[:m], q[:m])
 	}

@@ -176,11 +176,12 @@ func (w *writer) quantize(s *spool, f *checkpoint.File, name string) error {
 	if err != nil {
 		return err
 	}
-	l, err := compare(name, original, st, st.Bytes())
+	note, ok := w.notes[name]
+	l, err := compare(name, original, st, st.Bytes(), note.Unscale)
 	if err != nil {
 		return err
 	}
-	if note, ok := w.notes[name]; ok {
+	if ok {
 		l.calibrated(note)
 	}
 	w.report.Layers = append(w.report.Layers, l)
