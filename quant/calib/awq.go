@@ -37,7 +37,10 @@ func AWQSearch(samples Matrix, meanAbs []float32, weights []Matrix, w RoundTrip,
 	if len(meanAbs) != samples.Cols {
 		return Scales{}, fmt.Errorf("calib: %d channel means for %d channels", len(meanAbs), samples.Cols)
 	}
-	exact := outputs(samples, weights, par)
+	exact, err := outputs(samples, weights, par)
+	if err != nil {
+		return Scales{}, err
+	}
 	best := Scales{Error: math.Inf(1)}
 	for _, ratio := range ratios(0, 1, awqRatios) {
 		s := AWQFactors(meanAbs, ratio)
@@ -52,7 +55,7 @@ func AWQSearch(samples Matrix, meanAbs []float32, weights []Matrix, w RoundTrip,
 			best.Factors, best.Ratio, best.Error = s, ratio, e
 		}
 	}
-	return best, nil
+	return best, best.check()
 }
 
 // ClipSearch returns the weight with the extremes of each group cut off where that makes the quantized group's part of the layer's output

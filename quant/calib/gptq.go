@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -47,16 +48,27 @@ type GPTQResult struct {
 	Values  Matrix  // what the state stands for, in float32
 	Dead    int     // columns whose input was 0 in every sample: they are rounded to nearest, no sample tells
 	Damping float64 // share of the mean diagonal that was added; more than asked when H was singular
-	Raised  int     // how often damping was raised tenfold because H was not positive definite with it
-	Error   float64 // Σ (w-q)²/U² / 2: the error on the samples' outputs that the method accounts for, damping included
+	Samples int64   // behind the Hessian
+	// Singular says that the Hessian cannot have full rank: fewer samples than columns that are not dead, or it had to be damped more than
+	// asked.
+	Singular bool
+	Raised   int     // how often damping was raised tenfold because H was not positive definite with it
+	Error    float64 // Σ (w-q)²/U² / 2: the error on the samples' outputs that the method accounts for, damping included
 }
 
 // Note says in words what was unusual, "" for nothing.
 func (r *GPTQResult) Note() string {
+	var why []string
+	if live := r.Values.Cols - r.Dead; r.Samples < int64(live) {
+		why = append(why, fmt.Sprintf("%d samples for %d inputs", r.Samples, live))
+	}
+	if r.Dead > 0 {
+		why = append(why, fmt.Sprintf("%d dead columns", r.Dead))
+	}
 	switch {
-	case r.Raised > 0 && r.Dead > 0:
-		return fmt.Sprintf("the Hessian is singular (%d dead columns): damped with %.3g of its mean diagonal", r.Dead, r.Damping)
-	case r.Raised > 0:
+	case r.Singular && len(why) > 0:
+		return fmt.Sprintf("the Hessian is singular (%s): damped with %.3g of its mean diagonal", strings.Join(why, ", "), r.Damping)
+	case r.Singular:
 		return fmt.Sprintf("the Hessian is singular: damped with %.3g of its mean diagonal", r.Damping)
 	case r.Dead > 0:
 		return fmt.Sprintf("%d dead columns (inputs always 0) rounded to nearest", r.Dead)
@@ -116,6 +128,7 @@ func checkGPTQ(w Matrix, h *Hessian, f quant.Format, o *GPTQOptions) error {
 	case o.BlockCols < 0:
 		return fmt.Errorf("calib: blocks of %d columns: must not be negative", o.BlockCols)
 	}
+	o.BlockCols = min(o.BlockCols, w.Cols)
 	return nil
 }
 
@@ -196,7 +209,8 @@ func (s *gptq) factor(h *Hessian) error {
 			a[i*n+i] += damping * mean
 		}
 		if cholesky(a, n, s.Parallel) {
-			s.res.Damping = damping
+			s.res.Damping, s.res.Samples = damping, h.Samples()
+			s.res.Singular = s.res.Raised > 0 || h.Samples() < int64(n-s.res.Dead)
 			slices.Reverse(a) // which is R: element (i, j) of a matrix is element (n-1-i, n-1-j) of its reversed storage
 			s.u = invertUpper(a, n, s.Parallel)
 			return nil

@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"fmt"
 	"math"
 	"slices"
 )
@@ -36,9 +37,12 @@ func (h *Histogram) Add(batch []float32) error {
 }
 
 // Merge adds the counts of o, which must have as many bins.
-func (h *Histogram) Merge(o *Histogram) {
+func (h *Histogram) Merge(o *Histogram) error {
+	if o.bins != h.bins {
+		return fmt.Errorf("calib: a histogram of at most %d bins cannot take in one of at most %d: make both alike", h.bins, o.bins)
+	}
 	if o.seen.n == 0 {
-		return
+		return nil
 	}
 	e := h.seen
 	e.join(o.seen)
@@ -46,6 +50,7 @@ func (h *Histogram) Merge(o *Histogram) {
 	for i, c := range o.counts {
 		h.counts[(o.first+int64(i))>>(h.exp-o.exp)-h.first] += c
 	}
+	return nil
 }
 
 // Width is the width of a bin.
@@ -142,8 +147,7 @@ func (s *sample) merge(o *sample) error {
 	if err := s.spill(nil); err != nil {
 		return err
 	}
-	s.hist.Merge(o.hist)
-	return nil
+	return s.hist.Merge(o.hist)
 }
 
 // each calls f with values in ascending order: bins by their centre, kept within the extremes.
@@ -168,6 +172,12 @@ func (s *sample) quantile(q float64) float64 {
 		i := int(at)
 		lo, hi := float64(s.exact[i]), float64(s.exact[min(i+1, len(s.exact)-1)])
 		return lo + (at-float64(i))*(hi-lo)
+	}
+	switch { // the extremes are known exactly
+	case at <= 0:
+		return float64(s.seen.lo)
+	case at >= float64(s.seen.n-1):
+		return float64(s.seen.hi)
 	}
 	below, out, done := 0.0, float64(s.seen.hi), false
 	s.hist.Each(func(lo, hi float64, count uint64) {

@@ -154,8 +154,7 @@ func (e *Entropy) Merge(o Observer) error {
 		return mismatch(e, o)
 	}
 	e.seen.join(other.seen)
-	e.hist.Merge(other.hist)
-	return nil
+	return e.hist.Merge(other.hist)
 }
 
 // Range implements Observer.

@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -51,6 +52,11 @@ func DivideOutputs(producer Matrix, s []float32, biases ...[]float32) error {
 		}
 	}
 	for j, f := range s {
+		if f == 0 || f-f != 0 {
+			return fmt.Errorf("calib: factor %d is %v: nothing can be divided by it", j, f)
+		}
+	}
+	for j, f := range s {
 		row := producer.Row(j)
 		for i := range row {
 			row[i] /= f
@@ -72,8 +78,14 @@ func SmoothSearch(samples Matrix, absmaxX []float32, weights []Matrix, alphas []
 	if alphas == nil {
 		alphas = ratios(0, 1, 20)
 	}
+	if len(alphas) == 0 {
+		return Scales{}, errors.New("calib: no migration strengths to try (nil stands for 0, 0.05, ..., 1)")
+	}
 	absmaxW := jointAbsMax(weights)
-	exact := outputs(samples, weights, par)
+	exact, err := outputs(samples, weights, par)
+	if err != nil {
+		return Scales{}, err
+	}
 	best := Scales{Error: math.Inf(1)}
 	for _, alpha := range alphas {
 		s, err := SmoothFactors(absmaxX, absmaxW, alpha)
@@ -88,7 +100,7 @@ func SmoothSearch(samples Matrix, absmaxX []float32, weights []Matrix, alphas []
 			best = Scales{Factors: s, Ratio: alpha, Error: e}
 		}
 	}
-	return best, nil
+	return best, best.check()
 }
 
 // Scales is the result of a search.
@@ -98,6 +110,16 @@ type Scales struct {
 	Error   float64   // share of the outputs' energy that quantization gets wrong with them
 	Plain   float64   // the same without scales; AWQ only
 }
+
+// check refuses a search in which no candidate gave a finite error.
+func (s Scales) check() error {
+	if s.Factors == nil {
+		return errOverflow
+	}
+	return nil
+}
+
+var errOverflow = errors.New("calib: outputs on the samples overflow float32: find the layer that overflows before calibrating")
 
 // scaledError quantizes weights times s, and samples divided by s (where x is given), and compares the outputs with the exact ones.
 func scaledError(samples Matrix, weights, exact []Matrix, s []float32, x, w RoundTrip, par Parallel) (float64, error) {
@@ -127,12 +149,16 @@ func scaledError(samples Matrix, weights, exact []Matrix, s []float32, x, w Roun
 	return share(wrong, whole), nil
 }
 
-func outputs(samples Matrix, weights []Matrix, par Parallel) []Matrix {
+// outputs are the exact outputs of the weights on the samples.
+func outputs(samples Matrix, weights []Matrix, par Parallel) ([]Matrix, error) {
 	out := make([]Matrix, len(weights))
 	for i, w := range weights {
 		out[i] = Product(samples, w, par)
+		if firstNonFinite(out[i].Data) >= 0 {
+			return nil, errOverflow
+		}
 	}
-	return out
+	return out, nil
 }
 
 func jointAbsMax(weights []Matrix) []float32 {

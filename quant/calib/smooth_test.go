@@ -123,7 +123,9 @@ func TestSmoothSearchBeatsPlainInt8(t *testing.T) {
 	for j := range ones {
 		ones[j] = 1
 	}
-	plain, err := scaledError(x, weights, outputs(x, weights, nil), ones, act, wgt, nil)
+	exact, err := outputs(x, weights, nil)
+	require.NoError(t, err)
+	plain, err := scaledError(x, weights, exact, ones, act, wgt, nil)
 	require.NoError(t, err)
 	require.Less(t, best.Error, 0.5*plain, "alpha %v", best.Ratio)
 	for _, alpha := range ratios(0, 1, 20) {
@@ -160,7 +162,8 @@ func TestAWQBeatsRoundToNearest(t *testing.T) {
 		require.NoError(t, err)
 		require.Less(t, got.Error, 0.7*got.Plain, "%d bits, ratio %v", bits, got.Ratio)
 		require.Positive(t, got.Ratio)
-		exact := outputs(x, weights, nil)
+		exact, err := outputs(x, weights, nil)
+		require.NoError(t, err)
 		again, err := scaledError(x, weights, exact, got.Factors, nil, rt, nil)
 		require.NoError(t, err)
 		require.Equal(t, got.Error, again)
