@@ -19,8 +19,8 @@ type Compressed struct {
 
 // Compress stores a (rows, cols) matrix of f32, f16 or bf16 that is N:M sparse. Other matrices are refused: nothing is dropped here.
 func Compress(w *tensor.Tensor, n, m int) (*Compressed, error) {
-	if w == nil || w.Shape().Rank() != 2 || !w.DType().IsFloat() {
-		return nil, fmt.Errorf("prune: only a matrix of floats can be compressed")
+	if w == nil || w.Shape().Rank() != 2 || !compressible(w.DType()) {
+		return nil, fmt.Errorf("prune: only a matrix of f32, f16 or bf16 can be compressed")
 	}
 	rows, cols := w.Shape().Dim(0), w.Shape().Dim(1)
 	if cols == 0 {
@@ -46,6 +46,11 @@ func Compress(w *tensor.Tensor, n, m int) (*Compressed, error) {
 		at += n
 	})
 	return c, nil
+}
+
+// compressible leaves out f64, which no weight here is stored in: patterns are judged in float32, where its smallest values are 0.
+func compressible(d tensor.DType) bool {
+	return d == tensor.F32 || d == tensor.F16 || d == tensor.BF16
 }
 
 // perRow is the number of values of a row.
@@ -78,7 +83,7 @@ func (c *Compressed) Validate() error {
 	if err := checkNM(c.Rows*c.Cols, c.Cols, c.N, c.M); err != nil {
 		return err
 	}
-	if c.Values == nil || c.Values.Shape() != tensor.S(c.Rows, c.perRow()) || !c.Values.DType().IsFloat() || len(c.Places) != c.placeBytes() {
+	if c.Values == nil || c.Values.Shape() != tensor.S(c.Rows, c.perRow()) || !compressible(c.Values.DType()) || len(c.Places) != c.placeBytes() {
 		return fmt.Errorf("prune: %d of %d in %d x %d needs %d floats a row and %d bytes of places", c.N, c.M, c.Rows, c.Cols, c.perRow(), c.placeBytes())
 	}
 	return nil

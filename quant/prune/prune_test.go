@@ -123,6 +123,10 @@ func TestRefuses(t *testing.T) {
 	require.NoError(t, err)
 	twice.Values.Set(0, 1) // both at place 0
 	twice.Values.Set(1, 2)
+	tiny := tensor.New(tensor.T(tensor.F64, 1, 4))
+	for i := range 4 {
+		tiny.Set(i, 1e-60) // 0 in float32
+	}
 	short := *broken
 	short.Places = nil
 	for want, err := range map[string]error{
@@ -134,9 +138,10 @@ func TestRefuses(t *testing.T) {
 		"the norm of input 1 is NaN":        second(Wanda(make([]float32, 4), []float32{1, nan})),
 		"2 input norms do not fit 3":        second(Wanda(make([]float32, 3), []float32{1, 1})),
 		"row 0 has 4 elements":              second(Compress(full, 2, 4)),
-		"only a matrix":                     second(Compress(nil, 2, 4)),
+		"only a matrix of f32, f16":         second(Compress(nil, 2, 4)),
 		"place 3 in a group of 2":           second(broken.Dense()),
 		"place 0, which another has":        second(twice.Dense()),
+		"only a matrix of f32":              second(Compress(tiny, 2, 4)),
 		"needs 4 floats a row and 1 bytes":  second(short.Dense()),
 		"a mask of 2 elements for 1 weight": Mask{true, true}.Apply(make([]float32, 1)),
 	} {
