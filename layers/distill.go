@@ -3,6 +3,7 @@ package layers
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -66,6 +67,9 @@ func (d Distill) TokenLoss(student, teacher, labels graph.Value) graph.Value {
 	g := student.Graph()
 	if err := d.check(student, teacher, labels); err != nil {
 		return g.Fail("distill", []graph.Value{student, teacher, labels}, err)
+	}
+	if d.Hard == 1 { // 0 times an infinite divergence is not 0
+		return ops.TokenLoss(student, labels)
 	}
 	t := d.Temperature
 	if t == 0 {
@@ -188,7 +192,7 @@ func (h *HiddenDistill) Loss(student, teacher []graph.Value, labels graph.Value)
 	var total graph.Value
 	for i, p := range h.Pairs {
 		if p.Student < 0 || p.Student >= len(student) || p.Teacher < 0 || p.Teacher >= len(teacher) {
-			return failAny(append(student, teacher...), fmt.Errorf("pair %d is layers %d and %d of %d and %d hidden states", i, p.Student,
+			return failAny(slices.Concat(student, teacher), fmt.Errorf("pair %d is layers %d and %d of %d and %d hidden states", i, p.Student,
 				p.Teacher, len(student), len(teacher)))
 		}
 		s, t := student[p.Student], teacher[p.Teacher]
@@ -203,7 +207,7 @@ func (h *HiddenDistill) Loss(student, teacher []graph.Value, labels graph.Value)
 		}
 	}
 	if len(h.Pairs) == 0 {
-		return failAny(append(student, teacher...), fmt.Errorf("no layers are paired; see UniformLayers"))
+		return failAny(slices.Concat(student, teacher), fmt.Errorf("no layers are paired; see UniformLayers"))
 	}
 	return ops.Scale(total, 1/float64(len(h.Pairs)))
 }
@@ -211,6 +215,9 @@ func (h *HiddenDistill) Loss(student, teacher []graph.Value, labels graph.Value)
 func (h *HiddenDistill) pair(s, t, labels graph.Value) graph.Value {
 	if !s.Valid() || !t.Valid() {
 		return ops.Add(s, t)
+	}
+	if h.Kind > HiddenCosine {
+		return failAny([]graph.Value{s}, fmt.Errorf("unknown kind of comparison %d: use HiddenMSE or HiddenCosine", h.Kind))
 	}
 	if s.Shape() != t.Shape() {
 		return failAny([]graph.Value{s}, fmt.Errorf("the student's states are %v, the teacher's %v: make projections with NewHiddenDistill",

@@ -150,6 +150,18 @@ func TestDistillImpossibleTokens(t *testing.T) {
 	}
 }
 
+// TestDistillHardAlone: without a share of the teacher, what is infinitely far from it does not matter.
+func TestDistillHardAlone(t *testing.T) {
+	s, labels := scores(1), labelsOf(t, 0, 1, -100, 3, 0)
+	s.Set(2, math.Inf(-1)) // possible for the teacher
+	g := graph.New("distill")
+	sv, tv, lv := g.Input("s", s.Type()), g.Input("t", s.Type()), g.Input("l", labels.Type())
+	loss := layers.Distill{Hard: 1, Temperature: 3}.Loss(sv, tv, lv)
+	out, err := plan.Eval(cpu.New(cpu.Options{Threads: 1}), plan.Feed{sv: s, tv: scores(2), lv: labels}, loss, ops.MeanLoss(ops.TokenLoss(sv, lv), lv))
+	require.NoError(t, err)
+	require.Equal(t, out[1].At(0), out[0].At(0))
+}
+
 func TestDistillWithoutCountedTokensIsZero(t *testing.T) {
 	g := graph.New("distill")
 	sv, tv, lv := g.Input("s", scores(1).Type()), g.Input("t", scores(1).Type()), g.Input("l", tensor.T(tensor.I32, distillTokens))
@@ -176,6 +188,12 @@ func TestDistillRefuses(t *testing.T) {
 		"pair 0 is layers 0 and 3 of 1 and 1": func(s, t graph.Value) graph.Value {
 			h := &layers.HiddenDistill{Pairs: []layers.LayerPair{{0, 3}}}
 			return h.Loss([]graph.Value{s}, []graph.Value{t}, graph.Value{})
+		},
+		"unknown kind of comparison 9": func(s, te graph.Value) graph.Value {
+			both := []graph.Value{s, te}
+			h := &layers.HiddenDistill{Pairs: []layers.LayerPair{{0, 0}}, Kind: 9}
+			defer func() { require.Equal(t, te, both[1]) }() // an error leaves the caller's slice alone
+			return h.Loss(both[:1], []graph.Value{s}, graph.Value{})
 		},
 		"make projections": func(s, _ graph.Value) graph.Value {
 			h := &layers.HiddenDistill{Pairs: []layers.LayerPair{{0, 0}}}
