@@ -48,14 +48,29 @@ var math64 = squash[float64]{
 	},
 }
 
-// tanhRow32 is 2σ(2x) - 1: within 2e-7 of tanh everywhere, which is what gates need.
+// tanhBlock is how many elements tanhRow32 takes at a time.
+const tanhBlock = 256
+
+// tanhRow32 is 2σ(2x) - 1, within 2e-7 of tanh, and the odd Taylor polynomial of degree 7 near 0, where the difference from 1 has no
+// digits left for a small x: the relative error stays below 2e-6.
 func tanhRow32(dst, src []float32) {
-	for i, x := range src {
-		dst[i] = 2 * x
-	}
-	vec.Sigmoid(dst, dst)
-	for i, y := range dst {
-		dst[i] = 2*y - 1
+	var buf [tanhBlock]float32
+	for len(src) > 0 {
+		n := min(len(src), tanhBlock)
+		s := buf[:n]
+		for i, x := range src[:n] {
+			s[i] = 2 * x
+		}
+		vec.Sigmoid(s, s)
+		for i, x := range src[:n] {
+			if x > -0.125 && x < 0.125 {
+				q := float32(x * x)
+				dst[i] = x - float32(float32(x*q)*(1.0/3-float32(q*(2.0/15-float32(q*(17.0/315))))))
+			} else {
+				dst[i] = 2*s[i] - 1
+			}
+		}
+		dst, src = dst[n:], src[n:]
 	}
 }
 
