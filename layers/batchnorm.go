@@ -49,7 +49,10 @@ func (n *BatchNorm) Forward(x graph.Value, training bool) graph.Value {
 	if !y.Valid() {
 		return y
 	}
-	m := float64(x.Type().Size() / x.Dim(1))
+	m := float64(x.Dim(0))
+	for _, n := range x.Shape().Dims()[2:] {
+		m *= float64(n)
+	}
 	if m < 2 {
 		return g.Fail("batchnorm", []graph.Value{x}, errOneElement)
 	}

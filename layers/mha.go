@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -68,8 +69,13 @@ func NewMultiheadAttention(src Source, dim, heads int, o MultiheadOptions) *Mult
 // KeyPadding and dropout the scores are never in memory. random is for dropout, over the queries; its zero value means
 // inference.
 func (m *MultiheadAttention) Forward(q, k, v graph.Value, masks AttentionMasks, random Random) graph.Value {
-	if !q.Valid() || !k.Valid() || !v.Valid() {
-		return q
+	if q.Valid() && (k.Absent() || v.Absent()) {
+		return q.Graph().Fail("multihead_attention", []graph.Value{q, k, v}, errors.New("keys or values are absent"))
+	}
+	for _, x := range []graph.Value{q, k, v} {
+		if !x.Valid() {
+			return x
+		}
 	}
 	if err := m.check(q.Type(), k.Type(), v.Type()); err != nil {
 		return q.Graph().Fail("multihead_attention", []graph.Value{q, k, v}, err)
@@ -107,7 +113,9 @@ func (m *MultiheadAttention) check(in ...tensor.Type) error {
 	for i, t := range in {
 		width := m.Dim
 		if m.In == nil {
-			width = []*graph.Var{m.Q, m.K, m.V}[i].Type.Dim(1)
+			if w := []*graph.Var{m.Q, m.K, m.V}[i]; w != nil {
+				width = w.Type.Dim(1)
+			}
 		}
 		if t.Rank() != 3 || t.Dim(2) != width || !t.DType.IsFloat() || t.DType != in[0].DType {
 			return fmt.Errorf("input %d is %v, must be (B, T, %d) of one float dtype", i, t, width)

@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -96,6 +97,10 @@ func (r *Recurrent) Forward(x graph.Value, state RecurrentState, lengths graph.V
 	if !x.Valid() {
 		return x, RecurrentState{}
 	}
+	if len(r.parts) == 0 {
+		err := errors.New("the layer has no weights; make it with NewRecurrent")
+		return x.Graph().Fail(ops.RecurrenceOp{Cell: r.Cell}.Name(), []graph.Value{x}, err), RecurrentState{}
+	}
 	if in := r.parts[0].wih.Type.Dim(1); x.Rank() != 3 || x.Dim(2) != in || !x.DType().IsFloat() {
 		err := fmt.Errorf("the input must have three axes, the last of %d features, and a float dtype", in)
 		return x.Graph().Fail(ops.RecurrenceOp{Cell: r.Cell}.Name(), []graph.Value{x}, err), RecurrentState{}
@@ -134,6 +139,9 @@ func (r *Recurrent) Forward(x graph.Value, state RecurrentState, lengths graph.V
 
 // checkState checks the states that a caller gives for x (T, B, in).
 func (r *Recurrent) checkState(x graph.Value, state RecurrentState) error {
+	if r.Cell != ops.CellLSTM && !state.C.Absent() {
+		return errors.New("a cell state is given, which only an LSTM has")
+	}
 	want := tensor.S(len(r.parts), x.Dim(1), r.Hidden)
 	for _, s := range []graph.Value{state.H, state.C} {
 		if s.Valid() && (s.Shape() != want || !s.DType().IsFloat()) {

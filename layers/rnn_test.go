@@ -68,7 +68,11 @@ func TestRecurrentByLoops(t *testing.T) {
 		lens, err := tensor.Of(lengths, b)
 		require.NoError(t, err)
 		vl := g.Input("l", lens.Type())
-		y, last := r.Forward(vx, layers.RecurrentState{H: vh, C: vc}, vl, layers.Random{})
+		state := layers.RecurrentState{H: vh}
+		if cell == ops.CellLSTM {
+			state.C = vc
+		}
+		y, last := r.Forward(vx, state, vl, layers.Random{})
 		require.NoError(t, g.Err())
 		feed := plan.Feed{vx: x, vh: h0, vl: lens}
 		outs := []graph.Value{y, last.H}
