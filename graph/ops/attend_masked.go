@@ -70,7 +70,7 @@ func (o MaskedOptions) weigh(s Value) (masked, weights Value) {
 	see := o.Mask
 	if !o.Bias.Absent() {
 		bias := Cast(o.Bias, s.DType())
-		open := Greater(bias, Scalar(bias, NoKeys))
+		open := Not(LessEqual(bias, Scalar(bias, NoKeys))) // NaN too, which must show
 		s = Add(s, Where(open, bias, Scalar(bias, 0)))
 		if see.Absent() {
 			see = open

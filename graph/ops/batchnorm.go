@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -101,7 +102,7 @@ func (o BatchNormOp) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 	if !need[0] {
 		return out
 	}
-	per, z := 1/float64(x.Type().Size()/x.Dim(1)), Cast(x, wide(x.DType()))
+	per, z := 1/float64(x.Dim(0)*product(x.Shape().Dims()[2:])), Cast(x, wide(x.DType()))
 	plus := func(v Value) {
 		v = Cast(BroadcastTo(v, x.Shape().Dims()...), x.DType())
 		if out[0].Absent() {
@@ -265,8 +266,8 @@ func LpNormalize(x Value, p float64, axis int, eps float64) Value {
 	if !ok {
 		return absorb(x)
 	}
-	if !x.DType().IsFloat() || !(p >= 1) || !(eps > 0) {
-		return fail("lp_normalize", x, "needs a float dtype, p of at least 1 and a positive eps, got %v, %v and %v", x.DType(), p, eps)
+	if !x.DType().IsFloat() || !(p >= 1) || math.IsInf(p, 1) || !(eps > 0) {
+		return fail("lp_normalize", x, "needs a float dtype, a finite p of at least 1 and a positive eps, got %v, %v and %v", x.DType(), p, eps)
 	}
 	z := Cast(x, wide(x.DType()))
 	dims := x.Shape().Dims()

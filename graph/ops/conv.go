@@ -124,6 +124,9 @@ func (o ConvWeightOp) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	if err := arity(in, 2); err != nil {
 		return nil, err
 	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	x, y := in[0], in[1]
 	w := tensor.T(x.DType, append([]int{y.Dim(1), x.Dim(1) / max(int(o.Groups), 1)}, o.kernelDims()...)...)
 	_, err := o.Dims(int(o.Groups), x, w, y)

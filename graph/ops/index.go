@@ -190,7 +190,12 @@ var (
 )
 
 // Name implements graph.Op.
-func (o ScatterRows) Name() string { return "scatter_" + scatterNames[o.Kind] }
+func (o ScatterRows) Name() string {
+	if int(o.Kind) >= len(scatterNames) {
+		return "scatter"
+	}
+	return "scatter_" + scatterNames[o.Kind]
+}
 
 // Infer implements graph.Op.
 func (o ScatterRows) Infer(in []tensor.Type) ([]tensor.Type, error) {
@@ -200,6 +205,9 @@ func (o ScatterRows) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	x, idx, u := in[0], in[1], in[2]
 	if err := indices(idx); err != nil {
 		return nil, err
+	}
+	if int(o.Kind) >= len(scatterNames) {
+		return nil, fmt.Errorf("kind %d of scattering is unknown", o.Kind)
 	}
 	if o.Kind != ScatterSet && x.DType == tensor.Bool {
 		return nil, fmt.Errorf("not defined on bool")

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -145,8 +146,8 @@ func L1Loss(x, y Value, r LossReduction) Value {
 
 // HuberLoss is d²/2 where |d| <= delta, else delta·(|d| - delta/2), with d = x-y and delta > 0 (Huber 1964); see MSELoss.
 func HuberLoss(x, y Value, delta float64, r LossReduction) Value {
-	if x.Valid() && !(delta > 0) {
-		return fail("huber_loss", x, "delta must be positive, got %v", delta)
+	if x.Valid() && (!(delta > 0) || math.IsInf(delta, 1)) {
+		return fail("huber_loss", x, "delta must be positive and finite, got %v; without a bound the loss is MSELoss / 2", delta)
 	}
 	return elementLoss("huber_loss", x, y, r, func(x, y Value) Value {
 		d := Abs(Sub(x, y))
@@ -172,7 +173,7 @@ func SmoothL1Loss(x, y Value, beta float64, r LossReduction) Value {
 // the positive class that broadcasts against x, or 1 if it is absent; see MSELoss. It overflows for no x.
 func BinaryLoss(x, y, positive Value, r LossReduction) Value {
 	return elementLoss("binary_loss", x, y, r, func(x, y Value) Value {
-		low := logOnePlusExp(Neg(x)) // -log σ(x)
+		low := Softplus(Neg(x)) // -log σ(x)
 		rest := Mul(Sub(Scalar(x, 1), y), x)
 		if positive.Absent() {
 			return Add(rest, low)
@@ -180,12 +181,6 @@ func BinaryLoss(x, y, positive Value, r LossReduction) Value {
 		extra := Mul(AddScalar(castLike(positive, x), -1), y)
 		return Add(rest, Mul(AddScalar(extra, 1), low))
 	})
-}
-
-// logOnePlusExp is log(1 + e^x). The shift that keeps it finite has no gradient of its own, so that the slope at 0 is right.
-func logOnePlusExp(x Value) Value {
-	m := one(Barrier{}, Max(x, Scalar(x, 0)))
-	return Add(m, Log(Add(Exp(Neg(m)), Exp(Sub(x, m)))))
 }
 
 // KLDivLoss is y·(log y - x) for log-probabilities x and probabilities y, 0 where y is 0, or e^y·(y - x) where logTarget says
@@ -205,6 +200,9 @@ func KLDivLoss(x, y Value, logTarget bool, r LossReduction) Value {
 func elementLoss(name string, x, y Value, r LossReduction, f func(x, y Value) Value) Value {
 	if !x.Valid() || !y.Valid() {
 		return one(Pointwise{F: FnSub}, x, y)
+	}
+	if r > LossBatchMean {
+		return fail(name, x, "reduction %d is unknown", r)
 	}
 	if x.Shape() != y.Shape() || !x.DType().IsFloat() || !y.DType().IsFloat() {
 		return x.Graph().Fail(name, []graph.Value{x, y}, fmt.Errorf("both must be floats of one shape"))

@@ -35,7 +35,7 @@ func PadBy(x Value, lo, hi []int, mode PadMode, val float64) Value {
 			x = PadAxis(x, axis, max(lo[axis], 0), max(hi[axis], 0), val)
 			continue
 		}
-		if lo[axis] == 0 && hi[axis] == 0 {
+		if mode <= PadWrap && lo[axis] == 0 && hi[axis] == 0 {
 			continue
 		}
 		from, err := padSource(x.Dim(axis), lo[axis], hi[axis], mode)
@@ -47,10 +47,18 @@ func PadBy(x Value, lo, hi []int, mode PadMode, val float64) Value {
 	return x
 }
 
+// maxPadded bounds the list of positions that repeating takes.
+const maxPadded = 1 << 28
+
 // padSource lists, for each element of a padded axis, which of n it copies.
 func padSource(n, lo, hi int, mode PadMode) (*tensor.Tensor, error) {
 	if n == 0 {
 		return nil, fmt.Errorf("there is nothing to repeat")
+	}
+	for _, v := range []int{n, lo, hi} {
+		if v > maxPadded || v < -maxPadded {
+			return nil, fmt.Errorf("%d elements padded by %d and %d are too many, at most %d are repeated", n, lo, hi, maxPadded)
+		}
 	}
 	idx := make([]int32, max(n+lo+hi, 0))
 	for i := range idx {

@@ -176,7 +176,9 @@ func (o MaxPoolOp) Decompose(in []Value) []Value {
 	low := Cast(Fill(x.Graph(), tensor.F32, negInf), x.DType())
 	seen = Where(inside, seen, low)
 	y := MaxOf(seen, 2)
-	pick := Equal(Iota(x.Graph(), tensor.T(tensor.I32, o.Taps(), 1), 0), Reshape(ArgMax(seen, 2), flat[0], flat[1], 1, flat[3]))
+	most := Reshape(y, flat[0], flat[1], 1, flat[3])
+	best := And(inside, Or(Equal(seen, most), IsNaN(seen))) // padding is as low as -Inf; a NaN is the most
+	pick := Equal(Iota(x.Graph(), tensor.T(tensor.I32, o.Taps(), 1), 0), Reshape(ArgMax(Cast(best, tensor.U8), 2), flat[0], flat[1], 1, flat[3]))
 	idx := Sum(Where(pick, at, Scalar(at, 0)), 2)
 	dims := append(flat[:2:2], out...)
 	return []Value{Reshape(y, dims...), Reshape(idx, dims...)}

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"math"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -53,8 +54,8 @@ func LpPool(x Value, p float64, kernel []int, o PoolOptions) Value {
 	if !ok {
 		return absorb(x)
 	}
-	if !(p >= 1) {
-		return fail("lp_pool", x, "p must be at least 1, got %v", p)
+	if !(p >= 1) || math.IsInf(p, 1) {
+		return fail("lp_pool", x, "p must be finite and at least 1, got %v; the limit of large p is MaxPool of the absolute values", p)
 	}
 	z := Cast(x, wide(x.DType()))
 	return Cast(root(one(SumPoolOp{Window: w}, power(z, p)), p), x.DType())
@@ -141,50 +142,52 @@ func global(name string, x Value, f func(Value, ...int) Value) Value {
 // elements floor(i·n/m) up to ceil((i+1)·n/m), as in PyTorch.
 func AdaptiveAvgPool(x Value, out ...int) Value {
 	return adaptive("adaptive_avg_pool", x, out, func(x Value, axis, m int) Value {
-		n, last := x.Dim(axis), x.Rank()-1
-		avg := tensor.New(tensor.T(wide(x.DType()), m, n))
+		dims := slices.Repeat([]int{1}, x.Rank())
+		dims[axis] = m
+		share := tensor.New(tensor.T(x.DType(), dims...))
 		for i := range m {
-			lo, hi := adaptiveRange(i, n, m)
-			for j := lo; j < hi; j++ {
-				avg.Set(i*n+j, 1/float64(hi-lo))
-			}
+			lo, hi := adaptiveRange(i, x.Dim(axis), m)
+			share.Set(i, 1/float64(hi-lo))
 		}
-		perm := swapped(x.Rank(), axis, last)
-		return Transpose(Linear(Transpose(x, perm...), x.Graph().Const(avg)), perm...)
+		// elements outside, which a shorter range takes to the common width, are zeros
+		sum := Sum(Gather(x, axis, adaptiveIndex(x, axis, m, func(at, hi int) int {
+			if at < hi {
+				return at
+			}
+			return -1
+		})), axis+1)
+		return Mul(sum, x.Graph().Const(share))
 	})
 }
 
 // AdaptiveMaxPool takes the largest elements of x (N, C, S...) over the ranges of AdaptiveAvgPool.
 func AdaptiveMaxPool(x Value, out ...int) Value {
 	return adaptive("adaptive_max_pool", x, out, func(x Value, axis, m int) Value {
-		n := x.Dim(axis)
-		width := 1
-		for i := range m {
-			lo, hi := adaptiveRange(i, n, m)
-			width = max(width, hi-lo)
-		}
-		idx := tensor.New(tensor.T(tensor.I32, m, width))
-		for i := range m * width {
-			lo, hi := adaptiveRange(i/width, n, m)
-			idx.Set(i, float64(min(lo+i%width, hi-1)))
-		}
-		return MaxOf(Gather(x, axis, x.Graph().Const(idx)), axis+1)
+		return MaxOf(Gather(x, axis, adaptiveIndex(x, axis, m, func(at, hi int) int { return min(at, hi-1) })), axis+1)
 	})
 }
 
-// maxAdaptive bounds the matrix that averages an axis.
+// adaptiveIndex is the i32 (m, width) positions of the elements of each range of an axis, as many as the widest has; pick says which
+// one stands at a position that may lie beyond the range's end hi.
+func adaptiveIndex(x Value, axis, m int, pick func(at, hi int) int) Value {
+	n, width := x.Dim(axis), 1
+	for i := range m {
+		lo, hi := adaptiveRange(i, n, m)
+		width = max(width, hi-lo)
+	}
+	idx := tensor.New(tensor.T(tensor.I32, m, width))
+	at := tensor.Data[int32](idx)
+	for i := range at {
+		lo, hi := adaptiveRange(i/width, n, m)
+		at[i] = int32(pick(lo+i%width, hi))
+	}
+	return x.Graph().Const(idx)
+}
+
+// maxAdaptive bounds the positions that an axis is pooled from and to.
 const maxAdaptive = 1 << 26
 
 func adaptiveRange(i, n, m int) (lo, hi int) { return i * n / m, ((i+1)*n + m - 1) / m }
-
-func swapped(rank, a, b int) []int {
-	perm := make([]int, rank)
-	for i := range perm {
-		perm[i] = i
-	}
-	perm[a], perm[b] = b, a
-	return perm
-}
 
 // adaptive pools one axis after the other, at least in float32.
 func adaptive(name string, x Value, out []int, axis func(x Value, axis, m int) Value) Value {

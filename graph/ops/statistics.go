@@ -29,7 +29,7 @@ func inWide(name string, x Value, f func(x Value) Value) Value {
 	return onFloats(name, x, func() Value { return Cast(f(Cast(x, wide(x.DType()))), x.DType()) })
 }
 
-// LogSumExp returns log Σ e^x without overflow: the largest element is subtracted first. Rows of only -Inf give -Inf.
+// LogSumExp returns log Σ e^x without overflow: the largest element is subtracted first. Rows of only -Inf give -Inf, with gradient 0.
 func LogSumExp(x Value, axes ...int) Value {
 	return inWide("log_sum_exp", x, func(x Value) Value {
 		top := MaxOf(x, axes...)
@@ -37,7 +37,9 @@ func LogSumExp(x Value, axes ...int) Value {
 			return top
 		}
 		top = one(Barrier{}, Where(IsFinite(top), top, Scalar(top, 0))) // any shift is right, so it needs no gradient
-		return Add(Log(Sum(Exp(Sub(x, keepAxes(top, x, axes))), axes...)), top)
+		sum := Sum(Exp(Sub(x, keepAxes(top, x, axes))), axes...)
+		none := Equal(sum, Scalar(sum, 0)) // the logarithm has no slope here
+		return Where(none, Scalar(sum, negInf), Add(Log(Where(none, Scalar(sum, 1), sum)), top))
 	})
 }
 
@@ -45,7 +47,12 @@ func LogSumExp(x Value, axes ...int) Value {
 func L1Norm(x Value, axes ...int) Value { return Sum(Abs(x), axes...) }
 
 // SumSquare returns Σx².
-func SumSquare(x Value, axes ...int) Value { return Sum(Square(x), axes...) }
+func SumSquare(x Value, axes ...int) Value {
+	if x.Valid() && isHalfType(x.DType()) {
+		return Cast(Sum(Square(Cast(x, tensor.F32)), axes...), x.DType())
+	}
+	return Sum(Square(x), axes...)
+}
 
 // L2Norm returns √Σx². At 0, where the norm has no slope, the gradient is 0.
 func L2Norm(x Value, axes ...int) Value {
