@@ -131,8 +131,10 @@ func (h Hyper) Check() error {
 		}
 	}
 	switch {
-	case row.eps && !(float32(h.Eps) > 0 && h.Eps <= 1e30), !row.eps && !(h.Eps >= 0 && h.Eps <= 1e30):
-		return fmt.Errorf("eps %v must be positive", h.Eps)
+	case row.eps && !(h.Eps >= leastNormal && h.Eps <= 1e30):
+		return fmt.Errorf("eps %v must be positive and a normal number of float32, such as 1e-8", h.Eps)
+	case !nonNegative(h.Eps):
+		return fmt.Errorf("eps %v must not be negative", h.Eps)
 	case !nonNegative(h.WeightDecay):
 		return fmt.Errorf("weight decay %v must not be negative", h.WeightDecay)
 	case !nonNegative(h.MaxUnorm):
@@ -147,6 +149,9 @@ func (h Hyper) Check() error {
 	}
 	return nil
 }
+
+// leastNormal is the smallest float32 with all its digits: a smaller eps can become 0 by a bias correction, and 0/0 a step.
+const leastNormal = 1.0 / (1 << 63) / (1 << 63)
 
 // isBeta reports whether b can be what is kept of an average: in [0, 1), also as the float32 that is computed with.
 func isBeta(b float64) bool { return b >= 0 && float32(b) < 1 }

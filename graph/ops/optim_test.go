@@ -35,7 +35,9 @@ func TestUpdateRefuses(t *testing.T) {
 		"unknown":       func(h *ops.Hyper) { h.Rule = 200 },
 		"rounding":      func(h *ops.Hyper) { h.Rounding = 9 },
 		"beta 3":        func(h *ops.Hyper) { h.Beta3 = 1 },
-		"eps":           func(h *ops.Hyper) { h.Eps = 1e-60 },
+		"eps 1e-60":     func(h *ops.Hyper) { h.Eps = 1e-60 },
+		"eps 1e-44":     func(h *ops.Hyper) { h.Eps = 1e-44 }, // times sqrt(1-beta2) it would be 0, and 0/0 the first step of a zero gradient
+		"a normal":      func(h *ops.Hyper) { h.Eps = 0 },
 		"weight decay":  func(h *ops.Hyper) { h.WeightDecay = math.Inf(1) },
 		"max_unorm":     func(h *ops.Hyper) { h.MaxUnorm = math.NaN() },
 		"alpha":         func(h *ops.Hyper) { h.Alpha = -1 },
