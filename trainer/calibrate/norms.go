@@ -2,6 +2,7 @@ package calibrate
 
 import (
 	"context"
+	"errors"
 
 	"github.com/bitsandbyes/bitsandbyes/quant"
 )
@@ -9,8 +10,11 @@ import (
 // InputNorms returns, by the path of each linear layer, the norm ‖X_j‖ of each of its inputs over all tokens of the rows: what
 // prune.Wanda weighs magnitudes with. Of the options it takes Model, Store, Rows, Keep and Memory.
 func InputNorms(ctx context.Context, o Options) (map[string][]float32, error) {
-	o.Format, o.Method = quant.Config{}, AWQ // which gathers statistics of channels
-	r := &run{Options: o}
+	if len(o.Rows) == 0 {
+		return nil, errors.New("calibrate: InputNorms needs rows of tokens to run the model on")
+	}
+	r := &run{Options: Options{Model: o.Model, Store: o.Store, Rows: o.Rows, Keep: o.Keep, Memory: o.Memory, SampleRows: 1,
+		Format: quant.Config{}, Method: AWQ}} // AWQ gathers statistics of channels
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
@@ -24,9 +28,8 @@ func InputNorms(ctx context.Context, o Options) (map[string][]float32, error) {
 			return nil, err
 		}
 		for _, s := range part {
-			norms := s.stats.Norms()
-			for _, l := range s.linears {
-				out[l.path] = norms
+			for _, l := range s.linears { // a slice each: callers may change one
+				out[l.path] = s.stats.Norms()
 			}
 			s.samples, s.stats = nil, nil
 		}

@@ -56,12 +56,19 @@ func TestInputNorms(t *testing.T) {
 	two, err := calibrate.InputNorms(context.Background(), o)
 	require.NoError(t, err)
 	require.Len(t, one, 7*len(f.model.Backbone.Blocks))
+	q, k := one["model.layers.0.self_attn.q_proj"], one["model.layers.0.self_attn.k_proj"]
+	require.Equal(t, q, k, "they read one input")
+	require.NotSame(t, &q[0], &k[0])
 	for path, norms := range one {
 		for j, n := range norms {
 			require.InDelta(t, math.Sqrt2*float64(n), two[path][j], 1e-5*float64(n), path)
 		}
 	}
+	o.Rows, o.Sequential, o.Percent = o.Rows[:1], true, -1 // which say nothing here
+	again, err := calibrate.InputNorms(context.Background(), o)
+	require.NoError(t, err)
+	require.Equal(t, one, again)
 	o.Rows = nil
 	_, err = calibrate.InputNorms(context.Background(), o)
-	require.ErrorContains(t, err, "needs rows")
+	require.ErrorContains(t, err, "InputNorms needs rows")
 }
