@@ -79,7 +79,7 @@ type Options struct {
 	Damping    float64 // of GPTQ; 0 = calib.DefaultDamping
 
 	SampleRows int   // rows of a layer's input that searches and measured errors see; 0 = 512
-	Memory     int64 // bytes that gathered Hessians and samples may take at once; 0 = 1 GiB. A single layer may take more
+	Memory     int64 // bytes that gathered Hessians, samples and a row's inputs may take at once; 0 = 1 GiB. A single layer may take more
 	Parallel   calib.Parallel
 	// Progress is called before each weight is quantized; nil: nobody is told.
 	Progress func(done, total int, name string)
@@ -175,6 +175,7 @@ type run struct {
 	linears []*linear
 	order   map[string]int
 	folds   map[string]*fold // by the path of a consumer
+	longest int              // length of the longest row, padded
 	done    int
 	result  *Result
 }
@@ -267,6 +268,7 @@ func (r *run) checkRows() error {
 				return fmt.Errorf("calibrate: row %d: token %d has id %d, the vocabulary has %d", i, j, id, c.Vocab)
 			}
 		}
+		r.longest = max(r.longest, r.padded(t))
 	}
 	return nil
 }

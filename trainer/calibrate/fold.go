@@ -1,6 +1,8 @@
 package calibrate
 
 import (
+	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -64,6 +66,33 @@ func (r *run) fold(byPath map[string]*linear, norm *layers.RMSNorm, producer str
 	}
 }
 
+// representable changes factors so that a norm's scale divided by them is a number of its own type: what was to be taken over would be
+// rounded otherwise, by 0.4% in bf16. A scale that would overflow or vanish keeps its value, and its channel the factor 1.
+func (r *run) representable(norm *graph.Var, s []float32) error {
+	t, err := r.dense(norm)
+	if err != nil {
+		return err
+	}
+	rounded := tensor.New(norm.Type)
+	for j, v := range t.Float32s() {
+		rounded.Set(j, float64(v/s[j]))
+		if d := float32(rounded.At(j)); v != 0 {
+			if s[j] = v / d; d == 0 || s[j] == 0 || s[j]-s[j] != 0 {
+				s[j] = 1
+			}
+		}
+	}
+	return nil
+}
+
+// dense is a parameter that stays unquantized, as earlier folds left it.
+func (r *run) dense(v *graph.Var) (*tensor.Tensor, error) {
+	if t, ok := r.result.Dense[v.Name]; ok {
+		return t, nil
+	}
+	return r.Store.Get(v)
+}
+
 // divide takes factors out of what makes the activation.
 func (r *run) divide(f *fold, s []float32) error {
 	if f.norm != nil {
@@ -81,12 +110,9 @@ func (r *run) divide(f *fold, s []float32) error {
 
 // divideVar divides a parameter that stays unquantized.
 func (r *run) divideVar(v *graph.Var, s []float32) error {
-	t, ok := r.result.Dense[v.Name]
-	if !ok {
-		var err error
-		if t, err = r.Store.Get(v); err != nil {
-			return err
-		}
+	t, err := r.dense(v)
+	if err != nil {
+		return err
 	}
 	values := t.Float32s()
 	if err := calib.DivideOutputs(calib.Matrix{Rows: len(values), Cols: 1, Data: values}, s); err != nil {
@@ -94,7 +120,9 @@ func (r *run) divideVar(v *graph.Var, s []float32) error {
 	}
 	out := tensor.New(v.Type)
 	for i, x := range values {
-		out.Set(i, float64(x))
+		if out.Set(i, float64(x)); math.IsInf(out.At(i), 0) || math.IsNaN(out.At(i)) {
+			return fmt.Errorf("element %d of %s becomes %v, which %v does not hold: use another method, or keep the layer", i, v.Name, x, v.Type.DType)
+		}
 	}
 	r.result.Dense[v.Name] = out
 	return nil

@@ -114,7 +114,7 @@ func (r *run) stages() ([]*stage, error) {
 
 // bytes is what is gathered of a stage.
 func (r *run) bytes(s *stage) int64 {
-	n := 4 * int64(r.SampleRows) * int64(s.cols)
+	n := 4 * int64(r.SampleRows+r.longest) * int64(s.cols) // the sample, and a row's inputs
 	if r.Method == GPTQ {
 		n += (8 + 4) * int64(s.cols) * int64(s.cols) // the sum, and a row's products on the device
 	}
@@ -138,6 +138,11 @@ func (r *run) parts(stages []*stage) [][]*stage {
 // bucket is the step of row lengths that graphs are compiled for.
 const bucket = 32
 
+// padded is the length of the graph that a row runs in.
+func (r *run) padded(row *tensor.Tensor) int {
+	return min((row.Type().Size()+bucket-1)/bucket*bucket, r.Model.Config().MaxPositions)
+}
+
 // gather runs the model on every row, up to the last of the stages, and collects their inputs. Rows are padded on the right to a few
 // lengths, which causal attention does not see, and only what belongs to tokens is collected.
 func (r *run) gather(ctx context.Context, part []*stage) error {
@@ -149,7 +154,7 @@ func (r *run) gather(ctx context.Context, part []*stage) error {
 	rows := map[int][]*tensor.Tensor{}
 	var lengths []int
 	for _, t := range r.Rows {
-		n := min((t.Type().Size()+bucket-1)/bucket*bucket, r.Model.Config().MaxPositions)
+		n := r.padded(t)
 		if rows[n] == nil {
 			lengths = append(lengths, n)
 		}

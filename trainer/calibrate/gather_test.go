@@ -19,9 +19,13 @@ import (
 
 // small is a model of two layers with random weights, biases too.
 func small(t *testing.T, kvHeads int, bias bool) (*models.Llama, *plan.Store) {
+	return smallOf(t, kvHeads, bias, tensor.F32)
+}
+
+func smallOf(t *testing.T, kvHeads int, bias bool, d tensor.DType) (*models.Llama, *plan.Store) {
 	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
-	src := layers.NewSource(layers.Options{Seed: 5})
+	src := layers.NewSource(layers.Options{Seed: 5, Policy: layers.Policy{Param: d}})
 	m, err := models.NewLlama(models.Config{Vocab: 40, Hidden: 16, Intermediate: 24, Layers: 2, Heads: 2, KVHeads: kvHeads, HeadDim: 8, MaxPositions: 64,
 		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.3, Pad: -1, AttentionBias: bias, MLPBias: bias}, src)
 	require.NoError(t, err)
@@ -98,6 +102,47 @@ func TestFoldsTakeBiasesAlong(t *testing.T) {
 		for i := range want {
 			require.InDelta(t, want[i], got[i], 0.1)
 		}
+	}
+}
+
+// TestFoldsIntoShortNormsAreExact: a norm's scale of 16 bits takes over what it can hold, and the columns are multiplied by just that.
+func TestFoldsIntoShortNormsAreExact(t *testing.T) {
+	for _, d := range []tensor.DType{tensor.BF16, tensor.F16} {
+		for _, method := range []Method{SmoothQuant, AWQ} {
+			m, store := smallOf(t, 1, false, d)
+			norm := m.Backbone.Blocks[0].Norm1.Weight
+			before := tensor.New(norm.Type)
+			for j := range before.Type().Size() {
+				before.Set(j, 1.2+math.Sin(float64(j)))
+			}
+			before.Set(2, 0)
+			before.Set(3, 6e4) // near the end of f16
+			require.NoError(t, store.Set(norm, before))
+			r, err := Run(context.Background(), Options{Model: m, Store: store, Rows: rowsOf(40), Method: method, Alpha: 0.1,
+				Format: quant.AffineFormat{Bits: 8, Per: 4}})
+			require.NoError(t, err)
+			after, scaled := r.Dense[norm.Name], 0
+			for j, f := range r.Layers[0].columns {
+				require.InEpsilon(t, 1+before.At(j), 1+after.At(j)*float64(f), 1e-6, "%v %s %d", d, method, j)
+				if f != 1 {
+					scaled++
+				}
+			}
+			require.Greater(t, scaled, 8)
+		}
+	}
+}
+
+// TestRowsCountAsMemory: what a long row gives is part of the budget.
+func TestRowsCountAsMemory(t *testing.T) {
+	m, store := small(t, 1, false)
+	for n, parts := range map[int]int{1: 1, 64: 2} {
+		r := &run{Options: Options{Model: m, Store: store, Rows: rowsOf(n), Method: MinMax, Format: quant.AffineFormat{Bits: 4}, SampleRows: 1,
+			Memory: 4 * 33 * (6*16 + 2*24)}}
+		require.NoError(t, r.prepare())
+		stages, err := r.stages()
+		require.NoError(t, err)
+		require.Len(t, r.parts(stages), parts)
 	}
 }
 

@@ -81,6 +81,11 @@ func (r *run) scale(s *stage, samples calib.Matrix, weights []calib.Matrix) ([]f
 	if err != nil {
 		return nil, err
 	}
+	if f.norm != nil {
+		if err := r.representable(f.norm, found.Factors); err != nil {
+			return nil, err
+		}
+	}
 	inverse := make([]float32, len(found.Factors))
 	for j, v := range found.Factors {
 		inverse[j] = 1 / v
