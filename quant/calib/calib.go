@@ -83,13 +83,17 @@ func (m Matrix) ColumnAbsMax() []float32 {
 }
 
 // ScaleColumns multiplies column j by s[j].
-func (m Matrix) ScaleColumns(s []float32) {
+func (m Matrix) ScaleColumns(s []float32) error {
+	if len(s) != m.Cols {
+		return fmt.Errorf("calib: %d factors for %d columns", len(s), m.Cols)
+	}
 	for r := range m.Rows {
 		row := m.Row(r)
 		for j := range row {
 			row[j] *= s[j]
 		}
 	}
+	return nil
 }
 
 // FromTensor copies a tensor of rank 2 into a matrix.

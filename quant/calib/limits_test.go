@@ -55,6 +55,13 @@ func TestSearchesRefuseOverflow(t *testing.T) {
 	require.ErrorContains(t, err, "overflow")
 	_, err = SmoothSearch(x, c.AbsMax(), []Matrix{w}, []float64{}, nil, rt, nil)
 	require.ErrorContains(t, err, "no migration strengths")
+	_, err = OutputError(x, w, NewMatrix(4, 8), nil)
+	require.ErrorContains(t, err, "overflow")
+	_, err = OutputError(x, w, NewMatrix(4, 7), nil)
+	require.ErrorContains(t, err, "an approximation of 4 x 7 for a weight of 4 x 8")
+	_, err = OutputError(NewMatrix(3, 7), w, w, nil)
+	require.ErrorContains(t, err, "a weight has 8 columns, the samples 7")
+	require.ErrorContains(t, w.ScaleColumns(make([]float32, 7)), "7 factors for 8 columns")
 	require.ErrorContains(t, DivideOutputs(NewMatrix(2, 1), []float32{1, 0}), "factor 1 is 0")
 }
 

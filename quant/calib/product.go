@@ -1,7 +1,9 @@
 package calib
 
-// Product returns x·wᵀ for samples x (tokens, in) and a weight w (out, in): (tokens, out), summed in float32 in the order of the columns.
-func Product(x, w Matrix, par Parallel) Matrix {
+import "fmt"
+
+// product returns x·wᵀ for samples x (tokens, in) and a weight w (out, in): (tokens, out), summed in float32 in the order of the columns.
+func product(x, w Matrix, par Parallel) Matrix {
 	y := NewMatrix(x.Rows, w.Rows)
 	par.run((w.Rows+3)/4, func(lo, hi int) {
 		for t := 0; t < x.Rows; t += 2 {
@@ -41,12 +43,22 @@ func tileProduct(y, x, w Matrix, t, i int) {
 
 // OutputError is ‖X·(Q-W)ᵀ‖² / ‖X·Wᵀ‖²: how much of the layer's output on the samples x an approximation q of its weight w gets wrong,
 // as a share of its energy. It is 0 where the output is 0 for both.
-func OutputError(x, w, q Matrix, par Parallel) float64 {
+func OutputError(x, w, q Matrix, par Parallel) (float64, error) {
+	if err := checkSamples(x, []Matrix{w}); err != nil {
+		return 0, err
+	}
+	if q.Rows != w.Rows || q.Cols != w.Cols || len(q.Data) != len(w.Data) {
+		return 0, fmt.Errorf("calib: an approximation of %d x %d for a weight of %d x %d", q.Rows, q.Cols, w.Rows, w.Cols)
+	}
 	d := NewMatrix(w.Rows, w.Cols)
 	for i, v := range q.Data {
 		d.Data[i] = v - w.Data[i]
 	}
-	return share(energy(Product(x, d, par).Data), energy(Product(x, w, par).Data))
+	e := share(energy(product(x, d, par).Data), energy(product(x, w, par).Data))
+	if e-e != 0 {
+		return 0, errOverflow
+	}
+	return e, nil
 }
 
 func share(err, whole float64) float64 {

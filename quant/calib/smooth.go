@@ -128,7 +128,9 @@ func scaledError(samples Matrix, weights, exact []Matrix, s []float32, x, w Roun
 	for j, f := range s {
 		inverse[j] = 1 / f
 	}
-	in.ScaleColumns(inverse)
+	if err := in.ScaleColumns(inverse); err != nil {
+		return 0, err
+	}
 	if x != nil {
 		var err error
 		if in, err = x(in); err != nil {
@@ -138,12 +140,14 @@ func scaledError(samples Matrix, weights, exact []Matrix, s []float32, x, w Roun
 	wrong, whole := 0.0, 0.0
 	for i, weight := range weights {
 		scaled := weight.Clone()
-		scaled.ScaleColumns(s)
+		if err := scaled.ScaleColumns(s); err != nil {
+			return 0, err
+		}
 		q, err := w(scaled)
 		if err != nil {
 			return 0, err
 		}
-		wrong += distance(Product(in, q, par).Data, exact[i].Data)
+		wrong += distance(product(in, q, par).Data, exact[i].Data)
 		whole += energy(exact[i].Data)
 	}
 	return share(wrong, whole), nil
@@ -153,7 +157,7 @@ func scaledError(samples Matrix, weights, exact []Matrix, s []float32, x, w Roun
 func outputs(samples Matrix, weights []Matrix, par Parallel) ([]Matrix, error) {
 	out := make([]Matrix, len(weights))
 	for i, w := range weights {
-		out[i] = Product(samples, w, par)
+		out[i] = product(samples, w, par)
 		if firstNonFinite(out[i].Data) >= 0 {
 			return nil, errOverflow
 		}

@@ -47,11 +47,11 @@ func TestProduct(t *testing.T) {
 		for _, rows := range []int{1, 2, 3} {
 			x, w := randomWeight(r, rows, n+1), randomWeight(r, n, n+1)
 			want := float64Product(x, w)
-			got := Product(x, w, threads)
+			got := product(x, w, threads)
 			for i := range want {
 				require.InDelta(t, want[i], got.Data[i], 1e-6)
 			}
-			require.Equal(t, got, Product(x, w, nil))
+			require.Equal(t, got, product(x, w, nil))
 		}
 	}
 }
@@ -85,7 +85,7 @@ func TestSmoothingKeepsTheFunction(t *testing.T) {
 		}
 		p, c, b := producer.Clone(), consumer.Clone(), append([]float32(nil), bias...)
 		require.NoError(t, DivideOutputs(p, s, b))
-		c.ScaleColumns(s)
+		require.NoError(t, c.ScaleColumns(s))
 		got := forward(p, c, b)
 		for i := range want {
 			require.InDelta(t, want[i], got[i], tol, name)

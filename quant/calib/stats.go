@@ -108,6 +108,9 @@ type Channels struct{ cols []Observer }
 
 // NewChannels makes cols observers.
 func NewChannels(cols int, each func() (Observer, error)) (*Channels, error) {
+	if cols < 1 || each == nil {
+		return nil, fmt.Errorf("calib: observers of %d channels: at least one, and a function that makes one, are needed", cols)
+	}
 	c := &Channels{cols: make([]Observer, cols)}
 	for j := range c.cols {
 		var err error

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -281,6 +280,3 @@ func (r *run) weight(l *linear) (calib.Matrix, error) {
 	}
 	return calib.FromTensor(t)
 }
-
-// sqrt of a share of energy is a relative error.
-func relative(share float64) float64 { return math.Sqrt(share) }

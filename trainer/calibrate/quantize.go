@@ -90,10 +90,14 @@ func (r *run) scale(s *stage, samples calib.Matrix, weights []calib.Matrix) ([]f
 	for j, v := range found.Factors {
 		inverse[j] = 1 / v
 	}
-	samples.ScaleColumns(inverse)
+	if err := samples.ScaleColumns(inverse); err != nil {
+		return nil, err
+	}
 	for i, l := range s.linears {
 		l.report.Ratio = found.Ratio
-		weights[i].ScaleColumns(found.Factors)
+		if err := weights[i].ScaleColumns(found.Factors); err != nil {
+			return nil, err
+		}
 	}
 	return found.Factors, nil
 }
@@ -228,7 +232,13 @@ func (r *run) nearestError(samples, w calib.Matrix) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return relative(calib.OutputError(samples, w, q, r.Parallel)), nil
+	return r.outputError(samples, w, q)
+}
+
+// outputError is ‖X·(W-Q)ᵀ‖/‖X·Wᵀ‖.
+func (r *run) outputError(samples, w, q calib.Matrix) (float64, error) {
+	share, err := calib.OutputError(samples, w, q, r.Parallel)
+	return math.Sqrt(share), err
 }
 
 // measure compares what the codes stand for with what was quantized, scales taken out again, and puts it into the store where later
@@ -253,7 +263,10 @@ func (r *run) measure(l *linear, st *quant.State, original calib.Matrix) error {
 	rep.Name, rep.Bits = l.name, 8*float64(st.Bytes())/float64(max(st.Size(), 1))
 	rep.RelError, rep.Cosine, rep.MaxAbs = compare(original.Data, q.Data)
 	if l.stage != nil {
-		rep.OutputError = relative(calib.OutputError(l.stage.samples.Matrix(), original, q, r.Parallel))
+		var err error
+		if rep.OutputError, err = r.outputError(l.stage.samples.Matrix(), original, q); err != nil {
+			return err
+		}
 	}
 	r.result.Layers = append(r.result.Layers, *rep)
 	return nil
