@@ -9,12 +9,11 @@ import (
 // quantized to 8 bits in blocks of StateBlocksize with the signed dynamic code book. codes must hold len(absmax) bytes and
 // nestedAbsmax Blocks(len(absmax), StateBlocksize) values. The mean is summed in float64 and rounded once; no scales have mean 0.
 func QuantizeScales(codes []byte, nestedAbsmax, absmax []float32) (offset float32, err error) {
-	book := DynamicSigned()
-	if err := check8(len(codes), len(nestedAbsmax), len(absmax), StateBlocksize, book); err != nil {
+	if err := check8(len(codes), len(nestedAbsmax), len(absmax), StateBlocksize, DynamicSigned()); err != nil {
 		return 0, err
 	}
 	offset = meanScale(absmax)
-	quantizeScalesAround(codes, nestedAbsmax, absmax, offset, book)
+	quantizeScalesAround(codes, nestedAbsmax, absmax, offset, StateBlocksize)
 	return offset, nil
 }
 
@@ -29,12 +28,12 @@ func meanScale(absmax []float32) float32 {
 	return float32(sum / float64(len(absmax)))
 }
 
-// quantizeScalesAround quantizes absmax-offset for a given offset.
-func quantizeScalesAround(codes []byte, nestedAbsmax, absmax []float32, offset float32, book *Codebook) {
-	var rest [StateBlocksize]float32
-	for b := range Blocks(len(absmax), StateBlocksize) {
-		lo := b * StateBlocksize
-		x := absmax[lo:min(lo+StateBlocksize, len(absmax))]
+// quantizeScalesAround quantizes absmax-offset for a given offset, in blocks of the signed dynamic code book.
+func quantizeScalesAround(codes []byte, nestedAbsmax, absmax []float32, offset float32, blocksize int) {
+	book, rest := DynamicSigned(), make([]float32, min(blocksize, len(absmax)))
+	for b := range Blocks(len(absmax), blocksize) {
+		lo := b * blocksize
+		x := absmax[lo:min(lo+blocksize, len(absmax))]
 		for i, a := range x {
 			rest[i] = flush(a - offset)
 		}

@@ -173,8 +173,9 @@ func newState(t tensor.Type, header func(s *State) error) (*State, error) {
 	return s, nil
 }
 
-// storedBits is Format.BitsPerWeight: the bytes of a state of that shape, which is not allocated.
-func storedBits(shape tensor.Shape, nested bool, header func(s *State) error) float64 {
+// storedBits is Format.BitsPerWeight: the bytes of a state of that shape, which is not allocated. nested is the block size of the second
+// level of scales, 0 for none.
+func storedBits(shape tensor.Shape, nested int, header func(s *State) error) float64 {
 	s := &State{Shape: shape, DType: tensor.F32}
 	if header(s) != nil || s.checkHeader() != nil || s.Size() == 0 {
 		return 0
@@ -184,14 +185,15 @@ func storedBits(shape tensor.Shape, nested bool, header func(s *State) error) fl
 	if s.Zeros != nil {
 		bytes += float64(blocks)
 	}
-	if nested {
-		bytes += float64(blocks) + 4*float64(Blocks(blocks, StateBlocksize)) - 4*float64(blocks)
+	if nested > 0 {
+		bytes += float64(blocks) + 4*float64(Blocks(blocks, nested)) - 4*float64(blocks)
 	}
 	return 8 * bytes / float64(s.Size())
 }
 
-// quantize fills a new state of a format; prepare, where given, sets the encoder up first.
-func quantize(s *State, src Source, o Options, prepare func(e *Encoder) error, double bool) (*State, error) {
+// quantize fills a new state of a format; prepare, where given, sets the encoder up first. Scales are quantized in blocks of nested, or
+// not at 0.
+func quantize(s *State, src Source, o Options, prepare func(e *Encoder) error, nested int) (*State, error) {
 	e, err := s.Encoder()
 	if err != nil {
 		return nil, err
@@ -204,8 +206,8 @@ func quantize(s *State, src Source, o Options, prepare func(e *Encoder) error, d
 	if err := e.fill(src, o, 0, s.Size()); err != nil {
 		return nil, err
 	}
-	if double {
-		err = s.nest()
+	if nested > 0 {
+		err = s.nest(nested)
 	}
 	return s, err
 }

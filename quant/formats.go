@@ -33,6 +33,14 @@ func (c Config) blocksize() int {
 	return c.Blocksize
 }
 
+// nestedIn is the block size of the second level of scales in QLoRA, where there is one.
+func nestedIn(double bool) int {
+	if double {
+		return StateBlocksize
+	}
+	return 0
+}
+
 // Name implements Format: "nf4", "fp4:block=128,double", "int8", "int8:threshold=6".
 func (c Config) Name() string {
 	return formatName(c.Scheme.String(), option(c.Blocksize != 0 && c.Blocksize != DefaultBlocksize, fmt.Sprintf("block=%d", c.Blocksize)),
@@ -59,7 +67,7 @@ func (c Config) header(s *State) error {
 
 // BitsPerWeight implements Format.
 func (c Config) BitsPerWeight(shape tensor.Shape) float64 {
-	return storedBits(shape, c.Double, c.header)
+	return storedBits(shape, nestedIn(c.Double), c.header)
 }
 
 // New implements Format.
@@ -76,13 +84,13 @@ func (c Config) Quantize(src Source, o Options) (*State, error) {
 	}
 	t, host := src.(tensorSource)
 	if !host || !c.Scheme.FourBit() {
-		return quantize(s, src, o, nil, c.Double)
+		return quantize(s, src, o, nil, nestedIn(c.Double))
 	}
 	if err := s.quantizeAll(t.t, o.parallel()); err != nil {
 		return nil, err
 	}
 	if c.Double {
-		err = s.nest()
+		err = s.nest(StateBlocksize)
 	}
 	return s, err
 }
@@ -151,7 +159,7 @@ func (f AffineFormat) header(s *State) error {
 
 // BitsPerWeight implements Format.
 func (f AffineFormat) BitsPerWeight(shape tensor.Shape) float64 {
-	return storedBits(shape, false, f.header)
+	return storedBits(shape, 0, f.header)
 }
 
 // New implements Format.
@@ -166,7 +174,7 @@ func (f AffineFormat) Quantize(src Source, o Options) (*State, error) {
 	return quantize(s, src, o, func(e *Encoder) error {
 		e.stochastic, e.seed = f.Stochastic, o.Seed
 		return nil
-	}, false)
+	}, 0)
 }
 
 // BlockwiseFormat is 8-bit blockwise quantization with a map of 256 values (Dettmers et al. 2022, arXiv 2110.02861), equal to the
@@ -174,7 +182,22 @@ func (f AffineFormat) Quantize(src Source, o Options) (*State, error) {
 type BlockwiseFormat struct {
 	Map       string // a name that MapByName knows; "" = dynamic_signed
 	Blocksize int    // 0 = StateBlocksize
-	Double    bool   // store the scales in 8 bits
+	Double    bool   // store the scales in 8 bits, in blocks of Blocksize
+}
+
+func (f BlockwiseFormat) blocksize() int {
+	if f.Blocksize == 0 {
+		return StateBlocksize
+	}
+	return f.Blocksize
+}
+
+// nested is the block size of the second level.
+func (f BlockwiseFormat) nested() int {
+	if f.Double {
+		return f.blocksize()
+	}
+	return 0
 }
 
 // Name implements Format: "blockwise8", "blockwise8:map=linear_signed,block=64,double".
@@ -184,10 +207,7 @@ func (f BlockwiseFormat) Name() string {
 }
 
 func (f BlockwiseFormat) header(s *State) error {
-	s.Scheme, s.Blocksize = Blockwise8, f.Blocksize
-	if f.Blocksize == 0 {
-		s.Blocksize = StateBlocksize
-	}
+	s.Scheme, s.Blocksize = Blockwise8, f.blocksize()
 	if f.Map == "" || f.Map == defaultMap {
 		return nil
 	}
@@ -198,7 +218,7 @@ func (f BlockwiseFormat) header(s *State) error {
 
 // BitsPerWeight implements Format.
 func (f BlockwiseFormat) BitsPerWeight(shape tensor.Shape) float64 {
-	return storedBits(shape, f.Double, f.header)
+	return storedBits(shape, f.nested(), f.header)
 }
 
 // New implements Format.
@@ -210,7 +230,7 @@ func (f BlockwiseFormat) Quantize(src Source, o Options) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return quantize(s, src, o, nil, f.Double)
+	return quantize(s, src, o, nil, f.nested())
 }
 
 // FP8Format stores 8-bit floats of x over a scale that maps the largest magnitude to the largest value (Micikevicius et al. 2022, arXiv
@@ -247,7 +267,7 @@ func (f FP8Format) header(s *State) error {
 
 // BitsPerWeight implements Format.
 func (f FP8Format) BitsPerWeight(shape tensor.Shape) float64 {
-	return storedBits(shape, false, f.header)
+	return storedBits(shape, 0, f.header)
 }
 
 // New implements Format.
@@ -259,7 +279,7 @@ func (f FP8Format) Quantize(src Source, o Options) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return quantize(s, src, o, nil, false)
+	return quantize(s, src, o, nil, 0)
 }
 
 // KBitFormat stores an index into a table of 2^Bits values for each element and absmax for each flat block: NormalLevels, or a table
@@ -287,7 +307,7 @@ func (f KBitFormat) header(s *State) error {
 
 // BitsPerWeight implements Format.
 func (f KBitFormat) BitsPerWeight(shape tensor.Shape) float64 {
-	return storedBits(shape, f.Double, f.header)
+	return storedBits(shape, nestedIn(f.Double), f.header)
 }
 
 // New implements Format.
@@ -303,5 +323,5 @@ func (f KBitFormat) Quantize(src Source, o Options) (*State, error) {
 	if f.Fit {
 		prepare = func(e *Encoder) error { return e.fitLevels(src, o) }
 	}
-	return quantize(s, src, o, prepare, f.Double)
+	return quantize(s, src, o, prepare, nestedIn(f.Double))
 }

@@ -154,7 +154,7 @@ func compareWeight(t *testing.T, name string, parts map[string]*tensor.Tensor, o
 	assert.InEpsilon(t, s.NestedOffset, again.NestedOffset, 1e-6)
 	plain, err := Quantize(w, Config{Scheme: s.Scheme, Blocksize: s.Blocksize})
 	require.NoError(t, err)
-	quantizeScalesAround(again.AbsmaxU8, again.NestedAbsmax, plain.Absmax, s.NestedOffset, DynamicSigned())
+	quantizeScalesAround(again.AbsmaxU8, again.NestedAbsmax, plain.Absmax, s.NestedOffset, StateBlocksize)
 	assert.Equal(t, s.AbsmaxU8, again.AbsmaxU8, "scale codes around the stored offset")
 	sameBits(t, s.NestedAbsmax, again.NestedAbsmax, "second-level scales")
 }

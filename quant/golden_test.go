@@ -113,7 +113,7 @@ func compare4(t *testing.T, c bnbCase, data map[string]*tensor.Tensor) {
 		assert.InEpsilon(t, offset, meanScale(absmax), 1e-6)
 		s.AbsmaxU8 = make([]byte, len(absmax))
 		s.NestedAbsmax, s.NestedOffset = make([]float32, Blocks(len(absmax), StateBlocksize)), offset
-		quantizeScalesAround(s.AbsmaxU8, s.NestedAbsmax, absmax, offset, DynamicSigned())
+		quantizeScalesAround(s.AbsmaxU8, s.NestedAbsmax, absmax, offset, StateBlocksize)
 		assert.Equal(t, data[c.AbsmaxU8].Bytes(), s.AbsmaxU8, "scale codes")
 		sameBits(t, tensor.Data[float32](data[c.NestedAbsmax]), s.NestedAbsmax, "nested_absmax")
 		restored := make([]float32, len(absmax))
@@ -213,6 +213,16 @@ func compareNested8(t *testing.T, c bnbCase, data map[string]*tensor.Tensor, cod
 	sameBits(t, tensor.Data[float32](data[c.NestedAbsmax]), nested, "nested_absmax")
 	restored := make([]float32, len(absmax))
 	require.NoError(t, RestoreScales(restored, u8, nested, offset, 0, len(restored), c.NestedBlocksize, &book.values))
+	// The same through the format, whose own offset may move a code by one.
+	s, err := QuantizeTensor(data[c.Input], BlockwiseFormat{Map: c.Map, Blocksize: c.Blocksize, Double: true}, Options{})
+	require.NoError(t, err)
+	assert.Equal(t, codes, append([]byte{}, s.Codes...))
+	assert.Equal(t, c.NestedBlocksize, s.NestedBlocksize)
+	assert.Len(t, s.NestedAbsmax, len(nested))
+	assert.InEpsilon(t, offset, s.NestedOffset, 1e-6)
+	for i, code := range s.AbsmaxU8 {
+		assert.InDelta(t, int(u8[i]), int(code), 1)
+	}
 	want := data[c.Dequant]
 	assert.Equal(t, want.Bytes(), dequantizeTensor8(t, want.DType(), codes, restored, c.Blocksize, book))
 }

@@ -287,20 +287,20 @@ func (s *State) Scales(dst []float32, lo, hi int) error {
 	return nil
 }
 
-// nest quantizes the scales. It refuses those whose distance from their mean the kernels would take for zero.
-func (s *State) nest() (err error) {
+// nest quantizes the scales in blocks of that many. It refuses those whose distance from their mean the kernels would take for zero.
+func (s *State) nest(blocksize int) error {
 	s.AbsmaxU8 = make([]byte, len(s.Absmax))
-	s.NestedAbsmax = make([]float32, Blocks(len(s.Absmax), StateBlocksize))
-	s.NestedBlocksize = StateBlocksize
-	s.NestedOffset, err = QuantizeScales(s.AbsmaxU8, s.NestedAbsmax, s.Absmax)
+	s.NestedAbsmax = make([]float32, Blocks(len(s.Absmax), blocksize))
+	s.NestedBlocksize, s.NestedOffset = blocksize, meanScale(s.Absmax)
+	quantizeScalesAround(s.AbsmaxU8, s.NestedAbsmax, s.Absmax, s.NestedOffset, blocksize)
 	s.Absmax = nil
 	for _, a := range s.NestedAbsmax {
-		if limit := math.Float32frombits(fastHigh - 1); err == nil && a > limit {
-			err = fmt.Errorf("quant: the scales of %v are up to %v off their mean, and their second level holds up to %v: repair the weights or "+
+		if limit := math.Float32frombits(fastHigh - 1); a > limit {
+			return fmt.Errorf("quant: the scales of %v are up to %v off their mean, and their second level holds up to %v: repair the weights or "+
 				"leave the scales in float32", s.Type(), a, limit)
 		}
 	}
-	return err
+	return nil
 }
 
 // zero is the zero point of block b as a number.
