@@ -137,11 +137,14 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	if len(o.Rows) == 0 {
 		for _, l := range r.linears {
-			if err := r.finish(l); err != nil {
+			if err := r.finish(ctx, l); err != nil {
 				return nil, fmt.Errorf("calibrate: %s: %w", l.name, err)
 			}
 		}
 		return r.result, nil
+	}
+	if err := r.checkWeights(); err != nil {
+		return nil, err
 	}
 	stages, err := r.stages()
 	if err != nil {
@@ -152,14 +155,14 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			return nil, err
 		}
 		for _, s := range part {
-			if err := r.quantize(s); err != nil {
+			if err := r.quantize(ctx, s); err != nil {
 				return nil, fmt.Errorf("calibrate: %s: %w", s.names(), err)
 			}
 		}
 	}
 	for _, l := range r.linears { // the head of a fold whose other side is kept
 		if l.pending.Data != nil {
-			if err := r.finish(l); err != nil {
+			if err := r.finish(ctx, l); err != nil {
 				return nil, fmt.Errorf("calibrate: %s: %w", l.name, err)
 			}
 		}
@@ -268,6 +271,16 @@ func (r *run) checkRows() error {
 			}
 		}
 		r.longest = max(r.longest, r.padded(t))
+	}
+	return nil
+}
+
+// checkWeights refuses a broken weight by its name, before what it makes of activations is noticed in another layer.
+func (r *run) checkWeights() error {
+	for _, l := range r.linears {
+		if _, err := r.weight(l); err != nil {
+			return fmt.Errorf("calibrate: %s: %w", l.name, err)
+		}
 	}
 	return nil
 }

@@ -133,6 +133,40 @@ func TestFoldsIntoShortNormsAreExact(t *testing.T) {
 	}
 }
 
+// TestBrokenWeightsAreNamed before the model runs on them and some layer behind is blamed.
+func TestBrokenWeightsAreNamed(t *testing.T) {
+	m, store := small(t, 1, false)
+	v := m.Backbone.Blocks[0].Attn.Q.(*layers.Linear).Weight
+	w, err := store.Get(v)
+	require.NoError(t, err)
+	w.Set(17, math.NaN())
+	require.NoError(t, store.Set(v, w))
+	for _, o := range []Options{{Method: GPTQ, Rows: rowsOf(9)}, {}} {
+		o.Model, o.Store, o.Format = m, store, quant.AffineFormat{Bits: 4}
+		_, err = Run(context.Background(), o)
+		require.ErrorContains(t, err, "model.layers.0.self_attn.q_proj")
+		require.ErrorContains(t, err, "(1, 1) is NaN")
+	}
+}
+
+// TestStopsBetweenLayers: quantizing takes longer than running the model.
+func TestStopsBetweenLayers(t *testing.T) {
+	m, store := small(t, 1, false)
+	for _, o := range []Options{{Method: GPTQ, Rows: rowsOf(9)}, {}} {
+		ctx, cancel := context.WithCancel(context.Background())
+		o.Model, o.Store, o.Format = m, store, quant.AffineFormat{Bits: 4}
+		last := 0
+		o.Progress = func(done, total int, _ string) {
+			require.Less(t, done, total-1)
+			last = done
+			cancel()
+		}
+		_, err := Run(ctx, o)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Less(t, last, 4)
+	}
+}
+
 // TestRowsCountAsMemory: what a long row gives is part of the budget.
 func TestRowsCountAsMemory(t *testing.T) {
 	m, store := small(t, 1, false)

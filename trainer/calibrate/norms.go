@@ -18,6 +18,9 @@ func InputNorms(ctx context.Context, o Options) (map[string][]float32, error) {
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
+	if err := r.checkWeights(); err != nil {
+		return nil, err
+	}
 	stages, err := r.stages()
 	if err != nil {
 		return nil, err

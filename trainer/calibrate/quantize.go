@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // quantize chooses scales for the layers of a stage and quantizes those that wait for nothing else.
-func (r *run) quantize(s *stage) error {
+func (r *run) quantize(ctx context.Context, s *stage) error {
 	samples := s.samples.Matrix()
 	weights := make([]calib.Matrix, len(s.linears))
 	for i, l := range s.linears {
@@ -42,7 +43,7 @@ func (r *run) quantize(s *stage) error {
 		}
 	}
 	for _, l := range s.ready(r) {
-		if err := r.finish(l); err != nil {
+		if err := r.finish(ctx, l); err != nil {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
@@ -135,7 +136,10 @@ func (r *run) clip(samples, w calib.Matrix) (calib.Matrix, error) {
 }
 
 // finish quantizes a layer's weight and reports on it.
-func (r *run) finish(l *linear) error {
+func (r *run) finish(ctx context.Context, l *linear) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if r.Progress != nil {
 		r.Progress(r.done, len(r.linears), l.name)
 	}
