@@ -1,5 +1,7 @@
 package calib
 
+import "math"
+
 // cholesky overwrites the lower triangle of the symmetric n x n matrix a with L, a = L·Lᵀ. It reports false, leaving a half done, when a
 // is not positive definite in float64. The work is cut into tiles: the rows below the diagonal tile are independent of each other.
 func cholesky(a []float64, n int, par Parallel) bool {
@@ -37,7 +39,7 @@ func choleskyTile(a []float64, n, k, end int) bool {
 		if !(d > 0) || d-d != 0 {
 			return false
 		}
-		row[i] = sqrt(d)
+		row[i] = math.Sqrt(d)
 	}
 	return true
 }

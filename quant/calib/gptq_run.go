@@ -1,9 +1,5 @@
 package calib
 
-import "math"
-
-func sqrt(x float64) float64 { return math.Sqrt(x) }
-
 // gptqRows is how many rows are worked on together, so that a row of u is read once for all of them. Rows do not depend on each other.
 const gptqRows = 16
 

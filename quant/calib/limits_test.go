@@ -17,6 +17,11 @@ func TestHistogramsOfOtherBinsDoNotMerge(t *testing.T) {
 	require.EqualValues(t, 3, fine.Len())
 }
 
+func TestEntropyBinsAreFew(t *testing.T) {
+	_, err := NewEntropy(8, 1<<24)
+	require.ErrorContains(t, err, "at most 32768")
+}
+
 // TestPercentile100IsEverything, from values kept as they are and from a histogram.
 func TestPercentile100IsEverything(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))

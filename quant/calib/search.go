@@ -121,14 +121,20 @@ type Entropy struct {
 	hist   *Histogram // of magnitudes
 }
 
+// maxEntropyBins bounds a search whose time grows with the square of the bins.
+const maxEntropyBins = 1 << 15
+
 // NewEntropy returns an observer for signed codes of some bits (2 to 8; 0 = 8: 128 levels of magnitude) with histograms of the given
-// number of bins (0 = DefaultBins).
+// number of bins (0 = DefaultBins, at most 32768: the time of Range grows with their square).
 func NewEntropy(bits, bins int) (*Entropy, error) {
 	if bits == 0 {
 		bits = 8
 	}
 	if bits < 2 || bits > 8 {
 		return nil, fmt.Errorf("calib: entropy for %d bits: must be from 2 to 8", bits)
+	}
+	if bins > maxEntropyBins {
+		return nil, fmt.Errorf("calib: entropy with %d bins: at most %d, or the search takes hours", bins, maxEntropyBins)
 	}
 	bins, err := binsOf(bins)
 	return &Entropy{levels: 1 << (bits - 1), hist: NewHistogram(bins)}, err
