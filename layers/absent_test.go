@@ -54,3 +54,13 @@ func TestMissingParts(t *testing.T) {
 	require.NotPanics(t, func() { bn.Forward(g.Input("x", tensor.T(tensor.F32, 4, 0)), true) })
 	require.NoError(t, g.Err())
 }
+
+// TestDropoutOfFeatures: rows without tokens take one number each.
+func TestDropoutOfFeatures(t *testing.T) {
+	g := graph.New("features")
+	rows := tensor.T(tensor.I32, 4)
+	r := layers.Random{Key: g.Input("key", tensor.T(tensor.U32, 2)), Sample: g.Input("row", rows), Pos: g.Input("at", rows)}
+	y := layers.Dropout{Rate: 0.5}.Forward(g.Input("x", tensor.T(tensor.F32, 4, 7)), r)
+	require.NoError(t, g.Err())
+	require.Equal(t, tensor.T(tensor.F32, 4, 7), y.Type())
+}

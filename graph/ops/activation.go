@@ -1,5 +1,7 @@
 package ops
 
+import "github.com/bitsandbyes/bitsandbyes/tensor"
+
 // Activations that are short formulas of table functions: they fuse into one kernel on every device. SiLU, GELU, ReLU, Sigmoid
 // and Tanh are rows of the table themselves. Where a formula has two branches, the one that is not taken is kept finite, so
 // that neither it nor its gradient can turn into 0·∞.
@@ -53,7 +55,21 @@ func LeakyReLU(x Value, slope float64) Value {
 // PReLU returns x where x > 0, else slope·x for a learned slope (He et al. 2015) that broadcasts to x: shape () for one, (C, 1, 1)
 // for one a channel of (N, C, H, W).
 func PReLU(x, slope Value) Value {
-	return onFloats("prelu", x, func() Value { return positiveOr(x, Mul(x, slope)) })
+	return onFloats("prelu", x, func() Value {
+		if !fits(slope, x) {
+			return fail("prelu", x, "the slope %v does not broadcast to the input %v", slope.Type(), x.Type())
+		}
+		return positiveOr(x, Mul(x, slope))
+	})
+}
+
+// fits reports whether v broadcasts to the shape of x; an absent or poisoned v is left to what uses it.
+func fits(v, x Value) bool {
+	if !v.Valid() {
+		return true
+	}
+	s, err := tensor.Broadcast(v.Shape(), x.Shape())
+	return err == nil && s == x.Shape()
 }
 
 // positiveOr is x where x > 0, else y.

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -274,6 +275,10 @@ func (o ConvOptions) window(name string, x, w Value) (Window, bool) {
 	}
 	if w.Rank() < 3 || x.Rank() != w.Rank() {
 		fail(name, x, "the input and the weight %v must both have two axes and one to %d spatial ones", w.Type(), MaxWindow)
+		return Window{}, false
+	}
+	if o.Groups < 0 || o.Groups > math.MaxInt32 {
+		fail(name, x, "%d groups are out of range", o.Groups)
 		return Window{}, false
 	}
 	win, err := o.Window(w.Shape().Dims()[2:]...)

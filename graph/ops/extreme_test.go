@@ -138,6 +138,15 @@ func TestUnboundedSettings(t *testing.T) {
 		"pad": func(x, _ graph.Value) graph.Value {
 			return ops.PadBy(x, []int{1 << 60, 0, 0}, []int{0, 0, 0}, ops.PadEdge, 0)
 		},
+		"conv": func(x, _ graph.Value) graph.Value {
+			return ops.Conv(x, x.Graph().Input("w", tensor.T(tensor.F32, 2, 2, 3)), ops.ConvOptions{Groups: -2})
+		},
+		"prelu": func(x, _ graph.Value) graph.Value {
+			return ops.PReLU(x, x.Graph().Input("w", tensor.T(tensor.F32, 4, 2, 3)))
+		},
+		"binary_loss": func(x, _ graph.Value) graph.Value {
+			return ops.BinaryLoss(x, x, x.Graph().Input("w", tensor.T(tensor.F32, 4, 2, 3)), ops.LossMean)
+		},
 		"conv_weight": func(x, _ graph.Value) graph.Value {
 			return g1(x, ops.ConvWeightOp{Window: ops.Window{Rank: 9}, Groups: 1}, x, x)
 		},
@@ -167,4 +176,16 @@ func TestNoChannels(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, eval(t, grads[0])[0])
 	})
+}
+
+// TestLongSlices: the gradient of a slice counts in 64 bits where 32 would not reach.
+func TestLongSlices(t *testing.T) {
+	for n, want := range map[int]tensor.DType{1 << 20: tensor.I32, 1 << 33: tensor.I64} {
+		g := graph.New("long")
+		x := g.Input("x", tensor.T(tensor.F32, n))
+		grads, err := autograd.GradValues(ops.Sum(ops.SliceStep(x, 0, 1, n, 4)), x)
+		require.NoError(t, err)
+		require.Equal(t, x.Type(), grads[0].Type())
+		require.Equal(t, want, grads[0].Node().In[1].DType())
+	}
 }

@@ -172,6 +172,9 @@ func SmoothL1Loss(x, y Value, beta float64, r LossReduction) Value {
 // BinaryLoss is the cross-entropy of logits x with targets y in [0, 1]: -(p·y·log σ(x) + (1-y)·log(1-σ(x))), with a weight p of
 // the positive class that broadcasts against x, or 1 if it is absent; see MSELoss. It overflows for no x.
 func BinaryLoss(x, y, positive Value, r LossReduction) Value {
+	if x.Valid() && !fits(positive, x) {
+		return fail("binary_loss", x, "the weight of the positive class %v does not broadcast to the input %v", positive.Type(), x.Type())
+	}
 	return elementLoss("binary_loss", x, y, r, func(x, y Value) Value {
 		low := Softplus(Neg(x)) // -log σ(x)
 		rest := Mul(Sub(Scalar(x, 1), y), x)

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -54,7 +55,11 @@ func (o SliceAxis) View(in []tensor.Type) (int64, bool) {
 func (o SliceAxis) VJP(n *graph.Node, gy []Value, _ []bool) []Value {
 	g, axis, size := gy[0], int(o.Axis), n.In[0].Dim(int(o.Axis))
 	if o.step() > 1 {
-		idx := AddScalar(Scale(Iota(g.Graph(), tensor.T(tensor.I32, g.Dim(axis)), 0), float64(o.step())), float64(o.Start))
+		d := tensor.I32
+		if size > math.MaxInt32 {
+			d = tensor.I64
+		}
+		idx := AddScalar(Scale(Iota(g.Graph(), tensor.T(d, g.Dim(axis)), 0), float64(o.step())), float64(o.Start))
 		return []Value{one(ScatterAddRows{Axis: o.Axis, Size: int64(size)}, g, idx)}
 	}
 	return []Value{PadAxis(g, axis, int(o.Start), size-int(o.End), 0)}
