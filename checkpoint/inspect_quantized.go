@@ -47,6 +47,9 @@ func (in *Info) quantization(r Reader, config []byte) {
 		return
 	}
 	out.collect(z)
+	if err := z.Complete(); err != nil && out.Problem == "" && (out.Weights > 0 || q.Scheme != "") {
+		out.Problem = err.Error()
+	}
 	if out.Weights > 0 || out.Problem != "" || q.Scheme != "" {
 		in.Quantized = out
 	}
@@ -98,6 +101,9 @@ func isTable(part string) bool {
 }
 
 func (q *QuantizedInfo) text() string {
+	if q.Weights == 0 && q.Problem != "" {
+		return "quantized: " + q.Problem
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "quantized: %d weights of %d elements in %s", q.Weights, q.Elements, strings.Join(q.Schemes, ", "))
 	if len(q.Blocks) > 0 {

@@ -238,6 +238,7 @@ func (q *Quantization) compile() error {
 	if len(q.Skip) > maxSkip {
 		return fmt.Errorf("quantization_config: %d modules to skip, more than %d", len(q.Skip), maxSkip)
 	}
+	q.skip = nil
 	for _, pattern := range q.Skip {
 		re, err := regexp2.Compile(`^(?:`+pattern+`)(?:(?<=\.)|(?=\.|$))`, regexp2.None)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,8 +43,8 @@ func OpenQuantized(r Reader, path string, q *Quantization) (*Quantized, error) {
 			return nil, &FormatError{File: path, Tensor: name, Reason: "the kind of state " + quoted(state) + " is not known",
 				Remedy: "it was written by a newer library; the kinds known are bitsandbytes__nf4, bitsandbytes__fp4 and bitsandbyes"}
 		}
-		if module, is := strings.CutSuffix(name, scaleSuffix); is {
-			weight, ok = module+weightSuffix, true
+		if module, is := strings.CutSuffix("."+name, scaleSuffix); is { // a file of one layer has no module's name
+			weight, ok = strings.TrimPrefix(module+weightSuffix, "."), true
 		}
 		if !ok {
 			continue
@@ -134,9 +135,8 @@ func (z *Quantized) Header(name string) (*quant.Header, error) {
 	}
 	if h.Config.Scheme == quant.Int8 {
 		h.Config.Threshold = z.config.Threshold
-		return h, nil
 	}
-	return h, z.codes(name, h)
+	return h, nil
 }
 
 // describe tells how a quantized weight is stored, whatever quantization_config says.
@@ -149,7 +149,60 @@ func (z *Quantized) describe(name string) (*quant.Header, error) {
 	if err != nil {
 		return nil, z.bad(name, err)
 	}
+	if h.Config.Scheme.FourBit() {
+		return h, z.parts4(name, h, t)
+	}
+	if h.Config.Scheme == quant.Int8 {
+		return h, z.scales(name, sibling(name, scaleSuffix), t.Dim(0))
+	}
 	return h, nil
+}
+
+// Complete checks that no part of a quantized weight stands alone: codes without scales or description, scales without codes. Whoever
+// passes every tensor on asks it first, because a part that stands alone looks like any other tensor.
+func (z *Quantized) Complete() error {
+	known := map[string]bool{}
+	for _, weight := range slices.Sorted(maps.Keys(z.parts)) {
+		if _, ok := z.Reader.Type(weight); !ok {
+			return z.bad(weight, errors.New("its codes are missing"))
+		}
+		for _, part := range z.parts[weight] {
+			known[part] = true
+		}
+	}
+	for _, name := range z.Reader.Names() {
+		if !known[name] {
+			if err := z.alone(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// partSuffixes end the names of parts that no weight has in full precision.
+var partSuffixes = []string{".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".weight_format"}
+
+// alone tells what is missing beside a tensor that belongs to no quantized weight; nil where nothing is.
+func (z *Quantized) alone(name string) error {
+	e := &FormatError{File: z.path, Tensor: name, Remedy: "the checkpoint is incomplete: fetch it again, all shards of it"}
+	t, _ := z.Reader.Type(name)
+	switch {
+	case slices.ContainsFunc(partSuffixes, func(s string) bool { return strings.HasSuffix("."+name, s) }):
+		e.Reason = "it is a part of a quantized weight whose description or scales are missing"
+	case t.DType == tensor.I8 && strings.HasSuffix("."+name, weightSuffix):
+		e.Reason = "it holds int8 codes, and their scales " + quoted(sibling(name, scaleSuffix)) + " are missing"
+	case t.DType == tensor.U8 && strings.HasSuffix("."+name, weightSuffix):
+		e.Reason = fmt.Sprintf("it is %v: codes whose description and scales are missing", t)
+	default:
+		return nil
+	}
+	return e
+}
+
+// sibling is the name of a tensor beside a weight, in its module.
+func sibling(name, suffix string) string {
+	return strings.TrimPrefix(strings.TrimSuffix("."+name, weightSuffix)+suffix, ".")
 }
 
 // full explains a weight without quantized parts: nil when it is rightly in full precision.
@@ -165,7 +218,7 @@ func (z *Quantized) full(name string) error {
 		e.Reason = fmt.Sprintf("it is %v in full precision, but quantization_config says %s", t, z.config.Scheme)
 		e.Remedy = "name the module in " + z.config.skipKey() + ", or remove quantization_config and set quantize.scheme if no weight is quantized"
 	case t.DType == tensor.I8:
-		e.Reason = "it holds int8 codes, and their scales " + quoted(module+scaleSuffix) + " are missing"
+		e.Reason = "it holds int8 codes, and their scales " + quoted(sibling(name, scaleSuffix)) + " are missing"
 	default:
 		e.Reason = fmt.Sprintf("it is %v, and its description %s%s%s is missing", t, name, stateSuffix, z.config.stateKind())
 	}
@@ -175,12 +228,32 @@ func (z *Quantized) full(name string) error {
 	return e
 }
 
-// codes checks the size of the packed codes, which ReadHeader does not touch.
-func (z *Quantized) codes(name string, h *quant.Header) error {
-	t, ok := z.Type(name)
-	if want := int64(quant.PackedSize(h.Type.Size())); !ok || t.Bytes() != want {
-		return &FormatError{File: z.path, Tensor: name, Reason: fmt.Sprintf("%v in 4 bits needs %d bytes of codes, it is %v", h.Type.Shape, want, t),
+// parts4 checks what ReadHeader does not touch of a 4-bit weight: that codes, scales and tables are there, and as many as its shape needs.
+func (z *Quantized) parts4(name string, h *quant.Header, codes tensor.Type) error {
+	if want := int64(quant.PackedSize(h.Type.Size())); codes.Bytes() != want {
+		return &FormatError{File: z.path, Tensor: name, Reason: fmt.Sprintf("%v in 4 bits needs %d bytes of codes, it is %v", h.Type.Shape, want, codes),
 			Remedy: "the checkpoint is damaged: fetch it again"}
+	}
+	need := []string{".quant_map"}
+	if t, _ := z.Reader.Type(name + ".absmax"); t.DType == tensor.U8 {
+		need = append(need, ".nested_absmax", ".nested_quant_map")
+	}
+	for _, suffix := range need {
+		if _, ok := z.Reader.Type(name + suffix); !ok {
+			return z.bad(name, fmt.Errorf("its part %s is missing", quoted(name+suffix)))
+		}
+	}
+	return z.scales(name, name+".absmax", quant.Blocks(h.Type.Size(), h.Config.Blocksize))
+}
+
+// scales checks the number of scales of a weight.
+func (z *Quantized) scales(name, part string, want int) error {
+	t, ok := z.Reader.Type(part)
+	switch {
+	case !ok:
+		return z.bad(name, fmt.Errorf("its scales %s are missing", quoted(part)))
+	case t.Size() != want:
+		return z.bad(name, fmt.Errorf("it needs %d scales, %s is %v", want, quoted(part), t))
 	}
 	return nil
 }
@@ -206,7 +279,7 @@ func (z *Quantized) lookup(name string) (*tensor.Tensor, bool, error) {
 }
 
 func (z *Quantized) bad(name string, err error) error {
-	return &FormatError{File: z.path, Tensor: name, Reason: err.Error(),
+	return &FormatError{File: z.path, Tensor: name, Reason: strings.TrimPrefix(err.Error(), "quant: "+name+": "),
 		Remedy: "the quantized weight is damaged, incomplete or of a newer library: fetch it again, or quantize the full-precision model"}
 }
 

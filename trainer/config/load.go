@@ -282,8 +282,11 @@ func (r *reader) imply(c *Config) {
 // be read is left to the command that opens it.
 func (r *reader) implyStored(c *Config, free func(key string) bool) {
 	q, h, err := checkpoint.StoredAs(nil, c.Model)
-	if q == nil || err != nil {
+	if q == nil {
 		return
+	}
+	if err != nil {
+		h = nil
 	}
 	if free("quantize.scheme") {
 		c.Quantize.Scheme = q.Scheme
