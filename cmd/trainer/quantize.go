@@ -17,6 +17,7 @@ type quantizeFlags struct {
 	quantize.Options
 	storage, compute string
 	threshold        float64
+	ownThreshold     bool // --threshold is given
 	data, prune      string
 	report, json     bool
 }
@@ -37,6 +38,7 @@ func (p *program) quantize() *cobra.Command {
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.In, o.Out = args[0], args[1]
+			o.ownThreshold = cmd.Flags().Changed("threshold")
 			return p.runQuantize(cmd.Context(), &o)
 		},
 	}
@@ -69,11 +71,14 @@ func (p *program) runQuantize(ctx context.Context, o *quantizeFlags) error {
 	if o.Compute, err = dtypeFlag("compute", o.compute); err != nil {
 		return err
 	}
-	if o.Options.Threshold = float32(o.threshold); o.threshold == 0 {
-		o.Options.Threshold = -1
-	}
-	if !(o.threshold >= 0) {
+	switch {
+	case !o.ownThreshold:
+	case !(o.threshold >= 0):
 		return usage(fmt.Errorf("--threshold is %v, it must not be negative", o.threshold))
+	case o.threshold == 0:
+		o.Options.Threshold = -1
+	default:
+		o.Options.Threshold = float32(o.threshold)
 	}
 	if o.prune != "" {
 		if o.Change, err = quantize.Prune(o.prune); err != nil {
@@ -82,6 +87,15 @@ func (p *program) runQuantize(ctx context.Context, o *quantizeFlags) error {
 	}
 	if p.terminal() {
 		o.Progress = func(done, total int, name string) { fmt.Fprintf(p.err, "\r\x1b[K%d of %d  %.80q", done+1, total, name) }
+	}
+	if o.data != "" { // before the model is run for nothing
+		folder, err := quantize.Check(o.Options)
+		if err != nil {
+			return err
+		}
+		if !folder {
+			return usage(fmt.Errorf("--data can only be run through a model folder; %s is a file of weights", o.In))
+		}
 	}
 	before, err := p.perplexity(ctx, o, o.In)
 	if err != nil {

@@ -129,6 +129,36 @@ func TestQuantizeExclude(t *testing.T) {
 	require.Zero(t, code, msg)
 }
 
+// TestQuantizedDisagrees says that a folder contradicts itself where it does, and not that a setting does that nobody gave.
+func TestQuantizedDisagrees(t *testing.T) {
+	dir, _ := quantizeTiny(t, "nf4")
+	path := filepath.Join(dir, "config.json")
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, []byte(strings.Replace(string(raw), `"nf4"`, `"fp4"`, 1)), 0o600))
+	code, _, msg := command(t, "plan", "--model", dir)
+	require.Equal(t, config.ExitInput, code, msg)
+	require.Contains(t, msg, "stored in nf4, quantization_config says fp4")
+}
+
+// TestQuantizeThreshold writes the threshold of outlier columns that the flag, else the scheme, else transformers gives.
+func TestQuantizeThreshold(t *testing.T) {
+	for scheme, flags := range map[string]map[string]string{
+		"int8": {"": "6.0", "--threshold=4.5": "4.5", "--threshold=0": "0.0"}, "int8:threshold=4": {"": "4.0", "--threshold=3": "3.0"},
+	} {
+		for flag, want := range flags {
+			var more []string
+			if flag != "" {
+				more = append(more, flag)
+			}
+			dir, _ := quantizeTiny(t, scheme, more...)
+			raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
+			require.NoError(t, err)
+			require.Contains(t, string(raw), `"llm_int8_threshold": `+want, "%s %s", scheme, flag)
+		}
+	}
+}
+
 // TestQuantizeRefuses gives the exit code of every kind of mistake, and leaves nothing behind.
 func TestQuantizeRefuses(t *testing.T) {
 	dir := t.TempDir()
@@ -136,6 +166,8 @@ func TestQuantizeRefuses(t *testing.T) {
 	notes := filepath.Join(dir, "notes.txt")
 	require.NoError(t, os.WriteFile(notes, []byte("hello, this is no model"), 0o600))
 	out := filepath.Join(dir, "out")
+	full := filepath.Join("..", "..", "builtin", "tiny", "model.safetensors")
+	missing := filepath.Join(dir, "missing.txt")
 	for _, c := range []struct {
 		args []string
 		code int
@@ -158,6 +190,14 @@ func TestQuantizeRefuses(t *testing.T) {
 		{[]string{"dequantize", filepath.Join("..", "..", "builtin", "tiny"), out}, config.ExitInput, "full precision"},
 		{[]string{"dequantize", quantized, out, "--dtype=u8"}, config.ExitConfig, "dtype"},
 		{[]string{"dequantize", quantized, notes}, config.ExitConfig, "exists"},
+		{[]string{"dequantize", full, out}, config.ExitInput, "no quantized weight"},
+		{[]string{"quantize", "builtin:tiny", out, "--scheme=int8", "--threshold=Inf"}, config.ExitConfig, "threshold"},
+		{[]string{"quantize", "builtin:tiny", out, "--scheme=int8", "--threshold=1e300"}, config.ExitConfig, "threshold"},
+		{[]string{"quantize", "builtin:tiny", out, "--scheme=nf4", "--threshold=0"}, config.ExitConfig, "threshold"},
+		{[]string{"quantize", "builtin:tiny", out, "--scheme=int8", "--compute=f32"}, config.ExitConfig, "compute"},
+		{[]string{"quantize", "builtin:tiny", notes, "--scheme=nf4", "--data", missing}, config.ExitConfig, "exists"}, // before data is looked at
+		{[]string{"quantize", "builtin:tiny", out, "--scheme=nf4", "--data", missing, "--calibrate", missing, "--method=magic"}, config.ExitConfig, "magic"},
+		{[]string{"quantize", full, out, "--scheme=nf4", "--data", notes}, config.ExitConfig, "folder"},
 	} {
 		code, _, msg := command(t, c.args...)
 		require.Equal(t, c.code, code, "%v: %s", c.args, msg)

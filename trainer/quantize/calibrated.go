@@ -27,18 +27,30 @@ type Calibration struct {
 
 const calibrationRows = 128
 
-// calibrate runs the model on data and takes over the weights that it quantized.
-func (p *job) calibrate(ctx context.Context, in *input) (err error) {
+// method is that of Calibration; there is none without data.
+func (p *job) method(in *input) (calibrate.Method, error) {
 	c := p.Calibration
-	if c.Method == "" {
-		c.Method = string(calibrate.GPTQ)
+	switch {
+	case c.Data == "":
+		return "", nil
+	case in.dir == nil:
+		return "", bad("calibrate", "data can only be run through a model folder; %s is a file of weights", p.In)
+	case c.Method == "":
+		return calibrate.GPTQ, nil
 	}
 	method, err := calibrate.ParseMethod(c.Method)
 	if err != nil {
-		return bad("method", "%s", strings.TrimPrefix(err.Error(), "calibrate: "))
+		return "", bad("method", "%s", strings.TrimPrefix(err.Error(), "calibrate: "))
 	}
-	if in.dir == nil {
-		return bad("calibrate", "data can only be run through a model folder; %s is a file of weights", p.In)
+	return method, nil
+}
+
+// calibrate runs the model on data and takes over the weights that it quantized.
+func (p *job) calibrate(ctx context.Context, in *input) (err error) {
+	c := p.Calibration
+	method, err := p.method(in)
+	if err != nil {
+		return err
 	}
 	dev, err := device.Open(orAuto(c.Device))
 	if err != nil {

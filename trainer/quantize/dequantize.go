@@ -44,6 +44,7 @@ func dequantize(ctx context.Context, o DequantizeOptions) (d *Dequantized, err e
 	case o.DType != tensor.Invalid && o.DType != tensor.F32 && o.DType != tensor.F16 && o.DType != tensor.BF16:
 		return nil, bad("dtype", "%v is not a dtype of weights; use f32, f16 or bf16", o.DType)
 	}
+	o.Out = filepath.Clean(o.Out) // a slash at the end would make it the folder of its own temporary file
 	if err := refuseExisting(o.FS, o.Out); err != nil {
 		return nil, err
 	}
@@ -57,16 +58,19 @@ func dequantize(ctx context.Context, o DequantizeOptions) (d *Dequantized, err e
 	if err != nil {
 		return nil, err
 	}
-	if w.stored, err = checkpoint.OpenQuantized(in.reader(), o.In, q); err != nil {
+	if w.stored, err = checkpoint.OpenQuantized(in.reader(), o.In, q); err == nil {
+		err = w.stored.Complete()
+	}
+	if err != nil {
 		return nil, inputError{err}
+	}
+	if !slices.ContainsFunc(in.reader().Names(), func(n string) bool { return len(w.stored.Parts(n)) > 0 }) {
+		return nil, inputError{fmt.Errorf("%s: it holds no quantized weight", o.In)}
 	}
 	if in.dir == nil {
 		err = w.shard(ctx, in.file, o.Out, vfs.TempName(o.Out)+".spool")
 	} else {
 		err = inNewFolder(o.FS, o.Out, func(dir string) error { return w.folder(ctx, dir) })
-	}
-	if err == nil && w.out.Weights == 0 {
-		err = inputError{fmt.Errorf("%s: it holds no quantized weight", o.In)}
 	}
 	if err != nil {
 		return nil, err
@@ -85,9 +89,6 @@ type restorer struct {
 }
 
 func (w *restorer) folder(ctx context.Context, dir string) error {
-	if !slices.ContainsFunc(w.in.reader().Names(), func(n string) bool { return len(w.stored.Parts(n)) > 0 }) {
-		return inputError{fmt.Errorf("%s: it holds no quantized weight", w.In)}
-	}
 	for _, f := range w.in.shards() {
 		name := filepath.Base(f.Path())
 		if err := w.shard(ctx, f, filepath.Join(dir, name), filepath.Join(dir, ".spool")); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/builtin"
@@ -79,19 +80,21 @@ func (in *input) shards() []*checkpoint.File {
 	return []*checkpoint.File{in.file}
 }
 
-// linears lists the weights that are those of linear layers. A folder of a known architecture says so itself; elsewhere names decide.
-func (in *input) linears() (map[string]bool, error) {
+// linears lists the weights that are those of linear layers. A folder of a known architecture says so itself; elsewhere names decide, which
+// guessed tells.
+func (in *input) linears() (out map[string]bool, guessed bool, err error) {
 	if in.dir != nil {
 		if c, err := models.ParseConfig(in.config); err == nil {
-			return declared(in.dir, c)
+			out, err = declared(in.dir, c)
+			return out, false, err
 		}
 	}
-	out := map[string]bool{}
+	out = map[string]bool{}
 	for _, name := range in.reader().Names() {
 		t, ok := in.reader().Type(name)
 		out[name] = ok && looksLinear(name, t)
 	}
-	return out, nil
+	return out, true, nil
 }
 
 // declared asks the model.
@@ -129,13 +132,13 @@ func looksLinear(name string, t tensor.Type) bool {
 func (p *job) choose(in *input) error {
 	for _, name := range in.reader().Names() {
 		for _, mark := range []string{".quant_state.", ".SCB"} {
-			if strings.Contains(name, mark) {
+			if strings.Contains("."+name, mark) {
 				return inputError{&checkpoint.FormatError{File: p.In, Tensor: name, Reason: "the model is quantized already",
 					Remedy: "quantize the full-precision model, or `trainer dequantize` it first"}}
 			}
 		}
 	}
-	linear, err := in.linears()
+	linear, guessed, err := in.linears()
 	if err != nil {
 		return err
 	}
@@ -159,7 +162,28 @@ func (p *job) choose(in *input) error {
 	if len(p.weights) == 0 {
 		return inputError{fmt.Errorf("%s: it holds no weight of a linear layer that is left to quantize", p.In)}
 	}
+	if guessed && p.bnb {
+		p.skipKept(in)
+	}
 	return nil
+}
+
+// skipKept names every matrix that stays in full precision in the configuration: what transformers takes for a linear layer it expects to be
+// quantized unless it is listed, whatever its name.
+func (p *job) skipKept(in *input) {
+	skip := slices.Clone(p.config.Skip)
+	if skip == nil {
+		skip = []string{"lm_head"}
+	}
+	for _, name := range in.reader().Names() {
+		module, ok := strings.CutSuffix(name, ".weight")
+		if t, _ := in.reader().Type(name); ok && t.Rank() == 2 && !p.weights[name] && !p.config.Skips(module) {
+			skip = append(skip, module)
+		}
+	}
+	c := *p.config
+	c.Skip = skip
+	p.config = &c
 }
 
 // copied are the endings of files that belong to a model beside its weights.

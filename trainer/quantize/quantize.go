@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -47,22 +48,44 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return r, classify(err)
 }
 
-func run(ctx context.Context, o Options) (r *Report, err error) {
+// Check refuses what Run would refuse before it reads a weight: options, names that exist already, models that cannot be quantized. folder
+// tells whether the input is a model folder, which can be run, and not a file of weights.
+func Check(o Options) (folder bool, err error) {
+	_, in, err := prepare(o)
+	if err != nil {
+		return false, classify(err)
+	}
+	return in.dir != nil, in.close()
+}
+
+// prepare opens the input and decides what is quantized.
+func prepare(o Options) (*job, *input, error) {
 	p, err := newPlan(o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := refuseExisting(p.FS, p.Out); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	in, err := openInput(p.FS, p.In)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err = p.method(in); err == nil {
+		err = p.choose(in)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, in.close())
+	}
+	return p, in, nil
+}
+
+func run(ctx context.Context, o Options) (r *Report, err error) {
+	p, in, err := prepare(o)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, in.close()) }()
-	if err := p.choose(in); err != nil {
-		return nil, err
-	}
 	if p.Calibration.Data != "" {
 		if err := p.calibrate(ctx, in); err != nil {
 			return nil, err
@@ -105,6 +128,7 @@ func newPlan(o Options) (*job, error) {
 	if o.In == "" || o.Out == "" {
 		return nil, bad("", "what to quantize and where to write it are needed: trainer quantize IN OUT --scheme nf4")
 	}
+	o.Out = filepath.Clean(o.Out) // a slash at the end would make it the folder of its own temporary file
 	p := &job{Options: o, weights: map[string]bool{}, Method: "rtn"}
 	if o.Calibration.Method != "" && o.Calibration.Method != "rtn" && o.Calibration.Data == "" {
 		return nil, bad("method", "%s needs data to run the model on: name a file with --calibrate", o.Calibration.Method)
@@ -148,6 +172,9 @@ func (p *job) parse() error {
 		}
 		f = c
 	}
+	if err := p.refuseUnread(fourBit, ok && c.Scheme == quant.Int8); err != nil {
+		return err
+	}
 	if p.Storage == tensor.Invalid {
 		p.Storage = tensor.U8
 	}
@@ -155,6 +182,19 @@ func (p *job) parse() error {
 	// What no weight could take is refused before anything is read.
 	if _, err := f.New(tensor.T(tensor.F32, 1, 2)); err != nil {
 		return bad("scheme", "%s", strings.TrimPrefix(err.Error(), "quant: "))
+	}
+	return nil
+}
+
+// refuseUnread refuses options that say nothing of the scheme, and thresholds that config.json cannot hold.
+func (p *job) refuseUnread(fourBit, int8 bool) error {
+	switch {
+	case !fourBit && p.Compute != tensor.Invalid:
+		return bad("compute", "it is the dtype of products with nf4 and fp4; %s has none", p.Scheme)
+	case !int8 && p.Threshold != 0:
+		return bad("threshold", "it is for the outlier columns of int8; %s has none", p.Scheme)
+	case p.Threshold-p.Threshold != 0:
+		return bad("threshold", "%v cannot be written to config.json: 6 is usual, 0 switches outlier columns off", p.Threshold)
 	}
 	return nil
 }

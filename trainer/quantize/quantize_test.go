@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -102,6 +103,33 @@ func TestShards(t *testing.T) {
 	require.Contains(t, string(raw), `"torch_dtype": "float32"`)
 }
 
+// TestKeptIsListed names what stays in full precision in the configuration of a model whose architecture is not known: each matrix is quantized
+// or listed, and never both.
+func TestKeptIsListed(t *testing.T) {
+	m := faultfs.New()
+	smallModel(t, m, "/in", []string{"m.embed.weight", "m.0.router.weight", "m.0.time_embedding.weight", "m.0.q.weight", "m.0.k.weight", "lm_head.weight"})
+	for i, exclude := range [][]string{nil, {"k"}, {"lm_head"}} {
+		out := fmt.Sprintf("/out%d", i)
+		r, err := quantize.Run(context.Background(), quantize.Options{FS: m, In: "/in", Out: out, Scheme: "nf4", Exclude: exclude})
+		require.NoError(t, err)
+		raw, err := vfs.ReadFile(m, out+"/config.json", 1<<20)
+		require.NoError(t, err)
+		var c struct {
+			Q json.RawMessage `json:"quantization_config"`
+		}
+		require.NoError(t, json.Unmarshal(raw, &c))
+		q, err := checkpoint.ParseQuantization(c.Q)
+		require.NoError(t, err)
+		for _, l := range r.Layers {
+			require.False(t, q.Skips(strings.TrimSuffix(l.Name, ".weight")), "%v: %s", q.Skip, l.Name)
+		}
+		require.NotEmpty(t, r.Kept)
+		for _, k := range r.Kept {
+			require.True(t, q.Skips(strings.TrimSuffix(k.Name, ".weight")), "%v: %s", q.Skip, k.Name)
+		}
+	}
+}
+
 // TestEveryFault breaks every disk operation: the output is whole or is not there, and what was read is untouched.
 func TestEveryFault(t *testing.T) {
 	base := faultfs.New()
@@ -139,6 +167,53 @@ func TestEveryFault(t *testing.T) {
 		}
 	}
 	t.Logf("%d faults over %d operations", ran, count.Ops())
+}
+
+// TestDequantizeIncomplete writes nothing for a folder that lacks a part of a quantized weight: its codes would pass for a tensor of bytes.
+func TestDequantizeIncomplete(t *testing.T) {
+	for scheme, parts := range map[string][]string{
+		"nf4": {"m.0.q.weight.quant_state.bitsandbytes__nf4", "m.0.q.weight"}, "int8": {"m.0.q.SCB", "m.0.q.weight"},
+		"int4:group=8": {"m.0.q.weight.quant_state.bitsandbyes", "m.0.q.weight"},
+	} {
+		m := faultfs.New()
+		smallModel(t, m, "/in", []string{"m.0.q.weight", "m.0.k.weight"})
+		_, err := quantize.Run(context.Background(), quantize.Options{FS: m, In: "/in", Out: "/q/", Scheme: scheme})
+		require.NoError(t, err, "a slash at the end changes nothing")
+		for _, part := range parts {
+			remove(t, m, "/q/model.safetensors", "/broken.safetensors", part)
+			_, err = quantize.Dequantize(context.Background(), quantize.DequantizeOptions{FS: m, In: "/broken.safetensors", Out: "/full"})
+			require.ErrorContains(t, err, "m.0.q.weight", "%s without %s", scheme, part)
+			require.Equal(t, config.ExitInput, config.ExitCode(err))
+			_, err = m.Stat("/full")
+			require.ErrorIs(t, err, fs.ErrNotExist)
+		}
+		_, err = quantize.Dequantize(context.Background(), quantize.DequantizeOptions{FS: m, In: "/q", Out: "/full/"})
+		require.NoError(t, err)
+	}
+	m := faultfs.New()
+	smallModel(t, m, "/in", []string{"m.0.q.weight"})
+	_, err := quantize.Dequantize(context.Background(), quantize.DequantizeOptions{FS: m, In: "/in/model.safetensors", Out: "/full"})
+	require.ErrorContains(t, err, "no quantized weight")
+	_, err = m.Stat("/full")
+	require.ErrorIs(t, err, fs.ErrNotExist, "nothing is written for a file in full precision")
+}
+
+// remove copies a safetensors file without one tensor.
+func remove(t *testing.T, fsys vfs.FS, from, to, name string) {
+	t.Helper()
+	f, err := checkpoint.OpenSafetensors(fsys, from)
+	require.NoError(t, err)
+	var left []checkpoint.Named
+	for _, n := range f.Names() {
+		if n != name {
+			w, err := f.Read(n)
+			require.NoError(t, err)
+			left = append(left, checkpoint.Named{Name: n, Tensor: w})
+		}
+	}
+	require.Len(t, left, len(f.Names())-1)
+	require.NoError(t, f.Close())
+	require.NoError(t, checkpoint.WriteSafetensors(fsys, to, left, nil))
 }
 
 func contents(t *testing.T, m vfs.FS, dir string) string {
