@@ -1,6 +1,7 @@
 package layers_test
 
 import (
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,6 +74,14 @@ func TestOutlierTracer(t *testing.T) {
 	require.Equal(t, layers.Outliers{Path: "mlp.up_proj", Columns: []int{7, 40}}, found[0], "by spread or magnitude, and by one spike")
 	require.Equal(t, "mlp.down_proj", found[1].Path)
 	require.ErrorContains(t, tr.Observe(func(graph.Value) *tensor.Tensor { return nil }), "outputs of the plan")
+	err = tr.Observe(func(v graph.Value) *tensor.Tensor {
+		x := tensor.New(v.Type())
+		x.Set(3, math.NaN())
+		return x
+	})
+	require.ErrorContains(t, err, "mlp.up_proj")
+	require.ErrorContains(t, err, "feature 3 is NaN")
+	require.Equal(t, found, tr.Outliers(), "what was observed before stays")
 }
 
 func TestWeightOutliers(t *testing.T) {
@@ -90,6 +99,11 @@ func TestWeightOutliers(t *testing.T) {
 	found, err := layers.WeightOutliers(m, store, layers.OutlierRule{})
 	require.NoError(t, err)
 	require.Equal(t, []layers.Outliers{{Path: "mlp.up_proj", Columns: []int{9}}, {Path: "mlp.down_proj"}, {Path: "lm_head"}}, found)
+	w.Set(5*64+2, math.Inf(1))
+	require.NoError(t, store.Set(up, w))
+	_, err = layers.WeightOutliers(m, store, layers.OutlierRule{})
+	require.ErrorContains(t, err, "mlp.up_proj")
+	require.ErrorContains(t, err, "column 2")
 }
 
 // Keeping the outlier columns makes the layer as exact as its other columns are, in 4 bits and in int8, from a file and from memory.

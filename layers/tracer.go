@@ -111,7 +111,8 @@ func (t *OutlierTracer) Values() []graph.Value {
 	return out
 }
 
-// Observe adds a run to the statistics; read returns the value of an output, as plan.Result.Tensor does.
+// Observe adds a run to the statistics; read returns the value of an output, as plan.Result.Tensor does. A run in which a feature is not
+// finite is an error: no threshold can be told from it.
 func (t *OutlierTracer) Observe(read func(v graph.Value) *tensor.Tensor) error {
 	for _, l := range t.layers {
 		if !l.top.Valid() {
@@ -120,6 +121,12 @@ func (t *OutlierTracer) Observe(read func(v graph.Value) *tensor.Tensor) error {
 		sum, square, top := read(l.sum), read(l.square), read(l.top)
 		if sum == nil || square == nil || top == nil {
 			return fmt.Errorf("outliers of %s: the run did not return what Values lists; add it to the outputs of the plan", l.path)
+		}
+		for i := range square.Type().Size() {
+			if v := square.At(i); !finite(v) {
+				return fmt.Errorf("outliers of %s: the sum of squares of input feature %d is %v: look for NaN or infinity in the weights or the data",
+					l.path, i, v)
+			}
 		}
 		l.seen.add(float64(l.rows), sum, square, top)
 	}
@@ -184,7 +191,14 @@ func WeightOutliers(model any, values Reader, rule OutlierRule) ([]Outliers, err
 			err = fmt.Errorf("outliers of %s: %w", path, err)
 			return
 		}
-		out = append(out, Outliers{path, highest(columnDeviations(w), rule.WeightZ)})
+		deviations := columnDeviations(w)
+		for i, v := range deviations {
+			if !finite(v) {
+				err = fmt.Errorf("outliers of %s: column %d of the weight has the standard deviation %v: it holds NaN or infinity", path, i, v)
+				return
+			}
+		}
+		out = append(out, Outliers{path, highest(deviations, rule.WeightZ)})
 	})
 	return out, err
 }
@@ -205,6 +219,8 @@ func columnDeviations(w *tensor.Tensor) []float64 {
 	}
 	return out
 }
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // highest returns the indices of values more than z standard deviations above the mean.
 func highest(x []float64, z float64) []int {
