@@ -240,7 +240,7 @@ func (z *Quantized) parts4(name string, h *quant.Header, codes tensor.Type) erro
 	}
 	for _, suffix := range need {
 		if _, ok := z.Reader.Type(name + suffix); !ok {
-			return z.bad(name, fmt.Errorf("its part %s is missing", quoted(name+suffix)))
+			return z.bad(name, fmt.Errorf("tensor %s is missing", name+suffix))
 		}
 	}
 	return z.scales(name, name+".absmax", quant.Blocks(h.Type.Size(), h.Config.Blocksize))
@@ -251,7 +251,7 @@ func (z *Quantized) scales(name, part string, want int) error {
 	t, ok := z.Reader.Type(part)
 	switch {
 	case !ok:
-		return z.bad(name, fmt.Errorf("its scales %s are missing", quoted(part)))
+		return z.bad(name, fmt.Errorf("tensor %s is missing, which holds its scales", part))
 	case t.Size() != want:
 		return z.bad(name, fmt.Errorf("it needs %d scales, %s is %v", want, quoted(part), t))
 	}
