@@ -32,8 +32,7 @@ type GPTQOptions struct {
 	// others to make up for it.
 	ActOrder bool
 	// KeepZeros leaves weights that are exactly 0, as pruning made them, at 0: what would have moved them is moved on to the columns to
-	// come, as in SparseGPT with a given mask (Frantar & Alistarh 2023, arXiv 2301.00774). A fitted code book may have no exact 0; they get
-	// its nearest value then.
+	// come, as in SparseGPT with a given mask (Frantar & Alistarh 2023, arXiv 2301.00774).
 	KeepZeros bool
 	Damping   float64 // share of the mean diagonal added to the diagonal; 0 = DefaultDamping
 	BlockCols int     // columns between two lazy updates; 0 = DefaultBlockCols; changes speed only
@@ -141,12 +140,14 @@ type gptq struct {
 	u     []float64 // upper Cholesky factor of the inverse of H, row-major
 	plain *quant.State
 	enc   *quant.Encoder // of plain
+	below []bool         // blocks whose scale was restored below 0; nil for none
+	zero  uint8          // the code of 0, which these get
 	codes []uint8
 	res   *GPTQResult
 }
 
-// encoder makes the encoder that rounds to the values of st. Where its scales are quantized it works on a copy with the restored ones; a
-// scale that was restored below 0 becomes 0 there, so that the block gets the code of 0, whose value does not depend on it.
+// encoder makes the encoder that rounds to the values of st. Where its scales are quantized it works on a copy with the restored ones. A
+// block whose scale was restored below 0 gets the code of 0, whose value does not depend on the scale.
 func (s *gptq) encoder(st *quant.State) (err error) {
 	s.plain = st
 	inRows := st.ByRow || s.w.Cols%st.Blocksize == 0
@@ -159,12 +160,24 @@ func (s *gptq) encoder(st *quant.State) (err error) {
 			return err
 		}
 		for i, a := range c.Absmax {
-			c.Absmax[i] = max(a, 0)
+			if a < 0 {
+				if s.below == nil {
+					s.below = make([]bool, len(c.Absmax))
+				}
+				c.Absmax[i], s.below[i] = 0, true
+			}
 		}
 		s.plain = &c
 	}
-	s.enc, err = s.plain.Encoder()
-	return err
+	if s.enc, err = s.plain.Encoder(); err != nil || s.below == nil {
+		return err
+	}
+	// A scale of 0 says nothing about codes, 1 does.
+	first := s.plain.Absmax[0]
+	s.plain.Absmax[0] = 1
+	s.zero = s.enc.Code(0, 0)
+	s.plain.Absmax[0] = first
+	return nil
 }
 
 // order chooses the order of the columns and marks dead ones.

@@ -53,7 +53,10 @@ func (s *gptq) block(w, carry []float64, r, from, end int) (sum float64) {
 		if s.KeepZeros && s.w.Data[at] == 0 {
 			x = 0
 		}
-		code := s.enc.Code(b, x)
+		code := s.zero
+		if s.below == nil || !s.below[b] {
+			code = s.enc.Code(b, x)
+		}
 		value := s.enc.Value(b, code)
 		s.codes[at], s.res.Values.Data[at] = code, value
 		e := (w[j] - float64(value)) / u[j]

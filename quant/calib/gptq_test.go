@@ -311,6 +311,35 @@ func TestGPTQWithoutCorrelationIsRoundToNearest(t *testing.T) {
 	}
 }
 
+// A second-level scale that is restored below 0 would turn signs around: its block is 0, in the values and in the state.
+func TestGPTQScaleRestoredBelowZero(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	w, x := NewMatrix(8, 256), correlated(r, 64, 256)
+	for i := range w.Data {
+		w.Data[i] = float32(r.NormFloat64())
+		switch i / 64 {
+		case 3:
+			w.Data[i] *= 1e-4
+		case 5:
+			w.Data[i] *= 35
+		}
+	}
+	for _, f := range []quant.Format{quant.Config{Double: true}, quant.Config{Scheme: quant.FP4, Double: true},
+		quant.BlockwiseFormat{Blocksize: 64, Double: true}, quant.KBitFormat{Bits: 4, Double: true}} {
+		got, err := GPTQ(w, hessianOf(t, x), f, GPTQOptions{})
+		require.NoError(t, err)
+		scale := make([]float32, 1)
+		require.NoError(t, got.State.Scales(scale, 3, 4))
+		require.Less(t, scale[0], float32(0), "%s: the case is the one meant", f.Name())
+		back, err := got.State.Dequantize(tensor.F32)
+		require.NoError(t, err)
+		for i, v := range tensor.Data[float32](back) {
+			require.Zero(t, v-got.Values.Data[i], "%s element %d", f.Name(), i)
+		}
+		require.Zero(t, energy(got.Values.Data[3*64:4*64]), f.Name())
+	}
+}
+
 func TestGPTQSingularHessian(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	w, x := randomWeight(r, 10, 24), correlated(r, 100, 24)

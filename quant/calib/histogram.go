@@ -11,6 +11,7 @@ import (
 // alone: the order of batches and merges does not matter. Memory is bounded by the number of bins.
 type Histogram struct {
 	bins   int
+	zero   bool // bins begin at 0, whatever the smallest value
 	seen   extent
 	exp    int // width = 2^exp
 	first  int64
@@ -28,6 +29,9 @@ func (h *Histogram) Add(batch []float32) error {
 	e := h.seen
 	if _, _, err := e.add(batch); err != nil || e.n == h.seen.n {
 		return err
+	}
+	if h.zero {
+		e.lo = min(e.lo, 0)
 	}
 	h.grow(e)
 	for _, v := range batch {

@@ -276,3 +276,14 @@ func TestEntropyCutsALongTail(t *testing.T) {
 		require.Equal(t, got.Hi, -got.Lo)
 	}
 }
+
+// Values that are far from 0 and close together take no more memory than others.
+func TestEntropyOfAConstant(t *testing.T) {
+	e, err := NewEntropy(8, 0)
+	require.NoError(t, err)
+	require.NoError(t, e.Observe([]float32{5, 5, -5}))
+	require.LessOrEqual(t, len(e.magnitudes()), DefaultBins)
+	r, err := e.Range()
+	require.NoError(t, err)
+	require.Equal(t, Range{-5, 5}, r)
+}

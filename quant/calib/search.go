@@ -137,7 +137,9 @@ func NewEntropy(bits, bins int) (*Entropy, error) {
 		return nil, fmt.Errorf("calib: entropy with %d bins: at most %d, or the search takes hours", bins, maxEntropyBins)
 	}
 	bins, err := binsOf(bins)
-	return &Entropy{levels: 1 << (bits - 1), hist: NewHistogram(bins)}, err
+	e := &Entropy{levels: 1 << (bits - 1), hist: NewHistogram(bins)}
+	e.hist.zero = true
+	return e, err
 }
 
 // Observe implements Observer.
