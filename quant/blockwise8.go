@@ -128,9 +128,26 @@ func (c *Codebook) QuantizeBlock(codes []byte, x []float32) (absmax float32) {
 // moves one code towards the element, so that a small negative moment does not become zero. As in the CUDA kernel the sign is the sign
 // bit and the code wraps: in a block of zeros, whose codes are 0, a +0 gets code 255 (and is worth +0 either way, absmax being 0).
 func (c *Codebook) QuantizeBlockSigned(codes []byte, x []float32) (absmax float32) {
-	absmax = c.QuantizeBlock(codes, x)
-	for i := range codes[:min(len(codes), len(x))] {
-		codes[i] = c.SignAdjust(codes[i], x[i])
+	n := min(len(codes), len(x))
+	codes, x = codes[:n], x[:n]
+	bits := maxAbsBits(x)
+	if bits < fastLow || bits >= fastHigh || !c.flat || c.steps > 1 {
+		absmax = c.QuantizeBlock(codes, x)
+		for i, v := range x {
+			codes[i] = c.SignAdjust(codes[i], v)
+		}
+		return absmax
+	}
+	absmax = math.Float32frombits(bits)
+	r := Rcp(absmax)
+	for i, v := range x { // QuantizeBlock's loop with the correction in it
+		q := float32(v * r)
+		k := c.start[math.Float32bits(q)>>16]
+		k += uint8(math.Float32bits(c.above[k]-q) >> 31)
+		if (math.Float32bits(c.values[k])^math.Float32bits(v))>>31 != 0 {
+			k = c.SignAdjust(k, v)
+		}
+		codes[i] = k
 	}
 	return absmax
 }

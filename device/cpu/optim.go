@@ -149,9 +149,7 @@ func (u *updater) run(d *Device, c *Call) error {
 		if bounds != nil {
 			t.rate = float32(float64(t.rate) * bounds[s.tensor])
 		}
-		for lo := s.lo; lo < s.hi; lo += ops.SlabAlign {
-			t.block(w, lo, min(lo+ops.SlabAlign, s.hi))
-		}
+		t.part(w, s)
 	})
 }
 

@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"math"
+
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
@@ -45,15 +47,37 @@ type tensorStep struct {
 	random      roundKey
 }
 
-// block updates the elements [lo, hi) of the slab: at most SlabAlign, of one tensor, from a block's start.
+// inPlace reports whether parts need no room: everything is float32 where it is, and no element is left out.
+func (u *tensorStep) inPlace() bool {
+	return u.pType == tensor.F32 && u.gType == tensor.F32 && !u.eight && !u.skip
+}
+
+// part updates the elements [lo, hi) of the slab, of one tensor, from a block's start.
+func (u *tensorStep) part(w *stepWork, s slabPart) {
+	if u.inPlace() {
+		var states [3][]float32
+		u.loadStates(w, &states, s.lo, s.hi)
+		u.move(tensor.View[float32](u.p)[s.lo:s.hi], tensor.View[float32](u.g)[s.lo:s.hi], &states, u.gscale)
+		return
+	}
+	for lo := s.lo; lo < s.hi; lo += ops.SlabAlign {
+		u.block(w, lo, min(lo+ops.SlabAlign, s.hi))
+	}
+}
+
+// block is part for one block through w.
 func (u *tensorStep) block(w *stepWork, lo, hi int) {
 	n := hi - lo
-	p, g := u.loadP(w, lo, hi), u.loadG(w, lo, hi)
+	p := u.loadP(w, lo, hi)
+	g, finite := u.loadG(w, lo, hi)
 	var s [3][]float32
 	u.loadStates(w, &s, lo, hi)
-	kept := u.keep(w, g)
+	kept := n
+	if u.skip || (u.eight && !finite) {
+		kept = u.keep(w, g)
+	}
 	if kept == n {
-		u.move(w.d[:n], p, g, &s)
+		u.move(p, g, &s, 1)
 	} else {
 		u.moveKept(w, kept, p, g, &s)
 	}
@@ -65,16 +89,32 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 	}
 }
 
-// move steps and decays p.
-func (u *tensorStep) move(d, p, g []float32, s *[3][]float32) {
+// move steps and decays p. The gradients are g·gscale; g may be overwritten if gscale is 1.
+func (u *tensorStep) move(p, g []float32, s *[3][]float32, gscale float32) {
+	to := motion{gscale: gscale, before: 1, rate: u.rate, after: 1}
+	f := &u.f
+	if u.between == tensor.F32 && f.rounded == tensor.Invalid {
+		if u.before {
+			to.before = u.decay
+		} else if u.after {
+			to.after = u.decay
+		}
+		f.advance(p, g, s, to)
+		return
+	}
+	u.moveRounded(p, g, s, to)
+}
+
+// moveRounded is move with what is rounded to 16 bits between its operations.
+func (u *tensorStep) moveRounded(p, g []float32, s *[3][]float32, to motion) {
 	if u.before && u.decay != 1 {
 		scaleBy(p, u.decay)
 		roundTo(p, u.between)
 	}
-	u.f.direction(d, p, g, s)
-	for i, x := range d[:len(p)] {
-		p[i] -= float32(u.rate * x)
-	}
+	f := u.f
+	f.couple(p, g)
+	f.wd = 0
+	f.advance(p, g, s, to)
 	if u.after && u.decay != 1 {
 		roundTo(p, u.between)
 		scaleBy(p, u.decay)
@@ -104,9 +144,6 @@ func roundTo(x []float32, d tensor.DType) {
 // keep lists the elements of a block that are updated: not those with a gradient of zero where SkipZeros asks for it, and of 8-bit
 // states not those whose gradient is not finite. It returns their number.
 func (u *tensorStep) keep(w *stepWork, g []float32) int {
-	if !u.eight && !u.skip {
-		return len(g)
-	}
 	n := 0
 	for i, x := range g {
 		w.kept[n] = uint8(i)
@@ -136,7 +173,7 @@ func (u *tensorStep) moveKept(w *stepWork, n int, p, g []float32, s *[3][]float3
 			}
 		}
 	}
-	u.move(w.d[:n], w.packed.p[:n], w.packed.g[:n], &packed)
+	u.move(w.packed.p[:n], w.packed.g[:n], &packed, 1)
 	for k, i := range w.kept[:n] {
 		p[i] = w.packed.p[k]
 		for j := range u.moments {
@@ -148,14 +185,15 @@ func (u *tensorStep) moveKept(w *stepWork, n int, p, g []float32, s *[3][]float3
 // norms adds up the squares of the parameters of a block and of their step over the rate, without changing anything.
 func (u *tensorStep) norms(w *stepWork, lo, hi int) (p2, d2 float64) {
 	n := hi - lo
-	p, g := u.loadP(w, lo, hi), u.loadG(w, lo, hi)
+	p := u.loadP(w, lo, hi)
+	g, finite := u.loadG(w, lo, hi)
 	var s [3][]float32
 	u.loadStates(w, &s, lo, hi)
 	for j := range u.moments {
 		copy(w.s[j][:n], s[j])
 		s[j] = w.s[j][:n]
 	}
-	if u.eight {
+	if u.eight && !finite {
 		for i, x := range g {
 			if x-x != 0 {
 				g[i] = 0
@@ -165,8 +203,12 @@ func (u *tensorStep) norms(w *stepWork, lo, hi int) (p2, d2 float64) {
 			}
 		}
 	}
-	u.f.direction(w.d[:n], p, g, &s)
-	return sumSquares(p), sumSquares(w.d[:n])
+	f, d := u.f, w.d[:n]
+	f.couple(p, g)
+	f.wd = 0
+	clear(d)
+	f.advance(d, g, &s, motion{gscale: 1, before: 1, rate: -1, after: 1}) // d = 0 + step
+	return sumSquares(p), sumSquares(d)
 }
 
 // loadP returns the parameters as float32, in place where they are.
@@ -186,20 +228,26 @@ func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
 	return p
 }
 
-// loadG returns the scaled gradients.
-func (u *tensorStep) loadG(w *stepWork, lo, hi int) []float32 {
-	g := w.g[:hi-lo]
+// loadG returns the scaled gradients and whether none is infinite or NaN.
+func (u *tensorStep) loadG(w *stepWork, lo, hi int) (g []float32, finite bool) {
+	g = w.g[:hi-lo]
+	var carry uint32 // into the sign, from an exponent of ones
 	if u.gType == tensor.F32 {
 		for i, x := range tensor.View[float32](u.g)[lo:hi] {
-			g[i] = x * u.gscale
+			x *= u.gscale
+			g[i] = x
+			carry |= math.Float32bits(x)&^(1<<31) + 1<<23
 		}
-		return g
+		return g, carry>>31 == 0
 	}
 	vec.Widen(g, u.g[2*lo:2*hi], u.gType)
 	if u.gscale != 1 {
 		scaleBy(g, u.gscale)
 	}
-	return g
+	for _, x := range g {
+		carry |= math.Float32bits(x)&^(1<<31) + 1<<23
+	}
+	return g, carry>>31 == 0
 }
 
 // loadStates sets s to the moments: 32-bit ones in place, 8-bit ones dequantized.
