@@ -140,6 +140,9 @@ func (s *State) Check() error {
 			}
 		}
 	}
+	if s.Nested() && s.NestedOffset < 0 {
+		return fmt.Errorf("quant: the mean of the scales is %v: it is negative, and scales are not", s.NestedOffset)
+	}
 	switch s.Scheme {
 	case Int8:
 		if i := bytes.IndexByte(s.Codes, 0x80); i >= 0 {

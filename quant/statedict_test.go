@@ -56,6 +56,7 @@ func TestFromStateDictRefuses(t *testing.T) {
 		"blocksize":        {state, text(`{"quant_type": "nf4", "blocksize": 0, "dtype": "float16", "shape": [4]}`), "blocksize 0"},
 		"half nested":      {state, text(`{"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [4], "nested_offset": 1}`), "together"},
 		"nested blocksize": {state, text(`{"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [4], "nested_offset": 1, "nested_blocksize": 0, "nested_dtype": "float32"}`), "1 to"},
+		"negative offset":  {state, text(`{"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [6, 48], "nested_offset": -1.5, "nested_blocksize": 256, "nested_dtype": "float32"}`), "mean"},
 		"infinite offset":  {state, text(`{"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [6, 48], "nested_offset": 1e300, "nested_blocksize": 256, "nested_dtype": "float32"}`), "mean"},
 	} {
 		t.Run(name, func(t *testing.T) {
