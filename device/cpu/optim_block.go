@@ -69,15 +69,19 @@ func (u *tensorStep) part(w *stepWork, s slabPart) {
 func (u *tensorStep) block(w *stepWork, lo, hi int) {
 	n := hi - lo
 	p := u.loadP(w, lo, hi)
-	g, finite := u.loadG(w, lo, hi)
 	var s [3][]float32
 	u.loadStates(w, &s, lo, hi)
-	kept := n
-	if u.skip || (u.eight && !finite) {
-		kept = u.keep(w, g)
+	g, gscale, kept := u.rawG(lo, hi), u.gscale, n
+	if g == nil {
+		var finite bool
+		g, finite = u.loadG(w, lo, hi)
+		gscale = 1
+		if u.skip || (u.eight && !finite) {
+			kept = u.keep(w, g)
+		}
 	}
 	if kept == n {
-		u.move(p, g, &s, 1)
+		u.move(p, g, &s, gscale)
 	} else {
 		u.moveKept(w, kept, p, g, &s)
 	}
@@ -93,7 +97,7 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 func (u *tensorStep) move(p, g []float32, s *[3][]float32, gscale float32) {
 	to := motion{gscale: gscale, before: 1, rate: u.rate, after: 1}
 	f := &u.f
-	if u.between == tensor.F32 && f.rounded == tensor.Invalid {
+	if u.onePass() {
 		if u.before {
 			to.before = u.decay
 		} else if u.after {
@@ -104,6 +108,9 @@ func (u *tensorStep) move(p, g []float32, s *[3][]float32, gscale float32) {
 	}
 	u.moveRounded(p, g, s, to)
 }
+
+// onePass reports whether nothing is rounded to 16 bits inside a step.
+func (u *tensorStep) onePass() bool { return u.between == tensor.F32 && u.f.rounded == tensor.Invalid }
 
 // moveRounded is move with what is rounded to 16 bits between its operations.
 func (u *tensorStep) moveRounded(p, g []float32, s *[3][]float32, to motion) {
@@ -226,6 +233,22 @@ func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
 		}
 	}
 	return p
+}
+
+// rawG returns the gradients of 8-bit moments where they are, or nil where they must go through w: where one may not be finite after
+// scaling, or a step takes more than one pass.
+func (u *tensorStep) rawG(lo, hi int) []float32 {
+	if !u.eight || u.skip || u.gType != tensor.F32 || !u.onePass() || !(u.gscale >= -1 && u.gscale <= 1) {
+		return nil
+	}
+	var carry uint32 // into the sign, from an exponent of ones
+	for _, b := range tensor.View[uint32](u.g)[lo:hi] {
+		carry |= b&^(1<<31) + 1<<23
+	}
+	if carry>>31 != 0 {
+		return nil
+	}
+	return tensor.View[float32](u.g)[lo:hi]
 }
 
 // loadG returns the scaled gradients and whether none is infinite or NaN.
