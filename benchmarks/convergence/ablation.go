@@ -82,7 +82,7 @@ func (f stateFormat) round(x graph.Value, unsigned bool) graph.Value {
 		if block == 0 {
 			block = max(x.Type().Size(), 1)
 		}
-		codes, absmax := ops.QuantizeTo8(ops.Quantize8{Blocksize: block, Unsigned: unsigned}, x)
+		codes, absmax := ops.QuantizeTo8(ops.Quantize8{Blocksize: block, Unsigned: unsigned, Moment: !unsigned}, x)
 		return ops.DequantizeFrom8(codes, absmax, block, unsigned)
 	}
 	levels := 127.0

@@ -14,7 +14,7 @@ var compared = []struct {
 	name string
 	lr   float64
 	wd   float64
-}{{"adamw32bit", 3e-3, 0.01}, {"adamw8bit", 3e-3, 0.01}, {"lion32bit", 5e-4, 0.1}, {"lion8bit", 5e-4, 0.1},
+}{{"adamw32bit", 3e-3, 0.01}, {"adamw8bit", 3e-3, 0.01}, {"lion32bit", 1.5e-3, 0.03}, {"lion8bit", 1.5e-3, 0.03},
 	{"ademamix32bit", 2e-3, 0.01}, {"ademamix8bit", 2e-3, 0.01}}
 
 // library updates by an optimizer of package optim, with every tensor in 8 bits where it has 8-bit states.
