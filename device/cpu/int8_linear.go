@@ -71,7 +71,7 @@ func (l *linear8) run(d *Device, c *Call) error {
 		return err
 	}
 	weight := weight8{codes: tensor.View[int8](c.In[1]), stats: tensor.View[float32](c.In[2]), cols: l.k}
-	l.gemm.a.data, l.gemm.b.data = l.codes, weight.codes
+	l.gemm.a, l.gemm.b = l.codes, weight.codes
 	l.out.bind(l.stats, weight.stats, c.In[3])
 	for first := 0; first < l.m; first += int8Tile {
 		rows := min(int8Tile, l.m-first)

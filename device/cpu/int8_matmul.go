@@ -13,98 +13,50 @@ func init() {
 	Register(buildInt8WeightMatMul)
 }
 
-// Int8 products are computed by the float32 matrix product, exactly: a sum of int8Chunk products of two int8 is at most 128²·1024 = 2²⁴
-// in magnitude, and so is every partial sum in whatever order, so each is an integer that float32 holds. Chunks are then added in int32.
-const (
-	int8Chunk = 1024
-	int8Tile  = 256 // rows of the product in flight
-)
-
-// codes8 is an int8 matrix as an operand, from an element on.
-type codes8 struct {
-	data     []int8
-	ld       int
-	row, col int
-}
-
-// Block implements gemm.Source.
-func (m *codes8) Block(dst []float32, ld, r0, r1, c0, c1 int) {
-	for r := r0; r < r1; r++ {
-		src := m.data[(m.row+r)*m.ld+m.col+c0:][:c1-c0]
-		row := dst[(r-r0)*ld:][:len(src)]
-		for i, v := range src {
-			row[i] = float32(v)
-		}
-	}
-}
+// int8Tile is the rows of a product in flight.
+const int8Tile = 256
 
 // gemm8 computes tiles of rows of an int8 product.
 type gemm8 struct {
 	m, n, k        int
 	transA, transB bool
 	threads        int
-	a, b           *codes8
-	sums           []float32
+	a, b           []int8
 	scratch        []byte
 }
 
 func newGemm8(m, n, k int, o ops.Int8MatMul, threads int) *gemm8 {
-	g := &gemm8{m: m, n: n, k: k, transA: o.TransA, transB: o.TransB, threads: threads, a: &codes8{ld: k}, b: &codes8{ld: n}}
-	if o.TransA {
-		g.a.ld = m
-	}
-	if o.TransB {
-		g.b.ld = k
-	}
-	return g
+	return &gemm8{m: m, n: n, k: k, transA: o.TransA, transB: o.TransB, threads: threads}
 }
 
 func (g *gemm8) carve(c *scratchCut) {
-	g.sums = cutScratch[float32](c, min(g.m, int8Tile)*g.n)
 	var most int64
 	for _, m := range []int{min(g.m, int8Tile), g.m % int8Tile} {
-		for _, k := range []int{min(g.k, int8Chunk), g.k % int8Chunk} {
-			most = max(most, gemm.ScratchBytes(m, g.n, k, g.threads))
-		}
+		most = max(most, gemm.Int8ScratchBytes(m, g.n, min(g.k, gemm.MaxInt8K), g.threads))
 	}
 	g.scratch = cutScratch[byte](c, int(most))
 }
 
-func (g *gemm8) release() { g.a.data, g.b.data, g.sums, g.scratch = nil, nil, nil, nil }
+func (g *gemm8) release() { g.a, g.b, g.scratch = nil, nil, nil }
 
-// tile writes rows first to first+rows-1, at most int8Tile of them, to dst.
+// tile writes rows first to first+rows-1, at most int8Tile of them, to dst. Sums are int32 and wrap beyond it.
 func (g *gemm8) tile(d *Device, dst []int32, first, rows int) error {
-	if g.k == 0 {
-		clear(dst[:rows*g.n])
-		return nil
-	}
-	sums := g.sums[:rows*g.n]
-	for k := 0; k < g.k; k += int8Chunk {
-		g.a.row, g.a.col = first, k
-		if g.transA {
-			g.a.row, g.a.col = k, first
-		}
-		g.b.row, g.b.col = k, 0
-		if g.transB {
-			g.b.row, g.b.col = 0, k
-		}
-		err := gemm.Gemm(d.pool, g.scratch, 1, gemm.Args{M: rows, N: g.n, K: min(int8Chunk, g.k-k),
-			A: gemm.Mat{Source: g.a, Trans: g.transA}, B: gemm.Mat{Source: g.b, Trans: g.transB},
-			C: gemm.Out{Data: tensor.AsBytes(sums), DType: tensor.F32}})
-		if err != nil {
-			return err
-		}
-		first := k == 0
-		err = d.ranges(len(sums), quantGrain, func(lo, hi int) {
-			to := dst[lo:hi]
-			for i, v := range sums[lo:hi] {
-				if first {
-					to[i] = 0
-				}
-				to[i] += int32(v)
+	for k := 0; k == 0 || k < g.k; k += gemm.MaxInt8K {
+		args := gemm.Int8Args{M: rows, N: g.n, K: min(gemm.MaxInt8K, g.k-k), C: dst, Accumulate: k > 0,
+			A: gemm.Mat8{Data: g.a, LD: g.k, Trans: g.transA}, B: gemm.Mat8{Data: g.b, LD: g.n, Trans: g.transB}}
+		if g.k > 0 {
+			at := first*g.k + k
+			if g.transA {
+				args.A.LD, at = g.m, k*g.m+first
 			}
-		})
-		if err != nil {
+			args.A.Data = g.a[at:]
+			at = k * g.n
+			if g.transB {
+				args.B.LD, at = g.k, k
+			}
+			args.B.Data = g.b[at:]
+		}
+		if err := gemm.Int8(d.pool, g.scratch, args); err != nil {
 			return err
 		}
 	}
@@ -123,7 +75,7 @@ func buildInt8MatMul(d *Device, o ops.Int8MatMul, s device.Spec) (*Kernel, error
 	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
 		g.carve(&scratchCut{b: c.Scratch})
 		defer g.release()
-		g.a.data, g.b.data = tensor.View[int8](c.In[0]), tensor.View[int8](c.In[1])
+		g.a, g.b = tensor.View[int8](c.In[0]), tensor.View[int8](c.In[1])
 		out := tensor.View[int32](c.Out[0])
 		for first := 0; first < m && n > 0; first += int8Tile {
 			if err := g.tile(d, out[first*n:], first, min(int8Tile, m-first)); err != nil {
