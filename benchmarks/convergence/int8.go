@@ -116,7 +116,8 @@ func runInt8(ctx context.Context, e *env, p *page) error {
 	for _, f := range factors {
 		head = append(head, fmt.Sprintf("outliers × %g", f))
 	}
-	chart := report.Chart{Title: "Perplexity with planted outlier features", XLabel: "size of the outliers", YLabel: "perplexity", LogX: true, LogY: true}
+	chart := report.Chart{Title: "Perplexity with planted outlier features", XLabel: "size of the outliers", YLabel: "perplexity", LogX: true, LogY: true,
+		LegendLeft: true}
 	var rows [][]string
 	for _, w := range int8Ways() {
 		row, s := []string{w.name}, report.Series{Name: strings.ReplaceAll(w.name, "`", "")}

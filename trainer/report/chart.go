@@ -24,6 +24,7 @@ type Series struct {
 type Chart struct {
 	Title, XLabel, YLabel string
 	LogX, LogY            bool
+	LegendLeft            bool // the legend stands at the left, for curves that end high
 	Series                []Series
 }
 
@@ -37,7 +38,7 @@ var palette = []color.RGBA{
 func (c Chart) PNG() ([]byte, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.Title, c.XLabel, c.YLabel
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Left = true, c.LegendLeft
 	p.Add(plotter.NewGrid())
 	shown := 0
 	for i, s := range c.Series {
