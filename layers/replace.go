@@ -2,6 +2,7 @@ package layers
 
 import (
 	"fmt"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -52,7 +53,7 @@ func Replace(model any, o ReplaceOptions) ([]Replacement, error) {
 			err = fmt.Errorf("replace %s: %w", path, err)
 			return
 		}
-		if next == nil || next == p {
+		if next == nil || same(next, p) {
 			return
 		}
 		if err = sameSizes(path, p, next); err == nil {
@@ -64,6 +65,11 @@ func Replace(model any, o ReplaceOptions) ([]Replacement, error) {
 		err = fmt.Errorf("replace: names %v and pattern %q select none of the %d linear layers", o.Names, o.Pattern, paths)
 	}
 	return done, err
+}
+
+// same reports whether a and b are one layer. Layers of types that cannot be compared never are.
+func same(a, b Projection) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 func sameSizes(path string, a, b Projection) error {

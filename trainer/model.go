@@ -246,6 +246,8 @@ func (m *Model) stored(z *checkpoint.Quantized, q config.Quantize) error {
 	if q.Blocksize == 0 || !z.Config().FourBit() {
 		return nil
 	}
+	// A directory may mix blocks of several sizes: a setting contradicts it when it is true of no weight.
+	var wrong error
 	for _, name := range z.Names() {
 		if len(z.Parts(name)) == 0 {
 			continue
@@ -254,15 +256,18 @@ func (m *Model) stored(z *checkpoint.Quantized, q config.Quantize) error {
 		switch {
 		case err != nil:
 			return err
+		case q.Blocksize == h.Config.Blocksize && q.Double == h.Config.Double:
+			return nil
+		case wrong != nil:
 		case q.Blocksize != h.Config.Blocksize:
-			return badConfig("quantize.blocksize", "is %d, but %s is stored in blocks of %d; leave the setting out, or give the full-precision model",
+			wrong = badConfig("quantize.blocksize", "is %d, but %s is stored in blocks of %d; leave the setting out, or give the full-precision model",
 				q.Blocksize, name, h.Config.Blocksize)
-		case q.Double != h.Config.Double:
-			return badConfig("quantize.double", "is %v, but %s is stored with %v; leave the setting out, or give the full-precision model",
+		default:
+			wrong = badConfig("quantize.double", "is %v, but %s is stored with %v; leave the setting out, or give the full-precision model",
 				q.Double, name, h.Config.Double)
 		}
 	}
-	return nil
+	return wrong
 }
 
 // BOS returns the id that a text begins with, from the tokenizer or the model's configuration.

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/quantize"
 )
@@ -139,6 +140,33 @@ func TestQuantizedDisagrees(t *testing.T) {
 	code, _, msg := command(t, "plan", "--model", dir)
 	require.Equal(t, config.ExitInput, code, msg)
 	require.Contains(t, msg, "stored in nf4, quantization_config says fp4")
+}
+
+// TestQuantizedMixed opens a folder whose weights are in blocks of several sizes, without a setting that would speak of one of them.
+func TestQuantizedMixed(t *testing.T) {
+	const other = "model.layers.1.mlp.up_proj.weight"
+	dir, _ := quantizeTiny(t, "nf4")
+	wide, _ := quantizeTiny(t, "nf4", "--blocksize=128")
+	var all []checkpoint.Named
+	for _, from := range []string{dir, wide} {
+		f, err := checkpoint.OpenSafetensors(vfs.OS{}, filepath.Join(from, "model.safetensors"))
+		require.NoError(t, err)
+		for _, name := range f.Names() {
+			if strings.HasPrefix(name, other) == (from == wide) {
+				x, err := f.Read(name)
+				require.NoError(t, err)
+				all = append(all, checkpoint.Named{Name: name, Tensor: x})
+			}
+		}
+		require.NoError(t, f.Close())
+	}
+	require.NoError(t, checkpoint.WriteSafetensors(vfs.OS{}, filepath.Join(dir, "model.safetensors"), all, map[string]string{"format": "pt"}))
+	code, text, msg := command(t, "generate", "--model", dir, "--max-tokens=3")
+	require.Zero(t, code, msg)
+	require.NotEmpty(t, text)
+	code, _, msg = command(t, "finetune", "--model", dir, "--data.path=builtin", "--train.steps=1", "--quantize.blocksize=256", "--out", filepath.Join(dir, "run"))
+	require.Equal(t, config.ExitConfig, code, msg)
+	require.Contains(t, msg, "stored in blocks of")
 }
 
 // TestQuantizeThreshold writes the threshold of outlier columns that the flag, else the scheme, else transformers gives.

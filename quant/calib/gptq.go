@@ -102,7 +102,10 @@ func GPTQ(w Matrix, h *Hessian, f quant.Format, o GPTQOptions) (*GPTQResult, err
 		return nil, err
 	}
 	s.run()
-	return s.res, st.Pack(s.codes, 0)
+	if err := st.Pack(s.codes, 0); err != nil {
+		return nil, err
+	}
+	return s.res, st.Check() // weights that overflowed on the way would be in the scales
 }
 
 func checkGPTQ(w Matrix, h *Hessian, f quant.Format, o *GPTQOptions) error {

@@ -101,7 +101,7 @@ func (g *Int8Args) check() error {
 	}
 	switch {
 	case g.K > MaxInt8K:
-		return fmt.Errorf("K=%d: int32 sums may overflow beyond K=%d; cut the product and add the parts in a wider type", g.K, MaxInt8K)
+		return fmt.Errorf("over K=%d int32 sums may overflow, the most is %d; cut the product and add the parts in a wider type", g.K, MaxInt8K)
 	case !g.Kernel.Available():
 		return fmt.Errorf("kernel %v does not run on this processor or is not in this build; use Auto", g.Kernel)
 	}

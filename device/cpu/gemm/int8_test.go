@@ -117,7 +117,7 @@ func TestInt8Refusals(t *testing.T) {
 	good := Int8Args{M: 10, N: 11, K: 12, A: Mat8{Data: data}, B: Mat8{Data: data}, C: c}
 	for want, change := range map[string]func(*Int8Args){
 		"M=-1 N=11 K=12":        func(g *Int8Args) { g.M = -1 },
-		"K=131072: int32 sums":  func(g *Int8Args) { g.K = MaxInt8K + 1 },
+		"K=131072 int32 sums":   func(g *Int8Args) { g.K = MaxInt8K + 1 },
 		"A [10,12] has row":     func(g *Int8Args) { g.A.LD = 11 },
 		"B [12,11] with row":    func(g *Int8Args) { g.B.LD = 30 },
 		"A [12,10] with row":    func(g *Int8Args) { g.A.Trans, g.A.LD = true, 20 },
