@@ -82,8 +82,8 @@ func mean(x []float64) (s float64) {
 	return s
 }
 
-// TestSmallDecay: a decay whose factor 1 - lr·wd is nearer to 1 than bfloat16 can tell is lost by rounding to the nearest (bitsandbytes
-// issue 1165), happens on average with stochastic rounding and exactly with Kahan's sum.
+// TestSmallDecay: a decay whose factor 1 - lr·wd is nearer to 1 than bfloat16 can tell is lost by rounding to the nearest, as in
+// bitsandbytes, happens on average with stochastic rounding and exactly with Kahan's sum.
 func TestSmallDecay(t *testing.T) {
 	const n, steps, lr, wd = 4096, 300, 1e-2, 0.05 // lr·wd = 2⁻¹¹
 	want := math.Pow(1-lr*wd, steps)
