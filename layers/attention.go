@@ -27,6 +27,11 @@ type AttentionContext struct {
 	DocStart graph.Value // i32 (B, T): first key of the token's document in its row; absent = 0
 	Cache    *KVCache    // of this layer; nil = attend within the row
 	Start    graph.Value // i32 (B): tokens in the cache before this call; with Cache only
+
+	// Eager rounds in 16-bit compute dtypes where the eager code of transformers does, to compare runs number by number. Without it
+	// rotary products, scores and probabilities stay in float32, which is nearer to the true value and holds no scores. It has no effect
+	// in float32, and takes no Cache.
+	Eager bool
 }
 
 // KVCache holds the keys and values of one layer for generation: (B, KVHeads, Tmax, D) each.
@@ -53,6 +58,9 @@ func NewAttention(src Source, dim, heads, kvHeads, headDim int, bias bool) *Atte
 func (a *Attention) Forward(x graph.Value, c AttentionContext) graph.Value {
 	if !x.Valid() {
 		return x
+	}
+	if d := x.DType(); c.Eager && (d == tensor.F16 || d == tensor.BF16) {
+		return a.eager(x, c)
 	}
 	b, t := x.Dim(0), x.Dim(1)
 	split := func(y graph.Value, heads int) graph.Value { return ops.Reshape(y, b, t, heads, a.HeadDim) }

@@ -118,10 +118,15 @@ type pass struct {
 }
 
 func (f *fixture) pass(rows, tokens int, packed, recompute bool) *pass {
+	return f.passOf(rows, tokens, packed, models.Inputs{Checkpoint: recompute})
+}
+
+// passOf fills in the tokens of a call.
+func (f *fixture) passOf(rows, tokens int, packed bool, in models.Inputs) *pass {
 	g := graph.New("test")
 	t := tensor.T(tensor.I32, rows, tokens)
-	p := &pass{f: f, g: g, packed: packed, targets: g.Input("targets", t)}
-	p.in = models.Inputs{Tokens: g.Input("tokens", t), Pos: g.Input("pos", t), Checkpoint: recompute}
+	p := &pass{f: f, g: g, packed: packed, targets: g.Input("targets", t), in: in}
+	p.in.Tokens, p.in.Pos = g.Input("tokens", t), g.Input("pos", t)
 	if packed {
 		p.in.DocStart = g.Input("doc", t)
 	}

@@ -83,6 +83,7 @@ type Inputs struct {
 	Start    graph.Value   // i32 (B): tokens in the cache before this call; with Cache only
 
 	Checkpoint bool // recompute each block in the backward sweep instead of keeping its activations
+	Eager      bool // round 16-bit attention where transformers does, see layers.AttentionContext
 }
 
 // Cache holds the keys and values of every layer.
@@ -111,7 +112,7 @@ func (m *Llama) HiddenStates(in Inputs) []graph.Value {
 	}
 	g := in.Tokens.Graph()
 	defer g.Scope("model")()
-	ctx := layers.AttentionContext{DocStart: in.DocStart, Start: in.Start}
+	ctx := layers.AttentionContext{DocStart: in.DocStart, Start: in.Start, Eager: in.Eager}
 	ctx.Cos, ctx.Sin = m.config.Rope.tables(in.Pos, m.config.HeadDim)
 	x := ops.Cast(m.Backbone.Embed.Forward(in.Tokens), m.policy.ComputeType())
 	var states []graph.Value
