@@ -49,6 +49,22 @@ func TestQuantizeCalibrated(t *testing.T) {
 	}
 }
 
+// TestQuantizeObserved reports the range of each layer's inputs, and the grid over it, for the methods that observe them.
+func TestQuantizeObserved(t *testing.T) {
+	data := documents(t, 99, 4)
+	_, wide := quantizeTiny(t, "int8:channel", "--calibrate", data, "--method", "minmax")
+	_, narrow := quantizeTiny(t, "int8:channel", "--calibrate", data, "--method", "percentile")
+	_, none := quantizeTiny(t, "int8:channel", "--calibrate", data, "--method", "rtn")
+	for i, l := range wide.Layers {
+		require.Nil(t, none.Layers[i].Input)
+		require.NotNil(t, l.Input, l.Name)
+		require.Less(t, l.Input.Lo, float32(0))
+		require.InEpsilon(t, (l.Input.Hi-l.Input.Lo)/255, l.Input.Step, 1e-5)
+		require.LessOrEqual(t, narrow.Layers[i].Input.Hi, l.Input.Hi)
+	}
+	require.Less(t, narrow.Layers[0].Input.Hi, wide.Layers[0].Input.Hi)
+}
+
 // TestQuantizePruned sets part of each weight to zero, and the zeros stay.
 func TestQuantizePruned(t *testing.T) {
 	for prune, c := range map[string]struct {

@@ -128,11 +128,14 @@ func (p *job) refuseUnplaced(in *input) error {
 	return nil
 }
 
-// calibrated takes from calibration what it alone can tell: errors on the layer's outputs.
+// calibrated takes from calibration what it alone can tell: errors on the layer's outputs, and the range of its inputs.
 func (l *Layer) calibrated(c calibrate.Layer) {
 	l.OutputError, l.Nearest, l.Note = c.OutputError, c.Nearest, c.Note
 	if c.Ratio != 0 {
 		l.Note = fmt.Sprintf("scaled, exponent %.2f", c.Ratio)
+	}
+	if a := c.Activation; a.Lo < a.Hi {
+		l.Input = &Grid{Lo: a.Lo, Hi: a.Hi, Step: c.Params.Step, Zero: c.Params.Zero}
 	}
 }
 

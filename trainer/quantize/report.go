@@ -46,10 +46,20 @@ type Layer struct {
 	OutputError float64 `json:"output_error,omitempty"`
 	Nearest     float64 `json:"output_error_nearest,omitempty"`
 	Note        string  `json:"note,omitempty"`
+	Input       *Grid   `json:"input,omitempty"` // by the methods that observe inputs
 
 	bytes, elements    int64
 	diff2, norm2, dot2 float64 // squares of |W-Q|, |W|, |Q|
 	inner              float64
+}
+
+// Grid is the range that a method chose for the inputs of a layer, and the 8-bit asymmetric grid over it that static quantization of
+// activations would take: x = Step·(code - Zero).
+type Grid struct {
+	Lo   float32 `json:"lo"`
+	Hi   float32 `json:"hi"`
+	Step float32 `json:"step"`
+	Zero uint8   `json:"zero"`
 }
 
 // Kept is a tensor that was not quantized.
@@ -147,6 +157,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 		note := printable(l.Note)
 		if l.Nearest > 0 {
 			note = strings.TrimSuffix(fmt.Sprintf("output error %.3e, rounded to nearest %.3e; %s", l.OutputError, l.Nearest, note), "; ")
+		}
+		if g := l.Input; g != nil {
+			note = strings.TrimPrefix(fmt.Sprintf("%s; inputs %.4g to %.4g", note, g.Lo, g.Hi), "; ")
 		}
 		fmt.Fprintf(&b, "%s\t%v\t%.3f\t%.3e\t%.2e\t%.6f\t%s\n", printable(l.Name), l.Shape, l.Bits, l.RelError, l.MaxAbs, l.Cosine, note)
 	}
