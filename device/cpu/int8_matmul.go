@@ -30,37 +30,23 @@ func newGemm8(m, n, k int, o ops.Int8MatMul, threads int) *gemm8 {
 }
 
 func (g *gemm8) carve(c *scratchCut) {
-	var most int64
-	for _, m := range []int{min(g.m, int8Tile), g.m % int8Tile} {
-		most = max(most, gemm.Int8ScratchBytes(m, g.n, min(g.k, gemm.MaxInt8K), g.threads))
-	}
+	most := max(gemm.Int8ScratchBytes(min(g.m, int8Tile), g.n, g.k, g.threads), gemm.Int8ScratchBytes(g.m%int8Tile, g.n, g.k, g.threads))
 	g.scratch = cutScratch[byte](c, int(most))
 }
 
 func (g *gemm8) release() { g.a, g.b, g.scratch = nil, nil, nil }
 
-// tile writes rows first to first+rows-1, at most int8Tile of them, to dst. Sums are int32 and wrap beyond it.
+// tile writes rows first to first+rows-1, at most int8Tile of them, to dst.
 func (g *gemm8) tile(d *Device, dst []int32, first, rows int) error {
-	for k := 0; k == 0 || k < g.k; k += gemm.MaxInt8K {
-		args := gemm.Int8Args{M: rows, N: g.n, K: min(gemm.MaxInt8K, g.k-k), C: dst, Accumulate: k > 0,
-			A: gemm.Mat8{Data: g.a, LD: g.k, Trans: g.transA}, B: gemm.Mat8{Data: g.b, LD: g.n, Trans: g.transB}}
-		if g.k > 0 {
-			at := first*g.k + k
-			if g.transA {
-				args.A.LD, at = g.m, k*g.m+first
-			}
-			args.A.Data = g.a[at:]
-			at = k * g.n
-			if g.transB {
-				args.B.LD, at = g.k, k
-			}
-			args.B.Data = g.b[at:]
-		}
-		if err := gemm.Int8(d.pool, g.scratch, args); err != nil {
-			return err
-		}
+	a := gemm.Mat8{Data: g.a[first*g.k:], LD: g.k}
+	if g.transA {
+		a = gemm.Mat8{Data: g.a[min(first, len(g.a)):], LD: g.m, Trans: true}
 	}
-	return nil
+	b := gemm.Mat8{Data: g.b, LD: g.n, Trans: g.transB}
+	if g.transB {
+		b.LD = g.k
+	}
+	return gemm.Int8(d.pool, g.scratch, gemm.Int8Args{M: rows, N: g.n, K: g.k, A: a, B: b, C: dst})
 }
 
 func buildInt8MatMul(d *Device, o ops.Int8MatMul, s device.Spec) (*Kernel, error) {
