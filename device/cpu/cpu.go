@@ -14,6 +14,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
+	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -31,8 +32,13 @@ func (backend) Name() string { return "cpu" }
 // Count implements device.Backend.
 func (backend) Count() int { return 1 }
 
-// Open implements device.Backend with one worker a processor.
-func (backend) Open(int) (device.Device, error) { return New(Options{}), nil }
+// Open implements device.Backend with one worker a processor. A BYES_CPU that this processor cannot follow is an error.
+func (backend) Open(int) (device.Device, error) {
+	if err := isa.Err(); err != nil {
+		return nil, fmt.Errorf("cpu: %w", err)
+	}
+	return New(Options{}), nil
+}
 
 // Options of a CPU device.
 type Options struct {
@@ -102,7 +108,7 @@ func (d *Device) Stream(int) device.Stream { return &d.stream }
 // Info implements device.Device.
 func (d *Device) Info() device.Info {
 	total, free := memory()
-	return device.Info{Name: modelName() + ", " + strconv.Itoa(d.threads) + " threads", Kind: "cpu", MemoryTotal: total, MemoryFree: free, Threads: d.threads}
+	return device.Info{Name: modelName() + ", " + isa.String() + ", " + strconv.Itoa(d.threads) + " threads", Kind: "cpu", MemoryTotal: total, MemoryFree: free, Threads: d.threads}
 }
 
 // Close implements device.Device.

@@ -2,10 +2,10 @@
 
 package gemm
 
-import "golang.org/x/sys/cpu"
+import "github.com/bitsandbyes/bitsandbyes/internal/isa"
 
 func init() {
-	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
+	if !isa.Has(isa.AVX2) {
 		return
 	}
 	avx2 := kernel{
@@ -15,13 +15,13 @@ func init() {
 	}
 	kernels[AVX2] = &avx2
 	kernels8[AVX2] = &kernel8{mr: 6, nr: 16, per: 2, tile: int8AVX2, dot: dotInt8AVX2}
-	if !cpu.X86.HasAVX512F {
+	if !isa.Has(isa.AVX512) {
 		return
 	}
 	avx512 := avx2
 	avx512.mr, avx512.nr, avx512.tile = 14, 32, tileAVX512
 	kernels[AVX512] = &avx512
-	if cpu.X86.HasAVX512VNNI {
+	if isa.VNNI() {
 		kernels8[AVX512] = &kernel8{mr: 14, nr: 32, per: 4, tile: int8AVX512, laneSums: laneSumsAVX512, dot: dotInt8AVX2}
 	}
 }

@@ -2,10 +2,10 @@
 
 package vec
 
-import "golang.org/x/sys/cpu"
+import "github.com/bitsandbyes/bitsandbyes/internal/isa"
 
 func init() {
-	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
+	if !isa.Has(isa.AVX2) {
 		return
 	}
 	fast = loops{

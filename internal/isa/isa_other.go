@@ -1,0 +1,5 @@
+//go:build !amd64 || noasm
+
+package isa
+
+func detect() (most Level, has, fast features) { return Generic, features{}, features{} }

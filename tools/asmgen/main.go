@@ -1,0 +1,104 @@
+// Command asmgen writes the amd64 assembly of the CPU kernels and the Go declarations of it.
+//
+// The output is checked in, so users of the module need no generator. From the folder of this module:
+//
+//	go run ./asmgen        # rewrites every file of the table outputs
+//	go run ./asmgen -check # fails if the files differ from what would be written
+//
+//go:generate go run . -root ../..
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/pass"
+	"github.com/mmcloughlin/avo/printer"
+)
+
+// output is one pair of generated files: FILE_amd64.s and FILE_amd64_gen.go.
+type output struct {
+	file      string // folder and first part of the name, from the root of the repository
+	functions []func(*build.Context)
+}
+
+// outputs is everything that is generated. A file of this program writes the functions of one row.
+var outputs = []output{
+	{"internal/isa/cpuid", []func(*build.Context){cpuid}},
+	{"device/cpu/gemm/tile", []func(*build.Context){tileAVX2, tileAVX512}},
+	{"device/cpu/gemm/int8", []func(*build.Context){int8AVX2, int8AVX512, laneSums, dotInt8}},
+	{"device/cpu/gemm/pack", []func(*build.Context){transpose8Rows, transpose6Rows}},
+	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},
+	{"device/cpu/vec/convert", []func(*build.Context){widenBF16, widenF16, narrowBF16, narrowF16}},
+	{"device/cpu/vec/exp", []func(*build.Context){exp, expSum, sigmoid, silu, geluTanh}},
+}
+
+func main() {
+	root := flag.String("root", "..", "root of the repository")
+	check := flag.Bool("check", false, "compare with the files instead of writing them")
+	flag.Parse()
+	if err := run(*root, *check); err != nil {
+		fmt.Fprintln(os.Stderr, "asmgen:", err)
+		os.Exit(1)
+	}
+}
+
+func run(root string, check bool) error {
+	files := map[string][]byte{}
+	for _, o := range outputs {
+		if err := emit(files, o); err != nil {
+			return fmt.Errorf("%s: %w", o.file, err)
+		}
+	}
+	for name, want := range files {
+		at := filepath.Join(root, filepath.FromSlash(name))
+		if !check {
+			if err := write(at, want); err != nil {
+				return err
+			}
+			continue
+		}
+		got, err := os.ReadFile(at)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("%s is not what the generator writes; run go run ./asmgen in the tools folder", at)
+		}
+	}
+	return nil
+}
+
+func write(at string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(at, content, 0o644)
+}
+
+// emit adds the two files of o.
+func emit(files map[string][]byte, o output) error {
+	c := build.NewContext()
+	c.ConstraintExpr("amd64,!noasm")
+	for _, f := range o.functions {
+		f(c)
+	}
+	f, err := c.Result()
+	if err != nil {
+		return err
+	}
+	if err := pass.Compile.Execute(f); err != nil {
+		return err
+	}
+	cfg := printer.Config{Name: "tools/asmgen", Pkg: path.Base(path.Dir(o.file))}
+	asm, err1 := printer.NewGoAsm(cfg).Print(f)
+	stub, err2 := printer.NewStubs(cfg).Print(f)
+	files[o.file+"_amd64.s"], files[o.file+"_amd64_gen.go"] = asm, stub
+	return errors.Join(err1, err2)
+}
