@@ -37,6 +37,9 @@ var outputs = []output{
 	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},
 	{"device/cpu/vec/convert", []func(*build.Context){widenBF16, widenF16, narrowBF16, narrowF16}},
 	{"device/cpu/vec/exp", []func(*build.Context){exp, expSum, sigmoid, silu, geluTanh}},
+	{"internal/probe/loops", []func(*build.Context){
+		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8,
+	}},
 }
 
 func main() {
