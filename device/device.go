@@ -29,6 +29,12 @@ type Backend interface {
 	Open(i int) (Device, error)
 }
 
+// Tuner backends take a setting in the name of a device, as in cpu:threads=2.
+type Tuner interface {
+	// OpenWith opens device i with one setting.
+	OpenWith(i int, key, value string) (Device, error)
+}
+
 // Device is one opened device. Its methods may be called from several goroutines; a Stream belongs to one at a time.
 type Device interface {
 	// Alloc reserves bytes of device memory, zeroed, aligned to at least 64 bytes.
@@ -176,21 +182,24 @@ func Backends() []Backend {
 	return out
 }
 
-// Open opens a device by name: "cpu", "cuda", "cuda:1", or "auto" for the first GPU present and else the CPU.
+// Open opens a device by name: "cpu", "cpu:threads=2", "cuda", "cuda:1", or "auto" for the first GPU present and else the CPU.
 func Open(name string) (Device, error) {
 	if name == "auto" || name == "" {
 		return openAuto()
 	}
-	kind, index := name, 0
-	if k, i, ok := strings.Cut(name, ":"); ok {
-		if _, err := fmt.Sscanf(i, "%d", &index); err != nil || fmt.Sprint(index) != i {
-			return nil, fmt.Errorf("device %q: %q is not a device number; write for example %s:0", name, i, k)
-		}
-		kind = k
-	}
+	kind, rest, more := strings.Cut(name, ":")
 	for _, b := range Backends() {
 		if b.Name() != kind {
 			continue
+		}
+		if key, value, ok := strings.Cut(rest, "="); ok {
+			return openWith(b, name, key, value)
+		}
+		index := 0
+		if more {
+			if _, err := fmt.Sscanf(rest, "%d", &index); err != nil || fmt.Sprint(index) != rest {
+				return nil, fmt.Errorf("device %q: %q is not a device number; write for example %s:0", name, rest, kind)
+			}
 		}
 		if index < 0 || index >= b.Count() {
 			return nil, fmt.Errorf("device %q: %d %s devices are present", name, b.Count(), kind)
@@ -198,6 +207,21 @@ func Open(name string) (Device, error) {
 		return b.Open(index)
 	}
 	return nil, fmt.Errorf("device %q is unknown; this program was built with: %s", name, strings.Join(names(), ", "))
+}
+
+func openWith(b Backend, name, key, value string) (Device, error) {
+	t, ok := b.(Tuner)
+	if !ok {
+		return nil, fmt.Errorf("device %q: %s devices have no settings; write a device number after the colon", name, b.Name())
+	}
+	if b.Count() == 0 {
+		return nil, fmt.Errorf("device %q: no %s device is present", name, b.Name())
+	}
+	d, err := t.OpenWith(0, key, value)
+	if err != nil {
+		return nil, fmt.Errorf("device %q: %w", name, err)
+	}
+	return d, nil
 }
 
 func openAuto() (Device, error) {

@@ -46,6 +46,7 @@ func TestRegistry(t *testing.T) {
 	require.Equal(t, 0, open("gpu").i)
 	for _, c := range []struct{ name, want string }{
 		{"gpu:2", "2 gpu devices are present"}, {"gpu:-1", "2 gpu devices are present"}, {"absent", "0 absent devices"},
+		{"gpu:threads=2", "gpu devices have no settings"},
 		{"gpu:x", `"x" is not a device number`}, {"gpu:1x", "is not a device number"}, {"gpu:01", "is not a device number"},
 		{"tpu", "is unknown; this program was built with: absent, cpu, gpu"},
 	} {

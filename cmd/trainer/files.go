@@ -88,7 +88,7 @@ func (p *program) verify() *cobra.Command {
 	f.StringVar(&o.Adapter, "adapter", "", "adapter directory for merged_lora_logits; default MODEL/adapter_lora_final")
 	f.StringVar(&o.Against, "against", "", "safetensors file of expected values")
 	f.Float64Var(&o.Tol, "tol", 1, "scales the limits")
-	f.StringVar(&dev, "device", "auto", "auto, cpu")
+	f.StringVar(&dev, "device", "auto", "auto, cpu, cpu:threads=2")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	for _, name := range []string{"model", "against"} {
 		if err := c.MarkFlagRequired(name); err != nil {

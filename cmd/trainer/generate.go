@@ -36,7 +36,7 @@ func (p *program) generate() *cobra.Command {
 	f.IntVar(&o.Sampling.TopK, "top-k", 0, "choose among the K likeliest tokens; 0 = all")
 	f.Float64Var(&o.Sampling.TopP, "top-p", 0, "choose among the likeliest tokens that make up this probability; 0 = all")
 	f.Uint64Var(&o.Sampling.Seed, "seed", 1, "of the random choices")
-	f.StringVar(&o.Device, "device", "auto", "auto, cpu")
+	f.StringVar(&o.Device, "device", "auto", "auto, cpu, cpu:threads=2")
 	f.StringVar(&o.DType, "dtype", "auto", "compute dtype: auto, f32, bf16")
 	f.StringVar(&o.Scheme, "quantize", "none", "quantize the linear layers while loading: none (as they are stored), nf4, fp4, int8")
 	f.BoolVar(&cache, "cache", true, "keep keys and values; false computes every token from the whole text again")

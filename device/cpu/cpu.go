@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 
@@ -32,17 +31,37 @@ func (backend) Name() string { return "cpu" }
 // Count implements device.Backend.
 func (backend) Count() int { return 1 }
 
-// Open implements device.Backend with one worker a processor. A BYES_CPU that this processor cannot follow is an error.
-func (backend) Open(int) (device.Device, error) {
+// Open implements device.Backend with the default options. A BYES_CPU that this processor cannot follow is an error.
+func (b backend) Open(i int) (device.Device, error) { return b.OpenWith(i, "", "") }
+
+// OpenWith implements device.Tuner: cpu:threads=2 has two workers.
+func (backend) OpenWith(_ int, key, value string) (device.Device, error) {
 	if err := isa.Err(); err != nil {
 		return nil, fmt.Errorf("cpu: %w", err)
 	}
-	return New(Options{}), nil
+	var o Options
+	switch key {
+	case "":
+	case "threads":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 || n > maxThreads {
+			return nil, fmt.Errorf("threads=%s: want a number from 1 to %d", value, maxThreads)
+		}
+		o.Threads = n
+	default:
+		return nil, fmt.Errorf("%s is no setting of cpu; it has threads", key)
+	}
+	return New(o), nil
 }
+
+// maxThreads refuses numbers that can only be a mistake.
+const maxThreads = 4096
 
 // Options of a CPU device.
 type Options struct {
-	Threads int // workers, the caller included; 0: runtime.GOMAXPROCS(0)
+	// Threads is the number of workers, the caller included. 0 takes as many as there are processors that this process may use: what
+	// the system and its control groups (containers) allow, or GOMAXPROCS if that is set in the environment.
+	Threads int
 }
 
 // Device is the processor and its worker pool.
@@ -57,7 +76,7 @@ type Device struct {
 // New opens the processor.
 func New(o Options) *Device {
 	if o.Threads <= 0 {
-		o.Threads = runtime.GOMAXPROCS(0)
+		o.Threads = defaultThreads()
 	}
 	d := &Device{threads: o.Threads}
 	d.pool = pool.New(o.Threads)

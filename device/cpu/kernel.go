@@ -5,6 +5,7 @@ import (
 	"reflect"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // Kernel is one op ready to run on the processor.
@@ -13,9 +14,10 @@ type Kernel struct {
 	ScratchBytes int64
 	Run          func(c *Call) error
 
-	spec device.Spec
-	dev  *Device
-	call Call
+	spec    device.Spec
+	dev     *Device
+	call    Call
+	in, out []int64 // sizes of the operands in bytes
 }
 
 // Call is what a kernel's Run works on. In and Out hold the operands' bytes; an absent optional input is nil. Slices have the
@@ -50,7 +52,16 @@ func (d *Device) Kernel(s device.Spec) (device.Kernel, error) {
 	}
 	k.spec, k.dev = s, d
 	k.call = Call{In: make([][]byte, len(s.In)), Out: make([][]byte, len(s.Out)), Dev: d}
+	k.in, k.out = sizes(s.In), sizes(s.Out)
 	return k, nil
+}
+
+func sizes(types []tensor.Type) []int64 {
+	out := make([]int64, len(types))
+	for i, t := range types {
+		out[i] = t.Bytes()
+	}
+	return out
 }
 
 // Scratch implements device.Kernel.
@@ -66,25 +77,12 @@ func (k *Kernel) KernelName() string {
 
 // Launch implements device.Kernel. It runs at once. A panic inside a kernel is a bug of the kernel and is returned as an error.
 func (k *Kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Ptr) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("cpu: kernel %s failed: %v", k.KernelName(), r)
-		}
-		clear(k.call.In) // a kernel outlives buffers: it must not keep their memory alive
-		clear(k.call.Out)
-		k.call.Scratch = nil
-	}()
-	for i, p := range in {
-		if p.Buf != nil {
-			if k.call.In[i], err = bytesAt(p, k.spec.In[i].Bytes()); err != nil {
-				return err
-			}
-		}
+	defer k.leave(&err)
+	if err := views(k.call.In, in, k.in); err != nil {
+		return err
 	}
-	for i, p := range out {
-		if k.call.Out[i], err = bytesAt(p, k.spec.Out[i].Bytes()); err != nil {
-			return err
-		}
+	if err := views(k.call.Out, out, k.out); err != nil {
+		return err
 	}
 	if k.ScratchBytes > 0 {
 		if k.call.Scratch, err = bytesAt(scratch, k.ScratchBytes); err != nil {
@@ -92,6 +90,31 @@ func (k *Kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Pt
 		}
 	}
 	return k.Run(&k.call)
+}
+
+// leave ends a launch. A kernel outlives buffers: it must not keep their memory alive.
+func (k *Kernel) leave(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("cpu: kernel %s failed: %v", k.KernelName(), r)
+	}
+	clear(k.call.In)
+	clear(k.call.Out)
+	k.call.Scratch = nil
+}
+
+// views sets dst to the bytes at each address; absent ones stay nil.
+func views(dst [][]byte, at []device.Ptr, sizes []int64) error {
+	for i, p := range at {
+		if p.Buf == nil {
+			continue
+		}
+		b, err := bytesAt(p, sizes[i])
+		if err != nil {
+			return err
+		}
+		dst[i] = b
+	}
+	return nil
 }
 
 // parallel runs f for tasks 0..n-1 on the worker pool and returns when all are done.

@@ -2,10 +2,14 @@ package plan_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/bitsandbyes/bitsandbyes/autograd"
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -137,4 +141,39 @@ func TestLlamaStep(t *testing.T) {
 	}
 	_, inVars, copies := p.InPlace()
 	t.Logf("%d updates in place, %d copies; %+v", inVars, copies, p.Report().Kernels)
+}
+
+// nothing is an op that does nothing, so that what surrounds a launch can be measured.
+type nothing struct{}
+
+func (nothing) Name() string                                  { return "nothing" }
+func (nothing) Infer(in []tensor.Type) ([]tensor.Type, error) { return in[:1], nil }
+
+func init() {
+	cpu.Register(func(*cpu.Device, nothing, device.Spec) (*cpu.Kernel, error) {
+		return &cpu.Kernel{Run: func(*cpu.Call) error { return nil }}, nil
+	})
+}
+
+// BenchmarkLaunch is what a launch costs beside its kernel, and what a run costs beside its launches.
+func BenchmarkLaunch(b *testing.B) {
+	for _, n := range []int{1, 1001} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			g := graph.New("launches")
+			x, y := g.Input("x", tensor.T(tensor.F32, 4)), g.Input("y", tensor.T(tensor.F32, 4))
+			v := x
+			for range n {
+				v = g.Apply(nothing{}, v, y)[0]
+			}
+			p, err := plan.Compile([]graph.Value{v}, plan.Options{Device: cpu.New(cpu.Options{Threads: 1})})
+			require.NoError(b, err)
+			feed := plan.Feed{x: tensor.New(x.Type()), y: tensor.New(y.Type())}
+			for b.Loop() {
+				if _, err := p.Run(b.Context(), feed); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/launch")
+		})
+	}
 }

@@ -55,10 +55,14 @@ type Plan struct {
 	kernels    map[kernelKey]device.Kernel
 }
 
+// inputSlot is an input, where it is uploaded to, and what the present run feeds it.
 type inputSlot struct {
-	op    graph.Input
-	value graph.Value
-	where place
+	op     graph.Input
+	value  graph.Value
+	where  place
+	fed    any
+	given  bool
+	number *tensor.Tensor // holds numbers that are fed
 }
 
 // step is one launch: a kernel, or a copy when kernel is nil.

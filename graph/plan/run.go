@@ -112,21 +112,26 @@ func (p *Plan) addresses(places []place, arena device.Buffer) ([]device.Ptr, err
 }
 
 func (p *Plan) upload(s device.Stream, feed Feed, arena device.Buffer) error {
-	byOp := make(map[graph.Input]any, len(feed))
+	for i := range p.inputs {
+		p.inputs[i].fed, p.inputs[i].given = nil, false
+	}
 	for v, x := range feed {
 		op, ok := inputOp(v)
 		if !ok {
 			return fmt.Errorf("plan: the feed names %v, which is not an input of the graph", v)
 		}
-		byOp[op] = x
+		for i := range p.inputs { // few
+			if in := &p.inputs[i]; in.op == op {
+				in.fed, in.given = x, true
+			}
+		}
 	}
 	for i := range p.inputs {
 		in := &p.inputs[i]
-		x, ok := byOp[in.op]
-		if !ok {
+		if !in.given {
 			return fmt.Errorf("plan: input %q %v is not fed; the graph needs: %s", in.op.Label, in.op.Type, p.inputNames())
 		}
-		t, err := toTensor(x, in.op.Type)
+		t, err := in.tensor()
 		if err != nil {
 			return fmt.Errorf("plan: input %q: %w", in.op.Label, err)
 		}
@@ -137,6 +142,7 @@ func (p *Plan) upload(s device.Stream, feed Feed, arena device.Buffer) error {
 		if err := s.Upload(at, t.Bytes()); err != nil {
 			return fmt.Errorf("plan: input %q: %w", in.op.Label, err)
 		}
+		in.fed = nil
 	}
 	return nil
 }
@@ -158,10 +164,11 @@ func (p *Plan) inputNames() string {
 	return strings.Join(names, ", ")
 }
 
-// toTensor accepts a tensor of the exact type, or a number for an input of one element.
-func toTensor(x any, want tensor.Type) (*tensor.Tensor, error) {
+// tensor returns what was fed: a tensor of the exact type, or a number for an input of one element.
+func (in *inputSlot) tensor() (*tensor.Tensor, error) {
+	want := in.op.Type
 	var f float64
-	switch x := x.(type) {
+	switch x := in.fed.(type) {
 	case *tensor.Tensor:
 		if x == nil || x.Type() != want {
 			return nil, fmt.Errorf("fed %v, the graph declares %v", typeOf(x), want)
@@ -183,9 +190,11 @@ func toTensor(x any, want tensor.Type) (*tensor.Tensor, error) {
 	if want.Size() != 1 {
 		return nil, fmt.Errorf("fed one number, the graph declares %v", want)
 	}
-	t := tensor.New(want)
-	t.Set(0, f)
-	return t, nil
+	if in.number == nil {
+		in.number = tensor.New(want)
+	}
+	in.number.Set(0, f)
+	return in.number, nil
 }
 
 func typeOf(t *tensor.Tensor) any {

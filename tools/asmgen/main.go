@@ -40,6 +40,7 @@ var outputs = []output{
 	{"internal/probe/loops", []func(*build.Context){
 		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8,
 	}},
+	{"device/cpu/pool/pause", []func(*build.Context){pause}},
 }
 
 func main() {

@@ -256,7 +256,7 @@ func (k *checker) betas(t Train) {
 	}
 }
 
-var devicePattern = regexp.MustCompile(`^(auto|cpu|(cuda|opencl)(:[0-9]{1,3}(,[0-9]{1,3})*)?)$`)
+var devicePattern = regexp.MustCompile(`^(auto|cpu(:threads=[0-9]{1,4})?|(cuda|opencl)(:[0-9]{1,3}(,[0-9]{1,3})*)?)$`)
 
 func (k *checker) rest(c Config) {
 	if c.Model == "" {

@@ -2,7 +2,8 @@
 //
 // Kernels split their work into tasks by the shape of the data, never by the number of workers, so a result does not depend on
 // how many threads computed it. Workers claim tasks from one atomic word, spin briefly between jobs and then park: the steps of
-// a plan follow each other within microseconds, and waking a parked goroutine costs more than a small kernel.
+// a plan follow each other within microseconds, and waking a parked worker costs more than a small kernel. A parked worker uses no
+// processor time.
 package pool
 
 import (
@@ -14,35 +15,50 @@ import (
 	"sync/atomic"
 )
 
-// Spinning is counted in rounds of a short busy loop; between rounds the scheduler may run other goroutines. The totals are
-// some 20 µs on a 3 GHz core.
-const (
-	spinRounds = 40
-	spinLoads  = 250
-)
-
 // Pool is a set of workers. One job runs on the workers at a time; Run may be called from any goroutine, also from within a
 // task, and a call that finds the workers busy does its tasks on the calling goroutine. A nil *Pool is valid and has one thread.
 type Pool struct {
 	threads int
+	spin    spinner
 	busy    sync.Mutex // held while a job owns the fields below
+	tasks
 
+	_ line
 	// job packs a generation number (upper half) and the count of unclaimed tasks (lower half). Claiming a task is one
 	// compare-and-swap on both, so a worker that wakes late can never claim from a job it did not look at.
-	job     atomic.Uint64
-	n       int
-	f       func(worker, task int)
-	pending atomic.Int64 // tasks not yet finished
+	job atomic.Uint64
+	_   line
 
-	waiting atomic.Bool   // the caller is parked, or about to be
-	done    chan struct{} // wakes the caller
-	parked  atomic.Int64  // workers that need a token from wake
-	wake    chan struct{}
+	pending atomic.Int64 // tasks not yet finished
+	_       line
+
+	waiting atomic.Bool // the caller is parked, or about to be
+	done    semaphore   // wakes the caller
+	parked  atomic.Int64
+	wake    semaphore // a token for each worker taken off parked
 	closed  atomic.Bool
 	exited  sync.WaitGroup
 
 	failMu sync.Mutex
 	fail   *PanicError // of the lowest task that panicked
+}
+
+// line keeps what different threads write in different cache lines, and in different pairs of them.
+type line [128]byte
+
+// tasks is what a job does: f(0) ... f(n-1), or g with the worker as well.
+type tasks struct {
+	n int
+	f func(task int)
+	g func(worker, task int)
+}
+
+func (t *tasks) run(worker, task int) {
+	if t.g != nil {
+		t.g(worker, task)
+	} else {
+		t.f(task)
+	}
 }
 
 // PanicError is what Run returns when a task panicked.
@@ -67,7 +83,9 @@ func New(threads int) *Pool {
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	p := &Pool{threads: threads, done: make(chan struct{}, 1), wake: make(chan struct{}, threads)}
+	p := &Pool{threads: threads, spin: spinFor(threads)}
+	p.done.init(1)
+	p.wake.init(threads)
 	for w := 1; w < threads; w++ {
 		p.exited.Add(1)
 		go p.work(w)
@@ -84,35 +102,36 @@ func (p *Pool) Threads() int {
 }
 
 // Run calls f(0) ... f(n-1), each once, in any order and in parallel, and returns when all have returned. If tasks panic, the
-// others still run and the error is the *PanicError of the lowest one. f must not call runtime.Goexit.
-func (p *Pool) Run(n int, f func(task int)) error {
-	return p.RunWorker(n, func(_, task int) { f(task) })
-}
+// others still run and the error is the *PanicError of the lowest one. f must not call runtime.Goexit. It does not allocate.
+func (p *Pool) Run(n int, f func(task int)) error { return p.start(tasks{n: n, f: f}) }
 
 // RunWorker is Run for tasks that need scratch memory of their own: worker is in [0, Threads()), and no two tasks of this call
-// that run at the same time have the same worker. It does not allocate.
-func (p *Pool) RunWorker(n int, f func(worker, task int)) error {
-	if n > math.MaxInt32 {
-		return fmt.Errorf("pool: %d tasks in one call, the limit is %d; use larger tasks", n, math.MaxInt32)
+// that run at the same time have the same worker.
+func (p *Pool) RunWorker(n int, f func(worker, task int)) error { return p.start(tasks{n: n, g: f}) }
+
+func (p *Pool) start(t tasks) error {
+	if t.n > math.MaxInt32 {
+		return fmt.Errorf("pool: %d tasks in one call, the limit is %d; use larger tasks", t.n, math.MaxInt32)
 	}
-	if p == nil || p.threads == 1 || n <= 1 || p.closed.Load() || !p.busy.TryLock() {
-		return inline(n, f)
+	if p == nil || p.threads == 1 || t.n <= 1 || p.closed.Load() || !p.busy.TryLock() {
+		return inline(t)
 	}
-	defer p.busy.Unlock()
-	p.n, p.f, p.fail = n, f, nil
-	p.pending.Store(int64(n))
-	p.job.Store((p.job.Load()>>32+1)<<32 | uint64(n))
-	for range min(n-1, p.threads-1) {
+	p.tasks, p.fail = t, nil
+	p.pending.Store(int64(t.n))
+	p.job.Store((p.job.Load()>>32+1)<<32 | uint64(t.n))
+	for range min(t.n, p.threads) - 1 {
 		if !p.unpark() {
 			break
 		}
-		p.wake <- struct{}{}
+		p.wake.release()
 	}
 	p.drain(0)
 	p.await()
-	p.f = nil
-	if p.fail != nil {
-		return p.fail
+	p.tasks = tasks{}
+	fail := p.fail
+	p.busy.Unlock()
+	if fail != nil {
+		return fail
 	}
 	return nil
 }
@@ -125,14 +144,18 @@ func (p *Pool) Close() {
 	}
 	p.busy.Lock()
 	defer p.busy.Unlock()
-	close(p.wake)
+	for range p.threads {
+		p.wake.release()
+	}
 	p.exited.Wait()
 }
 
-func inline(n int, f func(worker, task int)) error {
+// inline runs all tasks on the calling goroutine.
+func inline(t tasks) error {
 	var first *PanicError
-	for task := range n {
-		if e := protect(f, 0, task); e != nil && first == nil {
+	for next := 0; next < t.n; {
+		e := t.runFrom(&next)
+		if e != nil && first == nil {
 			first = e
 		}
 	}
@@ -142,39 +165,57 @@ func inline(n int, f func(worker, task int)) error {
 	return nil
 }
 
-// protect calls f and turns a panic into an error.
-func protect(f func(worker, task int), worker, task int) (e *PanicError) {
+// runFrom runs the tasks from *next on until one panics. *next is left after the last that ran.
+func (t *tasks) runFrom(next *int) (e *PanicError) {
 	defer func() {
 		if v := recover(); v != nil {
-			e = &PanicError{Task: task, Value: v, Stack: debug.Stack()}
+			e = &PanicError{Task: *next - 1, Value: v, Stack: debug.Stack()}
 		}
 	}()
-	f(worker, task)
+	for *next < t.n {
+		*next++
+		t.run(0, *next-1)
+	}
 	return nil
 }
 
 // drain runs tasks of the present job until none is unclaimed.
 func (p *Pool) drain(worker int) {
+	for p.claim(worker) {
+	}
+}
+
+// claim runs tasks until none is unclaimed, and returns false, or until one panics.
+func (p *Pool) claim(worker int) (more bool) {
+	task := -1
+	defer func() {
+		if task >= 0 {
+			p.record(&PanicError{Task: task, Value: recover(), Stack: debug.Stack()})
+			p.finish()
+			more = true
+		}
+	}()
 	for {
 		w := p.job.Load()
 		left := w & math.MaxUint32
 		if left == 0 {
-			return
+			return false
 		}
 		if !p.job.CompareAndSwap(w, w-1) {
 			continue
 		}
-		// n and f cannot change while a claimed task is unfinished.
-		task := p.n - int(left)
-		if e := protect(p.f, worker, task); e != nil {
-			p.record(e)
-		}
-		if p.pending.Add(-1) == 0 && p.waiting.Swap(false) {
-			select {
-			case p.done <- struct{}{}:
-			default:
-			}
-		}
+		// The tasks cannot change while a claimed one is unfinished.
+		task = p.n - int(left)
+		p.run(worker, task)
+		task = -1
+		p.finish()
+	}
+}
+
+// finish counts a task as done and wakes the caller after the last.
+func (p *Pool) finish() {
+	if p.pending.Add(-1) == 0 && p.waiting.Swap(false) {
+		p.done.release()
 	}
 }
 
@@ -186,40 +227,34 @@ func (p *Pool) record(e *PanicError) {
 	}
 }
 
-// await returns when no task is pending. A token in done may be left over from an earlier job, hence the loop.
+// await returns when no task is pending.
 func (p *Pool) await() {
-	if p.spin(func() bool { return p.pending.Load() == 0 }) {
+	finished := func() bool { return p.pending.Load() == 0 }
+	if p.spin.until(finished) {
 		return
 	}
-	for {
-		p.waiting.Store(true)
-		if p.pending.Load() == 0 {
-			p.waiting.Store(false)
-			return
-		}
-		<-p.done
+	// Whoever turns waiting back into false decides: the last task, which then owes a token, or the caller.
+	p.waiting.Store(true)
+	if finished() && p.waiting.Swap(false) {
+		return
 	}
+	p.done.acquire()
 }
 
 func (p *Pool) work(worker int) {
 	defer p.exited.Done()
 	ready := func() bool { return p.job.Load()&math.MaxUint32 != 0 || p.closed.Load() }
-	for {
+	for !p.closed.Load() {
 		p.drain(worker)
-		if p.spin(ready) && !p.closed.Load() {
+		if p.spin.until(ready) {
 			continue
 		}
 		p.parked.Add(1)
 		// Work published before parked was raised brings no token; work published after it does.
 		if ready() && p.unpark() {
-			if p.closed.Load() {
-				return
-			}
 			continue
 		}
-		if _, open := <-p.wake; !open {
-			return
-		}
+		p.wake.acquire()
 	}
 }
 
@@ -234,17 +269,4 @@ func (p *Pool) unpark() bool {
 			return true
 		}
 	}
-}
-
-// spin polls ready for a short while and reports whether it came true.
-func (p *Pool) spin(ready func() bool) bool {
-	for range spinRounds {
-		for range spinLoads {
-			if ready() {
-				return true
-			}
-		}
-		runtime.Gosched()
-	}
-	return false
 }

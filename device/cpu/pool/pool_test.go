@@ -2,6 +2,8 @@ package pool
 
 import (
 	"errors"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -126,18 +128,91 @@ func TestRefusesTooManyTasks(t *testing.T) {
 	require.ErrorContains(t, p.Run(1<<40, func(int) {}), "limit")
 }
 
-func TestRunWorkerDoesNotAllocate(t *testing.T) {
-	p := New(2)
-	defer p.Close()
-	f := func(int, int) {}
-	require.Zero(t, testing.AllocsPerRun(100, func() { _ = p.RunWorker(4, f) }))
+func TestRunDoesNotAllocate(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		p := New(threads)
+		defer p.Close()
+		f, g := func(int) {}, func(int, int) {}
+		require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = p.Run(4, f), p.RunWorker(4, g) }))
+	}
 }
 
+// TestMoreThreadsThanProcessors holds when workers must take turns, as in a process that is confined to one core.
+func TestMoreThreadsThanProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	p := New(3)
+	defer p.Close()
+	require.Equal(t, 1, p.spin.pauses, "a thread that polls would keep the others from the processor")
+	for range 20 {
+		var all sync.WaitGroup
+		all.Add(3)
+		require.NoError(t, p.Run(3, func(int) {
+			all.Done()
+			all.Wait()
+		}))
+	}
+}
+
+// cpuTime is the processor time of the process so far, where the system tells.
+var cpuTime func() time.Duration
+
+// TestIdleWorkersUseNoTime: after a job workers poll for a moment, then they sleep.
+func TestIdleWorkersUseNoTime(t *testing.T) {
+	if cpuTime == nil {
+		t.Skip("the system does not tell processor time")
+	}
+	p := New(4)
+	defer p.Close()
+	least := time.Hour
+	for range 3 { // the test binary has goroutines of its own
+		require.NoError(t, p.Run(8, func(int) {}))
+		time.Sleep(5 * time.Millisecond)
+		before := cpuTime()
+		time.Sleep(100 * time.Millisecond)
+		least = min(least, cpuTime()-before)
+	}
+	t.Logf("%v of processor time in 100 ms", least)
+	require.Less(t, least, 5*time.Millisecond)
+}
+
+// BenchmarkRun is a job of two empty tasks, with workers that poll.
 func BenchmarkRun(b *testing.B) {
 	p := New(2)
 	defer p.Close()
 	f := func(int, int) {}
 	for b.Loop() {
 		_ = p.RunWorker(2, f)
+	}
+}
+
+// BenchmarkWake is the time until a worker takes part in a job, by the time that the caller worked alone before: the worker still
+// polls, or has parked.
+func BenchmarkWake(b *testing.B) {
+	for _, alone := range []time.Duration{20 * time.Microsecond, time.Millisecond} {
+		b.Run(alone.String(), func(b *testing.B) {
+			p := New(2)
+			defer p.Close()
+			var took []time.Duration
+			for b.Loop() {
+				for start := time.Now(); time.Since(start) < alone; {
+				}
+				start := time.Now()
+				var joined atomic.Int64
+				_ = p.RunWorker(2, func(worker, _ int) {
+					if worker == 1 {
+						joined.Store(int64(time.Since(start)))
+					}
+					for joined.Load() == 0 && time.Since(start) < time.Millisecond {
+					}
+				})
+				if at := joined.Load(); at > 0 {
+					took = append(took, time.Duration(at))
+				}
+			}
+			if len(took) > 0 {
+				slices.Sort(took)
+				b.ReportMetric(float64(took[len(took)/2].Nanoseconds()), "median-ns")
+			}
+		})
 	}
 }
