@@ -66,6 +66,7 @@ func (s *sweep) clone(r graph.Region, gy []graph.Value) image {
 		}
 	}
 	im := image{region: r, nodes: map[*graph.Node]*graph.Node{}}
+	defer s.g.InPhase(graph.Recompute)()
 	for _, n := range s.g.Nodes()[r.Lo:r.Hi] {
 		if len(n.In) == 0 {
 			continue // constants, inputs and reads cost nothing to share

@@ -53,6 +53,7 @@ func VJP(outs, cotangents []graph.Value, wrt ...graph.Value) ([]graph.Value, err
 	if err := sameGraph(g, outs, cotangents, wrt); err != nil {
 		return nil, err
 	}
+	defer g.InPhase(graph.Backward)()
 	s := newSweep(g, outs, wrt)
 	for i, v := range outs {
 		s.add(v, cotangents[i])

@@ -74,6 +74,19 @@ func (o Fused) Alias() []AliasPair {
 	return out
 }
 
+// Cost implements Coster: one operation an element and instruction; immediates are none.
+func (o Fused) Cost(in, out []tensor.Type) (flops, bytes int64) {
+	for _, ins := range o.Prog.Instrs {
+		if len(ins.Args) > 0 {
+			flops += int64(ins.Type.Size())
+		}
+	}
+	for _, t := range append(out[:len(out):len(out)], in...) {
+		bytes += t.Bytes()
+	}
+	return flops, bytes
+}
+
 // Decompose implements Decomposable: the chain itself.
 func (o Fused) Decompose(in []Value) []Value {
 	vals := make([]Value, len(o.Prog.Instrs))

@@ -25,6 +25,7 @@ type Graph struct {
 	errs    []error
 	scopes  []string
 	scope   string
+	phase   Phase
 	cse     map[nodeKey]*Node
 	regions []Region
 	inherit *Node // position and scope for nodes that a pass or a VJP makes on behalf of another
@@ -148,6 +149,7 @@ func (g *Graph) Apply(op Op, in ...Value) []Value {
 	}
 	n := &Node{ID: len(g.nodes), Op: op, In: append([]Value(nil), in...), Out: out, g: g}
 	n.scope, n.pos = g.where()
+	n.phase = g.phaseNow()
 	g.nodes = append(g.nodes, n)
 	g.cse[key] = n
 	return n.Outputs()

@@ -62,7 +62,7 @@ func (r *Rewriter) Copy(n *Node) []Value {
 // inferred or looked up.
 func (r *Rewriter) Move(n *Node) *Node {
 	g := r.New
-	c := &Node{ID: len(g.nodes), Op: n.Op, In: r.GetAll(n.In), Out: n.Out, g: g, scope: n.scope, pos: n.pos}
+	c := &Node{ID: len(g.nodes), Op: n.Op, In: r.GetAll(n.In), Out: n.Out, g: g, scope: n.scope, pos: n.pos, phase: n.phase}
 	g.nodes = append(g.nodes, c)
 	for i := range c.Out {
 		r.set(n, i, Value{c, i})

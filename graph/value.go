@@ -22,6 +22,7 @@ type Node struct {
 	g     *Graph
 	scope string
 	pos   string
+	phase Phase
 	bad   bool // poisoned: its building failed, and what follows from it is absorbed
 }
 
@@ -98,6 +99,9 @@ func (n *Node) Scope() string { return n.scope }
 
 // Pos returns the user's file:line that built the node.
 func (n *Node) Pos() string { return n.pos }
+
+// Phase returns the part of a training step that the node belongs to.
+func (n *Node) Phase() Phase { return n.phase }
 
 // Where returns the node's position and scope as errors print them: "llama.go:88 (layers.3.attn)".
 func (n *Node) Where() string {

@@ -64,9 +64,9 @@ func (a *Attention) Forward(x graph.Value, c AttentionContext) graph.Value {
 	}
 	b, t := x.Dim(0), x.Dim(1)
 	split := func(y graph.Value, heads int) graph.Value { return ops.Reshape(y, b, t, heads, a.HeadDim) }
-	q := ops.RoPE(split(a.Q.Forward(x), a.Heads), c.Cos, c.Sin, a.Interleaved)
-	k := ops.RoPE(split(a.K.Forward(x), a.KVHeads), c.Cos, c.Sin, a.Interleaved)
-	v := split(a.V.Forward(x), a.KVHeads)
+	q := ops.RoPE(split(named("q_proj", a.Q, x), a.Heads), c.Cos, c.Sin, a.Interleaved)
+	k := ops.RoPE(split(named("k_proj", a.K, x), a.KVHeads), c.Cos, c.Sin, a.Interleaved)
+	v := split(named("v_proj", a.V, x), a.KVHeads)
 	o := ops.AttendOptions{Scale: float32(1 / math.Sqrt(float64(a.HeadDim))), Causal: true, Window: a.Window, DocStart: c.DocStart}
 	if c.Cache != nil {
 		k, v = c.Cache.append(k, v, c.Start)
@@ -74,7 +74,7 @@ func (a *Attention) Forward(x graph.Value, c AttentionContext) graph.Value {
 		o.KVLen = ops.AddScalar(c.Start, float64(t))
 	}
 	y := ops.Attend(q, k, v, o)
-	return a.O.Forward(ops.Reshape(y, b, t, a.Heads*a.HeadDim))
+	return named("o_proj", a.O, ops.Reshape(y, b, t, a.Heads*a.HeadDim))
 }
 
 // append writes the new keys and values in place and returns the whole caches.

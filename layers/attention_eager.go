@@ -33,15 +33,15 @@ func (a *Attention) eager(x graph.Value, c AttentionContext) graph.Value {
 		y = ops.BroadcastTo(ops.Reshape(y, b, a.KVHeads, 1, t, d), b, a.KVHeads, a.Heads/a.KVHeads, t, d)
 		return ops.Reshape(y, b, a.Heads, t, d)
 	}
-	q := rotate(split(a.Q.Forward(x), a.Heads))
-	k := repeat(rotate(split(a.K.Forward(x), a.KVHeads)))
-	v := repeat(split(a.V.Forward(x), a.KVHeads))
+	q := rotate(split(named("q_proj", a.Q, x), a.Heads))
+	k := repeat(rotate(split(named("k_proj", a.K, x), a.KVHeads)))
+	v := repeat(split(named("v_proj", a.V, x), a.KVHeads))
 	scores := ops.Scale(ops.Dot(q, ops.Transpose(k, 0, 1, 3, 2)), 1/math.Sqrt(float64(d)))
 	seen := a.seen(g, t, c)
 	masked := ops.Where(ops.BroadcastTo(seen, b, a.Heads, t, t), ops.Cast(scores, tensor.F32), ops.Scalar(ops.Cast(scores, tensor.F32), math.Inf(-1)))
 	p := ops.Cast(ops.Softmax(masked, -1), x.DType())
 	y := ops.Transpose(ops.Dot(p, v), 0, 2, 1, 3)
-	return a.O.Forward(ops.Reshape(y, b, t, a.Heads*d))
+	return named("o_proj", a.O, ops.Reshape(y, b, t, a.Heads*d))
 }
 
 // seen is the bool mask of the keys that each query sees, (1 or B, 1, T, T): those up to itself, in its window and its document.

@@ -16,6 +16,14 @@ type Projection interface {
 	Features() (in, out int)
 }
 
+// named is p.Forward in a scope of its own, so that errors and reports tell the projections of a layer apart.
+func named(name string, p Projection, x graph.Value) graph.Value {
+	if x.Valid() {
+		defer x.Graph().Scope(name)()
+	}
+	return p.Forward(x)
+}
+
 // Linear is y = x·Wᵀ + b with W stored (out, in). The weight is cast to x's dtype.
 type Linear struct {
 	Weight *graph.Var `name:"weight"`

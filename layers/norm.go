@@ -64,5 +64,5 @@ func NewGatedMLP(src Source, dim, hidden int, bias bool) *GatedMLP {
 
 // Forward maps (B, T, dim) to (B, T, dim).
 func (m *GatedMLP) Forward(x graph.Value) graph.Value {
-	return m.Down.Forward(ops.Mul(ops.SiLU(m.Gate.Forward(x)), m.Up.Forward(x)))
+	return named("down_proj", m.Down, ops.Mul(ops.SiLU(named("gate_proj", m.Gate, x)), named("up_proj", m.Up, x)))
 }

@@ -66,6 +66,7 @@ func (l *Linear) Forward(x graph.Value) graph.Value {
 		return y
 	}
 	g := x.Graph()
+	defer g.Scope("lora")()
 	in := x
 	if l.set != nil {
 		in = l.Dropout.Forward(x, l.set.Random)

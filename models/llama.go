@@ -114,7 +114,7 @@ func (m *Llama) HiddenStates(in Inputs) []graph.Value {
 	defer g.Scope("model")()
 	ctx := layers.AttentionContext{DocStart: in.DocStart, Start: in.Start, Eager: in.Eager}
 	ctx.Cos, ctx.Sin = m.config.Rope.tables(in.Pos, m.config.HeadDim)
-	x := ops.Cast(m.Backbone.Embed.Forward(in.Tokens), m.policy.ComputeType())
+	x := within(g, "embed_tokens", func() graph.Value { return ops.Cast(m.Backbone.Embed.Forward(in.Tokens), m.policy.ComputeType()) })
 	var states []graph.Value
 	for i, b := range m.Backbone.Blocks {
 		if in.Cache != nil {
@@ -123,7 +123,13 @@ func (m *Llama) HiddenStates(in Inputs) []graph.Value {
 		states = append(states, x)
 		x = m.block(g, i, b, x, ctx, in)
 	}
-	return append(states, m.Backbone.Norm.Forward(x))
+	return append(states, within(g, "norm", func() graph.Value { return m.Backbone.Norm.Forward(x) }))
+}
+
+// within builds in a scope.
+func within(g *graph.Graph, scope string, f func() graph.Value) graph.Value {
+	defer g.Scope(scope)()
+	return f()
 }
 
 func (m *Llama) block(g *graph.Graph, i int, b *Block, x graph.Value, ctx layers.AttentionContext, in Inputs) graph.Value {
@@ -141,12 +147,10 @@ func (b *Block) Forward(x graph.Value, c layers.AttentionContext) graph.Value {
 		return x
 	}
 	g := x.Graph()
-	within := func(name string, f func() graph.Value) graph.Value {
-		defer g.Scope(name)()
-		return f()
-	}
-	x = within("self_attn", func() graph.Value { return ops.Add(x, b.Attn.Forward(b.Norm1.Forward(x), c)) })
-	return within("mlp", func() graph.Value { return ops.Add(x, b.MLP.Forward(b.Norm2.Forward(x))) })
+	y := within(g, "input_layernorm", func() graph.Value { return b.Norm1.Forward(x) })
+	x = within(g, "self_attn", func() graph.Value { return ops.Add(x, b.Attn.Forward(y, c)) })
+	y = within(g, "post_attention_layernorm", func() graph.Value { return b.Norm2.Forward(x) })
+	return within(g, "mlp", func() graph.Value { return ops.Add(x, b.MLP.Forward(y)) })
 }
 
 // Logits maps hidden activations (..., hidden) to float32 scores (..., vocabulary).

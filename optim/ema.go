@@ -62,6 +62,7 @@ func (e *EMA) Vars() []*graph.Var {
 // Update takes the parameters' present values into the average: put it in a graph that runs after that of the optimizer's update. The result is the number
 // of updates with this one, a float32 scalar.
 func (e *EMA) Update(g *graph.Graph) graph.Value {
+	defer within(g, graph.Update, "average")()
 	n, w := g.Read(e.updates), g.Read(e.weight)
 	one := ops.Fill(g, tensor.F32, 1)
 	keep, take := ops.Scalar(n, e.o.Decay), ops.Scalar(n, 1-e.o.Decay)
@@ -88,6 +89,7 @@ func (e *EMA) Update(g *graph.Graph) graph.Value {
 // Enter puts the average in the parameters' place, and the parameters aside. Before the first update there is no average, so the
 // parameters stay; enter and leave are still a pair. The result is the number of updates.
 func (e *EMA) Enter(g *graph.Graph) graph.Value {
+	defer within(g, graph.Update, "average")()
 	n := g.Read(e.updates)
 	has := ops.Greater(n, ops.Scalar(n, 0))
 	for i, p := range e.params {
@@ -105,6 +107,7 @@ func (e *EMA) Enter(g *graph.Graph) graph.Value {
 
 // Leave undoes Enter, bit for bit. The result is the number of updates.
 func (e *EMA) Leave(g *graph.Graph) graph.Value {
+	defer within(g, graph.Update, "average")()
 	n := g.Read(e.updates)
 	has := ops.Greater(n, ops.Scalar(n, 0))
 	for i, p := range e.params {

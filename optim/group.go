@@ -116,6 +116,7 @@ func (gr *Group) Accumulate(g *graph.Graph, grads []graph.Value) {
 		g.Fail("accumulate", nil, fmt.Errorf("%d gradients for %d parameters", len(grads), len(gr.params)))
 		return
 	}
+	defer within(g, graph.Backward, "gradients")()
 	for i, view := range gr.GradVars() {
 		g.Write(view, ops.Add(g.Read(view), ops.Cast(grads[i], view.Type.DType)))
 	}
@@ -123,6 +124,7 @@ func (gr *Group) Accumulate(g *graph.Graph, grads []graph.Value) {
 
 // Zero sets the gradients held to zero.
 func (gr *Group) Zero(g *graph.Graph) {
+	defer within(g, graph.Update, "gradients")()
 	for _, slab := range gr.GradSlabs() {
 		g.Write(slab, ops.ZerosLike(g.Read(slab)))
 	}
@@ -131,6 +133,7 @@ func (gr *Group) Zero(g *graph.Graph) {
 // GradNormSquared is the sum of the squares of all gradients held, a float32 scalar. Times the square of the gradient scale it is the
 // squared norm of what Apply applies.
 func (gr *Group) GradNormSquared(g *graph.Graph) graph.Value {
+	defer within(g, graph.Update, "gradients")()
 	var slabs []graph.Value
 	for _, slab := range gr.GradSlabs() {
 		slabs = append(slabs, g.Read(slab))
@@ -154,6 +157,7 @@ func (gr *Group) ApplyGrads(g *graph.Graph, slabs []graph.Value, sc Scalars) {
 		g.Fail("apply", nil, fmt.Errorf("%d gradient slabs for %d sections", len(slabs), len(gr.sections)))
 		return
 	}
+	defer within(g, graph.Update, "optimizer")()
 	us, ok := gr.scalars(g, sc)
 	if !ok {
 		return
@@ -185,4 +189,13 @@ func (gr *Group) scalars(g *graph.Graph, sc Scalars) (ops.UpdateScalars, bool) {
 	}
 	g.Write(gr.step, ops.Where(ops.Greater(us.OK, ops.Scalar(us.OK, 0)), us.Step, done))
 	return us, true
+}
+
+// within puts nodes into a phase and a scope until the returned function is called.
+func within(g *graph.Graph, p graph.Phase, scope string) func() {
+	outOfPhase, outOfScope := g.InPhase(p), g.Scope(scope)
+	return func() {
+		outOfScope()
+		outOfPhase()
+	}
 }

@@ -30,6 +30,7 @@ func (o *Optimizer) Update(g *graph.Graph, params []*graph.Var, grads []graph.Va
 		fail(errors.New("the parameters are not those of the first call; make another optimizer for them"))
 		return
 	}
+	defer within(g, graph.Update, "optimizer")()
 	us, ok := o.inline.scalars(g, Scalars{LR: lr})
 	if !ok {
 		return

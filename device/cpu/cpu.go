@@ -153,7 +153,10 @@ func (b *buffer) Free() error {
 	return nil
 }
 
-type stream struct{ dev *Device }
+type stream struct {
+	dev    *Device
+	timing timing
+}
 
 // Upload implements device.Stream.
 func (s *stream) Upload(dst device.Ptr, src []byte) error {

@@ -40,16 +40,18 @@ type Plan struct {
 	lent    bool // the store of the plan's own session is the caller's
 	closed  bool
 
-	g      *graph.Graph
-	outs   []graph.Value // as compiled
-	asked  []graph.Value // as the caller knows them
-	outAt  []place
-	inputs []inputSlot
-	steps  []step
-	roots  []root
-	consts device.Buffer
-	size   int64 // arena bytes
-	bound  int   // generation of the session's arena that addresses were computed for
+	g        *graph.Graph
+	outs     []graph.Value // as compiled
+	asked    []graph.Value // as the caller knows them
+	outAt    []place
+	inputs   []inputSlot
+	steps    []step
+	roots    []root
+	consts   device.Buffer
+	size     int64 // arena bytes
+	recorder Recorder
+
+	bound int // generation of the session's arena that addresses were computed for
 
 	boundStore int // generation of the store that they were computed for
 	kernels    map[kernelKey]device.Kernel

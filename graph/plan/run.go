@@ -35,6 +35,14 @@ func (r Result) Float(v graph.Value) float64 {
 // Run executes the step once: feeds are uploaded, kernels launched in order, variables updated in place, outputs downloaded.
 // A cancelled context stops before the step, never inside it: a step happens whole or not at all.
 func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
+	if p.recorder != nil {
+		return p.record(ctx, feed)
+	}
+	return p.run(ctx, feed, nil)
+}
+
+// run is Run, with a mark at every border of a Timing if there is a timer.
+func (p *Plan) run(ctx context.Context, feed Feed, timer device.Timer) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
@@ -46,6 +54,9 @@ func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 		return Result{}, err
 	}
 	main := p.dev.Stream(0)
+	if timer != nil {
+		return p.timed(main, feed, arena, timer)
+	}
 	if err := p.upload(main, feed, arena); err != nil {
 		return Result{}, err
 	}
