@@ -220,6 +220,8 @@ func (t *factoredTensor) step(w *stepWork, lo, hi int, advance bool) []float32 {
 	return g
 }
 
+func sqrt32(x float32) float32 { return float32(math.Sqrt(float64(x))) }
+
 // apply moves the parameters of a block by the clipped step.
 func (t *factoredTensor) apply(w *stepWork, lo, hi int, shrink, rate float32) {
 	u := t.step(w, lo, hi, false)

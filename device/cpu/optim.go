@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/step"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -135,7 +136,7 @@ func (u *updater) run(d *Device, c *Call) error {
 		return nil
 	}
 	sl := u.slabs(c, sc.gscale)
-	base := newStepFactors(u.Hyper, sc.step)
+	base := step.NewFactors(u.Hyper, sc.step)
 	var bounds []float64
 	if u.bound {
 		var err error
@@ -147,7 +148,7 @@ func (u *updater) run(d *Device, c *Call) error {
 		t := u.tensor(sl, &base, s.tensor, sc.lr)
 		t.random = roundKey{u.Seed, uint32(sc.step), u.layout.Site(s.tensor), u.layout.Offsets[s.tensor]}
 		if bounds != nil {
-			t.rate = float32(float64(t.rate) * bounds[s.tensor])
+			t.f.Rate = float32(float64(t.f.Rate) * bounds[s.tensor])
 		}
 		t.part(w, s)
 	})
@@ -180,20 +181,21 @@ func (u *updater) slabs(c *Call, gscale float32) *slabs {
 }
 
 // tensor returns the update of one tensor.
-func (u *updater) tensor(sl *slabs, base *stepFactors, i int, lr float64) tensorStep {
+func (u *updater) tensor(sl *slabs, base *step.Factors, i int, lr float64) tensorStep {
 	_, _, wd := u.layout.Tensor(i, u.WeightDecay)
 	rate := u.layout.Rate(i, lr)
-	t := tensorStep{slabs: sl, f: *base, rate: float32(rate * base.scale), decay: 1}
+	t := tensorStep{slabs: sl, f: *base, decay: 1}
+	t.f.Rate = float32(rate * base.Scale)
 	if sl.before || sl.after {
 		t.decay = float32(1 - rate*wd)
-	} else if t.f.wd = float32(wd); !u.eight && u.gType != tensor.F32 {
-		t.f.rounded = u.gType
+	} else if t.f.WD = float32(wd); !u.eight && u.gType != tensor.F32 && wd != 0 {
+		t.rounded = u.gType
 	}
 	return t
 }
 
 // norms returns the factor that bounds the step of each tensor and writes the squared norms of the steps to the last output.
-func (u *updater) norms(d *Device, c *Call, sl *slabs, base *stepFactors) ([]float64, error) {
+func (u *updater) norms(d *Device, c *Call, sl *slabs, base *step.Factors) ([]float64, error) {
 	all := tensor.View[float64](c.Scratch)
 	parts, bounds := all[:2*len(u.tasks.parts)], all[2*len(u.tasks.parts):]
 	err := u.tasks.run(d, func(w *stepWork, i int, s slabPart) {
@@ -216,7 +218,7 @@ func (u *updater) norms(d *Device, c *Call, sl *slabs, base *stepFactors) ([]flo
 		for ; part < len(u.tasks.parts) && u.tasks.parts[part].tensor == i; part++ {
 			p2, d2 = p2+parts[2*part], d2+parts[2*part+1]
 		}
-		d2 *= base.scale * base.scale
+		d2 *= base.Scale * base.Scale
 		unorm[i] = float32(d2)
 		bounds[i] = 1
 		if limit, norm := u.MaxUnorm*math.Sqrt(p2)+u.UnormEps(), math.Sqrt(d2); norm > limit && p2 > 0 {

@@ -3,6 +3,7 @@ package cpu
 import (
 	"math"
 
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/step"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
@@ -42,9 +43,10 @@ type slabs struct {
 // tensorStep is the update of one tensor.
 type tensorStep struct {
 	*slabs
-	f           stepFactors
-	rate, decay float32 // p -= rate·d, p *= decay; decay is 1 where there is none or it is coupled
-	random      roundKey
+	f       step.Factors // with the rate and a coupled decay
+	decay   float32      // of the parameters before or after the step; 1 where there is none or it is coupled
+	rounded tensor.DType // what a gradient is rounded to after a coupled decay; Invalid: nothing
+	random  roundKey
 }
 
 // inPlace reports whether parts need no room: everything is float32 where it is, and no element is left out.
@@ -95,37 +97,48 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 
 // move steps and decays p. The gradients are g·gscale; g may be overwritten if gscale is 1.
 func (u *tensorStep) move(p, g []float32, s *[3][]float32, gscale float32) {
-	to := motion{gscale: gscale, before: 1, rate: u.rate, after: 1}
-	f := &u.f
-	if u.onePass() {
-		if u.before {
-			to.before = u.decay
-		} else if u.after {
-			to.after = u.decay
-		}
-		f.advance(p, g, s, to)
+	f := u.f
+	f.GScale = gscale
+	if !u.onePass() {
+		u.moveRounded(p, g, s, &f)
 		return
 	}
-	u.moveRounded(p, g, s, to)
+	if u.before {
+		f.Before = u.decay
+	} else if u.after {
+		f.After = u.decay
+	}
+	f.Advance(p, g, s)
 }
 
 // onePass reports whether nothing is rounded to 16 bits inside a step.
-func (u *tensorStep) onePass() bool { return u.between == tensor.F32 && u.f.rounded == tensor.Invalid }
+func (u *tensorStep) onePass() bool { return u.between == tensor.F32 && u.rounded == tensor.Invalid }
 
 // moveRounded is move with what is rounded to 16 bits between its operations.
-func (u *tensorStep) moveRounded(p, g []float32, s *[3][]float32, to motion) {
+func (u *tensorStep) moveRounded(p, g []float32, s *[3][]float32, f *step.Factors) {
 	if u.before && u.decay != 1 {
 		scaleBy(p, u.decay)
 		roundTo(p, u.between)
 	}
-	f := u.f
-	f.couple(p, g)
-	f.wd = 0
-	f.advance(p, g, s, to)
+	u.couple(p, g)
+	f.WD = 0
+	f.Advance(p, g, s)
 	if u.after && u.decay != 1 {
 		roundTo(p, u.between)
 		scaleBy(p, u.decay)
 	}
+}
+
+// couple adds the decay to the gradient, for steps that cannot do so on their way.
+func (u *tensorStep) couple(p, g []float32) {
+	if u.f.WD == 0 {
+		return
+	}
+	p = p[:len(g)]
+	for i, x := range g {
+		g[i] = x + float32(u.f.WD*p[i])
+	}
+	roundTo(g, u.rounded)
 }
 
 func scaleBy(x []float32, f float32) {
@@ -211,10 +224,10 @@ func (u *tensorStep) norms(w *stepWork, lo, hi int) (p2, d2 float64) {
 		}
 	}
 	f, d := u.f, w.d[:n]
-	f.couple(p, g)
-	f.wd = 0
+	u.couple(p, g)
+	f.WD, f.Rate = 0, -1
 	clear(d)
-	f.advance(d, g, &s, motion{gscale: 1, before: 1, rate: -1, after: 1}) // d = 0 + step
+	f.Advance(d, g, &s) // d = 0 + step
 	return sumSquares(p), sumSquares(d)
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/step"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
@@ -14,62 +15,62 @@ import (
 
 // twinStep advances the moments of one element by its gradient x and returns its step over the rate: the equations of ops.Rule, one
 // operation after another.
-func twinStep(f *stepFactors, x float32, s []float32) float32 {
+func twinStep(f *step.Factors, x float32, s []float32) float32 {
 	ema := func(b, m, n, x float32) float32 { a, c := b*m, n*x; return a + c }
 	square := func(b, v, n, x float32) float32 { a, c := b*v, n*x; c *= x; return a + c }
-	switch f.rule {
+	switch f.Rule {
 	case ops.Adam:
-		s[0], s[1] = ema(f.b1, s[0], f.n1, x), square(f.b2, s[1], f.n2, x)
-		return s[0] / (sqrt32(s[1]) + f.eps)
+		s[0], s[1] = ema(f.B1, s[0], f.N1, x), square(f.B2, s[1], f.N2, x)
+		return s[0] / (sqrt32(s[1]) + f.Eps)
 	case ops.AdamTorch:
-		s[0], s[1] = ema(f.b1, s[0], f.n1, x), square(f.b2, s[1], f.n2, x)
-		return s[0] / (sqrt32(s[1])/f.c2 + f.eps)
+		s[0], s[1] = ema(f.B1, s[0], f.N1, x), square(f.B2, s[1], f.N2, x)
+		return s[0] / (sqrt32(s[1])/f.C2 + f.Eps)
 	case ops.AdEMAMix:
-		s[0], s[1], s[2] = ema(f.b1, s[0], f.n1, x), square(f.b2, s[1], f.n2, x), ema(f.b3, s[2], f.n3, x)
-		slow := f.alpha * s[2]
-		return (s[0]/f.c1 + slow) / (sqrt32(s[1])/f.c2 + f.eps)
+		s[0], s[1], s[2] = ema(f.B1, s[0], f.N1, x), square(f.B2, s[1], f.N2, x), ema(f.B3, s[2], f.N3, x)
+		slow := f.Alpha * s[2]
+		return (s[0]/f.C1 + slow) / (sqrt32(s[1])/f.C2 + f.Eps)
 	case ops.Lion:
-		u := ema(f.b1, s[0], f.n1, x)
-		s[0] = ema(f.b2, s[0], f.n2, x)
+		u := ema(f.B1, s[0], f.N1, x)
+		s[0] = ema(f.B2, s[0], f.N2, x)
 		if u == 0 || u != u {
 			return u
 		}
 		return float32(math.Copysign(1, float64(u)))
 	case ops.RMSprop:
-		s[0] = square(f.b1, s[0], f.n1, x)
-		return x / (sqrt32(s[0]) + f.eps)
+		s[0] = square(f.B1, s[0], f.N1, x)
+		return x / (sqrt32(s[0]) + f.Eps)
 	case ops.Adagrad:
 		s[0] = square(1, s[0], 1, x)
-		return x / (sqrt32(s[0]) + f.eps)
+		return x / (sqrt32(s[0]) + f.Eps)
 	}
-	if f.moments == 0 {
+	if f.Moments == 0 {
 		return x
 	}
-	m := ema(f.b1, s[0], f.n1, x)
-	if f.first {
+	m := ema(f.B1, s[0], f.N1, x)
+	if f.First {
 		m = x
 	}
 	s[0] = m
-	if f.nesterov {
-		ahead := f.b1 * m
+	if f.Nesterov {
+		ahead := f.B1 * m
 		return x + ahead
 	}
 	return m
 }
 
 // twinUpdate runs an update in 32 bits element by element and returns parameters and moments.
-func twinUpdate(o ops.Update, in []*tensor.Tensor, step, lr, gscale float32) [][]float32 {
+func twinUpdate(o ops.Update, in []*tensor.Tensor, at, lr, gscale float32) [][]float32 {
 	k := len(o.Moments())
 	out := make([][]float32, 1+k)
 	for j, x := range append([]*tensor.Tensor{in[0]}, in[2:2+k]...) {
 		out[j] = append(out[j], tensor.Data[float32](x)...)
 	}
 	p, g := out[0], tensor.Data[float32](in[1])
-	f := newStepFactors(o.Hyper, float64(step))
+	f := step.NewFactors(o.Hyper, float64(at))
 	for t, at := range o.Layout.Offsets {
 		_, size, wd := o.Layout.Tensor(t, o.WeightDecay)
 		rate := o.Layout.Rate(t, float64(lr))
-		by, decay := float32(rate*f.scale), float32(1-rate*wd)
+		by, decay := float32(rate*f.Scale), float32(1-rate*wd)
 		for i := at; i < at+size; i++ {
 			x := g[i] * gscale
 			if o.SkipZeros && x == 0 {

@@ -41,6 +41,7 @@ var outputs = []output{
 		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8,
 	}},
 	{"device/cpu/pool/pause", []func(*build.Context){pause}},
+	{"device/cpu/step/update", updates()},
 }
 
 func main() {
