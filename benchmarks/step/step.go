@@ -99,7 +99,8 @@ type LlamaOptions struct {
 	Rank      int // of LoRA on all linear layers; 0 trains every weight
 	NF4       bool
 	Optimizer string
-	Recompute bool // keep no activations inside blocks
+	Recompute bool         // keep no activations inside blocks
+	Compute   tensor.DType // of activations; Invalid: float32
 }
 
 // Tiny is a Llama small enough for a test: 3.3 million weights.
@@ -153,7 +154,7 @@ func NewLlama(dev device.Device, o LlamaOptions) (*Step, error) {
 
 // model declares the weights and what is trained of them.
 func (o LlamaOptions) model() (*models.Llama, layers.Source, func(layers.Values) error, error) {
-	lo := layers.Options{Seed: 1}
+	lo := layers.Options{Seed: 1, Policy: layers.Policy{Compute: o.Compute}}
 	if o.NF4 {
 		lo.Quantize = func(string) (quant.Config, bool) {
 			return quant.Config{Scheme: quant.NF4, Blocksize: 64, Double: true}, true

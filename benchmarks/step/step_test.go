@@ -9,6 +9,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // steps are the measured training steps.
@@ -18,6 +19,7 @@ var steps = []struct {
 }{
 	{"mlp", NewMLP},
 	{"llama_lora_nf4", llama(LlamaOptions{Model: Tiny(), Batch: 8, Len: 256, Rank: 8, NF4: true, Optimizer: "adamw8bit"})},
+	{"llama_lora_nf4_bf16", llama(LlamaOptions{Model: Tiny(), Batch: 8, Len: 256, Rank: 8, NF4: true, Optimizer: "adamw8bit", Compute: tensor.BF16})},
 	{"llama_lora_f32", llama(LlamaOptions{Model: Tiny(), Batch: 8, Len: 256, Rank: 8, Optimizer: "adamw"})},
 	{"llama_full_f32", llama(LlamaOptions{Model: Tiny(), Batch: 8, Len: 256, Optimizer: "adamw"})},
 }
@@ -138,6 +140,7 @@ func small() []struct {
 	m.Layers, m.Hidden, m.Intermediate, m.HeadDim = 2, 64, 128, 16
 	for i, o := range []LlamaOptions{
 		{Model: m, Batch: 2, Len: 32, Rank: 4, NF4: true, Optimizer: "adamw8bit"},
+		{Model: m, Batch: 2, Len: 32, Rank: 4, NF4: true, Optimizer: "adamw8bit", Compute: tensor.BF16},
 		{Model: m, Batch: 2, Len: 32, Rank: 4, Optimizer: "adamw"},
 		{Model: m, Batch: 2, Len: 32, Optimizer: "adamw"},
 	} {

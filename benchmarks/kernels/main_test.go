@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/internal/isa"
+)
+
+func TestFlags(t *testing.T) {
+	o, err := parse([]string{"-threads", "1,3", "-only", "gemm_f32,mlp"})
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 3}, o.threads)
+	require.True(t, o.wanted("gemm_f32_512") && o.wanted("mlp"))
+	require.False(t, o.wanted("gemm_int8_512"))
+	for bad, says := range map[string]string{"-threads=x": "want numbers from 1", "-threads=0": "want numbers from 1", "-seconds=0": "more than 0", "left": `unexpected argument "left"`} {
+		_, err := parse([]string{bad})
+		require.ErrorContains(t, err, says)
+	}
+}
+
+// TestRowsRun opens every row, at its real size where that is quick.
+func TestRowsRun(t *testing.T) {
+	names := map[string]bool{}
+	for _, r := range rows() {
+		require.False(t, names[r.name], "two rows are named %s", r.name)
+		names[r.name] = true
+	}
+	var out, log bytes.Buffer
+	file := filepath.Join(t.TempDir(), "table.md")
+	args := []string{"-only", "gemm_f32_512,attention_both,mlp", "-threads", "1", "-seconds", "0.01", "-markdown", file}
+	require.NoError(t, command(t.Context(), args, &out, &log))
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for _, want := range []string{"GEMM f32 512³", "MLP 784-512-10", "attention forward and backward"} {
+		require.Contains(t, out.String(), want)
+		require.Contains(t, string(text), "| "+want)
+	}
+	require.NotContains(t, out.String(), "not measured", log.String())
+}
+
+func TestPeerLines(t *testing.T) {
+	full, lora := &figure{row: row{name: "llama_full_f32", alike: []string{"llama_full_f32_compiled"}}}, &figure{row: row{name: "llama_lora_f32"}}
+	all := []*figure{full, lora}
+	for _, l := range []string{
+		`{"row": "llama_full_f32", "peer": "PyTorch", "seconds": 2.0}`, `{"row": "llama_full_f32_compiled", "peer": "compiled", "seconds": 1.0}`,
+		`{"row": "llama_full_f32", "peer": "PyTorch", "seconds": 1.5}`,
+	} {
+		var p peerLine
+		require.NoError(t, json.Unmarshal([]byte(l), &p))
+		require.Empty(t, p.store(all))
+	}
+	require.Equal(t, []peerTime{{"PyTorch", 1.5}, {"compiled", 1}}, full.peers)
+	require.Empty(t, lora.peers)
+	bad := peerLine{Row: "mlp", Error: "ImportError: no torch"}
+	require.Equal(t, []string{"Peer of mlp: ImportError: no torch"}, bad.store(all))
+	versions := peerLine{Versions: map[string]string{"torch": "2.1", "peft": "0.2"}}
+	require.Equal(t, []string{"Peers: torch 2.1, peft 0.2."}, versions.store(all))
+}
+
+// TestGuardsHaveFloors: a guard without a floor for the level in use would hold nothing.
+func TestGuardsHaveFloors(t *testing.T) {
+	for _, g := range guards() {
+		for _, l := range isa.Levels[1:] {
+			require.Positive(t, g.times[l], "%s at level %v", g.name, l)
+		}
+		dev := cpu.New(cpu.Options{Threads: 1})
+		b, err := g.open(dev)
+		require.NoError(t, err, g.name)
+		require.NoError(t, b.call(t.Context()), g.name)
+		require.NoError(t, b.close())
+		require.Zero(t, dev.Allocated(), g.name)
+		require.NoError(t, dev.Close())
+	}
+}
+
+func TestTwinsArePrintedAsJSON(t *testing.T) {
+	var out strings.Builder
+	require.NoError(t, command(t.Context(), []string{"-twin", "-only", "nf4_quantize", "-seconds", "0.01"}, &out, io.Discard))
+	found := map[string]float64{}
+	require.NoError(t, json.Unmarshal([]byte(out.String()), &found))
+	require.Positive(t, found["nf4_quantize"])
+}
