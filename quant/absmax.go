@@ -14,6 +14,13 @@ const (
 	fastLow, fastHigh = 27 << 23, 253 << 23
 )
 
+// PlainScale reports whether an absmax is one for which the reciprocal is a normal number and neither it nor products nor codes need
+// flushing: 2^-100 up to 2^126, both NaN and infinities excluded. Kernels leave other blocks to the functions of this package.
+func PlainScale(absmax float32) bool {
+	bits := math.Float32bits(absmax)
+	return bits >= fastLow && bits < fastHigh
+}
+
 // AbsMax is the largest magnitude in x as the kernels see it: NaN is ignored and denormal numbers count as zero.
 func AbsMax(x []float32) float32 {
 	b := maxAbsBits(x)

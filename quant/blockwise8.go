@@ -16,34 +16,70 @@ func Quantize8[E Real](codes []byte, absmax []float32, src []E, blocksize int, b
 	if err := check8(len(codes), len(absmax), len(src), blocksize, book); err != nil {
 		return err
 	}
-	var scratch [MaxBlocksize]float32
-	for b := range Blocks(len(src), blocksize) {
-		x := src[b*blocksize : min((b+1)*blocksize, len(src))]
-		c := codes[b*blocksize:][:len(x)]
-		if f, ok := any(x).([]float32); ok {
-			absmax[b] = book.QuantizeBlock(c, f)
-			continue
-		}
-		absmax[b] = quantizeHalves(c, x, scratch[:], book)
+	for b := quantizeRuns8(codes, absmax, src, blocksize, book); b < Blocks(len(src), blocksize); b++ {
+		lo, hi := b*blocksize, min((b+1)*blocksize, len(src))
+		absmax[b] = quantizeBlock8(codes[lo:hi], src[lo:hi], book)
 	}
 	return nil
 }
 
-// quantizeHalves quantizes one block of any length through a scratch of bounded length.
-func quantizeHalves[E Real](codes []byte, x []E, scratch []float32, book *Codebook) float32 {
+// runBlocks is how many blocks are scaled and then encoded together, while they are in the nearest cache, and runElements how many
+// elements at most where a block does not hold more.
+const runBlocks, runElements = 64, 4096
+
+// quantizeRuns8 quantizes as many whole blocks as vector loops can and returns their number.
+func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook) (blocks int) {
+	t := book.Cells()
+	if t == nil || blocksize < step8() || blocksize%16 != 0 {
+		return 0
+	}
+	blocks = len(src) / blocksize
+	var reciprocals [runBlocks]float32
+	run := min(max(runElements/blocksize, 1), runBlocks)
+	for b := 0; b < blocks; b += run {
+		n := min(run, blocks-b)
+		lo, hi := b*blocksize, (b+n)*blocksize
+		scales, x, out := absmax[b:b+n], src[lo:hi], codes[lo:hi]
+		maxima(scales, x, blocksize)
+		plain := true
+		for i, a := range scales {
+			reciprocals[i] = plainRcp(a)
+			plain = plain && reciprocals[i] != 0
+		}
+		encode8(out, x, reciprocals[:n], blocksize, t)
+		for i := 0; i < n && !plain; i++ {
+			if reciprocals[i] == 0 {
+				scales[i] = quantizeBlock8(out[i*blocksize:(i+1)*blocksize], x[i*blocksize:(i+1)*blocksize], book)
+			}
+		}
+	}
+	return blocks
+}
+
+// plainRcp is the reciprocal of an absmax, or 0 where PlainScale does not hold.
+func plainRcp(absmax float32) float32 {
+	if !PlainScale(absmax) {
+		return 0
+	}
+	return Rcp(absmax)
+}
+
+// quantizeBlock8 quantizes one block of any length through a scratch of bounded length.
+func quantizeBlock8[E Real](codes []byte, x []E, book *Codebook) float32 {
+	if f, ok := any(x).([]float32); ok {
+		return book.QuantizeBlock(codes, f)
+	}
+	var scratch [1024]float32
 	if len(x) <= len(scratch) {
-		return book.QuantizeBlock(codes, toFloat32(scratch, x))
+		return book.QuantizeBlock(codes, toFloat32(scratch[:], x))
 	}
 	var a float32
 	for i := 0; i < len(x); i += len(scratch) {
-		a = max(a, AbsMax(toFloat32(scratch, x[i:min(i+len(scratch), len(x))])))
+		a = max(a, AbsMax(toFloat32(scratch[:], x[i:min(i+len(scratch), len(x))])))
 	}
-	r := Rcp(a)
 	for i := 0; i < len(x); i += len(scratch) {
-		f := toFloat32(scratch, x[i:min(i+len(scratch), len(x))])
-		for j, v := range f {
-			codes[i+j] = book.Nearest(scaled(v, r))
-		}
+		f := toFloat32(scratch[:], x[i:min(i+len(scratch), len(x))])
+		book.codes(codes[i:i+len(f)], f, a)
 	}
 	return a
 }
@@ -61,25 +97,64 @@ func Dequantize8Range[E Real](dst []E, codes []byte, absmax []float32, lo, hi, b
 	if err := check8(len(codes), len(absmax), hi, blocksize, book); err != nil {
 		return err
 	}
-	for base := lo; lo < hi; {
+	stream := hi-lo >= streamElements
+	dst = dst[:hi-lo]
+	for lo < hi {
 		b := lo / blocksize
-		end := min((b+1)*blocksize, hi)
-		d, c := dst[lo-base:end-base], codes[lo:end]
-		switch d := any(d).(type) {
-		case []float32:
-			book.DequantizeBlock(d, c, absmax[b])
-		case []tensor.Float16:
-			for i, k := range c {
-				d[i] = tensor.ToF16(book.values[k] * absmax[b])
-			}
-		case []tensor.BFloat16:
-			for i, k := range c {
-				d[i] = tensor.ToBF16(book.values[k] * absmax[b])
-			}
+		n := min((b+1)*blocksize, hi) - lo
+		if blocks := wholeBlocks(absmax, b, lo, hi, blocksize); blocks > 0 {
+			n = blocks * blocksize
+			decode8(dst, codes[lo:lo+n], absmax[b:b+blocks], blocksize, book, stream)
+		} else {
+			decodeBlock8(dst[:n], codes[lo:lo+n], absmax[b], book)
 		}
-		lo = end
+		dst, lo = dst[n:], lo+n
 	}
 	return nil
+}
+
+// wholeBlocks is how many of the blocks of [lo, hi) from b on a vector loop may decode together: those that are whole, beginning at lo,
+// and have finite scales.
+func wholeBlocks(absmax []float32, b, lo, hi, blocksize int) int {
+	if lo != b*blocksize || blocksize%decode8Step() != 0 {
+		return 0
+	}
+	n := 0
+	for _, a := range absmax[b:max(hi/blocksize, b)] {
+		if !finite(a) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// streamElements is how many elements are written past the caches: more than stay in them until they are read.
+const streamElements = 1 << 20
+
+// decodeBlock8 decodes part of one block.
+func decodeBlock8[E Real](dst []E, codes []byte, absmax float32, book *Codebook) {
+	codes = codes[:len(dst)]
+	if step := decode8Step(); len(dst) >= step && finite(absmax) {
+		n := len(dst) &^ (step - 1)
+		scale := [1]float32{absmax}
+		decode8(dst, codes, scale[:], n, book, false)
+		dst, codes = dst[n:], codes[n:]
+	}
+	switch d := any(dst).(type) {
+	case []float32:
+		for i, k := range codes {
+			d[i] = book.values[k] * absmax
+		}
+	case []tensor.Float16:
+		for i, k := range codes {
+			d[i] = tensor.ToF16(book.values[k] * absmax)
+		}
+	case []tensor.BFloat16:
+		for i, k := range codes {
+			d[i] = tensor.ToBF16(book.values[k] * absmax)
+		}
+	}
 }
 
 func check8(codes, absmax, n, blocksize int, book *Codebook) error {
@@ -100,26 +175,15 @@ func (c *Codebook) QuantizeBlock(codes []byte, x []float32) (absmax float32) {
 	n := min(len(codes), len(x))
 	codes, x = codes[:n], x[:n]
 	bits := maxAbsBits(x)
-	if bits < fastLow || bits >= fastHigh || !c.flat {
-		absmax = AbsMax(x)
-		r := Rcp(absmax)
-		for i, v := range x {
-			codes[i] = c.Nearest(scaled(v, r))
-		}
-		return absmax
-	}
 	absmax = math.Float32frombits(bits)
-	r := Rcp(absmax)
-	if c.steps > 1 {
-		for i, v := range x {
-			codes[i] = c.find(float32(v * r))
-		}
+	if t := c.Cells(); t != nil && PlainScale(absmax) {
+		t.encode(codes, x, Rcp(absmax))
 		return absmax
 	}
+	absmax = AbsMax(x)
+	r := Rcp(absmax)
 	for i, v := range x {
-		q := float32(v * r)
-		k := c.start[math.Float32bits(q)>>16]
-		codes[i] = k + uint8(math.Float32bits(c.above[k]-q)>>31)
+		codes[i] = c.Nearest(scaled(v, r))
 	}
 	return absmax
 }
@@ -131,23 +195,14 @@ func (c *Codebook) QuantizeBlockSigned(codes []byte, x []float32) (absmax float3
 	n := min(len(codes), len(x))
 	codes, x = codes[:n], x[:n]
 	bits := maxAbsBits(x)
-	if bits < fastLow || bits >= fastHigh || !c.flat || c.steps > 1 {
-		absmax = c.QuantizeBlock(codes, x)
-		for i, v := range x {
-			codes[i] = c.SignAdjust(codes[i], v)
-		}
+	absmax = math.Float32frombits(bits)
+	if t := c.moments(); t != nil && PlainScale(absmax) {
+		t.encode(codes, x, Rcp(absmax))
 		return absmax
 	}
-	absmax = math.Float32frombits(bits)
-	r := Rcp(absmax)
-	for i, v := range x { // QuantizeBlock's loop with the correction in it
-		q := float32(v * r)
-		k := c.start[math.Float32bits(q)>>16]
-		k += uint8(math.Float32bits(c.above[k]-q) >> 31)
-		if (math.Float32bits(c.values[k])^math.Float32bits(v))>>31 != 0 {
-			k = c.SignAdjust(k, v)
-		}
-		codes[i] = k
+	absmax = c.QuantizeBlock(codes, x)
+	for i, v := range x {
+		codes[i] = c.SignAdjust(codes[i], v)
 	}
 	return absmax
 }
@@ -166,8 +221,5 @@ func (c *Codebook) SignAdjust(code uint8, x float32) uint8 {
 // DequantizeBlock writes value*absmax for each code of one block. It allocates nothing; of dst and codes the shorter length counts.
 func (c *Codebook) DequantizeBlock(dst []float32, codes []byte, absmax float32) {
 	n := min(len(codes), len(dst))
-	dst = dst[:n]
-	for i, k := range codes[:n] {
-		dst[i] = c.values[k] * absmax
-	}
+	decodeBlock8(dst[:n], codes[:n], absmax, c)
 }

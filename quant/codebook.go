@@ -7,17 +7,31 @@ import (
 	"sync"
 )
 
-// Codebook is an 8-bit code book: 256 ascending values, and tables that find the code of a value in constant time with the results of
+// Codebook is an 8-bit code book: 256 ascending values, and a table that finds the code of a value in constant time with the results of
 // the CUDA kernels' binary search. It is immutable and may be shared between goroutines.
 type Codebook struct {
 	values [256]float32
+	planes [1024]byte // Planes
 	// above[c] is the largest value whose code is at most c, +Inf for the last.
 	above [256]float32
-	// start[k] is the smallest code of any value whose upper 16 bits are k; at most `steps` codes follow within those bits.
-	start [1 << 16]uint8
-	steps int
-	// flat: no code ends within 2^-26 of zero, so that denormal numbers have the code of zero without being flushed.
+	// cells is nil for books that do not fit one.
+	cells   *Cells
+	moments func() *Cells
+	// flat: no code ends within 2^-26 of zero, so that denormal elements have the code of zero without being flushed.
 	flat bool
+}
+
+// Cells is a table of codes. The upper 16 bits of a float32 select a cell. Its lower 16 bits, if greater than the cell's upper 16 bits,
+// select the cell's second byte as code, otherwise its lowest byte. Of 256 KB a tensor uses as many lines as its values have binades,
+// 10 KB for normally distributed ones.
+type Cells [1 << 16]uint32
+
+func (t *Cells) find(x float32) uint8 {
+	b := math.Float32bits(x)
+	cell := t[b>>16]
+	// The sign of the difference is the comparison, free of a branch.
+	beyond := uint32(int32(cell>>16-b&0xffff) >> 31)
+	return uint8(cell ^ (cell^cell>>8)&beyond)
 }
 
 var (
@@ -50,51 +64,61 @@ func (c *Codebook) Values() [256]float32 { return c.values }
 // Value returns the value of one code.
 func (c *Codebook) Value(code uint8) float32 { return c.values[code] }
 
+// Cells returns the table that encodes with this book, for kernels that look codes up themselves. It is nil for books that such a table
+// cannot hold (DynamicSigned and DynamicUnsigned are none of them), and must not be written to.
+func (c *Codebook) Cells() *Cells {
+	if !c.flat {
+		return nil
+	}
+	return c.cells
+}
+
+// MomentCells is Cells with the correction of QuantizeBlockSigned in it.
+func (c *Codebook) MomentCells() *Cells { return c.moments() }
+
+// Table returns the value of each code for kernels that decode. It must not be written to.
+func (c *Codebook) Table() *[256]float32 { return &c.values }
+
+// Planes returns Table cut into its bytes: the lowest byte of all values, then the second of all, and so on. It must not be written to.
+func (c *Codebook) Planes() *[1024]byte { return &c.planes }
+
 // Nearest returns the code of a scaled value: the nearest in the book, exact ties to the even code, NaN to 0. Denormal numbers count
 // as zero. The midpoints are rounded to float32 as in the CUDA kernels.
 func (c *Codebook) Nearest(x float32) uint8 {
-	if x != x {
+	switch {
+	case c.cells != nil:
+		return c.cells.find(x)
+	case x != x:
 		return 0
 	}
-	return c.find(flush(min(max(x, -math.MaxFloat32), math.MaxFloat32)))
-}
-
-// find is Nearest without its care for NaN, infinities and denormal numbers.
-func (c *Codebook) find(x float32) uint8 {
-	k := c.start[math.Float32bits(x)>>16]
-	if c.steps == 1 {
-		return k + uint8(math.Float32bits(c.above[k]-x)>>31)
-	}
-	for x > c.above[k] {
-		k++
-	}
-	return k
+	return c.search(flush(min(max(x, -math.MaxFloat32), math.MaxFloat32)))
 }
 
 // codes writes the codes of x/absmax as the kernels compute them, for any absmax.
 func (c *Codebook) codes(codes []uint8, x []float32, absmax float32) {
 	r := Rcp(absmax)
-	if !normalScale(absmax) || !c.flat {
+	if !PlainScale(absmax) || c.Cells() == nil {
 		for i, v := range x {
 			codes[i] = c.Nearest(scaled(v, r))
 		}
 		return
 	}
-	for i, v := range x {
-		// A calibrated scale may be so far below the element that the quotient overflows.
-		codes[i] = c.find(min(max(float32(v*r), -math.MaxFloat32), math.MaxFloat32))
-	}
+	c.cells.encode(codes, x, r)
 }
 
 func newCodebook(values [256]float32) *Codebook {
 	c := &Codebook{values: values}
+	for i, v := range values {
+		b := math.Float32bits(v)
+		c.planes[i], c.planes[256+i], c.planes[512+i], c.planes[768+i] = byte(b), byte(b>>8), byte(b>>16), byte(b>>24)
+	}
 	// For ascending values the search is monotone in x, so each border between codes is found by bisection over the ordered floats.
 	for k := range 255 {
-		lo, hi := int32(math.MinInt32+0x7fffff), int32(0x7f800000) // -Inf, +Inf
 		if searchNaive(&values, math.Float32frombits(infBits)) <= uint8(k) {
 			c.above[k] = float32(math.Inf(1))
 			continue
 		}
+		lo, hi := int32(math.MinInt32+0x7fffff), int32(infBits) // -Inf, +Inf
 		for hi-1 > lo {
 			mid := int32((int64(lo) + int64(hi)) >> 1)
 			if searchNaive(&values, flush(orderedFloat(mid))) <= uint8(k) {
@@ -106,28 +130,54 @@ func newCodebook(values [256]float32) *Codebook {
 		c.above[k] = orderedFloat(lo)
 	}
 	c.above[255] = float32(math.Inf(1))
-	c.fillStart()
 	tiny := math.Float32frombits(101 << 23)
 	c.flat = c.search(-tiny) == c.search(tiny)
+	c.cells = c.newCells()
+	c.moments = sync.OnceValue(c.newMomentCells)
 	return c
 }
 
-func (c *Codebook) fillStart() {
-	for k := range c.start {
-		first, last := uint32(k)<<16, uint32(k)<<16|0xffff
-		if k>>15 == 1 {
-			first, last = last, first
+// newCells returns nil if two borders lie in one cell.
+func (c *Codebook) newCells() *Cells {
+	cells := new(Cells)
+	code := func(bits uint32) uint32 {
+		switch a := bits &^ signBit; {
+		case a > infBits:
+			return 0
+		case a == infBits:
+			bits--
 		}
-		if first&^(1<<31) > infBits {
-			first = first&(1<<31) | infBits
-		}
-		if last&^(1<<31) > infBits {
-			last = last&(1<<31) | infBits
-		}
-		c.start[k] = c.search(math.Float32frombits(first))
-		c.steps = max(c.steps, int(c.search(math.Float32frombits(last))-c.start[k]))
+		return uint32(c.search(flush(math.Float32frombits(bits))))
 	}
-	c.steps = max(c.steps, 1)
+	for i := range cells {
+		first := uint32(i) << 16
+		near, far, last := code(first), code(first|0xffff), uint32(0)
+		switch {
+		case first&infBits == infBits: // only an infinity has lower bits of zero: last is 0
+		case near < far:
+			last = math.Float32bits(c.above[near]) & 0xffff
+		case near > far: // negative values
+			last = (math.Float32bits(c.above[far]) - 1) & 0xffff
+		}
+		if near != far && code(first|last+1) != far {
+			return nil
+		}
+		cells[i] = last<<16 | far<<8 | near
+	}
+	return cells
+}
+
+// newMomentCells returns nil also where SignAdjust treats zero and other numbers of its cell differently.
+func (c *Codebook) newMomentCells() *Cells {
+	if c.Cells() == nil || math.Signbit(float64(c.values[c.Nearest(0)])) {
+		return nil
+	}
+	moments := new(Cells)
+	for i, cell := range c.cells {
+		x := math.Float32frombits(uint32(i)<<16 | 1)
+		moments[i] = cell&^0xffff | uint32(c.SignAdjust(uint8(cell>>8), x))<<8 | uint32(c.SignAdjust(uint8(cell), x))
+	}
+	return moments
 }
 
 // search finds the code among the borders.

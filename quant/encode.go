@@ -129,15 +129,9 @@ func (e *Encoder) Encode(codes []uint8, x []float32, b, first int) {
 	}
 }
 
-// normalScale reports whether a scale is one for which reciprocal, products and codes need no flushing.
-func normalScale(scale float32) bool {
-	bits := math.Float32bits(scale)
-	return bits >= fastLow && bits < fastHigh
-}
-
 func encodeRow(codes []uint8, x []float32, stat float32) {
 	r := float32(127 * Rcp(stat))
-	if !normalScale(stat) {
+	if !PlainScale(stat) {
 		for i, v := range x {
 			codes[i] = uint8(rowCode(min(max(v, -stat), stat), stat, r))
 		}

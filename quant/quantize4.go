@@ -204,7 +204,7 @@ func (t *table4) blockNaive(codes []byte, x []float32, r float32) {
 // codes writes the codes of x/absmax, one a byte.
 func (t *table4) codes(codes []uint8, x []float32, absmax float32) {
 	r := Rcp(absmax)
-	if t.scheme != NF4 || !normalScale(absmax) {
+	if t.scheme != NF4 || !PlainScale(absmax) {
 		for i, v := range x {
 			codes[i] = t.code(scaled(v, r))
 		}

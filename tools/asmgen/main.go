@@ -42,6 +42,8 @@ var outputs = []output{
 	}},
 	{"device/cpu/pool/pause", []func(*build.Context){pause}},
 	{"device/cpu/step/update", updates()},
+	{"quant/dynamic8", []func(*build.Context){encode8AVX512, encode8AVX2, decode8VBMI, decode8AVX512, decode8AVX2}},
+	{"quant/maxima", []func(*build.Context){maxima}},
 }
 
 func main() {

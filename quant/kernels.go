@@ -1,0 +1,27 @@
+package quant
+
+import "github.com/bitsandbyes/bitsandbyes/internal/isa"
+
+// level is the set of instructions in use. What it has no loops for, and elements that do not fill a step of them, are done in Go; all
+// levels give the same bits. Only tests change it.
+var level = isa.Best()
+
+// encode writes the codes of x·r, which must not be NaN.
+func (t *Cells) encode(codes []uint8, x []float32, r float32) {
+	codes = codes[:len(x)]
+	done := 0
+	if step := step8(); len(x) >= step {
+		done = len(x) &^ (step - 1)
+		scale := [1]float32{r}
+		encode8(codes, x, scale[:], done, t)
+	}
+	t.encodeGo(codes[done:], x[done:], r)
+}
+
+// encodeGo is encode in Go.
+func (t *Cells) encodeGo(codes []uint8, x []float32, r float32) {
+	codes = codes[:len(x)]
+	for i, v := range x {
+		codes[i] = t.find(float32(v * r))
+	}
+}

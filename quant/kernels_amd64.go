@@ -1,0 +1,111 @@
+//go:build amd64 && !noasm
+
+package quant
+
+import (
+	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/isa"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// step8 is what the length of blocks must be a multiple of.
+func step8() int {
+	switch level {
+	case isa.AVX512:
+		return 16
+	case isa.AVX2:
+		return 8
+	}
+	return math.MaxInt
+}
+
+// words shows 16-bit floats as their bits.
+func words[E tensor.Float16 | tensor.BFloat16](x []E) *uint16 {
+	return &tensor.View[uint16](tensor.AsBytes(x))[0]
+}
+
+// maxima sets the largest magnitude of each block of n elements, a multiple of 16; a NaN is the largest.
+func maxima[E Real](largest []float32, x []E, n int) {
+	switch x := any(x).(type) {
+	case []float32:
+		maximaF32AVX2(len(largest), n, &largest[0], &x[0])
+	case []tensor.BFloat16:
+		maximaBF16AVX2(len(largest), n, &largest[0], words(x))
+	case []tensor.Float16:
+		maximaF16AVX2(len(largest), n, &largest[0], words(x))
+	}
+}
+
+// encode8 writes the codes of len(r) blocks of n elements, a multiple of step8, each times its r.
+func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {
+	wide := level == isa.AVX512
+	switch x := any(x).(type) {
+	case []float32:
+		if wide {
+			encode8F32AVX512(len(r), n, &codes[0], &x[0], &r[0], &t[0])
+		} else {
+			encode8F32AVX2(len(r), n, &codes[0], &x[0], &r[0], &t[0])
+		}
+	case []tensor.BFloat16:
+		if wide {
+			encode8BF16AVX512(len(r), n, &codes[0], words(x), &r[0], &t[0])
+		} else {
+			encode8BF16AVX2(len(r), n, &codes[0], words(x), &r[0], &t[0])
+		}
+	case []tensor.Float16:
+		if wide {
+			encode8F16AVX512(len(r), n, &codes[0], words(x), &r[0], &t[0])
+		} else {
+			encode8F16AVX2(len(r), n, &codes[0], words(x), &r[0], &t[0])
+		}
+	}
+}
+
+// decode8Step is what the length of blocks must be a multiple of for decode8.
+func decode8Step() int {
+	if vbmi() {
+		return 64
+	}
+	return step8()
+}
+
+func vbmi() bool { return level == isa.AVX512 && isa.VBMI() && !avoidVBMI }
+
+// avoidVBMI is for tests.
+var avoidVBMI bool
+
+// decode8 writes the values of len(absmax) blocks of n codes, a multiple of decode8Step. stream writes past the caches.
+func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *Codebook, stream bool) {
+	wide := level == isa.AVX512
+	blocks, from, scale, table := len(absmax), &codes[0], &absmax[0], &c.values[0]
+	switch d := any(dst).(type) {
+	case []float32:
+		switch {
+		case vbmi():
+			decode8F32VBMI(blocks, n, &d[0], from, scale, &c.planes[0], stream)
+		case wide:
+			decode8F32AVX512(blocks, n, &d[0], from, scale, table, stream)
+		default:
+			decode8F32AVX2(blocks, n, &d[0], from, scale, table, stream)
+		}
+	case []tensor.BFloat16:
+		switch {
+		case vbmi():
+			decode8BF16VBMI(blocks, n, words(d), from, scale, &c.planes[0], stream)
+		case wide:
+			decode8BF16AVX512(blocks, n, words(d), from, scale, table, stream)
+		default:
+			decode8BF16AVX2(blocks, n, words(d), from, scale, table, stream)
+		}
+	case []tensor.Float16:
+		switch {
+		case vbmi():
+			decode8F16VBMI(blocks, n, words(d), from, scale, &c.planes[0], stream)
+		case wide:
+			decode8F16AVX512(blocks, n, words(d), from, scale, table, stream)
+		default:
+			decode8F16AVX2(blocks, n, words(d), from, scale, table, stream)
+		}
+	}
+}

@@ -1,0 +1,19 @@
+//go:build !amd64 || noasm
+
+package quant
+
+import "math"
+
+var avoidVBMI bool
+
+// There are no vector loops: no block is long enough for a step of them.
+
+func step8() int { return math.MaxInt }
+
+func decode8Step() int { return math.MaxInt }
+
+func maxima[E Real](largest []float32, x []E, n int) {}
+
+func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {}
+
+func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *Codebook, stream bool) {}

@@ -1,0 +1,160 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/isa"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+	"github.com/stretchr/testify/require"
+)
+
+// eachLevel runs f with each set of instructions that this processor has, pure Go first.
+func eachLevel(t testing.TB, f func(name string)) {
+	t.Helper()
+	was := level
+	defer func() { level, avoidVBMI = was, false }()
+	for _, l := range isa.Levels {
+		if !isa.Has(l) {
+			continue
+		}
+		level = l
+		f(l.String())
+		if l == isa.AVX512 && isa.VBMI() {
+			avoidVBMI = true
+			f(l.String() + " without VBMI")
+			avoidVBMI = false
+		}
+	}
+}
+
+// awkward are lengths around the steps of loops.
+var awkward = []int{0, 1, 2, 7, 8, 15, 16, 17, 31, 32, 63, 64, 65, 96, 127, 128, 160, 257, 1000, 1024, 4097}
+
+// weights are normal numbers in blocks of very different scales, with denormal numbers, zeros of both signs and, if asked for, NaN and
+// infinities strewn in.
+func weights(n int, special bool, seed uint64) []float32 {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	x := make([]float32, n+1)[1:] // not aligned
+	scale := 1.0
+	for i := range x {
+		if i%32 == 0 {
+			scale = math.Ldexp(1, []int{0, -6, -40, -90, -101, -126, -140, 60, 126}[rng.IntN(9)])
+		}
+		x[i] = float32(rng.NormFloat64() * scale * math.Ldexp(1, -rng.IntN(12)))
+		switch k := rng.IntN(200); {
+		case k < 4:
+			x[i] = math.Float32frombits([]uint32{0, 1 << 31, 1, 1<<31 | 0x7fffff}[k])
+		case special && k < 7:
+			x[i] = math.Float32frombits([]uint32{0x7fc00001, infBits, infBits | 1<<31}[k-4])
+		}
+	}
+	return x
+}
+
+func as[E Real](x []float32) []E {
+	out := make([]E, len(x))
+	for i, v := range x {
+		out[i] = fromFloat32[E](v)
+	}
+	return out
+}
+
+// bitsOf are the bits of a slice, so that NaN and the sign of zero count.
+func bitsOf[E Real](x []E) []byte { return tensor.AsBytes(x) }
+
+func TestLevelsOfQuantize8(t *testing.T) {
+	t.Run("f32", levelsOfQuantize8[float32])
+	t.Run("bf16", levelsOfQuantize8[tensor.BFloat16])
+	t.Run("f16", levelsOfQuantize8[tensor.Float16])
+}
+
+func levelsOfQuantize8[E Real](t *testing.T) {
+	for name, book := range books(t) {
+		for i, n := range awkward {
+			x := as[E](weights(n, i%2 == 0, uint64(n)))
+			for _, blocksize := range []int{16, 33, 64, 256, 2048, 5000} {
+				codes, absmax := make([]byte, n), make([]float32, Blocks(n, blocksize))
+				for b := range absmax { // the definition
+					lo, hi := b*blocksize, min((b+1)*blocksize, n)
+					absmax[b] = AbsMax(toFloat32(make([]float32, hi-lo), x[lo:hi]))
+					for i, v := range x[lo:hi] {
+						q := scaled(widened(v), Rcp(absmax[b]))
+						codes[lo+i] = searchNaive(&book.values, min(max(q, -math.MaxFloat32), math.MaxFloat32))
+						if q != q {
+							codes[lo+i] = 0
+						}
+					}
+				}
+				eachLevel(t, func(level string) {
+					got, scales := make([]byte, n), make([]float32, len(absmax))
+					require.NoError(t, Quantize8(got, scales, x, blocksize, book))
+					what := fmt.Sprintf("%s, %s, %d in blocks of %d", level, name, n, blocksize)
+					require.Equal(t, bitsOf(absmax), bitsOf(scales), what)
+					require.Equal(t, codes, got, what)
+				})
+			}
+		}
+	}
+}
+
+// A first moment is encoded by its own table with the results of the correction.
+func TestLevelsOfMoments(t *testing.T) {
+	for name, book := range books(t) {
+		for i, n := range awkward {
+			x := weights(min(n, 300), i%2 == 0, uint64(n))
+			want := make([]byte, len(x))
+			a := book.QuantizeBlock(want, x)
+			for i, v := range x {
+				want[i] = book.SignAdjust(want[i], v)
+			}
+			eachLevel(t, func(level string) {
+				got := make([]byte, len(x))
+				require.Equal(t, a, book.QuantizeBlockSigned(got, x))
+				require.Equal(t, want, got, "%s, %s, %d", level, name, n)
+			})
+		}
+	}
+	require.NotNil(t, DynamicSigned().MomentCells())
+	require.NotNil(t, DynamicUnsigned().Cells())
+}
+
+func TestLevelsOfDequantize8(t *testing.T) {
+	t.Run("f32", levelsOfDequantize8[float32])
+	t.Run("bf16", levelsOfDequantize8[tensor.BFloat16])
+	t.Run("f16", levelsOfDequantize8[tensor.Float16])
+}
+
+func levelsOfDequantize8[E Real](t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	scales := []float32{1, 0.1, 3e-39, 0, float32(math.Inf(1)), 1e38, 6e4, float32(math.NaN()), 1e-7, 2, 2, 2}
+	for name, book := range books(t) {
+		for _, n := range append(awkward, streamElements+64*3) {
+			if n > streamElements && name != "dynamic true 7/8" {
+				continue
+			}
+			codes := make([]byte, n)
+			for i := range codes {
+				codes[i] = byte(rng.IntN(256))
+			}
+			for _, blocksize := range []int{16, 33, 64, 256, 5000} {
+				absmax := make([]float32, Blocks(n, blocksize))
+				for b := range absmax {
+					absmax[b] = scales[rng.IntN(len(scales))]
+				}
+				lo := rng.IntN(n/3 + 1)
+				want := make([]E, n-lo)
+				for i := range want {
+					want[i] = fromFloat32[E](book.values[codes[lo+i]] * absmax[(lo+i)/blocksize])
+				}
+				eachLevel(t, func(level string) {
+					got := tensor.View[E](tensor.AlignedBytes(len(bitsOf(want))))
+					require.NoError(t, Dequantize8Range(got, codes, absmax, lo, n, blocksize, book))
+					require.Equal(t, bitsOf(want), bitsOf(got), "%s, %s, %d to %d in blocks of %d", level, name, lo, n, blocksize)
+				})
+			}
+		}
+	}
+}
