@@ -5,16 +5,15 @@
 package cpu
 
 import (
-	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
-	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 type backend struct{}
@@ -87,40 +86,6 @@ func New(o Options) *Device {
 // Threads is the number of workers, the caller included.
 func (d *Device) Threads() int { return d.threads }
 
-// Alloc implements device.Device.
-func (d *Device) Alloc(bytes int64) (device.Buffer, error) {
-	if bytes < 0 || bytes > maxAlloc {
-		return nil, fmt.Errorf("cpu: cannot allocate %d bytes", bytes)
-	}
-	b, err := allocate(bytes)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	d.held += bytes
-	d.mu.Unlock()
-	return &buffer{dev: d, data: b}, nil
-}
-
-// maxAlloc refuses sizes that can only be a mistake: 64 TiB.
-const maxAlloc = 1 << 46
-
-func allocate(bytes int64) (b []byte, err error) {
-	defer func() {
-		if r := recover(); r != nil { // makeslice: len out of range
-			err = fmt.Errorf("cpu: cannot allocate %d bytes: %v", bytes, r)
-		}
-	}()
-	return tensor.AlignedBytes(int(bytes)), nil
-}
-
-// Allocated is the number of bytes held by buffers now.
-func (d *Device) Allocated() int64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.held
-}
-
 // Stream implements device.Device. The processor has one queue, which is synchronous.
 func (d *Device) Stream(int) device.Stream { return &d.stream }
 
@@ -136,23 +101,6 @@ func (d *Device) Close() error {
 	return nil
 }
 
-type buffer struct {
-	dev  *Device
-	data []byte
-}
-
-// Size implements device.Buffer.
-func (b *buffer) Size() int64 { return int64(len(b.data)) }
-
-// Free implements device.Buffer.
-func (b *buffer) Free() error {
-	b.dev.mu.Lock()
-	b.dev.held -= int64(len(b.data))
-	b.dev.mu.Unlock()
-	b.data = nil
-	return nil
-}
-
 type stream struct {
 	dev    *Device
 	timing timing
@@ -164,6 +112,7 @@ func (s *stream) Upload(dst device.Ptr, src []byte) error {
 	if err == nil {
 		copy(b, src)
 	}
+	runtime.KeepAlive(dst.Buf)
 	return err
 }
 
@@ -173,6 +122,7 @@ func (s *stream) Download(dst []byte, src device.Ptr) error {
 	if err == nil {
 		copy(dst, b)
 	}
+	runtime.KeepAlive(src.Buf)
 	return err
 }
 
@@ -186,6 +136,8 @@ func (s *stream) Copy(dst, src device.Ptr, n int64) error {
 	if err == nil {
 		copy(d, b)
 	}
+	runtime.KeepAlive(dst.Buf)
+	runtime.KeepAlive(src.Buf)
 	return err
 }
 
@@ -197,17 +149,3 @@ func (s *stream) Wait(device.Event) error { return nil }
 
 // Sync implements device.Stream.
 func (s *stream) Sync() error { return nil }
-
-var errForeign = errors.New("cpu: the address belongs to another device or was freed")
-
-// bytesAt returns n bytes at an address, capped so that a kernel cannot grow past them.
-func bytesAt(p device.Ptr, n int64) ([]byte, error) {
-	b, ok := p.Buf.(*buffer)
-	if !ok || (b.data == nil && n > 0) {
-		return nil, errForeign
-	}
-	if p.Off < 0 || n < 0 || p.Off+n > int64(len(b.data)) {
-		return nil, fmt.Errorf("cpu: %d bytes at offset %d are outside a buffer of %d", n, p.Off, len(b.data))
-	}
-	return b.data[p.Off : p.Off+n : p.Off+n], nil
-}

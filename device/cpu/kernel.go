@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"reflect"
+	"runtime"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -89,7 +90,11 @@ func (k *Kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Pt
 			return err
 		}
 	}
-	return k.Run(&k.call)
+	err = k.Run(&k.call)
+	runtime.KeepAlive(in) // the kernel works in these buffers
+	runtime.KeepAlive(out)
+	runtime.KeepAlive(scratch.Buf)
+	return err
 }
 
 // leave ends a launch. A kernel outlives buffers: it must not keep their memory alive.

@@ -1,0 +1,97 @@
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// hugePage is the size of the large pages of amd64, and of arm64 with 4 KiB pages. Buffers of this size or more come straight from the
+// system, so that it can use them: large operands otherwise miss the address cache, and Go's heap asks for none.
+const hugePage = 2 << 20
+
+// maxAlloc refuses sizes that can only be a mistake: 64 TiB.
+const maxAlloc = 1 << 46
+
+// buffer is memory of a device. Slices of it must not outlive it: memory from the system is unmapped when it is freed, or when the
+// garbage collector finds it dropped.
+type buffer struct {
+	dev     *Device
+	data    []byte
+	release func() error // nil: memory of Go's heap
+	dropped runtime.Cleanup
+}
+
+// Alloc implements device.Device.
+func (d *Device) Alloc(bytes int64) (device.Buffer, error) {
+	if bytes < 0 || bytes > maxAlloc {
+		return nil, fmt.Errorf("cpu: cannot allocate %d bytes", bytes)
+	}
+	b := &buffer{dev: d}
+	if bytes < hugePage {
+		b.data = tensor.AlignedBytes(int(bytes))
+	} else if err := b.mapped(bytes); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	d.held += bytes
+	d.mu.Unlock()
+	return b, nil
+}
+
+func (b *buffer) mapped(bytes int64) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // makeslice: len out of range
+			err = fmt.Errorf("cpu: cannot allocate %d bytes: %v", bytes, r)
+		}
+	}()
+	if b.data, b.release, err = mapBytes(bytes); err != nil {
+		return err
+	}
+	b.dropped = runtime.AddCleanup(b, func(release func() error) { _ = release() }, b.release)
+	return nil
+}
+
+// Allocated is the number of bytes held by buffers now.
+func (d *Device) Allocated() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held
+}
+
+// Size implements device.Buffer.
+func (b *buffer) Size() int64 { return int64(len(b.data)) }
+
+// Free implements device.Buffer.
+func (b *buffer) Free() error {
+	b.dev.mu.Lock()
+	b.dev.held -= int64(len(b.data))
+	b.dev.mu.Unlock()
+	release := b.release
+	b.data, b.release = nil, nil
+	if release == nil {
+		return nil
+	}
+	b.dropped.Stop()
+	if err := release(); err != nil {
+		return fmt.Errorf("cpu: freeing memory: %w", err)
+	}
+	return nil
+}
+
+var errForeign = errors.New("cpu: the address belongs to another device or was freed")
+
+// bytesAt returns n bytes at an address, capped so that a kernel cannot grow past them.
+func bytesAt(p device.Ptr, n int64) ([]byte, error) {
+	b, ok := p.Buf.(*buffer)
+	if !ok || (b.data == nil && n > 0) {
+		return nil, errForeign
+	}
+	if p.Off < 0 || n < 0 || p.Off+n > int64(len(b.data)) {
+		return nil, fmt.Errorf("cpu: %d bytes at offset %d are outside a buffer of %d", n, p.Off, len(b.data))
+	}
+	return b.data[p.Off : p.Off+n : p.Off+n], nil
+}
