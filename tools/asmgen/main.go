@@ -36,7 +36,6 @@ var outputs = []output{
 	{"device/cpu/gemm/pack", []func(*build.Context){transpose8Rows, transpose6Rows}},
 	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},
 	{"device/cpu/vec/convert", []func(*build.Context){widenBF16, widenF16, narrowBF16, narrowF16}},
-	{"device/cpu/vec/exp", []func(*build.Context){exp, expSum, sigmoid, silu, geluTanh}},
 	{"internal/probe/loops", []func(*build.Context){
 		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8,
 	}},
@@ -44,6 +43,8 @@ var outputs = []output{
 	{"device/cpu/step/update", updates()},
 	{"quant/dynamic8", []func(*build.Context){encode8AVX512, encode8AVX2, decode8VBMI, decode8AVX512, decode8AVX2}},
 	{"quant/maxima", []func(*build.Context){maxima}},
+	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
+	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
 }
 
 func main() {

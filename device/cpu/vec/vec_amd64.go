@@ -5,12 +5,99 @@ package vec
 import "github.com/bitsandbyes/bitsandbyes/internal/isa"
 
 func init() {
-	if !isa.Has(isa.AVX2) {
-		return
+	if isa.Has(isa.AVX2) {
+		levels[isa.AVX2] = &loops{
+			widenBF16: widenBF16AVX2, widenF16: widenF16AVX2,
+			narrowBF16: narrowBF16AVX2, narrowF16: narrowF16AVX2,
+			expSum: expSumAVX2, ops: opsAVX2,
+		}
 	}
-	fast = loops{
-		widenBF16: widenBF16AVX2, widenF16: widenF16AVX2,
-		narrowBF16: narrowBF16AVX2, narrowF16: narrowF16AVX2,
-		exp: expAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2, geluTanh: geluTanhAVX2, expSum: expSumAVX2,
+	if isa.Has(isa.AVX512) {
+		l := *levels[isa.AVX2]
+		l.expSum, l.ops = expSumAVX512, opsAVX512
+		levels[isa.AVX512] = &l
 	}
+	fast = *levels[isa.Best()]
+}
+
+var opsAVX2 = [NumOps]pointwise{
+	OpAdd:       addAVX2,
+	OpSub:       subAVX2,
+	OpMul:       mulAVX2,
+	OpDiv:       divAVX2,
+	OpMin:       minAVX2,
+	OpMax:       maxAVX2,
+	OpEq:        eqAVX2,
+	OpNe:        neAVX2,
+	OpLt:        ltAVX2,
+	OpLe:        leAVX2,
+	OpWhere:     whereAVX2,
+	OpNeg:       negAVX2,
+	OpAbs:       absAVX2,
+	OpSign:      signAVX2,
+	OpReLU:      reluAVX2,
+	OpFloor:     floorAVX2,
+	OpCeil:      ceilAVX2,
+	OpRound:     roundAVX2,
+	OpTrunc:     truncAVX2,
+	OpSqrt:      sqrtAVX2,
+	OpFinite:    finiteAVX2,
+	OpNot:       notAVX2,
+	OpRoundBF16: roundBF16AVX2,
+	OpRoundF16:  roundF16AVX2,
+	OpExp:       expAVX2,
+	OpExpm1:     expm1AVX2,
+	OpSigmoid:   sigmoidAVX2,
+	OpSiLU:      siluAVX2,
+	OpGELU:      geluAVX2,
+	OpGELUTanh:  geluTanhAVX2,
+	OpSoftplus:  softplusAVX2,
+	OpTanh:      tanhAVX2,
+	OpErf:       erfAVX2,
+	OpLog:       logAVX2,
+	OpLog1p:     log1pAVX2,
+	OpRsqrt:     rsqrtAVX2,
+	OpSin:       sinAVX2,
+	OpCos:       cosAVX2,
+}
+
+var opsAVX512 = [NumOps]pointwise{
+	OpAdd:       addAVX512,
+	OpSub:       subAVX512,
+	OpMul:       mulAVX512,
+	OpDiv:       divAVX512,
+	OpMin:       minAVX512,
+	OpMax:       maxAVX512,
+	OpEq:        eqAVX512,
+	OpNe:        neAVX512,
+	OpLt:        ltAVX512,
+	OpLe:        leAVX512,
+	OpWhere:     whereAVX512,
+	OpNeg:       negAVX512,
+	OpAbs:       absAVX512,
+	OpSign:      signAVX512,
+	OpReLU:      reluAVX512,
+	OpFloor:     floorAVX512,
+	OpCeil:      ceilAVX512,
+	OpRound:     roundAVX512,
+	OpTrunc:     truncAVX512,
+	OpSqrt:      sqrtAVX512,
+	OpFinite:    finiteAVX512,
+	OpNot:       notAVX512,
+	OpRoundBF16: roundBF16AVX512,
+	OpRoundF16:  roundF16AVX512,
+	OpExp:       expAVX512,
+	OpExpm1:     expm1AVX512,
+	OpSigmoid:   sigmoidAVX512,
+	OpSiLU:      siluAVX512,
+	OpGELU:      geluAVX512,
+	OpGELUTanh:  geluTanhAVX512,
+	OpSoftplus:  softplusAVX512,
+	OpTanh:      tanhAVX512,
+	OpErf:       erfAVX512,
+	OpLog:       logAVX512,
+	OpLog1p:     log1pAVX512,
+	OpRsqrt:     rsqrtAVX512,
+	OpSin:       sinAVX512,
+	OpCos:       cosAVX512,
 }
