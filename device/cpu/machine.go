@@ -5,28 +5,50 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// machine executes a program block by block. Every value has a register of blockSize elements of 8 bytes in scratch; float32
-// operands that lie as they are needed are used in place.
+// machine executes a program block by block. Values are in registers of blockSize elements in scratch; float32 and float64 operands
+// that lie as they are needed are used in place, and the last instruction writes to the output if it can.
 type machine struct {
-	p      *program
-	c      *Call
-	regs   []byte
-	f32    [maxValues][]float32 // the current block of each value, by class
-	f64    [maxValues][]float64
-	ints   [maxValues][]int64
-	filled [maxValues]bool // scalar inputs and fills, loaded once
+	p    *program
+	c    *Call
+	regs []byte
+	f32  [maxValues][]float32 // the current block of each value, by class
+	f64  [maxValues][]float64
+	ints [maxValues][]int64
 }
 
 // maxValues bounds inputs plus instructions of one program; the planner's fusion limits stay below it.
 const maxValues = 64
 
-func (m *machine) init(values int) {
-	for v := range values {
-		m.filled[v] = false
+// run computes output elements [lo, hi).
+func (m *machine) run(lo, hi int) {
+	p := m.p
+	if lo >= hi {
+		return
+	}
+	m.begin(min(blockSize, hi-lo))
+	for lo < hi {
+		end := min(lo+blockSize, hi)
+		if p.byRow {
+			end = min(end, lo-lo%p.inner+p.inner)
+		}
+		m.block(lo, end)
+		lo = end
 	}
 }
 
-func (m *machine) reg(v int) []byte { return m.regs[v*blockSize*8 : (v+1)*blockSize*8] }
+// begin loads n elements of the values that stay.
+func (m *machine) begin(n int) {
+	for _, v := range m.p.once {
+		m.view(v, n)
+		if v < len(m.p.inputs) {
+			m.widen(v, 0, m.p.inputs[v].typ.DType, m.c.In[v], 0, n, 0)
+		} else {
+			m.fill(v, &m.p.instrs[v-len(m.p.inputs)], n)
+		}
+	}
+}
+
+func (m *machine) register(r int) []byte { return m.regs[r*m.p.slot : (r+1)*m.p.slot] }
 
 func (m *machine) typeOf(v int) tensor.Type {
 	if v < len(m.p.inputs) {
@@ -35,35 +57,45 @@ func (m *machine) typeOf(v int) tensor.Type {
 	return m.p.instrs[v-len(m.p.inputs)].typ
 }
 
+// view sets the block of a value to the first n elements of its register.
+func (m *machine) view(v, n int) {
+	reg := m.register(m.p.reg[v])
+	switch m.p.classOf(v) {
+	case classF32:
+		m.f32[v] = tensor.View[float32](reg)[:n]
+	case classF64:
+		m.f64[v] = tensor.View[float64](reg)[:n]
+	case classInt:
+		m.ints[v] = tensor.View[int64](reg)[:n]
+	}
+}
+
 // block computes output elements [lo, hi).
 func (m *machine) block(lo, hi int) {
-	n := hi - lo
-	for v := range m.p.inputs {
-		m.load(v, lo, hi)
+	p, n := m.p, hi-lo
+	for _, v := range p.once {
+		m.view(v, n)
 	}
-	last := len(m.p.instrs) - 1
-	for i := range m.p.instrs {
-		v := len(m.p.inputs) + i
-		m.target(v, i == last, lo, hi)
-		m.exec(v, &m.p.instrs[i], n)
+	for _, s := range p.steps {
+		if s.load {
+			m.load(s.v, lo, hi)
+			continue
+		}
+		m.target(s.v, lo, hi)
+		m.exec(s.v, &p.instrs[s.v-len(p.inputs)], n)
 	}
-	m.store(len(m.p.inputs)+last, lo, hi)
+	m.store(p.value(len(p.instrs)-1), lo, hi)
 }
 
 // target chooses where an instruction writes: its register, or the output itself when no conversion follows.
-func (m *machine) target(v int, last bool, lo, hi int) {
-	n := hi - lo
-	t := m.typeOf(v)
-	switch classOf(t.DType) {
-	case classF32:
-		m.f32[v] = tensor.View[float32](m.reg(v))[:n]
-		if last && t.DType == tensor.F32 {
-			m.f32[v] = tensor.View[float32](m.c.Out[0])[lo:hi]
-		}
-	case classF64:
-		m.f64[v] = tensor.View[float64](m.reg(v))[:n]
-	case classInt:
-		m.ints[v] = tensor.View[int64](m.reg(v))[:n]
+func (m *machine) target(v, lo, hi int) {
+	switch {
+	case m.p.reg[v] >= 0:
+		m.view(v, hi-lo)
+	case m.p.classOf(v) == classF32:
+		m.f32[v] = tensor.View[float32](m.c.Out[0])[lo:hi]
+	default:
+		m.f64[v] = tensor.View[float64](m.c.Out[0])[lo:hi]
 	}
 }
 
@@ -87,13 +119,16 @@ func (m *machine) computeClass(in *instr) class {
 	if in.fn == ops.FnWhere {
 		return classOf(in.typ.DType)
 	}
-	return classOf(m.typeOf(in.args[0]).DType)
+	return m.p.classOf(in.args[0])
 }
 
 func (m *machine) fill(v int, in *instr, n int) {
 	switch classOf(in.typ.DType) {
 	case classF32:
 		x := round32(in.typ.DType, float32(in.val))
+		if in.typ.DType == tensor.Bool {
+			x = float32(toInt(tensor.Bool, in.val))
+		}
 		for i := range m.f32[v][:n] {
 			m.f32[v][i] = x
 		}
@@ -109,30 +144,27 @@ func (m *machine) fill(v int, in *instr, n int) {
 }
 
 func (m *machine) exec32(v int, in *instr, n int) {
-	a, b, c := m.arg32(in, 0, n), m.arg32(in, 1, n), m.arg32(in, 2, n)
-	if in.fn == ops.FnCast {
-		m.castFrom32(v, in.typ.DType, a)
-		return
+	var x [3][]float32
+	for j := range in.row.Arity {
+		x[j] = m.f32[in.args[j]][:n]
 	}
-	if classOf(in.typ.DType) == classInt { // a predicate
-		dst := m.ints[v]
-		for i := range dst {
-			dst[i] = int64(in.row.F64(at32(a, i), at32(b, i), at32(c, i)))
-		}
+	if in.fn == ops.FnCast {
+		m.castFrom32(v, in.typ.DType, x[0])
 		return
 	}
 	dst := m.f32[v]
-	if f := fast32[in.fn]; f != nil {
-		f(dst, a[:len(dst)])
-	} else if in.row.F32 != nil {
-		in.row.F32(dst, a, b, c)
-	} else {
+	switch {
+	case in.fast:
+		in.op.Run(dst, x[0], x[1], x[2])
+	case in.row.F32 != nil:
+		in.row.F32(dst, x[0], x[1], x[2])
+	default:
 		for i := range dst {
-			dst[i] = float32(in.row.F64(at32(a, i), at32(b, i), at32(c, i)))
+			dst[i] = float32(in.row.F64(at32(x[0], i), at32(x[1], i), at32(x[2], i)))
 		}
 	}
-	if in.typ.DType != tensor.F32 {
-		roundBlock(in.typ.DType, dst)
+	if in.half && v != m.p.value(len(m.p.instrs)-1) { // the last one is rounded as it is stored
+		in.round.Run(dst, dst, nil, nil)
 	}
 }
 
@@ -150,124 +182,33 @@ func at64(x []float64, i int) float64 {
 	return x[i]
 }
 
-func (m *machine) exec64(v int, in *instr, _ int) {
+func (m *machine) exec64(v int, in *instr, n int) {
 	var x [3][]float64
 	for j := range in.row.Arity {
-		x[j] = m.arg64(in, j)
+		x[j] = m.arg64(in, j, n)
 	}
-	if in.fn == ops.FnCast {
+	switch {
+	case in.fn == ops.FnCast:
 		m.castFrom64(v, in.typ.DType, x[0])
-		return
-	}
-	if classOf(in.typ.DType) == classInt {
-		for i := range m.ints[v] {
-			m.ints[v][i] = int64(in.row.F64(at64(x[0], i), at64(x[1], i), at64(x[2], i)))
+	case classOf(in.typ.DType) == classF32: // a predicate
+		for i := range m.f32[v] {
+			m.f32[v][i] = float32(in.row.F64(at64(x[0], i), at64(x[1], i), at64(x[2], i)))
 		}
-		return
-	}
-	for i := range m.f64[v] {
-		m.f64[v][i] = in.row.F64(at64(x[0], i), at64(x[1], i), at64(x[2], i))
-	}
-}
-
-func (m *machine) execInt(v int, in *instr, _ int) {
-	var x [3][]int64
-	for j := range in.row.Arity {
-		x[j] = m.ints[in.args[j]]
-	}
-	if in.fn == ops.FnCast {
-		m.castFromInt(v, m.typeOf(in.args[0]).DType, in.typ.DType, x[0])
-		return
-	}
-	dst := m.ints[v]
-	if m.typeOf(in.args[0]).DType == tensor.U64 && execU64(dst, in.fn, x) {
-		return
-	}
-	for i := range dst {
-		var b, c int64
-		if x[1] != nil {
-			b = x[1][i]
+	default:
+		for i := range m.f64[v] {
+			m.f64[v][i] = in.row.F64(at64(x[0], i), at64(x[1], i), at64(x[2], i))
 		}
-		if x[2] != nil {
-			c = x[2][i]
-		}
-		dst[i] = wrap(in.typ.DType, in.row.I64(x[0][i], b, c))
 	}
 }
 
-// execU64 computes the functions whose result on 64 bits depends on the sign; false for the others.
-func execU64(dst []int64, fn ops.Func, x [3][]int64) bool {
-	f, ok := unsigned[fn]
-	if !ok {
-		return false
-	}
-	for i := range dst {
-		var b uint64
-		if x[1] != nil {
-			b = uint64(x[1][i])
-		}
-		dst[i] = int64(f(uint64(x[0][i]), b))
-	}
-	return true
-}
-
-var unsigned = map[ops.Func]func(a, b uint64) uint64{
-	ops.FnMin:  func(a, b uint64) uint64 { return min(a, b) },
-	ops.FnMax:  func(a, b uint64) uint64 { return max(a, b) },
-	ops.FnLt:   func(a, b uint64) uint64 { return truth(a < b) },
-	ops.FnLe:   func(a, b uint64) uint64 { return truth(a <= b) },
-	ops.FnAbs:  func(a, _ uint64) uint64 { return a },
-	ops.FnSign: func(a, _ uint64) uint64 { return truth(a != 0) },
-	ops.FnDiv: func(a, b uint64) uint64 {
-		if b == 0 {
-			return 0
-		}
-		return a / b
-	},
-	ops.FnRem: remU64,
-	ops.FnMod: remU64,
-	ops.FnShl: func(a, b uint64) uint64 { return a << b },
-	ops.FnShr: func(a, b uint64) uint64 { return a >> b },
-}
-
-func remU64(a, b uint64) uint64 {
-	if b == 0 {
-		return 0
-	}
-	return a % b
-}
-
-func truth(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// arg32 returns operand j as float32, converting the bool condition of where.
-func (m *machine) arg32(in *instr, j, n int) []float32 {
-	if j >= in.row.Arity {
-		return nil
-	}
+// arg64 returns operand j as float64, converting the condition of where.
+func (m *machine) arg64(in *instr, j, n int) []float64 {
 	v := in.args[j]
-	if classOf(m.typeOf(v).DType) == classF32 {
-		return m.f32[v]
+	if m.p.classOf(v) == classF64 {
+		return m.f64[v][:n]
 	}
-	dst := tensor.View[float32](m.reg(len(m.p.inputs) + len(m.p.instrs) + j))[:n]
-	for i, x := range m.ints[v][:n] {
-		dst[i] = float32(x)
-	}
-	return dst
-}
-
-func (m *machine) arg64(in *instr, j int) []float64 {
-	v := in.args[j]
-	if classOf(m.typeOf(v).DType) == classF64 {
-		return m.f64[v]
-	}
-	src := m.ints[v]
-	dst := tensor.View[float64](m.reg(len(m.p.inputs) + len(m.p.instrs) + j))[:len(src)]
-	for i, x := range src {
+	dst := tensor.View[float64](m.register(m.p.regs - conversions + j))[:n]
+	for i, x := range m.f32[v][:n] {
 		dst[i] = float64(x)
 	}
 	return dst

@@ -3,80 +3,58 @@ package cpu
 import (
 	"math"
 
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// load makes output elements [lo, hi) of input v available in its class.
+// load makes output elements [lo, hi) of an input that is no scalar available in its class.
 func (m *machine) load(v, lo, hi int) {
-	o := &m.p.inputs[v]
+	p, o, src := m.p, &m.p.inputs[v], m.c.In[v]
 	n := hi - lo
-	src := m.c.In[v]
-	cls := classOf(o.typ.DType)
-	if o.whole && o.typ.DType == tensor.F32 {
-		m.f32[v] = tensor.View[float32](src)[lo:hi]
+	if p.reg[v] < 0 { // in place
+		off := lo
+		if !o.whole {
+			off = p.offset(o, lo)
+		}
+		if o.typ.DType == tensor.F32 {
+			m.f32[v] = tensor.View[float32](src)[off : off+n]
+		} else {
+			m.f64[v] = tensor.View[float64](src)[off : off+n]
+		}
 		return
 	}
-	if o.whole && o.typ.DType == tensor.F64 {
-		m.f64[v] = tensor.View[float64](src)[lo:hi]
-		return
-	}
-	reg := m.reg(v)
-	switch cls {
-	case classF32:
-		m.f32[v] = tensor.View[float32](reg)[:n]
-	case classF64:
-		m.f64[v] = tensor.View[float64](reg)[:n]
-	case classInt:
-		m.ints[v] = tensor.View[int64](reg)[:n]
-	}
-	switch {
-	case o.whole:
+	m.view(v, n)
+	if o.whole {
 		m.widen(v, 0, o.typ.DType, src, lo, n, 1)
-	case o.scalar:
-		if !m.filled[v] {
-			full := reg[:blockSize*8]
-			m.setLen(v, full, blockSize)
-			m.widen(v, 0, o.typ.DType, src, 0, blockSize, 0)
-			m.setLen(v, full, n)
-			m.filled[v] = true
-		}
-	default:
-		m.gather(v, o, src, lo, hi)
+		return
 	}
-}
-
-func (m *machine) setLen(v int, reg []byte, n int) {
-	switch classOf(m.typeOf(v).DType) {
-	case classF32:
-		m.f32[v] = tensor.View[float32](reg)[:n]
-	case classF64:
-		m.f64[v] = tensor.View[float64](reg)[:n]
-	case classInt:
-		m.ints[v] = tensor.View[int64](reg)[:n]
-	}
-}
-
-// gather reads a broadcast operand run by run along the innermost axis.
-func (m *machine) gather(v int, o *operand, src []byte, lo, hi int) {
-	rank := m.p.out.Rank()
-	inner := m.p.out.Dim(-1)
-	for at := lo; at < hi; {
-		col := at % inner
-		run := min(inner-col, hi-at)
-		off, rest := col*o.strides[rank-1], at/inner
-		for axis := rank - 2; axis >= 0; axis-- {
-			d := m.p.out.Dim(axis)
-			off += rest % d * o.strides[axis]
-			rest /= d
-		}
-		m.widen(v, at-lo, o.typ.DType, src, off, run, o.strides[rank-1])
+	step := o.strides[len(p.dims)-1]
+	for at := lo; at < hi; { // run by run along the innermost axis
+		run := min(p.inner-at%p.inner, hi-at)
+		m.widen(v, at-lo, o.typ.DType, src, p.offset(o, at), run, step)
 		at += run
 	}
 }
 
+// offset is the element of an operand that belongs to an output element.
+func (p *program) offset(o *operand, at int) (off int) {
+	for axis := len(p.dims) - 1; axis >= 0; axis-- {
+		off += at % p.dims[axis] * o.strides[axis]
+		at /= p.dims[axis]
+	}
+	return off
+}
+
+// isWide reports whether elements of d are used where they lie.
+func isWide(d tensor.DType) bool { return d == tensor.F32 || d == tensor.F64 }
+
 // widen converts n elements of src, from element off on with a stride of 0 or 1 (or more), into the register of v at position
 // pos.
 func (m *machine) widen(v, pos int, d tensor.DType, src []byte, off, n, stride int) {
+	if (d == tensor.BF16 || d == tensor.F16) && stride == 1 {
+		vec.Widen(m.f32[v][pos:pos+n], src[2*off:2*(off+n)], d)
+		return
+	}
 	switch d {
 	case tensor.F32:
 		widenTo(m.f32[v][pos:pos+n], tensor.View[float32](src), off, stride, func(x float32) float32 { return x })
@@ -84,9 +62,11 @@ func (m *machine) widen(v, pos int, d tensor.DType, src []byte, off, n, stride i
 		widenTo(m.f32[v][pos:pos+n], tensor.View[tensor.BFloat16](src), off, stride, tensor.BFloat16.Float32)
 	case tensor.F16:
 		widenTo(m.f32[v][pos:pos+n], tensor.View[tensor.Float16](src), off, stride, tensor.Float16.Float32)
+	case tensor.Bool:
+		widenTo(m.f32[v][pos:pos+n], src, off, stride, func(x byte) float32 { return float32(x) })
 	case tensor.F64:
 		widenTo(m.f64[v][pos:pos+n], tensor.View[float64](src), off, stride, func(x float64) float64 { return x })
-	case tensor.Bool, tensor.U8:
+	case tensor.U8:
 		widenInt(m.ints[v][pos:pos+n], src, off, stride)
 	case tensor.I8:
 		widenInt(m.ints[v][pos:pos+n], tensor.View[int8](src), off, stride)
@@ -127,20 +107,12 @@ func (m *machine) store(v, lo, hi int) {
 	d := m.p.out.DType
 	out := m.c.Out[0]
 	switch d {
-	case tensor.F32:
-	case tensor.BF16:
-		dst := tensor.View[tensor.BFloat16](out)[lo:hi]
-		for i, x := range m.f32[v][:hi-lo] {
-			dst[i] = tensor.ToBF16(x)
-		}
-	case tensor.F16:
-		dst := tensor.View[tensor.Float16](out)[lo:hi]
-		for i, x := range m.f32[v][:hi-lo] {
-			dst[i] = tensor.ToF16(x)
-		}
-	case tensor.F64:
-		copy(tensor.View[float64](out)[lo:hi], m.f64[v])
-	case tensor.Bool, tensor.U8:
+	case tensor.F32, tensor.F64:
+	case tensor.BF16, tensor.F16:
+		vec.Narrow(out[2*lo:2*hi], m.f32[v], d)
+	case tensor.Bool:
+		narrowTruth(out[lo:hi], m.f32[v])
+	case tensor.U8:
 		narrow(out[lo:hi], m.ints[v])
 	case tensor.I8:
 		narrow(tensor.View[int8](out)[lo:hi], m.ints[v])
@@ -163,18 +135,28 @@ func narrow[D int8 | int16 | int32 | uint8 | uint16 | uint32](dst []D, src []int
 	}
 }
 
+func narrowTruth(dst []byte, src []float32) {
+	for i, x := range src {
+		dst[i] = byte(toInt(tensor.Bool, float64(x)))
+	}
+}
+
 func (m *machine) castFrom32(v int, to tensor.DType, a []float32) {
-	switch classOf(to) {
-	case classF32:
+	switch {
+	case to == tensor.Bool:
+		for i, x := range a {
+			m.f32[v][i] = float32(toInt(to, float64(x)))
+		}
+	case classOf(to) == classF32:
 		copy(m.f32[v], a)
 		if to != tensor.F32 {
 			roundBlock(to, m.f32[v])
 		}
-	case classF64:
+	case classOf(to) == classF64:
 		for i, x := range a {
 			m.f64[v][i] = float64(x)
 		}
-	case classInt:
+	default:
 		for i, x := range a {
 			m.ints[v][i] = toInt(to, float64(x))
 		}
@@ -186,6 +168,9 @@ func (m *machine) castFrom64(v int, to tensor.DType, a []float64) {
 	case classF32:
 		for i, x := range a {
 			m.f32[v][i] = round32(to, float32(x))
+			if to == tensor.Bool {
+				m.f32[v][i] = float32(toInt(to, x))
+			}
 		}
 	case classF64:
 		copy(m.f64[v], a)
@@ -201,7 +186,10 @@ func (m *machine) castFromInt(v int, from, to tensor.DType, a []int64) {
 	switch classOf(to) {
 	case classF32:
 		for i, x := range a {
-			m.f32[v][i] = round32(to, intTo32(x, unsigned))
+			if to == tensor.Bool && x != 0 {
+				x = 1
+			}
+			m.f32[v][i] = round32(to, intTo32(x, unsigned && to != tensor.Bool))
 		}
 	case classF64:
 		for i, x := range a {
@@ -209,9 +197,6 @@ func (m *machine) castFromInt(v int, from, to tensor.DType, a []int64) {
 		}
 	case classInt:
 		for i, x := range a {
-			if to == tensor.Bool && x != 0 {
-				x = 1
-			}
 			m.ints[v][i] = wrap(to, x)
 		}
 	}
@@ -299,7 +284,10 @@ func round32(d tensor.DType, x float32) float32 {
 }
 
 func roundBlock(d tensor.DType, x []float32) {
-	for i := range x {
-		x[i] = round32(d, x[i])
+	switch d {
+	case tensor.BF16:
+		vec.OpRoundBF16.Run(x, x, nil, nil)
+	case tensor.F16:
+		vec.OpRoundF16.Run(x, x, nil, nil)
 	}
 }
