@@ -45,6 +45,10 @@ var outputs = []output{
 	{"quant/maxima", []func(*build.Context){maxima}},
 	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
 	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
+	{"internal/fourbit/decode", both(restoreScales, eachDType(dtypes, blockTables), eachDType(dtypes[1:], tablePairs),
+		decode32, decode32Stream, decode16, decode16Stream)},
+	{"internal/fourbit/strips", both(eachDType(dtypes, packLanes), eachDType(dtypes, packFew), eachDType(dtypes, packRows))},
+	{"internal/fourbit/dot", both(dots, sumRows)},
 }
 
 func main() {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -31,5 +32,26 @@ func TestCheckNoticesAChange(t *testing.T) {
 	}
 	if err := run(dir, true); err == nil || !strings.Contains(err.Error(), "go run ./asmgen") {
 		t.Fatalf("a changed file gave %v", err)
+	}
+}
+
+// TestRegistersOfAVX2 looks for registers that only AVX-512 has in functions for AVX2: the assembler takes them without a word.
+func TestRegistersOfAVX2(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "internal", "fourbit", "*_amd64.s"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	high := regexp.MustCompile(`\b(Z\d+|[XY](1[6-9]|2\d|3\d))\b`)
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, function := range strings.Split(string(content), "\nTEXT ·")[1:] {
+			name := function[:strings.IndexByte(function, '(')]
+			if m := high.FindString(function); strings.HasSuffix(name, "AVX2") && m != "" {
+				t.Errorf("%s: %s uses %s", f, name, m)
+			}
+		}
 	}
 }
