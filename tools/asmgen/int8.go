@@ -8,101 +8,71 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-const int8Signature = "func(kc int, a *uint32, b *uint32, c *int32, ldc int, start *int32, add bool)"
-
-func int8Doc(c *build.Context, name string, mr, nr int, units, needs string) {
-	begin(c, name, int8Signature,
-		fmt.Sprintf("%s multiplies packed panels of %s: a holds kc columns of %d, b holds kc rows of %d.", name, units, mr, nr),
-		fmt.Sprintf("The %dx%d sums begin at start[row] and are added to c, or with add false replace it. ldc is in elements; kc is at least 1.", mr, nr),
-		"Needs "+needs+".")
-}
-
 // int8AVX512 keeps 14x32 sums in 28 registers. A step multiplies four signed bytes of a row of A with four unsigned ones of each column.
 func int8AVX512(c *build.Context) {
-	const mr, nr, lanes = 14, 32, 16
-	int8Doc(c, "int8AVX512", mr, nr, "four bytes, signed in a and unsigned in b", "AVX-512F and AVX512-VNNI")
-	t := loadTileArgs(c)
-	start := param(c, "start")
-	acc := make([][2]reg.VecVirtual, mr)
-	for i := range acc {
-		acc[i] = [2]reg.VecVirtual{c.ZMM(), c.ZMM()}
-		c.VPBROADCASTD(at(start, 4*i), acc[i][0])
-		c.VMOVDQA32(acc[i][0], acc[i][1])
+	s := tileSpec{name: "int8AVX512", mr: 14, lanes: 16, masked: true, zero: func(r reg.VecPhysical) { c.VPXORD(r, r, r) },
+		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool)",
+		doc: tileDoc("the product of A and B plus start[row], four bytes an element, signed in A and unsigned in B",
+			"AVX-512F, AVX512-VNNI and BMI2", 14, 32, true)}
+	s.registers(zmm)
+	s.begin(c)
+	s.load = func(m operand.Mem, r reg.VecPhysical) { c.VMOVDQU32(m, r) }
+	s.step = func(i int, m operand.Mem) {
+		x := s.x[i&1]
+		c.VPBROADCASTD(m, x)
+		c.VPDPBUSD(x, s.b[0], s.acc[i][0])
+		c.VPDPBUSD(x, s.b[1], s.acc[i][1])
 	}
-	prefetchRows(c, t, mr, nr/16)
-	b := [2]reg.VecVirtual{c.ZMM(), c.ZMM()}
-	loopK(c, t, mr, nr, func(u int) {
-		for j := range b {
-			c.VMOVDQU32(at(t.b, 4*(u*nr+lanes*j)), b[j])
+	start := c.GP64()
+	s.ready = func() { c.Load(c.Param("start"), start) }
+	s.finish = func(row int, sum reg.VecPhysical, m operand.Mem, mask reg.Register, add bool) {
+		c.VPADDD_BCST(at(start, 4*row), sum, sum)
+		if add {
+			c.VPADDD(m, sum, mask, sum)
 		}
-		for i := range acc {
-			x := at(t.a, 4*(u*mr+i))
-			c.VPDPBUSD_BCST(x, b[0], acc[i][0])
-			c.VPDPBUSD_BCST(x, b[1], acc[i][1])
-		}
-	})
-	storeInt32(c, t, acc, lanes, func(sum reg.VecVirtual, to operand.Mem) { c.VPADDD(to, sum, sum) },
-		func(sum reg.VecVirtual, to operand.Mem) { c.VMOVDQU32(sum, to) })
+	}
+	s.put = func(sum reg.VecPhysical, m operand.Mem, mask reg.Register) { c.VMOVDQU32(sum, mask, m) }
+	s.emit(c)
 }
 
 // int8AVX2 keeps 6x16 sums in 12 registers. A step multiplies two 16-bit numbers of a row of A with two of each column.
 func int8AVX2(c *build.Context) {
-	const mr, nr, lanes = 6, 16, 8
-	int8Doc(c, "int8AVX2", mr, nr, "two 16-bit numbers", "AVX2")
-	t := loadTileArgs(c)
-	start := param(c, "start")
-	acc := make([][2]reg.VecVirtual, mr)
-	for i := range acc {
-		acc[i] = [2]reg.VecVirtual{c.YMM(), c.YMM()}
-		c.VPBROADCASTD(at(start, 4*i), acc[i][0])
-		c.VMOVDQA(acc[i][0], acc[i][1])
+	s := tileSpec{name: "int8AVX2", mr: 6, lanes: 8, zero: func(r reg.VecPhysical) { c.VPXOR(r, r, r) },
+		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool)",
+		doc:       tileDoc("the product of A and B plus start[row], two 16-bit numbers an element", "AVX2", 6, 16, false)}
+	s.registers(ymm)
+	s.begin(c)
+	s.load = func(m operand.Mem, r reg.VecPhysical) { c.VMOVDQU(m, r) }
+	s.step = func(i int, m operand.Mem) {
+		x, y := s.x[0], s.x[1]
+		c.VPBROADCASTD(m, x)
+		c.VPMADDWD(s.b[0], x, y)
+		c.VPADDD(y, s.acc[i][0], s.acc[i][0])
+		c.VPMADDWD(s.b[1], x, x)
+		c.VPADDD(x, s.acc[i][1], s.acc[i][1])
 	}
-	b := [2]reg.VecVirtual{c.YMM(), c.YMM()}
-	x, y := c.YMM(), c.YMM()
-	loopK(c, t, mr, nr, func(u int) {
-		for j := range b {
-			c.VMOVDQU(at(t.b, 4*(u*nr+lanes*j)), b[j])
+	start := c.GP64()
+	s.ready = func() { c.Load(c.Param("start"), start) }
+	s.finish = func(row int, sum reg.VecPhysical, m operand.Mem, _ reg.Register, add bool) {
+		c.VPBROADCASTD(at(start, 4*row), s.x[0])
+		c.VPADDD(s.x[0], sum, sum)
+		if add {
+			c.VPADDD(m, sum, sum)
 		}
-		for i := range acc {
-			c.VPBROADCASTD(at(t.a, 4*(u*mr+i)), x)
-			c.VPMADDWD(b[0], x, y)
-			c.VPADDD(y, acc[i][0], acc[i][0])
-			c.VPMADDWD(b[1], x, x)
-			c.VPADDD(x, acc[i][1], acc[i][1])
-		}
-	})
-	storeInt32(c, t, acc, lanes, func(sum reg.VecVirtual, to operand.Mem) { c.VPADDD(to, sum, sum) },
-		func(sum reg.VecVirtual, to operand.Mem) { c.VMOVDQU(sum, to) })
+	}
+	s.put = func(sum reg.VecPhysical, m operand.Mem, _ reg.Register) { c.VMOVDQU(sum, m) }
+	s.emit(c)
 }
 
-// storeInt32 ends a tile: it adds c to the sums if asked to, and stores them.
-func storeInt32(c *build.Context, t tileArgs, acc [][2]reg.VecVirtual, lanes int, add, put func(reg.VecVirtual, operand.Mem)) {
-	flag := c.GP32()
-	c.Load(c.Param("add"), flag.As8())
-	c.TESTB(flag.As8(), flag.As8())
-	c.JZ(operand.LabelRef("store"))
-	from := c.GP64()
-	c.MOVQ(t.c, from)
-	for i := range acc {
-		for j, sum := range acc[i] {
-			add(sum, at(from, 4*lanes*j))
-		}
-		c.ADDQ(t.ldc, from)
-	}
-	c.Label("store")
-	eachRow(c, t, acc, lanes, func(sum reg.VecVirtual, _ int, to operand.Mem) { put(sum, to) })
-}
-
-// laneSums adds the signed bytes of each of the 14 rows of a panel.
+// laneSums adds the signed bytes of each lane of a strip.
 func laneSums(c *build.Context) {
-	const mr = 14
-	begin(c, "laneSumsAVX512", "func(kc int, a *uint32, sums *int32)",
-		fmt.Sprintf("laneSumsAVX512 writes the sum of the signed bytes in each of the %d lanes of a panel of kc columns.", mr),
-		"Needs AVX-512F and AVX512-VNNI; kc is at least 1.")
-	kc, a, sums := param(c, "kc"), param(c, "a"), param(c, "sums")
-	bits, mask := c.GP32(), c.K()
-	c.MOVL(operand.U32(1<<mr-1), bits)
-	c.KMOVW(bits, mask)
+	begin(c, "laneSumsAVX512", "func(kc int, a *uint32, w int, sums *int32)",
+		"laneSumsAVX512 writes the sum of the signed bytes in each of the w lanes, 1 to 16, of a strip of kc columns.",
+		"Needs AVX-512F, AVX512-VNNI and BMI2; kc is at least 1.")
+	kc, a, w, sums := param(c, "kc"), param(c, "a"), param(c, "w"), param(c, "sums")
+	mask := laneMask(c, "w")
+	c.SHLQ(operand.U8(2), w)
+	bits := c.GP32()
 	ones, acc, x := c.ZMM(), c.ZMM(), c.ZMM()
 	c.MOVL(operand.U32(0x01010101), bits)
 	c.VPBROADCASTD(bits, ones)
@@ -110,7 +80,7 @@ func laneSums(c *build.Context) {
 	c.Label("loop")
 	c.VMOVDQU32_Z(at(a, 0), mask, x)
 	c.VPDPBUSD(x, ones, acc)
-	c.ADDQ(operand.U8(4*mr), a)
+	c.ADDQ(w, a)
 	c.DECQ(kc)
 	c.JNZ(operand.LabelRef("loop"))
 	c.VMOVDQU32(acc, mask, at(sums, 0))
@@ -156,4 +126,47 @@ func dotInt8(c *build.Context) {
 	c.VZEROUPPER()
 	c.Store(sum, c.ReturnIndex(0))
 	c.RET()
+}
+
+// panelRowsInt8 transposes units of four bytes.
+func panelRowsInt8(c *build.Context) {
+	begin(c, "packRowsInt8AVX512", "func(kc int, dst *uint32, w, put int, src *int8, lds, lanes int, flip uint32)",
+		"packRowsInt8AVX512 writes the four bytes from src[r*lds+4*k] on, exclusive-or flip, to dst[k*w+r] for r < put, k < kc; rows from",
+		"lanes on are copies of the last one. put and lanes are 1 to 16, kc is at least 16.",
+		"Needs AVX-512F and BMI2.")
+	flip := broadcastFlip(c)
+	panelRows(c, 4, 1, func(u reg.VecVirtual, put func(reg.VecVirtual)) {
+		c.VPXORD(flip, u, u)
+		put(u)
+	})
+}
+
+// panelColsInt8 gathers the four bytes of a unit from as many rows.
+func panelColsInt8(c *build.Context) {
+	begin(c, "packColsInt8AVX512", "func(kc int, dst *uint32, w int, src *int8, lds, have int, flip uint32)",
+		"packColsInt8AVX512 writes src[(4*k+i)*lds+l], l < have, exclusive-or byte i of flip, to byte i of dst[k*w+l] for k < kc; the",
+		"lanes have <= l < w hold no data. w is 1 to 32, have 1 to w, kc at least 1.",
+		"Needs AVX-512F and BMI2.")
+	flip := broadcastFlip(c)
+	panelCols(c, 1, 4, func(src operand.Mem, lds, three reg.GPVirtual, mask reg.OpmaskVirtual, r reg.VecVirtual) {
+		c.VPMOVZXBD_Z(src, mask, r)
+		for i := 1; i < 4; i++ {
+			m, x := src, c.ZMM()
+			m.Index, m.Scale = lds, uint8(i)
+			if i == 3 {
+				m.Index, m.Scale = three, 1
+			}
+			c.VPMOVZXBD_Z(m, mask, x)
+			c.VPSLLD(operand.U8(8*i), x, x)
+			c.VPORD(x, r, r)
+		}
+		c.VPXORD(flip, r, r)
+	})
+}
+
+func broadcastFlip(c *build.Context) reg.VecVirtual {
+	flip, bits := c.ZMM(), c.GP32()
+	c.Load(c.Param("flip"), bits)
+	c.VPBROADCASTD(bits, flip)
+	return flip
 }

@@ -3,143 +3,238 @@ package main
 import (
 	"fmt"
 
-	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// unroll is how many steps of k one round of a tile's loop does.
-const unroll = 4
-
-const tileSignature = "func(kc int, a *float32, b *float32, c *float32, ldc int, alpha float32, add bool)"
-
-// tileArgs are the arguments of a tile kernel in registers.
-type tileArgs struct {
-	kc, a, b, c, ldc reg.GPVirtual
+// tileSpec is a micro-kernel: sums of up to mr rows and two registers of columns stay in registers while it goes along K. There is a
+// loop for each number of rows, and all end in two chains of stores (one adds C, one does not) that are entered at the last row.
+type tileSpec struct {
+	name      string
+	signature string
+	doc       []string
+	mr, lanes int
+	// acc are two registers a row, b hold a step of B, x are free for an element of A.
+	acc  [][2]reg.VecPhysical
+	b, x [2]reg.VecPhysical
+	zero func(r reg.VecPhysical)
+	load func(m operand.Mem, r reg.VecPhysical)
+	// step adds the products of the element of A at m, and b, to the sums of row i.
+	step func(i int, m operand.Mem)
+	// ready is done once between the loop and the stores.
+	ready func()
+	// finish ends a sum before it is stored, with C added where add says so; mask is nil where all columns are stored.
+	finish func(row int, sum reg.VecPhysical, c operand.Mem, mask reg.Register, add bool)
+	put    func(sum reg.VecPhysical, c operand.Mem, mask reg.Register)
+	masked bool // takes the number of columns and masks the stores
 }
 
-func tileDoc(c *build.Context, name string, mr, nr int, needs string) {
-	c.Function(name)
-	c.Pragma("noescape")
-	c.Attributes(attr.NOSPLIT)
-	c.SignatureExpr(tileSignature)
-	c.Doc(
-		fmt.Sprintf("%s multiplies packed panels: a holds kc columns of %d, b holds kc rows of %d. The %dx%d product times", name, mr, nr, mr, nr),
-		"alpha is added to c, or with add false replaces it. ldc is in floats; kc is at least 1.",
-		"Needs "+needs+".",
-	)
-}
+var zmm = []reg.VecPhysical{reg.Z0, reg.Z1, reg.Z2, reg.Z3, reg.Z4, reg.Z5, reg.Z6, reg.Z7, reg.Z8, reg.Z9, reg.Z10, reg.Z11, reg.Z12,
+	reg.Z13, reg.Z14, reg.Z15, reg.Z16, reg.Z17, reg.Z18, reg.Z19, reg.Z20, reg.Z21, reg.Z22, reg.Z23, reg.Z24, reg.Z25, reg.Z26, reg.Z27,
+	reg.Z28, reg.Z29, reg.Z30, reg.Z31}
 
-func loadTileArgs(c *build.Context) tileArgs {
-	t := tileArgs{c.GP64(), c.GP64(), c.GP64(), c.GP64(), c.GP64()}
-	c.Load(c.Param("kc"), t.kc)
-	c.Load(c.Param("a"), t.a)
-	c.Load(c.Param("b"), t.b)
-	c.Load(c.Param("c"), t.c)
-	c.Load(c.Param("ldc"), t.ldc)
-	c.SHLQ(operand.U8(2), t.ldc)
-	return t
-}
+var ymm = []reg.VecPhysical{reg.Y0, reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y7, reg.Y8, reg.Y9, reg.Y10, reg.Y11, reg.Y12,
+	reg.Y13, reg.Y14, reg.Y15}
 
-// tileAVX2 keeps 6x16 sums in 12 of the 16 vector registers.
-func tileAVX2(c *build.Context) {
-	tileDoc(c, "tileAVX2", 6, 16, "AVX2 and FMA")
-	tile(c, 6, 16, 8, c.YMM, func(r reg.VecVirtual) { c.VXORPS(r, r, r) })
-}
-
-// tileAVX512 keeps 14x32 sums in 28 of the 32 vector registers.
-func tileAVX512(c *build.Context) {
-	tileDoc(c, "tileAVX512", 14, 32, "AVX-512F")
-	tile(c, 14, 32, 16, c.ZMM, func(r reg.VecVirtual) { c.VPXORD(r, r, r) })
-}
-
-// tile emits the body for registers of lanes floats, two of them to a row.
-func tile(c *build.Context, mr, nr, lanes int, register func() reg.VecVirtual, zero func(reg.VecVirtual)) {
-	t := loadTileArgs(c)
-	acc := make([][2]reg.VecVirtual, mr)
-	for i := range acc {
-		for j := range acc[i] {
-			acc[i][j] = register()
-			zero(acc[i][j])
-		}
+// registers deals out a file of registers: four for the operands, the rest for sums.
+func (s *tileSpec) registers(file []reg.VecPhysical) {
+	s.b, s.x = [2]reg.VecPhysical{file[0], file[1]}, [2]reg.VecPhysical{file[2], file[3]}
+	for i := range s.mr {
+		s.acc = append(s.acc, [2]reg.VecPhysical{file[4+2*i], file[5+2*i]})
 	}
-	prefetchRows(c, t, mr, nr/16)
-	b := [2]reg.VecVirtual{register(), register()}
-	x := [2]reg.VecVirtual{register(), register()}
-	loopK(c, t, mr, nr, func(u int) {
-		for j := range b {
-			c.VMOVUPS(at(t.b, 4*(u*nr+lanes*j)), b[j])
-		}
-		for i := range acc {
-			c.VBROADCASTSS(at(t.a, 4*(u*mr+i)), x[i&1])
-			c.VFMADD231PS(b[0], x[i&1], acc[i][0])
-			c.VFMADD231PS(b[1], x[i&1], acc[i][1])
-		}
-	})
-	al, flag := x[0], c.GP32()
-	broadcastParam(c, "alpha", al)
-	c.Load(c.Param("add"), flag.As8())
-	c.TESTB(flag.As8(), flag.As8())
-	c.JZ(operand.LabelRef("store"))
-	eachRow(c, t, acc, lanes, func(sum reg.VecVirtual, j int, to operand.Mem) {
-		c.VMOVUPS(to, b[j])
-		c.VFMADD231PS(sum, al, b[j])
-		c.VMOVUPS(b[j], to)
-	})
-	c.Label("store")
-	eachRow(c, t, acc, lanes, func(sum reg.VecVirtual, _ int, to operand.Mem) {
-		c.VMULPS(sum, al, sum)
-		c.VMOVUPS(sum, to)
-	})
 }
 
-// eachRow emits put for every register of sums and the end of the function.
-func eachRow(c *build.Context, t tileArgs, acc [][2]reg.VecVirtual, lanes int, put func(reg.VecVirtual, int, operand.Mem)) {
-	for i := range acc {
-		for j, sum := range acc[i] {
-			put(sum, j, at(t.c, 4*lanes*j))
+func tileDoc(what, needs string, mr, nr int, masked bool) []string {
+	doc := []string{
+		fmt.Sprintf("sets a tile of c, 1 to %d rows of %d columns, to %s,", mr, nr, what),
+		"or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is",
+		"at least 1.",
+	}
+	if masked {
+		doc = append(doc, fmt.Sprintf("Of the columns the first cols, 1 to %d, are stored; B is read in full.", nr))
+	}
+	return append(doc, "Needs "+needs+".")
+}
+
+// begin declares the function.
+func (s *tileSpec) begin(c *build.Context) {
+	s.doc[0] = s.name + " " + s.doc[0]
+	begin(c, s.name, s.signature, s.doc...)
+}
+
+// emit writes the function after begin.
+func (s *tileSpec) emit(c *build.Context) {
+	rows, kc, a, rs, ks := param(c, "rows"), param(c, "kc"), param(c, "a"), param(c, "rs"), param(c, "ks")
+	b, bs, to, ldc := param(c, "b"), param(c, "bs"), param(c, "c"), param(c, "ldc")
+	for _, r := range []reg.GPVirtual{rs, ks, bs, ldc} {
+		c.SHLQ(operand.U8(2), r)
+	}
+	three, five, upper := c.GP64(), c.GP64(), c.GP64()
+	c.LEAQ(operand.Mem{Base: rs, Index: rs, Scale: 2}, three)
+	c.LEAQ(operand.Mem{Base: rs, Index: rs, Scale: 4}, five)
+	if s.mr > 7 {
+		c.LEAQ(operand.Mem{Base: five, Index: rs, Scale: 2}, upper)
+		c.ADDQ(a, upper)
+	}
+	// The lines of C are asked for while the products are summed.
+	left := c.GP64()
+	c.MOVQ(rows, left)
+	c.Label("touch")
+	for l := range s.lanes / 8 {
+		c.PREFETCHT0(at(to, 64*l))
+	}
+	c.ADDQ(ldc, to)
+	c.DECQ(left)
+	c.JNZ(operand.LabelRef("touch"))
+	c.SUBQ(ldc, to) // the last row
+	for _, sums := range s.acc {
+		s.zero(sums[0])
+		s.zero(sums[1])
+	}
+	if s.masked {
+		s.masks(c)
+	}
+	element := func(i int) operand.Mem {
+		base := a
+		if i >= 7 {
+			base, i = upper, i-7
 		}
-		c.ADDQ(t.ldc, t.c)
+		return sevenRows(base, rs, three, five, i)
+	}
+	loop := func(n int) {
+		c.Label(fmt.Sprintf("loop%d", n))
+		for j := range s.b {
+			s.load(at(b, 4*s.lanes*j), s.b[j])
+		}
+		for i := range n {
+			s.step(i, element(i))
+		}
+		c.ADDQ(ks, a)
+		if n > 7 {
+			c.ADDQ(ks, upper)
+		}
+		c.ADDQ(bs, b)
+		c.DECQ(kc)
+		c.JNZ(operand.LabelRef(fmt.Sprintf("loop%d", n)))
+		s.ready()
+		add, err := c.Param("add").Resolve()
+		if err != nil {
+			return // the context has recorded it
+		}
+		c.CMPB(add.Addr, operand.U8(0))
+		c.JEQ(operand.LabelRef(fmt.Sprintf("set%d", n)))
+		c.JMP(operand.LabelRef(fmt.Sprintf("add%d", n)))
+	}
+	c.CMPQ(rows, operand.U8(s.mr))
+	c.JNE(operand.LabelRef("fewer"))
+	loop(s.mr)
+	c.Label("fewer")
+	for n := s.mr - 1; n > 1; n-- {
+		c.CMPQ(rows, operand.U8(n))
+		c.JEQ(operand.LabelRef(fmt.Sprintf("loop%d", n)))
+	}
+	for n := 1; n < s.mr; n++ {
+		loop(n)
+	}
+	s.chain(c, "add", to, ldc)
+	s.chain(c, "set", to, ldc)
+}
+
+// sevenRows addresses row i < 7 from the registers holding the first row and one, three and five strides.
+func sevenRows(base, one, three, five reg.GPVirtual, i int) operand.Mem {
+	m := operand.Mem{Base: base, Index: one, Scale: 1}
+	switch i {
+	case 0:
+		return operand.Mem{Base: base}
+	case 3, 6:
+		m.Index, m.Scale = three, uint8(i/3)
+	case 5:
+		m.Index = five
+	default:
+		m.Scale = uint8(i)
+	}
+	return m
+}
+
+// masks puts the mask of the columns into K1 and K2.
+func (s *tileSpec) masks(c *build.Context) {
+	cols, bits := param(c, "cols"), c.GP64()
+	c.MOVQ(operand.I32(-1), bits)
+	c.BZHIQ(cols, bits, bits)
+	c.KMOVW(bits.As32(), reg.K1)
+	c.SHRQ(operand.U8(s.lanes), bits)
+	c.KMOVW(bits.As32(), reg.K2)
+}
+
+// chain stores rows from the last to the first.
+func (s *tileSpec) chain(c *build.Context, name string, to, ldc reg.GPVirtual) {
+	for n := s.mr; n > 0; n-- {
+		c.Label(fmt.Sprintf("%s%d", name, n))
+		for j, sum := range s.acc[n-1] {
+			var mask reg.Register
+			if s.masked {
+				mask = []reg.Register{reg.K1, reg.K2}[j]
+			}
+			m := at(to, 4*s.lanes*j)
+			s.finish(n-1, sum, m, mask, name == "add")
+			s.put(sum, m, mask)
+		}
+		if n > 1 {
+			c.SUBQ(ldc, to)
+		}
 	}
 	c.VZEROUPPER()
 	c.RET()
 }
 
-// prefetchRows asks for the tile of c while the products are summed.
-func prefetchRows(c *build.Context, t tileArgs, rows, lines int) {
-	p := c.GP64()
-	c.MOVQ(t.c, p)
-	for range rows {
-		for l := range lines {
-			c.PREFETCHT0(operand.Mem{Base: p, Disp: 64 * l})
+// floats fills in what the float32 kernels share.
+func (s *tileSpec) floats(c *build.Context) {
+	s.load = func(m operand.Mem, r reg.VecPhysical) { c.VMOVUPS(m, r) }
+	s.step = func(i int, m operand.Mem) {
+		x := s.x[i&1]
+		c.VBROADCASTSS(m, x)
+		c.VFMADD231PS(s.b[0], x, s.acc[i][0])
+		c.VFMADD231PS(s.b[1], x, s.acc[i][1])
+	}
+	s.ready = func() { broadcastParam(c, "alpha", s.x[0]) }
+	s.finish = func(_ int, sum reg.VecPhysical, m operand.Mem, mask reg.Register, add bool) {
+		switch {
+		case !add:
+			c.VMULPS(s.x[0], sum, sum)
+		case mask == nil:
+			c.VFMADD213PS(m, s.x[0], sum)
+		default:
+			c.VFMADD213PS(m, s.x[0], mask, sum)
 		}
-		c.ADDQ(t.ldc, p)
+	}
+	s.put = func(sum reg.VecPhysical, m operand.Mem, mask reg.Register) {
+		if mask == nil {
+			c.VMOVUPS(sum, m)
+			return
+		}
+		c.VMOVUPS(sum, mask, m)
 	}
 }
 
-// loopK emits body for every k: rounds of unroll steps, then single ones.
-func loopK(c *build.Context, t tileArgs, mr, nr int, body func(u int)) {
-	rounds := c.GP64()
-	c.MOVQ(t.kc, rounds)
-	c.SHRQ(operand.U8(2), rounds)
-	c.JZ(operand.LabelRef("tail"))
-	c.Label("round")
-	for u := range unroll {
-		body(u)
-	}
-	c.ADDQ(operand.I32(4*mr*unroll), t.a)
-	c.ADDQ(operand.I32(4*nr*unroll), t.b)
-	c.DECQ(rounds)
-	c.JNZ(operand.LabelRef("round"))
-	c.Label("tail")
-	c.ANDQ(operand.U8(unroll-1), t.kc)
-	c.JZ(operand.LabelRef("finish"))
-	c.Label("single")
-	body(0)
-	c.ADDQ(operand.I32(4*mr), t.a)
-	c.ADDQ(operand.I32(4*nr), t.b)
-	c.DECQ(t.kc)
-	c.JNZ(operand.LabelRef("single"))
-	c.Label("finish")
+// tileAVX2 keeps 6x16 sums in 12 of the 16 vector registers.
+func tileAVX2(c *build.Context) {
+	s := tileSpec{name: "tileAVX2", mr: 6, lanes: 8, zero: func(r reg.VecPhysical) { c.VXORPS(r, r, r) },
+		signature: "func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool)",
+		doc:       tileDoc("alpha times the product of A and B", "AVX2 and FMA", 6, 16, false)}
+	s.registers(ymm)
+	s.begin(c)
+	s.floats(c)
+	s.emit(c)
+}
+
+// tileAVX512 keeps 14x32 sums in 28 of the 32 vector registers.
+func tileAVX512(c *build.Context) {
+	s := tileSpec{name: "tileAVX512", mr: 14, lanes: 16, masked: true, zero: func(r reg.VecPhysical) { c.VPXORD(r, r, r) },
+		signature: "func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool)",
+		doc:       tileDoc("alpha times the product of A and B", "AVX-512F and BMI2", 14, 32, true)}
+	s.registers(zmm)
+	s.begin(c)
+	s.floats(c)
+	s.emit(c)
 }

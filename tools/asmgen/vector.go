@@ -181,7 +181,7 @@ func loop(c *build.Context, label string, n reg.GPVirtual, step int, body func()
 }
 
 // broadcastParam puts a float argument in all lanes. An unknown name is an error of the context, as with Load.
-func broadcastParam(c *build.Context, name string, r reg.VecVirtual) {
+func broadcastParam(c *build.Context, name string, r reg.Register) {
 	component := c.Param(name)
 	mem, err := component.Resolve()
 	if err != nil {

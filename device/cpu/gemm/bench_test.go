@@ -61,7 +61,7 @@ func BenchmarkTile(b *testing.B) {
 				x[i] = float32(i)
 			}
 			for b.Loop() {
-				k.tile(maxKC, &x[0], &y[0], &c[0], k.nr, 1, false)
+				k.tile(k.mr, maxKC, &x[0], 1, k.mr, &y[0], k.nr, &c[0], k.nr, k.nr, 1, false)
 			}
 			b.ReportMetric(2*float64(k.mr*k.nr*maxKC)/1e9*float64(b.N)/b.Elapsed().Seconds(), "GFLOP/s")
 		})

@@ -5,258 +5,384 @@ import (
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
-	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Block sizes in elements. A strip of B (maxKC x nr) stays in the first cache while strips of A stream past it from the second;
-// the packed blocks (maxM x maxKC, maxKC x maxN) live in the last cache.
+// Sizes that the blocks are made of. What is computed depends on maxKC alone: it cuts the sums over K.
 const (
-	maxKC    = 320  // K per packed block
-	maxM     = 1920 // rows of C per packed block of A; a multiple of 6 and 4
-	maxN     = 1024 // columns of C per packed block of B
-	group    = 64   // lanes (rows of A, columns of B) per packing task, about
-	tileRows = 120  // rows of C per multiplying task
-	tileCols = 256  // columns of C per multiplying task, at most
-	line     = 64   // bytes; parts of the scratch start at multiples
+	maxKC   = 320  // K per packed block; a strip of B of that length stays in the first cache, or close to it
+	group   = 64   // columns of B that are packed at a time, and what blocks of K are rounded to
+	rowsMax = 112  // rows of A that are packed at a time where A streams, at most
+	sumCols = 1024 // lanes of a block where the sums of a narrower C are kept in scratch, at most
+	line    = 64   // bytes; parts of the scratch start at multiples
+	// fewColumns is N up to which float32 rows of A are multiplied where they lie: packing them would cost more than it gains.
+	fewColumns = 64
+	copies     = 4       // threads up to which each packs the resident operand for itself
+	inline     = 1 << 19 // multiply-adds below which a product stays on the calling goroutine
 )
 
-// job is one call of Gemm. The func fields are method values made once, so that handing them to the pool allocates nothing.
-type job struct {
-	Args
-	alpha   float32
-	alpha64 float64
-	k       *kernel
-	small   bool
-	swapped bool // small: computing the transpose of C
-	cols    int  // small: columns of a task if B is not transposed
+// resident is how many floats of a packed operand stay in the second cache of a core: half of it. Results do not depend on it.
+var resident = 1 << 18
 
-	packA, packB, sums, temp []float32 // parts of the scratch
-	tempEach                 int       // floats of temp per worker
-
-	blocks
-	copyFn, dotFn, axpyFn, f64Fn func(worker, task int)
+// inner is a kind of product: what the elements of panels are and how strips are multiplied. Elements have four bytes; K is counted in
+// them.
+type inner interface {
+	// packA packs w rows of op(A) from row lane on, k0 <= k < k0+kb, as one strip. temp is free memory of the worker.
+	packA(dst []float32, lane, w, k0, kb int, temp []float32)
+	// packB packs columns [lane, lane+lanes) of op(B), k0 <= k < k0+kb, as strips as wide as a micro-tile.
+	packB(dst []float32, lane, lanes, k0, kb int, temp []float32)
+	// open and close are called before the first and after the last block of K of a part of C.
+	open(i0, i1, n0, n1 int)
+	close(i0, i1, n0, n1 int)
+	// tile multiplies rows from i and columns from n over kb steps and stores them, or adds them to what is there.
+	tile(i, n, rows, cols, kb int, a, b panel, add bool)
 }
 
-// blocks goes over the blocks of a product: it packs a block of A and one of B, then multiplies them.
+// panel is an operand of a micro-tile, packed or where it lies. Strides are in elements; the step of B from column to column is one.
+type panel struct {
+	at      *float32
+	lane, k int
+}
+
+// blocks goes over the blocks of a product. One operand is packed for a block of its lanes and stays in the second cache (it is
+// resident), the other streams past it in tasks of a few strips, each packed by the task that multiplies it. Where the threads are few
+// each packs the resident operand for itself: that costs less than fetching what another core has just written.
 type blocks struct {
-	mr, nr         int // rows and columns of a micro-tile
-	maxK           int // of a block
-	kc             int // extent of K blocks
-	m0, n0, k0     int // present block
-	mb, nb, kb     int // its extents
-	tm, tn         int // extents of a tile task
-	first, last    bool
-	skipB          bool
-	packFn, tileFn func(worker, task int)
+	in          inner
+	mr, nr      int // rows and columns of a micro-tile
+	extra       int // elements a row that packA writes behind a strip
+	m, n, k     int
+	streamB     bool // A is resident and B streams, else the other way round
+	shared      bool // the resident operand is packed once, in tasks of its own
+	directA     bool // the operand is multiplied where it lies
+	directB     bool
+	blockM      int // extents of blocks of C and K
+	blockN      int
+	phase       int // of K, a multiple of kc or all of it
+	kc          int
+	unit        int // lanes of the streaming operand a task
+	m0, n0, k0  int // present block
+	mb, nb, kp  int // its extents
+	first, last bool
+
+	epoch           int   // counts blocks
+	packed          []int // epoch of the resident operand of each worker
+	mem             []float32
+	each            int // floats of mem a worker
+	resAt, resSize  int // of the resident operand in them
+	streamAt        int
+	tempAt          int
+	packFn, blockFn func(worker, task int)
 }
 
-// idle keeps finished jobs for later calls. A sync.Pool would forget them at every garbage collection.
-var idle = make(chan *job, 16)
+// choice is what the plan of the blocks depends on beside the extents.
+type choice struct {
+	threads          int
+	mr, nr           int
+	extra            int
+	costlyA, costlyB bool // decoding the operand costs more than packing the other one again
+	directA, directB bool // it can be multiplied where it lies
+	narrow           bool // C is not of the type of the sums, which are kept in scratch
+}
 
-func newJob() *job {
-	select {
-	case j := <-idle:
-		return j
-	default:
+// plan cuts a product of m x n x k into blocks.
+func (j *blocks) plan(m, n, k int, c choice) {
+	j.m, j.n, j.k, j.mr, j.nr, j.extra = m, n, k, c.mr, c.nr, c.extra
+	j.kc = min(maxKC, roundUp(ceil(k, ceil(k, maxKC)), group), k)
+	most := max(resident/j.kc, group)
+	mostA, mostB := most/c.mr*c.mr, most/c.nr*c.nr
+	j.streamB = m <= n
+	switch {
+	case c.costlyB:
+		j.streamB = m <= mostA
+	case c.costlyA:
+		j.streamB = n > mostB
 	}
-	j := &job{}
-	j.packFn, j.tileFn, j.f64Fn = j.pack, j.tiles, j.block64
-	j.copyFn, j.dotFn, j.axpyFn = j.copyA, j.dots, j.axpys
-	return j
+	j.shared = c.threads > copies || c.threads > 1 && (j.streamB && c.costlyA || !j.streamB && c.costlyB)
+	var lanes int // that are resident
+	if j.streamB {
+		lanes = even(m, mostA, c.mr)
+		j.blockM, j.blockN = lanes, n
+	} else {
+		j.blockM, j.blockN = m, even(n, mostB, c.nr)
+		lanes = roundUp(j.blockN, c.nr)
+	}
+	j.phase = min(max(resident/lanes/j.kc, 1)*j.kc, k)
+	if c.narrow {
+		j.blockM, j.blockN = even(j.blockM, sumCols/c.mr*c.mr, c.mr), even(j.blockN, sumCols, group)
+	}
+	j.directA = c.directA && n <= fewColumns
+	j.directB = c.directB && j.streamB && j.blockM <= j.mr
+	j.units(c)
 }
 
-// release drops the references to the caller's memory.
-func (j *job) release() {
-	j.Args, j.packA, j.packB, j.sums, j.temp = Args{}, nil, nil, nil, nil
-	select {
-	case idle <- j:
-	default:
+// units sets how many lanes of the streaming operand a task does: few enough that threads get several.
+func (j *blocks) units(c choice) {
+	lanes := min(j.n, j.blockN)
+	least := j.nr
+	j.unit = group
+	if !j.streamB {
+		lanes, least = min(j.m, j.blockM), j.mr
+		j.unit = rowsMax / j.mr * j.mr
+	} else if c.costlyB {
+		return
+	}
+	for j.unit > least && ceil(lanes, j.unit) < 4*c.threads {
+		j.unit = max(j.unit/2/least*least, least)
 	}
 }
 
-// ScratchBytes is how much scratch Gemm needs at most for these extents, whatever the types and the kernel.
-func ScratchBytes(m, n, k, threads int) int64 {
-	var most int64
-	for _, kern := range kernels {
-		if kern != nil {
-			s := sizesOf(kern, m, n, k, isSmall(m, n))
-			most = max(most, 4*int64(s.packA+s.packB+s.sums+s.temp*max(threads, 1)))
+// even is the extent of the fewest blocks of at most `most`, about equal, that n is cut into: a multiple of `of`, or n itself.
+func even(n, most, of int) int {
+	if n <= most {
+		return n
+	}
+	return roundUp(ceil(n, ceil(n, most)), of)
+}
+
+// sizes are the floats of the resident operand, and of a worker's strips of the other one and its free memory.
+func (j *blocks) sizes() (res, stream, temp int) {
+	rows := func(k int) int { return k + (k/j.kc+1)*j.extra }
+	if j.streamB {
+		res, stream = j.blockM*rows(j.phase), roundUp(j.unit, j.nr)*j.kc
+	} else {
+		res, stream = roundUp(j.blockN, j.nr)*j.phase, j.unit*rows(j.kc)
+	}
+	return roundUp(res, 16), roundUp(stream, 16), group * j.kc
+}
+
+// floats is how much memory the plan needs.
+func (j *blocks) floats(threads int) int {
+	res, stream, temp := j.sizes()
+	if j.shared {
+		return res + threads*(stream+temp)
+	}
+	return threads * (res + stream + temp)
+}
+
+// boundFloats is at least floats for every plan of extents up to these.
+func boundFloats(m, n, k int, c choice) int {
+	steps := min(k, maxKC)
+	steps += c.extra
+	res := max(m, roundUp(n, c.nr)) * (k + (k/group+1)*c.extra)
+	res = min(res, max(resident, group*maxKC)/group*(group+1)+2*group*group)
+	return max(min(c.threads, copies), 1)*(res+16) + max(c.threads, 1)*(max(rowsMax, group)*steps+group*steps+16)
+}
+
+// place cuts up mem, of floats() floats.
+func (j *blocks) place(mem []float32, threads int) {
+	res, stream, _ := j.sizes()
+	j.mem, j.resSize = mem, res
+	shared := 0
+	if j.shared {
+		shared, res = res, 0
+	}
+	j.each = (len(mem) - shared) / threads
+	j.resAt, j.streamAt, j.tempAt = 0, res, res+stream
+	if j.shared {
+		j.resAt = threads * j.each
+	}
+	if len(j.packed) < threads {
+		j.packed = make([]int, threads)
+	}
+}
+
+func (j *blocks) stream(worker int) []float32 {
+	at := worker*j.each + j.streamAt
+	return j.mem[at : at+j.tempAt-j.streamAt]
+}
+
+func (j *blocks) temp(worker int) []float32 {
+	return j.mem[worker*j.each+j.tempAt : (worker+1)*j.each]
+}
+
+// run multiplies block by block.
+func (j *blocks) run(p *pool.Pool) error {
+	if j.m*j.n*j.k < inline {
+		p = nil
+	}
+	for j.n0 = 0; j.n0 < j.n; j.n0 += j.blockN {
+		j.nb = min(j.blockN, j.n-j.n0)
+		for j.m0 = 0; j.m0 < j.m; j.m0 += j.blockM {
+			j.mb = min(j.blockM, j.m-j.m0)
+			for j.k0 = 0; j.k0 < j.k; j.k0 += j.phase {
+				j.kp = min(j.phase, j.k-j.k0)
+				j.first, j.last = j.k0 == 0, j.k0+j.kp == j.k
+				if err := j.block(p); err != nil {
+					return fmt.Errorf("gemm: reading an operand: %w", err)
+				}
+			}
 		}
 	}
-	return most + line
+	return nil
 }
 
-// sizes are extents in floats, each a multiple of a cache line.
-type sizes struct{ packA, packB, sums, temp int }
+func (j *blocks) block(p *pool.Pool) error {
+	j.epoch++
+	lanes := j.nb
+	if !j.streamB {
+		lanes = j.mb
+	}
+	if j.shared {
+		if err := p.RunWorker(j.shares(), j.packFn); err != nil {
+			return err
+		}
+	}
+	return p.RunWorker(ceil(lanes, j.unit), j.blockFn)
+}
 
-func sizesOf(k *kernel, m, n, kk int, small bool) sizes {
-	if small {
-		return sizes{packA: roundUp(min(m, n)*kk, 16), temp: smallTemp}
+// shares is how many tasks pack the shared operand: some four strips each.
+func (j *blocks) shares() int {
+	if j.streamB {
+		return ceil(ceil(j.mb, j.mr), 4)
 	}
-	mb, nb, kc := min(roundUp(m, k.mr), blockM(k)), roundUp(min(n, maxN), k.nr), min(kk, maxKC)
-	return sizes{
-		packA: roundUp(mb*kc, 16),
-		packB: roundUp(nb*kc, 16),
-		sums:  roundUp(mb*nb, 16),
-		temp:  roundUp(maxKC*(group+k.nr)+k.mr*k.nr, 16),
+	return ceil(j.nb, group)
+}
+
+// packShare packs a part of the shared operand.
+func (j *blocks) packShare(worker, task int) {
+	lo, hi := task*group, min((task+1)*group, j.nb)
+	if j.streamB {
+		lo, hi = j.stripAt(4*task), j.stripAt(4*task+4)
 	}
+	j.packResident(j.mem[j.resAt:], lo, hi, j.temp(worker))
+}
+
+// stripAt is the first row of strip s of the block, or its end.
+func (j *blocks) stripAt(s int) int {
+	at := 0
+	for ; s > 0 && at < j.mb; s-- {
+		at += j.rows(j.mb - at)
+	}
+	return at
+}
+
+// packResident packs lanes [lo,hi) of the present block of the resident operand for all blocks of K of the phase.
+func (j *blocks) packResident(dst []float32, lo, hi int, temp []float32) {
+	for k := 0; k < j.kp; k += j.kc {
+		kb := min(j.kc, j.kp-k)
+		if j.streamB {
+			j.packRows(dst[j.aAt(k)+lo*(kb+j.extra):], j.m0+lo, j.m0+hi, j.m0+j.mb, j.k0+k, kb, temp)
+		} else {
+			j.in.packB(dst[roundUp(j.nb, j.nr)*k+lo*kb:], j.n0+lo, hi-lo, j.k0+k, kb, temp)
+		}
+	}
+}
+
+// aAt is where the strips of a block of K begin in the resident A.
+func (j *blocks) aAt(k int) int { return j.mb * (k + k/j.kc*j.extra) }
+
+// packRows packs rows [i0,i1) of A, which end at a strip's end, strip by strip; the strips are those of the rows up to end.
+func (j *blocks) packRows(dst []float32, i0, i1, end, k0, kb int, temp []float32) {
+	for i := i0; i < i1; {
+		w := j.rows(end - i)
+		j.in.packA(dst[(i-i0)*(kb+j.extra):][:w*(kb+j.extra)], i, w, k0, kb, temp)
+		i += w
+	}
+}
+
+// rows is the width of the next strip of A: the last two are of about one height.
+func (j *blocks) rows(left int) int {
+	if left > j.mr && left < 2*j.mr && j.mr > 4 {
+		return (left + 1) / 2
+	}
+	return min(left, j.mr)
+}
+
+// residentOf is the packed operand of a worker.
+func (j *blocks) residentOf(worker int) []float32 {
+	if j.shared {
+		return j.mem[j.resAt:][:j.resSize]
+	}
+	dst := j.mem[worker*j.each:][:j.resSize]
+	if j.packed[worker] == j.epoch || j.streamB && j.directA {
+		return dst
+	}
+	lanes := j.mb
+	if !j.streamB {
+		lanes = j.nb
+	}
+	j.packResident(dst, 0, lanes, j.temp(worker))
+	j.packed[worker] = j.epoch
+	return dst
+}
+
+// part multiplies the lanes of one task with the resident operand.
+func (j *blocks) part(worker, task int) {
+	res, stream, temp := j.residentOf(worker), j.stream(worker), j.temp(worker)
+	i0, i1, n0, n1 := j.m0, j.m0+j.mb, j.n0, j.n0+j.nb
+	if j.streamB {
+		n0 += task * j.unit
+		n1 = min(n0+j.unit, n1)
+	} else {
+		i0 += task * j.unit
+		i1 = min(i0+j.unit, i1)
+	}
+	if j.first {
+		j.in.open(i0, i1, n0, n1)
+	}
+	for k := 0; k < j.kp; k += j.kc {
+		kb := min(j.kc, j.kp-k)
+		a, b := res, stream
+		switch {
+		case j.streamB:
+			a = res[j.aAt(k):]
+			if !j.directB {
+				j.in.packB(b, n0, n1-n0, j.k0+k, kb, temp)
+			} else if rest := (n1 - n0) % j.nr; rest > 0 {
+				j.in.packB(b[(n1-n0-rest)*kb:], n1-rest, rest, j.k0+k, kb, temp)
+			}
+		default:
+			a, b = stream, res[roundUp(j.nb, j.nr)*k:]
+			if !j.directA {
+				j.packRows(a, i0, i1, i1, j.k0+k, kb, temp)
+			}
+		}
+		j.tiles(i0, i1, n0, n1, j.k0+k, kb, a, b, k > 0 || !j.first)
+	}
+	if j.last {
+		j.in.close(i0, i1, n0, n1)
+	}
+}
+
+// tiles multiplies packed strips of rows [i0,i1) and columns [n0,n1).
+func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool) {
+	for n := n0; n < n1; n += j.nr {
+		cols := min(j.nr, n1-n)
+		pb := panel{k: j.nr}
+		if j.directB && cols == j.nr {
+			pb = j.in.(director).directB(n, k)
+		} else {
+			pb.at = &b[(n-n0)*kb]
+		}
+		for i := i0; i < i1; {
+			rows := j.rows(i1 - i)
+			pa := panel{lane: 1, k: rows}
+			if j.directA {
+				pa = j.in.(director).directA(i, k)
+			} else {
+				pa.at = &a[(i-i0)*(kb+j.extra)]
+			}
+			j.in.tile(i, n, rows, cols, kb, pa, pb, add)
+			i += rows
+		}
+	}
+}
+
+// director is an inner that can multiply operands where they lie.
+type director interface {
+	directA(i, k int) panel
+	directB(n, k int) panel
 }
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
-// blockM is maxM rounded to whole strips.
-func blockM(k *kernel) int { return maxM / k.mr * k.mr }
+func ceil(n, by int) int { return (n + by - 1) / by }
 
-// layout cuts up the scratch.
-func (j *job) layout(scratch []byte, threads int) error {
-	j.small, j.swapped = isSmall(j.M, j.N), false
-	if j.small && j.M > j.N {
-		j.swap()
-	}
-	s := sizesOf(j.k, j.M, j.N, j.K, j.small)
-	if need := 4*(s.packA+s.packB+s.sums+s.temp*threads) + line; len(scratch) < need {
-		return fmt.Errorf("product M=%d N=%d K=%d on %d threads needs %d bytes of scratch, got %d; size it with ScratchBytes", j.M, j.N, j.K,
-			threads, need, len(scratch))
-	}
+// alignedFloats is the scratch from its first multiple of a cache line on, as floats.
+func alignedFloats(scratch []byte) []float32 {
 	if rest := int(uintptr(unsafe.Pointer(&scratch[0])) % line); rest != 0 {
 		scratch = scratch[line-rest:]
 	}
-	f := tensor.View[float32](scratch)
-	take := func(n int) []float32 {
-		part := f[:n:n]
-		f = f[n:]
-		return part
-	}
-	j.packA, j.packB, j.sums, j.temp = take(s.packA), take(s.packB), take(s.sums), take(s.temp*threads)
-	j.tempEach = s.temp
-	return nil
-}
-
-// workerTemp is the part of temp that belongs to a worker.
-func (j *job) workerTemp(worker int) []float32 {
-	return j.temp[worker*j.tempEach : (worker+1)*j.tempEach]
-}
-
-// run multiplies blocks until C [m,n] holds sums over k products.
-func (j *blocks) run(p *pool.Pool, m, n, k int) error {
-	count := ceil(k, j.maxK)
-	j.kc = min(j.maxK, roundUp(ceil(k, count), group))
-	whole := maxM / j.mr * j.mr
-	for j.n0 = 0; j.n0 < n; j.n0 += maxN {
-		j.nb = min(maxN, n-j.n0)
-		for j.m0 = 0; j.m0 < m; j.m0 += whole {
-			j.mb = min(whole, m-j.m0)
-			j.tileShape(p.Threads())
-			for j.k0 = 0; j.k0 < k; j.k0 += j.kc {
-				j.kb = min(j.kc, k-j.k0)
-				j.first, j.last = j.k0 == 0, j.k0+j.kb == k
-				j.skipB = j.m0 > 0 && j.first && j.last // still packed from the rows above
-				if err := j.block(p); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// block multiplies the present blocks of A and B.
-func (j *blocks) block(p *pool.Pool) error {
-	tasks := ceil(j.mb, j.groupA())
-	if !j.skipB {
-		tasks += ceil(j.nb, group)
-	}
-	if err := p.RunWorker(tasks, j.packFn); err != nil {
-		return fmt.Errorf("gemm: reading an operand: %w", err)
-	}
-	if err := p.RunWorker(ceil(j.mb, j.tm)*ceil(j.nb, j.tn), j.tileFn); err != nil {
-		return fmt.Errorf("gemm: %w", err)
-	}
-	return nil
-}
-
-func ceil(n, by int) int { return (n + by - 1) / by }
-
-// groupA is how many rows of A one packing task does: whole strips, about group.
-func (j *blocks) groupA() int { return group / j.mr * j.mr }
-
-// tileShape cuts C into tasks: narrow enough that each thread gets several. The micro-tiles, and so the results, are the same
-// for every cut.
-func (j *blocks) tileShape(threads int) {
-	j.tm, j.tn = tileRows/j.mr*j.mr, tileCols
-	if threads == 1 {
-		return
-	}
-	for ceil(j.mb, j.tm)*ceil(j.nb, j.tn) < 4*threads && j.tn > 2*j.nr {
-		j.tn /= 2
-	}
-}
-
-// tile is the part of C that a task multiplies, within the present block.
-func (j *blocks) tile(task int) (i0, i1, c0, c1 int) {
-	across := ceil(j.nb, j.tn)
-	i0, c0 = task/across*j.tm, task%across*j.tn
-	return i0, min(i0+j.tm, j.mb), c0, min(c0+j.tn, j.nb)
-}
-
-// tiles multiplies one tile of C.
-func (j *job) tiles(worker, task int) {
-	i0, i1, c0, c1 := j.tile(task)
-	if j.C.DType == tensor.F32 {
-		j.direct(j.workerTemp(worker), i0, i1, c0, c1)
-		return
-	}
-	j.indirect(i0, i1, c0, c1)
-}
-
-// direct works on a float32 C in place. Micro-tiles that stick out of C go through temp.
-func (j *job) direct(temp []float32, i0, i1, c0, c1 int) {
-	k, c := j.k, tensor.View[float32](j.C.Data)
-	add := !j.first || j.Accumulate
-	for n := c0; n < c1; n += k.nr {
-		b := &j.packB[n*j.kb]
-		for i := i0; i < i1; i += k.mr {
-			a, at := &j.packA[i*j.kb], (j.m0+i)*j.C.LD+j.n0+n
-			rows, cols := min(k.mr, i1-i), min(k.nr, c1-n)
-			if rows == k.mr && cols == k.nr {
-				k.tile(j.kb, a, b, &c[at], j.C.LD, j.alpha, add)
-				continue
-			}
-			k.tile(j.kb, a, b, &temp[0], k.nr, j.alpha, false)
-			for r := range rows {
-				row := c[at+r*j.C.LD:][:cols]
-				part := temp[r*k.nr:][:cols]
-				if !add {
-					copy(row, part)
-					continue
-				}
-				for x, v := range part {
-					row[x] += v
-				}
-			}
-		}
-	}
-}
-
-// indirect keeps the float32 sums of a narrower C in scratch from the first block of K to the last. The sums have whole
-// micro-tiles, so nothing sticks out.
-func (j *job) indirect(i0, i1, c0, c1 int) {
-	k, ld, size := j.k, roundUp(j.nb, j.k.nr), j.C.DType.Size()
-	out := func(i int) []byte { return j.C.Data[((j.m0+i)*j.C.LD+j.n0+c0)*size:] }
-	if j.first && j.Accumulate {
-		for i := i0; i < i1; i++ {
-			vec.Widen(j.sums[i*ld+c0:i*ld+c1], out(i), j.C.DType)
-		}
-	}
-	for n := c0; n < c1; n += k.nr {
-		for i := i0; i < i1; i += k.mr {
-			k.tile(j.kb, &j.packA[i*j.kb], &j.packB[n*j.kb], &j.sums[i*ld+n], ld, j.alpha, !j.first || j.Accumulate)
-		}
-	}
-	if j.last {
-		for i := i0; i < i1; i++ {
-			vec.Narrow(out(i), j.sums[i*ld+c0:i*ld+c1], j.C.DType)
-		}
-	}
+	return tensor.View[float32](scratch[:len(scratch)/4*4])
 }

@@ -99,8 +99,8 @@ func TestVectorsAgree(t *testing.T) {
 // TestJobsDropMemory makes sure a finished call keeps no reference to the caller's matrices.
 func TestJobsDropMemory(t *testing.T) {
 	j := newJob()
-	j.A.Data, j.packA = make([]byte, 1), make([]float32, 1)
+	j.A.Data, j.mem = make([]byte, 1), make([]float32, 1)
 	j.release()
 	require.Nil(t, unsafe.SliceData(j.A.Data))
-	require.Nil(t, j.packA)
+	require.Nil(t, j.mem)
 }

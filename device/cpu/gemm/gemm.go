@@ -71,7 +71,7 @@ func Gemm(p *pool.Pool, scratch []byte, alpha float64, args Args) error {
 	}
 	j := newJob()
 	defer j.release()
-	j.Args, j.alpha, j.alpha64, j.k = args, float32(alpha), alpha, kernels[args.Kernel.resolve()]
+	j.Args, j.alpha, j.alpha64, j.kern = args, float32(alpha), alpha, kernels[args.Kernel.resolve()]
 	if args.C.DType == tensor.F64 {
 		return j.float64s(p)
 	}
@@ -81,8 +81,7 @@ func Gemm(p *pool.Pool, scratch []byte, alpha float64, args Args) error {
 	if j.small {
 		return j.runSmall(p)
 	}
-	j.mr, j.nr, j.maxK = j.k.mr, j.k.nr, maxKC
-	return j.run(p, j.M, j.N, j.K)
+	return j.run(p)
 }
 
 func (g *Args) check() error {

@@ -5,7 +5,6 @@ import (
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
-	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // Mat8 is an int8 operand. The zero LD means that rows follow each other without gaps.
@@ -32,12 +31,8 @@ const MaxInt8K = 1<<17 - 1
 type job8 struct {
 	Int8Args
 	blocks
-	k            *kernel8
-	transposer   *kernel
-	packA, packB []uint32
-	start        []int32 // what the sums of each row of the block begin at
-	temp         []int32 // one micro-tile a worker
-	dotFn        func(worker, task int)
+	kern  *kernel8
+	dotFn func(worker, task int)
 }
 
 // idle8 keeps finished jobs, as idle does.
@@ -50,12 +45,13 @@ func newJob8() *job8 {
 	default:
 	}
 	j := &job8{}
-	j.packFn, j.tileFn, j.dotFn = j.pack, j.tiles, j.dots
+	j.in = j
+	j.packFn, j.blockFn, j.dotFn = j.packShare, j.part, j.dots
 	return j
 }
 
 func (j *job8) release() {
-	j.Int8Args, j.packA, j.packB, j.start, j.temp = Int8Args{}, nil, nil, nil, nil
+	j.Int8Args, j.mem = Int8Args{}, nil
 	select {
 	case idle8 <- j:
 	default:
@@ -81,16 +77,18 @@ func Int8(p *pool.Pool, scratch []byte, args Int8Args) error {
 	}
 	j := newJob8()
 	defer j.release()
-	j.Int8Args, j.k, j.transposer = args, args.Kernel.int8Kernel(), kernels[args.Kernel.resolve()]
-	j.mr, j.nr, j.maxK = j.k.mr, j.k.nr, maxKC
-	units := ceil(j.K, j.k.per)
-	if err := j.layout(scratch, units, p.Threads()); err != nil {
-		return fmt.Errorf("gemm: int8: %w", err)
-	}
+	j.Int8Args, j.kern = args, args.Kernel.int8Kernel()
 	if j.small() {
 		return j.runSmall(p)
 	}
-	return j.run(p, j.M, j.N, units)
+	j.plan(j.M, j.N, ceil(j.K, j.kern.per), j.kern.choice(p.Threads()))
+	floats := j.floats(p.Threads())
+	if len(scratch) < 4*floats+line {
+		return fmt.Errorf("gemm: int8: product M=%d N=%d K=%d on %d threads needs %d bytes of scratch, got %d; size it with Int8ScratchBytes",
+			j.M, j.N, j.K, p.Threads(), 4*floats+line, len(scratch))
+	}
+	j.place(alignedFloats(scratch)[:floats], p.Threads())
+	return j.run(p)
 }
 
 func (g *Int8Args) check() error {
@@ -138,65 +136,28 @@ func checkRows(name string, size, rows, cols int, ld *int) error {
 	return nil
 }
 
-// Int8ScratchBytes is how much scratch Int8 needs at most for these extents, whatever the kernel.
+// Int8ScratchBytes is how much scratch Int8 needs at most for products of these or smaller extents, whatever the kernel.
 func Int8ScratchBytes(m, n, k, threads int) int64 {
-	var most int64
+	most := 0
 	for _, kern := range kernels8 {
 		if kern != nil {
-			a, b, start, temp := kern.sizes(m, n, ceil(k, kern.per), max(threads, 1))
-			most = max(most, 4*int64(a+b+start+temp))
+			most = max(most, boundFloats(m, n, ceil(k, kern.per), kern.choice(threads)))
 		}
 	}
-	return most + line
+	return 4*int64(most) + line
 }
 
-// sizes are extents in units of 32 bits, each a multiple of a cache line.
-func (k *kernel8) sizes(m, n, units, threads int) (a, b, start, temp int) {
-	mb, nb, kc := min(roundUp(m, k.mr), maxM/k.mr*k.mr), roundUp(min(n, maxN), k.nr), min(units, maxKC)
-	return roundUp(mb*kc, 16), roundUp(nb*kc, 16), roundUp(mb, 16), roundUp(k.mr*k.nr, 16) * threads
+func (k *kernel8) choice(threads int) choice {
+	return choice{threads: threads, extra: 1, mr: k.mr, nr: k.nr}
 }
 
-func (j *job8) layout(scratch []byte, units, threads int) error {
-	a, b, start, temp := j.k.sizes(j.M, j.N, units, threads)
-	if need := 4*(a+b+start+temp) + line; len(scratch) < need {
-		return fmt.Errorf("product M=%d N=%d K=%d on %d threads needs %d bytes of scratch, got %d; size it with Int8ScratchBytes", j.M, j.N, j.K,
-			threads, need, len(scratch))
-	}
-	if rest := int(uintptr(unsafe.Pointer(&scratch[0])) % line); rest != 0 {
-		scratch = scratch[line-rest:]
-	}
-	u := tensor.View[uint32](scratch[:4*(a+b)])
-	j.packA, j.packB = u[:a:a], u[a:]
-	s := tensor.View[int32](scratch[4*(a+b) : 4*(a+b+start+temp)])
-	j.start, j.temp = s[:start:start], s[start:]
-	return nil
-}
+func (j *job8) open(_, _, _, _ int) {}
 
-// tiles multiplies one tile of C. Micro-tiles that stick out of C go through temp.
-func (j *job8) tiles(worker, task int) {
-	i0, i1, c0, c1 := j.tile(task)
-	k, add := j.k, !j.first || j.Accumulate
-	each := roundUp(k.mr*k.nr, 16)
-	temp := j.temp[worker*each:][:each]
-	for n := c0; n < c1; n += k.nr {
-		b := &j.packB[n*j.kb]
-		for i := i0; i < i1; i += k.mr {
-			a, at := &j.packA[i*j.kb], (j.m0+i)*j.LDC+j.n0+n
-			rows, cols := min(k.mr, i1-i), min(k.nr, c1-n)
-			if rows == k.mr && cols == k.nr {
-				k.tile(j.kb, a, b, &j.C[at], j.LDC, &j.start[i], add)
-				continue
-			}
-			k.tile(j.kb, a, b, &temp[0], k.nr, &j.start[i], false)
-			for r := range rows {
-				row := j.C[at+r*j.LDC:][:cols]
-				for x, v := range temp[r*k.nr:][:cols] {
-					if add {
-						v += row[x]
-					}
-					row[x] = v
-				}
-			}
-		}
-	}
+func (j *job8) close(_, _, _, _ int) {}
+
+// tile implements inner. What the sums of the rows begin at lies behind the strip of A.
+func (j *job8) tile(i, n, rows, cols, kb int, a, b panel, add bool) {
+	pa := unsafe.Slice((*uint32)(unsafe.Pointer(a.at)), rows*(kb+1))
+	j.kern.tile(rows, kb, &pa[0], a.lane, a.k, (*uint32)(unsafe.Pointer(b.at)), b.k, &j.C[i*j.LDC+n], j.LDC, cols,
+		(*int32)(unsafe.Pointer(&pa[rows*kb])), add || j.Accumulate)
 }

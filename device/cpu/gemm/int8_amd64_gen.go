@@ -4,25 +4,42 @@
 
 package gemm
 
-// int8AVX2 multiplies packed panels of two 16-bit numbers: a holds kc columns of 6, b holds kc rows of 16.
-// The 6x16 sums begin at start[row] and are added to c, or with add false replace it. ldc is in elements; kc is at least 1.
+// int8AVX2 sets a tile of c, 1 to 6 rows of 16 columns, to the product of A and B plus start[row], two 16-bit numbers an element,
+// or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
+// at least 1.
 // Needs AVX2.
 //
 //go:noescape
-func int8AVX2(kc int, a *uint32, b *uint32, c *int32, ldc int, start *int32, add bool)
+func int8AVX2(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool)
 
-// int8AVX512 multiplies packed panels of four bytes, signed in a and unsigned in b: a holds kc columns of 14, b holds kc rows of 32.
-// The 14x32 sums begin at start[row] and are added to c, or with add false replace it. ldc is in elements; kc is at least 1.
-// Needs AVX-512F and AVX512-VNNI.
+// int8AVX512 sets a tile of c, 1 to 14 rows of 32 columns, to the product of A and B plus start[row], four bytes an element, signed in A and unsigned in B,
+// or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
+// at least 1.
+// Of the columns the first cols, 1 to 32, are stored; B is read in full.
+// Needs AVX-512F, AVX512-VNNI and BMI2.
 //
 //go:noescape
-func int8AVX512(kc int, a *uint32, b *uint32, c *int32, ldc int, start *int32, add bool)
+func int8AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, cols int, start *int32, add bool)
 
-// laneSumsAVX512 writes the sum of the signed bytes in each of the 14 lanes of a panel of kc columns.
-// Needs AVX-512F and AVX512-VNNI; kc is at least 1.
+// laneSumsAVX512 writes the sum of the signed bytes in each of the w lanes, 1 to 16, of a strip of kc columns.
+// Needs AVX-512F, AVX512-VNNI and BMI2; kc is at least 1.
 //
 //go:noescape
-func laneSumsAVX512(kc int, a *uint32, sums *int32)
+func laneSumsAVX512(kc int, a *uint32, w int, sums *int32)
+
+// packRowsInt8AVX512 writes the four bytes from src[r*lds+4*k] on, exclusive-or flip, to dst[k*w+r] for r < put, k < kc; rows from
+// lanes on are copies of the last one. put and lanes are 1 to 16, kc is at least 16.
+// Needs AVX-512F and BMI2.
+//
+//go:noescape
+func packRowsInt8AVX512(kc int, dst *uint32, w int, put int, src *int8, lds int, lanes int, flip uint32)
+
+// packColsInt8AVX512 writes src[(4*k+i)*lds+l], l < have, exclusive-or byte i of flip, to byte i of dst[k*w+l] for k < kc; the
+// lanes have <= l < w hold no data. w is 1 to 32, have 1 to w, kc at least 1.
+// Needs AVX-512F and BMI2.
+//
+//go:noescape
+func packColsInt8AVX512(kc int, dst *uint32, w int, src *int8, lds int, have int, flip uint32)
 
 // dotInt8AVX2 is the sum of x[i]*y[i] for i < 64*rounds, modulo 2^32. Needs AVX2; rounds is at least 1.
 //

@@ -6,12 +6,20 @@ import "unsafe"
 type kernel8 struct {
 	mr, nr int
 	per    int // 4 bytes, signed in A and plus 128 in B; or 2 numbers of 16 bits
-	// tile adds the product of two packed strips and start[row] to c, or stores it if add is false.
-	tile func(kc int, a, b *uint32, c *int32, ldc int, start *int32, add bool)
-	// laneSums adds the bytes of each lane of a strip of A; nil where per is 2.
-	laneSums func(kc int, a *uint32, sums *int32)
+	// tile sets rows x cols of c, at most mr x nr, to the product over kc units plus start[row], or adds that. Row r of A at unit k is
+	// a[r*rs+k*ks], row k of B begins at b[k*bs].
+	tile func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool)
+	// laneSums adds the bytes of each of the w lanes of a strip of A; nil where per is 2.
+	laneSums func(kc int, a *uint32, w int, sums *int32)
+	packers8
 	// dot is the inner product of dotRound*rounds elements; nil: in Go.
 	dot func(rounds int, x, y *int8) int32
+}
+
+// packers8 make strips of four bytes a unit, each byte exclusive-or flip; see the assembly.
+type packers8 struct {
+	packRows func(kc int, dst *uint32, w, put int, src *int8, lds, lanes int, flip uint32)
+	packCols func(kc int, dst *uint32, w int, src *int8, lds, have int, flip uint32)
 }
 
 // kernels8 holds what this processor runs. A kernel that is absent stands for the next lower one.
@@ -27,21 +35,23 @@ func (k Kernel) int8Kernel() *kernel8 {
 }
 
 // int8Go is the micro-kernel in Go, 4x4.
-func int8Go(kc int, a, b *uint32, c *int32, ldc int, start *int32, add bool) {
+func int8Go(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool) {
 	var s [4][4]int32
-	as, bs := unsafe.Slice((*[4]uint32)(unsafe.Pointer(a)), kc), unsafe.Slice((*[4]uint32)(unsafe.Pointer(b)), kc)
-	for k := range as {
-		for i, x := range as[k] {
+	as, bv := unsafe.Slice(a, (rows-1)*rs+(kc-1)*ks+1), unsafe.Slice(b, (kc-1)*bs+cols)
+	for k := range kc {
+		step := bv[k*bs : k*bs+cols]
+		for i := range rows {
+			x := as[i*rs+k*ks]
 			lo, hi := int32(int16(x)), int32(x)>>16
-			row := &s[i]
-			for j, w := range bs[k] {
+			row := s[i][:len(step)]
+			for j, w := range step {
 				row[j] += lo*int32(int16(w)) + hi*(int32(w)>>16)
 			}
 		}
 	}
-	cs, starts := unsafe.Slice(c, 3*ldc+4), unsafe.Slice(start, 4)
-	for i := range 4 {
-		row := cs[i*ldc : i*ldc+4]
+	cs, starts := unsafe.Slice(c, (rows-1)*ldc+cols), unsafe.Slice(start, rows)
+	for i := range rows {
+		row := cs[i*ldc : i*ldc+cols]
 		for j := range row {
 			v := s[i][j] + starts[i]
 			if add {

@@ -10,73 +10,69 @@ import (
 // offset is added to every byte of B, which the processor takes as unsigned; the sums begin at -offset times the sum of the row of A.
 const offset = 128
 
-// pack is one packing task of the present block: a group of strips of A or B.
-func (j *job8) pack(_, task int) {
-	ga := j.groupA()
-	groupsA := ceil(j.mb, ga)
-	if task < groupsA {
-		lane := task * ga
-		j.packGroupA(lane, min(ga, j.mb-lane))
+// flips is offset in every byte.
+const flips = 0x80808080
+
+// packA implements inner: a strip, and behind it what the sums of its rows begin at.
+func (j *job8) packA(dst []float32, lane, w, k0, kb int, _ []float32) {
+	strip := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), w*(kb+1))
+	start := unsafe.Slice((*int32)(unsafe.Pointer(&strip[w*kb])), w)
+	j.strip(strip[:w*kb], &j.A, !j.A.Trans, w, lane, w, k0, kb, 0)
+	if j.kern.per != 4 {
+		clear(start)
 		return
 	}
-	lane := (task - groupsA) * group
-	w := j.k.nr
-	for s := lane; s < min(lane+group, j.nb); s += w {
-		strip := j.packB[s*j.kb:][:w*j.kb]
-		j.packStrip(strip, &j.B, j.B.Trans, w, j.n0+s, min(w, j.nb-s))
-		if j.k.per == 4 {
-			flip(strip)
-		}
+	j.kern.laneSums(kb, &strip[0], w, &start[0])
+	for i := range start {
+		start[i] *= -offset
 	}
 }
 
-func (j *job8) packGroupA(lane, lanes int) {
-	w := j.k.mr
-	for s := lane; s < lane+lanes; s += w {
-		strip := j.packA[s*j.kb:][:w*j.kb]
-		j.packStrip(strip, &j.A, !j.A.Trans, w, j.m0+s, min(w, j.mb-s))
-		start := j.start[s:][:w]
-		if j.k.per != 4 {
-			clear(start)
-			continue
-		}
-		j.k.laneSums(j.kb, &strip[0], &start[0])
-		for i := range start {
-			start[i] *= -offset
-		}
+// packB implements inner.
+func (j *job8) packB(dst []float32, lane, lanes, k0, kb int, _ []float32) {
+	w, flip := j.nr, uint32(0)
+	if j.kern.per == 4 {
+		flip = flips
+	}
+	for s := 0; s < lanes; s += w {
+		strip := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[s*kb])), w*kb)
+		j.strip(strip, &j.B, j.B.Trans, w, lane+s, min(w, lanes-s), k0, kb, flip)
 	}
 }
 
-// flip adds 128 to every byte, modulo 256. Strips have an even number of units but for the smallest.
-func flip(strip []uint32) {
-	for i := range strip {
-		strip[i] ^= 0x80808080
-	}
-}
-
-// packStrip packs `have` lanes from lane0 on into a strip of w; missing lanes and what lies beyond K are zero. laneRows says that lanes are
-// the stored rows, otherwise they are its columns.
-func (j *job8) packStrip(dst []uint32, x *Mat8, laneRows bool, w, lane0, have int) {
-	per, k0 := j.k.per, j.k0*j.k.per
-	whole := min(j.kb, (j.K-k0)/per) // units that do not stick out of K
+// strip packs `have` lanes from lane0 on into a strip of w, kb units from k0 on. What lies beyond K is zero but for flip, what is in
+// missing lanes is not defined. laneRows says that lanes are the stored rows, otherwise they are its columns.
+func (j *job8) strip(dst []uint32, x *Mat8, laneRows bool, w, lane0, have, k0, kb int, flip uint32) {
+	per := j.kern.per
+	k0 *= per
+	whole := min(kb, (j.K-k0)/per) // units that do not stick out of K
 	first := 0
 	switch {
-	case !laneRows:
-		clear(dst)
-		for i := range j.kb {
-			packAcross(dst[i*w:][:have], x, k0+i*per, min(per, j.K-k0-i*per), lane0, per)
+	case !laneRows && j.kern.packCols != nil && whole > 0:
+		j.kern.packCols(whole, &dst[0], w, &x.Data[k0*x.LD+lane0], x.LD, have, flip)
+		first = whole
+	case laneRows && j.kern.packRows != nil && whole >= 16:
+		for r := 0; r < w; r += 16 {
+			from, put := min(r, have-1), min(16, w-r)
+			j.kern.packRows(whole, &dst[r], w, put, &x.Data[(lane0+from)*x.LD+k0], x.LD, max(min(put, have-r), 1), flip)
 		}
-		return
-	case per == 4 && have == w && whole > 0 && x.LD%4 == 0 && (lane0*x.LD+k0)%4 == 0 && uintptr(unsafe.Pointer(&x.Data[0]))%4 == 0:
-		src := unsafe.Slice((*float32)(unsafe.Pointer(&x.Data[lane0*x.LD+k0])), (w-1)*x.LD/4+whole)
-		j.transposer.transposeStrip(unsafe.Slice((*float32)(unsafe.Pointer(&dst[0])), w*whole), w, src, x.LD/4, whole)
 		first = whole
 	}
-	clear(dst[first*w:])
-	for r := range have {
-		row := x.Data[(lane0+r)*x.LD:][:j.K]
-		for i := first; i < j.kb; i++ {
-			dst[i*w+r] = unit(row[k0+i*per:min(k0+(i+1)*per, j.K)], per)
+	for i := first; i < kb; i++ {
+		part := dst[i*w : (i+1)*w]
+		clear(part)
+		at, n := k0+i*per, min(per, j.K-k0-i*per)
+		if laneRows {
+			for r := range have {
+				part[r] = unit(x.Data[(lane0+r)*x.LD+at:][:n], per)
+			}
+		} else {
+			packAcross(part[:have], x, at, n, lane0, per)
+		}
+		if flip != 0 {
+			for r := range part {
+				part[r] ^= flip
+			}
 		}
 	}
 }

@@ -22,7 +22,7 @@ func (j *job8) dots(_, task int) {
 	for n := task * dotColumn; n < min((task+1)*dotColumn, j.N); n++ {
 		w := j.B.Data[n*j.B.LD:][:j.K]
 		for m := range j.M {
-			s := j.k.dotRow(j.A.Data[m*j.A.LD:][:j.K], w)
+			s := j.kern.dotRow(j.A.Data[m*j.A.LD:][:j.K], w)
 			at := m*j.LDC + n
 			if j.Accumulate {
 				s += j.C[at]

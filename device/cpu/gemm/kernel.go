@@ -41,24 +41,60 @@ func (k Kernel) resolve() Kernel {
 // kernels holds what this processor runs; it is filled before main and never changed. kernels[Generic] is never nil.
 var kernels = [numKernels]*kernel{Generic: &generic}
 
-// kernel is one set of inner loops. Pointers are to the first of as many elements as the other arguments say.
+// kernel is one set of inner loops. Pointers are to the first of as many elements as the other arguments say; strides and widths are
+// in elements.
 type kernel struct {
 	mr, nr int // rows and columns of a micro-tile
-	// tile adds alpha times the product of two packed strips to c, or stores it if add is false.
-	tile func(kc int, a, b, c *float32, ldc int, alpha float32, add bool)
-	// transpose8 and transpose6 turn rows into columns, see the assembly; nil without it.
+	// tile sets rows x cols of c, at most mr x nr, to alpha times a product over kc steps, or adds it. Row r of A at step k is
+	// a[r*rs+k*ks]; row k of B begins at b[k*bs] and may be read for nr columns.
+	tile func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool)
+	// direct says that tile is fast for any strides, so that operands may stay where they lie.
+	direct bool
+	packers
+	dot   func(n int, x, y *float32) float32
+	dot4  func(n int, x, w *float32, ldw int, out *[4]float32)
+	axpy  func(n int, alpha float32, x, y *float32)
+	axpy4 func(n int, alpha *[4]float32, x *float32, ldx int, y *float32)
+}
+
+// packers make strips. What is nil is done by others and in Go.
+type packers struct {
+	// rows packs up to 16 stored rows as lanes, cols up to 32 stored columns; see the assembly.
+	rowsF32           func(kc int, dst *float32, w, put int, src *float32, lds, lanes int)
+	rowsBF16, rowsF16 func(kc int, dst *float32, w, put int, src *uint16, lds, lanes int)
+	colsF32           func(kc int, dst *float32, w int, src *float32, lds, have int)
+	colsBF16, colsF16 func(kc int, dst *float32, w int, src *uint16, lds, have int)
+	// transpose8 and transpose6 turn rows into columns.
 	transpose8, transpose6 func(dst *float32, ldd int, src *float32, lds, blocks int)
-	dot                    func(n int, x, y *float32) float32
-	dot4                   func(n int, x, w *float32, ldw int, out *[4]float32)
-	axpy                   func(n int, alpha float32, x, y *float32)
-	axpy4                  func(n int, alpha *[4]float32, x *float32, ldx int, y *float32)
 }
 
 var generic = kernel{mr: 4, nr: 4, tile: tileGo, dot: dotGo, dot4: dot4Go, axpy: axpyGo, axpy4: axpy4Go}
 
 // tileGo is the micro-kernel in Go, 4x4.
-func tileGo(kc int, a, b, c *float32, ldc int, alpha float32, add bool) {
+func tileGo(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool) {
+	if rows == 4 && rs == 1 && ks == 4 && bs == 4 {
+		var s [16]float32
+		squareGo(kc, a, b, &s)
+		storeGo(&s, rows, c, ldc, cols, alpha, add)
+		return
+	}
 	var s [16]float32
+	as, bv := unsafe.Slice(a, (rows-1)*rs+(kc-1)*ks+1), unsafe.Slice(b, (kc-1)*bs+cols)
+	for k := range kc {
+		w := bv[k*bs : k*bs+cols]
+		for i := range rows {
+			x := as[i*rs+k*ks]
+			row := s[4*i : 4*i+4]
+			for j, v := range w {
+				row[j] += x * v
+			}
+		}
+	}
+	storeGo(&s, rows, c, ldc, cols, alpha, add)
+}
+
+// squareGo sums a whole micro-tile of packed strips.
+func squareGo(kc int, a, b *float32, s *[16]float32) {
 	as, bs := unsafe.Slice((*[4]float32)(unsafe.Pointer(a)), kc), unsafe.Slice((*[4]float32)(unsafe.Pointer(b)), kc)
 	for half := 0; half < 4; half += 2 { // eight sums at a time stay in registers
 		var s00, s01, s02, s03, s10, s11, s12, s13 float32
@@ -76,9 +112,12 @@ func tileGo(kc int, a, b, c *float32, ldc int, alpha float32, add bool) {
 		}
 		copy(s[4*half:], []float32{s00, s01, s02, s03, s10, s11, s12, s13})
 	}
-	cs := unsafe.Slice(c, 3*ldc+4)
-	for i := range 4 {
-		row := cs[i*ldc : i*ldc+4]
+}
+
+func storeGo(s *[16]float32, rows int, c *float32, ldc, cols int, alpha float32, add bool) {
+	cs := unsafe.Slice(c, (rows-1)*ldc+cols)
+	for i := range rows {
+		row := cs[i*ldc : i*ldc+cols]
 		for j := range row {
 			v := alpha * s[4*i+j]
 			if add {

@@ -24,6 +24,14 @@ const (
 
 func isSmall(m, n int) bool { return min(m, n) <= smallM }
 
+// smallFloats is the scratch of a product that is not packed.
+func smallFloats(m, n, k, threads int) int { return roundUp(min(m, n)*k, 16) + threads*smallTemp }
+
+// workerTemp is the part of the scratch that belongs to a worker.
+func (j *job) workerTemp(worker int) []float32 {
+	return j.work[worker*j.workEach : (worker+1)*j.workEach]
+}
+
 // swap turns the product into that of the transposes, so that M is the small extent.
 func (j *job) swap() {
 	j.A, j.B = j.B, j.A
@@ -52,25 +60,25 @@ func (j *job) runSmall(p *pool.Pool) error {
 	return nil
 }
 
-// copyA puts op(A) into packA as float32, [M,K].
+// copyA puts op(A) into packA32 as float32, [M,K].
 func (j *job) copyA(worker, _ int) {
 	temp := j.workerTemp(worker)
 	step := len(temp) / j.M
 	for k0 := 0; k0 < j.K; k0 += step {
 		kb := min(step, j.K-k0)
 		if j.A.Trans {
-			src, ld := load(&j.A, temp, k0, kb, 0, j.M)
+			src, ld := load(&j.A, temp, 0, j.M, k0, kb, false)
 			for i := range j.M {
-				row := j.packA[i*j.K+k0:][:kb]
+				row := j.packA32[i*j.K+k0:][:kb]
 				for x := range row {
 					row[x] = src[x*ld+i]
 				}
 			}
 			continue
 		}
-		src, ld := load(&j.A, temp, 0, j.M, k0, kb)
+		src, ld := load(&j.A, temp, 0, j.M, k0, kb, true)
 		for i := range j.M {
-			copy(j.packA[i*j.K+k0:][:kb], src[i*ld:])
+			copy(j.packA32[i*j.K+k0:][:kb], src[i*ld:])
 		}
 	}
 }
@@ -91,19 +99,19 @@ func (j *job) dots(worker, task int) {
 	}
 	for k0 := 0; k0 < j.K; k0 += chunk {
 		kb := min(chunk, j.K-k0)
-		w, ld := load(&j.B, buf, n0, rows, k0, kb)
+		w, ld := load(&j.B, buf, n0, rows, k0, kb, true)
 		j.dotBlock(sums, w, ld, rows, k0, kb)
 	}
 	j.store(sums, n0, rows)
 }
 
-// dotBlock adds the products of one block of B to sums, [M, rows]. Rows go by fours; packA of a pass is reused from the cache.
+// dotBlock adds the products of one block of B to sums, [M, rows]. Rows go by fours; packA32 of a pass is reused from the cache.
 func (j *job) dotBlock(sums, w []float32, ld, rows, k0, kb int) {
 	r := 0
 	four := (*[4]float32)(sums[len(sums) : len(sums)+4 : len(sums)+4]) // right after sums; on the stack it would escape
 	for ; r+4 <= rows; r += 4 {
 		for i := range j.M {
-			j.k.dot4(kb, &j.packA[i*j.K+k0], &w[r*ld], ld, four)
+			j.kern.dot4(kb, &j.packA32[i*j.K+k0], &w[r*ld], ld, four)
 			s := sums[i*rows+r:][:4]
 			for x, v := range four {
 				s[x] += v
@@ -112,7 +120,7 @@ func (j *job) dotBlock(sums, w []float32, ld, rows, k0, kb int) {
 	}
 	for ; r < rows; r++ {
 		for i := range j.M {
-			sums[i*rows+r] += j.k.dot(kb, &j.packA[i*j.K+k0], &w[r*ld])
+			sums[i*rows+r] += j.kern.dot(kb, &j.packA32[i*j.K+k0], &w[r*ld])
 		}
 	}
 }
@@ -127,9 +135,9 @@ func (j *job) axpys(worker, task int) {
 	step := convert / j.cols
 	for k0 := 0; k0 < j.K; k0 += step {
 		kb := min(step, j.K-k0)
-		b, ld := load(&j.B, buf, k0, kb, n0, cols)
+		b, ld := load(&j.B, buf, n0, cols, k0, kb, false)
 		for i := range j.M {
-			j.axpyBlock(j.packA[i*j.K+k0:][:kb], b, ld, sums[i*cols:(i+1)*cols])
+			j.axpyBlock(j.packA32[i*j.K+k0:][:kb], b, ld, sums[i*cols:(i+1)*cols])
 		}
 	}
 	j.store(sums, n0, cols)
@@ -139,10 +147,10 @@ func (j *job) axpys(worker, task int) {
 func (j *job) axpyBlock(x, b []float32, ld int, sums []float32) {
 	k := 0
 	for ; k+4 <= len(x); k += 4 {
-		j.k.axpy4(len(sums), (*[4]float32)(x[k:]), &b[k*ld], ld, &sums[0])
+		j.kern.axpy4(len(sums), (*[4]float32)(x[k:]), &b[k*ld], ld, &sums[0])
 	}
 	for ; k < len(x); k++ {
-		j.k.axpy(len(sums), x[k], &b[k*ld], &sums[0])
+		j.kern.axpy(len(sums), x[k], &b[k*ld], &sums[0])
 	}
 }
 

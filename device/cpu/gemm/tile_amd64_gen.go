@@ -4,16 +4,19 @@
 
 package gemm
 
-// tileAVX2 multiplies packed panels: a holds kc columns of 6, b holds kc rows of 16. The 6x16 product times
-// alpha is added to c, or with add false replaces it. ldc is in floats; kc is at least 1.
+// tileAVX2 sets a tile of c, 1 to 6 rows of 16 columns, to alpha times the product of A and B,
+// or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
+// at least 1.
 // Needs AVX2 and FMA.
 //
 //go:noescape
-func tileAVX2(kc int, a *float32, b *float32, c *float32, ldc int, alpha float32, add bool)
+func tileAVX2(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool)
 
-// tileAVX512 multiplies packed panels: a holds kc columns of 14, b holds kc rows of 32. The 14x32 product times
-// alpha is added to c, or with add false replaces it. ldc is in floats; kc is at least 1.
-// Needs AVX-512F.
+// tileAVX512 sets a tile of c, 1 to 14 rows of 32 columns, to alpha times the product of A and B,
+// or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
+// at least 1.
+// Of the columns the first cols, 1 to 32, are stored; B is read in full.
+// Needs AVX-512F and BMI2.
 //
 //go:noescape
-func tileAVX512(kc int, a *float32, b *float32, c *float32, ldc int, alpha float32, add bool)
+func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
