@@ -37,6 +37,15 @@ func AbsMax(x []float32) float32 {
 
 // maxAbsBits is the largest of the bit patterns without sign; a NaN shows as a pattern above infinity's.
 func maxAbsBits(x []float32) uint32 {
+	var largest [1]float32
+	if n := len(x) &^ 15; n > 0 && n >= step8() {
+		maxima(largest[:], x[:n], n)
+		x = x[n:]
+	}
+	return max(math.Float32bits(largest[0]), maxAbsBitsGo(x))
+}
+
+func maxAbsBitsGo(x []float32) uint32 {
 	var m0, m1, m2, m3 uint32
 	for ; len(x) >= 4; x = x[4:] {
 		m0 = max(m0, math.Float32bits(x[0])<<1)

@@ -23,10 +23,6 @@ func Quantize8[E Real](codes []byte, absmax []float32, src []E, blocksize int, b
 	return nil
 }
 
-// runBlocks is how many blocks are scaled and then encoded together, while they are in the nearest cache, and runElements how many
-// elements at most where a block does not hold more.
-const runBlocks, runElements = 64, 4096
-
 // quantizeRuns8 quantizes as many whole blocks as vector loops can and returns their number.
 func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook) (blocks int) {
 	t := book.Cells()
@@ -34,34 +30,23 @@ func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize in
 		return 0
 	}
 	blocks = len(src) / blocksize
-	var reciprocals [runBlocks]float32
+	var scales, r [runBlocks]float32
 	run := min(max(runElements/blocksize, 1), runBlocks)
 	for b := 0; b < blocks; b += run {
 		n := min(run, blocks-b)
 		lo, hi := b*blocksize, (b+n)*blocksize
-		scales, x, out := absmax[b:b+n], src[lo:hi], codes[lo:hi]
-		maxima(scales, x, blocksize)
-		plain := true
-		for i, a := range scales {
-			reciprocals[i] = plainRcp(a)
-			plain = plain && reciprocals[i] != 0
-		}
-		encode8(out, x, reciprocals[:n], blocksize, t)
+		x, out := src[lo:hi], codes[lo:hi]
+		maxima(scales[:n], x, blocksize)
+		plain := reciprocals(&r, &scales, n)
+		copy(absmax[b:], scales[:n])
+		encode8(out, x, r[:n], blocksize, t)
 		for i := 0; i < n && !plain; i++ {
-			if reciprocals[i] == 0 {
-				scales[i] = quantizeBlock8(out[i*blocksize:(i+1)*blocksize], x[i*blocksize:(i+1)*blocksize], book)
+			if !PlainScale(scales[i]) {
+				absmax[b+i] = quantizeBlock8(out[i*blocksize:(i+1)*blocksize], x[i*blocksize:(i+1)*blocksize], book)
 			}
 		}
 	}
 	return blocks
-}
-
-// plainRcp is the reciprocal of an absmax, or 0 where PlainScale does not hold.
-func plainRcp(absmax float32) float32 {
-	if !PlainScale(absmax) {
-		return 0
-	}
-	return Rcp(absmax)
 }
 
 // quantizeBlock8 quantizes one block of any length through a scratch of bounded length.

@@ -25,3 +25,20 @@ func (t *Cells) encodeGo(codes []uint8, x []float32, r float32) {
 		codes[i] = t.find(float32(v * r))
 	}
 }
+
+// runBlocks is how many blocks are scaled and then encoded together, while they are in the nearest cache, and runElements how many
+// elements at most where a block does not hold more.
+const runBlocks, runElements = 64, 4096
+
+// reciprocals sets r to those of the first n scales and reports whether PlainScale holds for all; where it does not r is garbage.
+func reciprocals(r, scales *[runBlocks]float32, n int) (plain bool) {
+	plain = true
+	for _, a := range scales[:n] {
+		plain = plain && PlainScale(a)
+	}
+	rcp(r, scales, n)
+	return plain
+}
+
+// RcpTable returns the coefficients of Rcp for kernels that compute it. It must not be written to.
+func RcpTable() *[128][2]uint32 { return &rcpTable }

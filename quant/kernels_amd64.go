@@ -37,6 +37,15 @@ func maxima[E Real](largest []float32, x []E, n int) {
 	}
 }
 
+// rcp sets r to the reciprocals of the first n scales, and others to garbage.
+func rcp(r, scales *[runBlocks]float32, n int) {
+	if level == isa.AVX512 {
+		rcpAVX512((n+15)&^15, &r[0], &scales[0], &rcpTable[0][0])
+	} else {
+		rcpAVX2((n+7)&^7, &r[0], &scales[0], &rcpTable[0][0])
+	}
+}
+
 // encode8 writes the codes of len(r) blocks of n elements, a multiple of step8, each times its r.
 func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {
 	wide := level == isa.AVX512

@@ -14,6 +14,8 @@ func decode8Step() int { return math.MaxInt }
 
 func maxima[E Real](largest []float32, x []E, n int) {}
 
+func rcp(r, scales *[runBlocks]float32, n int) {}
+
 func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {}
 
 func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *Codebook, stream bool) {}

@@ -200,3 +200,202 @@ by1done:
 	JNZ          block
 	VZEROUPPER
 	RET
+
+// func rcpAVX2(n int, r *float32, absmax *float32, table *uint32)
+// Requires: AVX, AVX2
+TEXT ·rcpAVX2(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ r+8(FP), CX
+	MOVQ absmax+16(FP), DX
+	MOVQ table+24(FP), BX
+
+loop:
+	VMOVUPS      (DX), Y0
+	VPSRLD       $0x10, Y0, Y2
+	MOVL         $0x0000007f, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VPAND        Y1, Y2, Y2
+	MOVL         $0x0000ffff, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VPAND        Y1, Y0, Y1
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y4, (BX)(Y2*8), Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y5, 4(BX)(Y2*8), Y4
+	VPSRLD       $0x08, Y1, Y2
+	VPMULLD      Y2, Y2, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPSLLD       $0x1e, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x07, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x1d, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x06, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x1c, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x05, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x1b, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x04, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x1a, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x03, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x19, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x02, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x18, Y1, Y7
+	VPSRAD       $0x1f, Y7, Y7
+	VPSRLD       $0x01, Y2, Y6
+	VPAND        Y7, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSRLD       $0x10, Y4, Y2
+	VPMULLD      Y1, Y2, Y2
+	MOVL         $0x0000ffff, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VPAND        Y1, Y4, Y4
+	VPMULLD      Y5, Y4, Y4
+	VPSUBD       Y4, Y2, Y2
+	MOVL         $0x00000003, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VPAND        Y1, Y3, Y6
+	VPSLLD       $0x0d, Y6, Y6
+	VPSUBD       Y6, Y2, Y2
+	MOVL         $0x00007818, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y6
+	VPADDD       Y6, Y2, Y2
+	VPSRLD       $0x0f, Y2, Y2
+	VPSRLD       $0x02, Y3, Y3
+	VPSUBD       Y2, Y3, Y3
+	VPSRLD       $0x17, Y0, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPSUBD       Y6, Y3, Y3
+	MOVL         $0x7e000000, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVUPS      Y3, (CX)
+	ADDQ         $0x20, DX
+	ADDQ         $0x20, CX
+	SUBQ         $0x08, AX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+// func rcpAVX512(n int, r *float32, absmax *float32, table *uint32)
+// Requires: AVX, AVX512F
+TEXT ·rcpAVX512(SB), NOSPLIT, $0-32
+	MOVQ   n+0(FP), AX
+	MOVQ   r+8(FP), CX
+	MOVQ   absmax+16(FP), DX
+	MOVQ   table+24(FP), BX
+	KXNORW K1, K1, K1
+
+loop:
+	VMOVUPS      (DX), Z0
+	VPSRLD       $0x10, Z0, Z2
+	MOVL         $0x0000007f, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z1
+	VPANDD       Z1, Z2, Z2
+	MOVL         $0x0000ffff, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z1
+	VPANDD       Z1, Z0, Z1
+	KMOVW        K1, K2
+	VPXORD       Z3, Z3, Z3
+	VPGATHERDD   (BX)(Z2*8), K2, Z3
+	KMOVW        K1, K2
+	VPXORD       Z4, Z4, Z4
+	VPGATHERDD   4(BX)(Z2*8), K2, Z4
+	VPSRLD       $0x08, Z1, Z2
+	VPMULLD      Z2, Z2, Z5
+	VPSRLD       $0x01, Z5, Z5
+	VPSLLD       $0x1e, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x07, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSLLD       $0x1d, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x06, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSLLD       $0x1c, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x05, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSLLD       $0x1b, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x04, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSLLD       $0x1a, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x03, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSLLD       $0x19, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x02, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSLLD       $0x18, Z1, Z7
+	VPSRAD       $0x1f, Z7, Z7
+	VPSRLD       $0x01, Z2, Z6
+	VPANDD       Z7, Z6, Z6
+	VPADDD       Z6, Z5, Z5
+	VPSRLD       $0x10, Z4, Z2
+	VPMULLD      Z1, Z2, Z2
+	MOVL         $0x0000ffff, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z1
+	VPANDD       Z1, Z4, Z4
+	VPMULLD      Z5, Z4, Z4
+	VPSUBD       Z4, Z2, Z2
+	MOVL         $0x00000003, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z1
+	VPANDD       Z1, Z3, Z6
+	VPSLLD       $0x0d, Z6, Z6
+	VPSUBD       Z6, Z2, Z2
+	MOVL         $0x00007818, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z6
+	VPADDD       Z6, Z2, Z2
+	VPSRLD       $0x0f, Z2, Z2
+	VPSRLD       $0x02, Z3, Z3
+	VPSUBD       Z2, Z3, Z3
+	VPSRLD       $0x17, Z0, Z6
+	VPSLLD       $0x17, Z6, Z6
+	VPSUBD       Z6, Z3, Z3
+	MOVL         $0x7e000000, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Z6
+	VPADDD       Z6, Z3, Z3
+	VMOVUPS      Z3, (CX)
+	ADDQ         $0x40, DX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, AX
+	JNZ          loop
+	VZEROUPPER
+	RET

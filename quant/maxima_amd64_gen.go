@@ -21,3 +21,15 @@ func maximaBF16AVX2(blocks int, n int, largest *float32, x *uint16)
 //
 //go:noescape
 func maximaF16AVX2(blocks int, n int, largest *float32, x *uint16)
+
+// rcpAVX2 sets r[i] to Rcp(absmax[i]) for i < n, n being a positive multiple of 8. It is garbage where PlainScale does
+// not hold.
+//
+//go:noescape
+func rcpAVX2(n int, r *float32, absmax *float32, table *uint32)
+
+// rcpAVX512 sets r[i] to Rcp(absmax[i]) for i < n, n being a positive multiple of 16. It is garbage where PlainScale does
+// not hold.
+//
+//go:noescape
+func rcpAVX512(n int, r *float32, absmax *float32, table *uint32)

@@ -42,7 +42,7 @@ var outputs = []output{
 	{"device/cpu/pool/pause", []func(*build.Context){pause}},
 	{"device/cpu/step/update", updates()},
 	{"quant/dynamic8", []func(*build.Context){encode8AVX512, encode8AVX2, decode8VBMI, decode8AVX512, decode8AVX2}},
-	{"quant/maxima", []func(*build.Context){maxima}},
+	{"quant/maxima", []func(*build.Context){maxima, reciprocals}},
 	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
 	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
 	{"internal/fourbit/decode", both(restoreScales, eachDType(dtypes, blockTables), eachDType(dtypes[1:], tablePairs),
