@@ -73,7 +73,8 @@ func (l *Linear) Forward(x graph.Value) graph.Value {
 	}
 	a := ops.Cast(g.Read(l.A), x.DType())
 	b := ops.Cast(g.Read(l.B), x.DType())
-	return ops.Add(y, ops.Scale(ops.Linear(ops.Linear(in, a), b), l.Scale))
+	h := ops.Scale(ops.Linear(in, a), l.Scale) // the narrow side, in both directions
+	return ops.Add(y, ops.Linear(h, b))
 }
 
 // Features implements layers.Projection.

@@ -32,12 +32,12 @@ func (l *llama) weight(name string, dims ...int) graph.Value {
 	return l.g.Read(graph.NewVar(name, tensor.T(tensor.F32, dims...)))
 }
 
-// lora is x·Wᵀ + 2·(x·Aᵀ)·Bᵀ with W frozen.
+// lora is x·Wᵀ + (2·x·Aᵀ)·Bᵀ with W frozen.
 func (l *llama) lora(x graph.Value, in, out int) graph.Value {
 	a, b := graph.NewVar("lora_A", tensor.T(tensor.F32, llamaRank, in)), graph.NewVar("lora_B", tensor.T(tensor.F32, out, llamaRank))
 	l.train = append(l.train, a, b)
 	y := ops.Linear(x, l.weight("weight", out, in))
-	return ops.Add(y, ops.Scale(ops.Linear(ops.Linear(x, l.g.Read(a)), l.g.Read(b)), 2))
+	return ops.Add(y, ops.Linear(ops.Scale(ops.Linear(x, l.g.Read(a)), 2), l.g.Read(b)))
 }
 
 func (l *llama) block(x, cos, sin graph.Value) graph.Value {
