@@ -65,6 +65,22 @@ type Elementwise interface {
 	Elementwise()
 }
 
+// Linear ops are elementwise sums of their inputs, each times a number.
+type Linear interface {
+	Elementwise
+	// Factors returns what each input is multiplied by, 0 for an immediate that is itself the factor of another input; ok is false where
+	// the op is no such sum.
+	Factors(in []Value) (factors []float64, ok bool)
+}
+
+// Accumulator ops can add their one output to another value as they compute it.
+type Accumulator interface {
+	Op
+	// AddTo returns the op with one more input before those of n: that value, plus factor times n's output, in that value's shape. ok is
+	// false where these types have none.
+	AddTo(factor float64, n *Node) (op Op, ok bool)
+}
+
 // Frozen ops refuse some gradients: FrozenInput returns why input i can have none, or "".
 type Frozen interface{ FrozenInput(i int) string }
 

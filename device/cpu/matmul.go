@@ -7,29 +7,46 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-func init() { Register(buildMatMul) }
+func init() {
+	Register(func(d *Device, op ops.MatMul, s device.Spec) (*Kernel, error) {
+		return buildProduct(d, op, 1, s.In, s.Out[0], s.Out[0])
+	})
+	Register(func(d *Device, op ops.AddMatMul, s device.Spec) (*Kernel, error) {
+		t, err := op.MatMul.Infer(s.In[1:])
+		if err != nil {
+			return nil, err
+		}
+		return buildProduct(d, op.MatMul, op.Alpha, s.In, t[0], s.Out[0])
+	})
+}
 
 // smallProduct is the multiply-adds of one matrix of a batch below which the batch, not the matrix, is spread over threads.
 const smallProduct = 1 << 20
 
-func buildMatMul(d *Device, op ops.MatMul, s device.Spec) (*Kernel, error) {
-	p := product{op: op, a: s.In[0], b: s.In[1], out: s.Out[0]}
-	p.m, p.n = s.Out[0].Dim(-2), s.Out[0].Dim(-1)
+// buildProduct makes the kernel of a product of type t, added to the first of three inputs.
+func buildProduct(d *Device, op ops.MatMul, alpha float32, in []tensor.Type, t, out tensor.Type) (*Kernel, error) {
+	p := product{op: op, alpha: float64(alpha), first: len(in) - 2, out: out}
+	p.a, p.b = in[p.first], in[p.first+1]
+	p.m, p.n = t.Dim(-2), t.Dim(-1)
 	if p.k = p.a.Dim(-1); op.TransA {
 		p.k = p.a.Dim(-2)
 	}
 	p.batch = 1
-	for i := range s.Out[0].Rank() - 2 {
-		p.batch *= s.Out[0].Dim(i)
+	for i := range t.Rank() - 2 {
+		p.batch *= t.Dim(i)
 	}
 	if p.batch > 1 && p.m*p.n*p.k < smallProduct {
 		lanes := min(d.threads, p.batch)
 		each := (gemm.ScratchBytes(p.m, p.n, p.k, 1) + 63) &^ 63
-		return &Kernel{ScratchBytes: each * int64(lanes), Run: func(c *Call) error { return p.runBatch(d, c, lanes, each) }}, nil
+		return &Kernel{ScratchBytes: each * int64(lanes), Run: func(c *Call) error {
+			p.begin(c)
+			return p.runBatch(d, c, lanes, each)
+		}}, nil
 	}
 	return &Kernel{ScratchBytes: gemm.ScratchBytes(p.m, p.n, p.k, d.threads), Run: func(c *Call) error {
+		p.begin(c)
 		for i := range p.batch {
-			if err := gemm.Gemm(d.pool, c.Scratch, 1, p.args(c, i)); err != nil {
+			if err := gemm.Gemm(d.pool, c.Scratch, p.alpha, p.args(c, i)); err != nil {
 				return err
 			}
 		}
@@ -40,8 +57,17 @@ func buildMatMul(d *Device, op ops.MatMul, s device.Spec) (*Kernel, error) {
 // product is a batch of matrix products of one shape.
 type product struct {
 	op             ops.MatMul
+	alpha          float64
+	first          int // input A; what the product is added to lies before it
 	a, b, out      tensor.Type
 	batch, m, n, k int
+}
+
+// begin puts what the product is added to where the sum goes, unless it is there.
+func (p *product) begin(c *Call) {
+	if out := c.Out[0]; p.first == 1 && len(out) > 0 && &out[0] != &c.In[0][0] {
+		copy(out, c.In[0])
+	}
 }
 
 func (p *product) args(c *Call, i int) gemm.Args {
@@ -50,15 +76,15 @@ func (p *product) args(c *Call, i int) gemm.Args {
 		return gemm.Mat{Data: x[i*each : (i+1)*each], DType: t.DType, LD: t.Dim(-1), Trans: trans}
 	}
 	each := len(c.Out[0]) / p.batch
-	return gemm.Args{M: p.m, N: p.n, K: p.k, A: mat(c.In[0], p.a, p.op.TransA), B: mat(c.In[1], p.b, p.op.TransB),
-		C: gemm.Out{Data: c.Out[0][i*each : (i+1)*each], DType: p.out.DType, LD: p.n}}
+	return gemm.Args{M: p.m, N: p.n, K: p.k, A: mat(c.In[p.first], p.a, p.op.TransA), B: mat(c.In[p.first+1], p.b, p.op.TransB),
+		C: gemm.Out{Data: c.Out[0][i*each : (i+1)*each], DType: p.out.DType, LD: p.n}, Accumulate: p.first == 1}
 }
 
 func (p *product) runBatch(d *Device, c *Call, lanes int, scratch int64) error {
 	errs := make([]error, lanes)
 	if err := d.parallel(lanes, func(lane int) {
 		for i := p.batch * lane / lanes; i < p.batch*(lane+1)/lanes && errs[lane] == nil; i++ {
-			errs[lane] = gemm.Gemm(nil, c.Scratch[int64(lane)*scratch:int64(lane+1)*scratch], 1, p.args(c, i))
+			errs[lane] = gemm.Gemm(nil, c.Scratch[int64(lane)*scratch:int64(lane+1)*scratch], p.alpha, p.args(c, i))
 		}
 	}); err != nil {
 		return err

@@ -18,10 +18,39 @@ type Pointwise struct {
 
 var (
 	_ graph.Differentiable = Pointwise{}
-	_ graph.Elementwise    = Pointwise{}
+	_ graph.Linear         = Pointwise{}
 	_ graph.Aliaser        = Pointwise{}
 	_ graph.Coster         = Pointwise{}
 )
+
+// Factors implements graph.Linear.
+func (o Pointwise) Factors(in []Value) ([]float64, bool) {
+	switch o.F {
+	case FnAdd:
+		return []float64{1, 1}, true
+	case FnSub:
+		return []float64{1, -1}, true
+	case FnNeg:
+		return []float64{-1}, true
+	case FnMul:
+		if v, ok := immediate(in[1]); ok {
+			return []float64{v, 0}, true
+		}
+		if v, ok := immediate(in[0]); ok {
+			return []float64{0, v}, true
+		}
+	}
+	return nil, false
+}
+
+// immediate returns the number of a fill.
+func immediate(v Value) (float64, bool) {
+	if !v.Valid() {
+		return 0, false
+	}
+	op, ok := v.Node().Op.(Pointwise)
+	return op.Val, ok && op.F == FnFill
+}
 
 // Name implements graph.Op.
 func (o Pointwise) Name() string { return o.Row().Name }

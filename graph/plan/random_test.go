@@ -87,7 +87,7 @@ func (w *world) like(t *rapid.T, v graph.Value) graph.Value {
 func (w *world) step(t *rapid.T) {
 	x := w.pick(t)
 	var y graph.Value
-	switch rapid.IntRange(0, 13).Draw(t, "kind") {
+	switch rapid.IntRange(0, 14).Draw(t, "kind") {
 	case 0:
 		y = ops.Tanh(x)
 	case 1:
@@ -116,6 +116,9 @@ func (w *world) step(t *rapid.T) {
 		y = w.g.Read(rapid.SampledFrom(w.vars).Draw(t, "var"))
 	case 13:
 		y = ops.Cast(ops.Cast(x, tensor.BF16), tensor.F32)
+	case 14: // a product is added in place: to the bit, as the factor is a power of two and the product has one block
+		x = ops.Reshape(x, -1, 4)
+		y = ops.Add(ops.Tanh(ops.Linear(x, ops.Neg(x))), ops.Scale(ops.Linear(x, ops.Sigmoid(x)), 0.25))
 	}
 	if y.Type().Size() <= 4096 && y.Type().Size() > 0 && y.Type().Size()%4 == 0 {
 		w.vals = append(w.vals, y)

@@ -99,7 +99,7 @@ func TestLaunches(t *testing.T) {
 			require.True(t, l.Told)
 		}
 		if l.Phase == graph.Update {
-			require.Equal(t, "sub", lastName(l.Node), "the hand-written update follows from the gradient")
+			require.Equal(t, "add_matmul", lastName(l.Node), "the hand-written update follows from the gradient")
 		}
 	}
 	for _, ph := range graph.Phases {

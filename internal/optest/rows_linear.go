@@ -36,7 +36,7 @@ func matmulCases() []Case {
 				Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{6, 7}}}, {{Dims: []int{3}}, {Dims: []int{3}}},
 					{{Dims: []int{2, 3, 3}}, {Dims: []int{4, 3, 3}}}, {{Dims: []int{3, 3}, DType: tensor.I32}, {Dims: []int{3, 3}, DType: tensor.I32}},
 					{{Dims: []int{3, 3}, DType: tensor.F32}, {Dims: []int{3, 3}, DType: tensor.BF16}}},
-			})
+			}, addMatMul(op, fmt.Sprintf("add_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), dims(s.batch, s.m, s.n), a, b))
 		}
 	}
 	return append(out,
@@ -51,6 +51,21 @@ func matmulCases() []Case {
 		Case{Name: "matmul_same_operand", In: []Arg{{Dims: []int{4, 4}}}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Dot(in[0], in[0])) }},
 	)
+}
+
+// addMatMul adds a product to what has the shape of its rows, or no rows at all.
+func addMatMul(op ops.MatMul, name string, c, a, b []int) Case {
+	if op.TransA {
+		c = []int{tensor.S(c...).Size()}
+	}
+	return Case{
+		Name: name, In: []Arg{{Dims: c}, {Dims: a}, {Dims: b}}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.AddMatMul{MatMul: op, Alpha: -0.75}, in...)
+		},
+		Bad: [][]Arg{{{Dims: []int{3, 3}}, {Dims: []int{3, 5}}, {Dims: []int{6, 3}}}, {{Dims: []int{8}}, {Dims: []int{3, 3}}, {Dims: []int{3, 3}}},
+			{{Dims: []int{9}, DType: tensor.F64}, {Dims: []int{3, 3}, DType: tensor.F32}, {Dims: []int{3, 3}, DType: tensor.F32}}},
+	}
 }
 
 func dims(batch []int, last ...int) []int { return append(append([]int(nil), batch...), last...) }

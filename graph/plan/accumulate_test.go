@@ -1,0 +1,105 @@
+package plan_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// inPlace are sums with the number of products in them that are added in place.
+var inPlace = map[string]struct {
+	build func(x, y graph.Value, w *graph.Var) []graph.Value
+	want  int
+}{
+	"two products": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		return []graph.Value{ops.Add(ops.Dot(x, y), ops.Dot(y, x))}
+	}, 1},
+	"a chain": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		return []graph.Value{ops.Sub(ops.Add(ops.Dot(x, y), ops.Scale(ops.Neg(ops.Dot(y, x)), 3)), ops.Dot(x, x))}
+	}, 2},
+	"through views": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		c := ops.Reshape(ops.Sigmoid(x), 8, 2, 4)
+		return []graph.Value{ops.Add(ops.Reshape(ops.Scale(ops.Reshape(ops.Dot(x, y), 64), 0.5), 8, 2, 4), c)}
+	}, 1},
+	"an update": {func(x, y graph.Value, w *graph.Var) []graph.Value {
+		g := x.Graph()
+		g.Write(w, ops.Sub(g.Read(w), ops.Scale(ops.Dot(x, y), 0.1)))
+		return []graph.Value{ops.Dot(x, g.Read(w))} // of the old value
+	}, 1},
+	"a variable that stays": {func(x, y graph.Value, w *graph.Var) []graph.Value {
+		return []graph.Value{ops.Add(x.Graph().Read(w), ops.Dot(x, y))}
+	}, 0},
+	"an input": {func(x, y graph.Value, _ *graph.Var) []graph.Value { return []graph.Value{ops.Add(x, ops.Dot(x, y))} }, 0},
+	"a product that is an output": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		p := ops.Dot(x, y)
+		return []graph.Value{p, ops.Add(ops.Sigmoid(x), p)}
+	}, 0},
+	"a product used twice": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		p := ops.Dot(x, y)
+		return []graph.Value{ops.Mul(ops.Add(ops.Sigmoid(x), p), p)}
+	}, 0},
+	"a sum that is needed without": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		c := ops.Sigmoid(x)
+		return []graph.Value{ops.Mul(ops.Add(c, ops.Dot(x, y)), c)}
+	}, 0},
+	"a negative sum": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		return []graph.Value{ops.Sub(ops.Dot(x, y), ops.Sigmoid(x))}
+	}, 0},
+	"a broadcast": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		return []graph.Value{ops.Add(ops.Sigmoid(ops.Slice(x, 0, 0, 1)), ops.Dot(x, y))}
+	}, 0},
+	"half precision": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		half := func(v graph.Value) graph.Value { return ops.Cast(v, tensor.BF16) }
+		return []graph.Value{ops.Add(ops.Dot(half(x), half(y)), ops.Dot(half(y), half(x)))}
+	}, 0},
+}
+
+// TestAccumulate: products are added in place exactly where nothing else needs them, nor what they are added to.
+func TestAccumulate(t *testing.T) {
+	dev := cpu.New(cpu.Options{Threads: 1})
+	for name, c := range inPlace {
+		t.Run(name, func(t *testing.T) {
+			var got [2][]*tensor.Tensor
+			for i, noFuse := range []bool{false, true} {
+				g := graph.New("sum")
+				x, y := g.Input("x", tensor.T(tensor.F32, 8, 8)), g.Input("y", tensor.T(tensor.F32, 8, 8))
+				w := graph.NewVar("w", x.Type())
+				outs := c.build(x, y, w)
+				store := plan.NewStore(dev)
+				require.NoError(t, store.Set(w, filled(w.Type, 3)))
+				p, err := plan.Compile(outs, plan.Options{Device: dev, Store: store, Verify: true, NoFuse: noFuse})
+				require.NoError(t, err)
+				require.NoError(t, p.CheckArena())
+				n := 0
+				for _, l := range p.Launches() {
+					if l.Node.Op.Name() == "add_matmul" {
+						n++
+					}
+				}
+				if !noFuse {
+					require.Equal(t, c.want, n)
+				}
+				res, err := p.Run(t.Context(), plan.Feed{x: filled(x.Type(), 1), y: filled(y.Type(), 2)})
+				require.NoError(t, err)
+				for _, v := range outs {
+					got[i] = append(got[i], res.Tensor(v))
+				}
+				after, err := store.Get(w)
+				require.NoError(t, err)
+				got[i] = append(got[i], after)
+				require.NoError(t, p.Close())
+			}
+			for i := range got[0] {
+				for j := range got[0][i].Type().Size() {
+					require.InDelta(t, got[1][i].At(j), got[0][i].At(j), 1e-6, "result %d, element %d", i, j)
+				}
+			}
+		})
+	}
+}
