@@ -130,6 +130,7 @@ func (s *sweep) add(v, c graph.Value) {
 	if c.Absent() || !v.Valid() {
 		return
 	}
+	defer s.g.OnBehalf(v.Node())()
 	c = ops.SumTo(c, v.Shape())
 	if c.DType() != v.DType() {
 		c = ops.Cast(c, v.DType())

@@ -66,11 +66,8 @@ func (p *program) plan() *cobra.Command {
 		Long:               planUsage + trainUsage,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := config.Finetune
-			if len(args) > 0 && (args[0] == config.Finetune || args[0] == config.Pretrain) {
-				name, args = args[0], args[1:]
-			}
-			cfg, stop, err := p.configure(cmd, name, args, nil)
+			name, args := ofCommand(args)
+			cfg, _, stop, err := p.configure(cmd, name, args, nil)
 			if err != nil || stop {
 				return err
 			}
@@ -81,4 +78,12 @@ func (p *program) plan() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// ofCommand takes the name of the command whose defaults are meant off the arguments.
+func ofCommand(args []string) (name string, rest []string) {
+	if len(args) > 0 && (args[0] == config.Finetune || args[0] == config.Pretrain) {
+		return args[0], args[1:]
+	}
+	return config.Finetune, args
 }

@@ -33,7 +33,7 @@ func (p *program) trainCommand(name, short string) *cobra.Command {
 		Long:               short + ".\n\n  trainer " + name + trainUsage,
 		DisableFlagParsing: true, // overrides are keys of the configuration, not flags
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, stop, err := p.configure(cmd, name, args, nil)
+			cfg, _, stop, err := p.configure(cmd, name, args, nil)
 			if err != nil || stop {
 				return err
 			}
@@ -42,37 +42,38 @@ func (p *program) trainCommand(name, short string) *cobra.Command {
 	}
 }
 
-// configure reads the configuration that arguments describe; stop means that the command is done (--help, --print-config).
-func (p *program) configure(cmd *cobra.Command, name string, args []string, own map[string]bool) (cfg config.Config, stop bool, err error) {
+// configure reads the configuration that arguments describe, and returns the flags among them that are own, names with whether they
+// take a value; stop means that the command is done (--help, --print-config).
+func (p *program) configure(cmd *cobra.Command, name string, args []string, own map[string]bool) (cfg config.Config, given []string, stop bool, err error) {
 	flags := map[string]bool{"help": false, "h": false, "print-config": false}
 	for k, v := range own {
 		flags[k] = v
 	}
 	files, overrides, given, err := config.Split(args, flags)
 	if err != nil {
-		return cfg, false, err
+		return cfg, nil, false, err
 	}
 	if slices.Contains(given, "--help") || slices.Contains(given, "-h") || slices.Contains(given, "help") || slices.Contains(given, "h") {
-		return cfg, true, cmd.Help()
+		return cfg, nil, true, cmd.Help()
 	}
 	if len(files) > 1 {
-		return cfg, false, usage(fmt.Errorf("%d files are given, one is read: %v", len(files), files))
+		return cfg, nil, false, usage(fmt.Errorf("%d files are given, one is read: %v", len(files), files))
 	}
 	path := ""
 	if len(files) == 1 {
 		path = files[0]
 	}
 	if cfg, err = (config.Loader{Command: name}).Load(path, overrides); err != nil {
-		return cfg, false, err
+		return cfg, nil, false, err
 	}
 	if slices.Contains(given, "--print-config") || slices.Contains(given, "print-config") {
 		yaml, err := cfg.Marshal()
 		if err == nil {
 			_, err = p.out.Write(yaml)
 		}
-		return cfg, true, err
+		return cfg, nil, true, err
 	}
-	return cfg, false, nil
+	return cfg, given, false, nil
 }
 
 func (p *program) train(ctx context.Context, name string, cfg config.Config) error {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
 	"github.com/bitsandbyes/bitsandbyes/internal/probe"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -14,23 +15,29 @@ import (
 type timing struct {
 	began time.Time
 	marks []device.Mark
+	meter pool.Meter
 }
 
 // Reserve implements device.Timer.
 func (s *stream) Reserve(n int) error {
 	s.timing.marks = slices.Grow(s.timing.marks[:0], n)
+	s.dev.pool.Measure(&s.timing.meter)
 	s.timing.began = time.Now()
 	return nil
 }
 
 // Mark implements device.Timer.
 func (s *stream) Mark() error {
-	s.timing.marks = append(s.timing.marks, device.Mark{At: time.Since(s.timing.began)})
+	at := time.Since(s.timing.began)
+	s.timing.marks = append(s.timing.marks, device.Mark{At: at, Busy: at + s.timing.meter.Extra()})
 	return nil
 }
 
 // Marks implements device.Timer.
-func (s *stream) Marks() ([]device.Mark, error) { return s.timing.marks, nil }
+func (s *stream) Marks() ([]device.Mark, error) {
+	s.dev.pool.Measure(nil)
+	return s.timing.marks, nil
+}
 
 // Limits implements device.Limiter.
 func (d *Device) Limits(ctx context.Context) (device.Limits, error) {

@@ -31,6 +31,7 @@ func RunWith(t *testing.T, dev device.Device, o Options) {
 	t.Run("Alloc", func(t *testing.T) { testAlloc(t, dev) })
 	t.Run("Copies", func(t *testing.T) { testCopies(t, dev) })
 	t.Run("Streams", func(t *testing.T) { testStreams(t, dev) })
+	t.Run("Timer", func(t *testing.T) { testTimer(t, dev) })
 	t.Run("Errors", func(t *testing.T) { testErrors(t, dev) })
 	t.Run("Kernels", func(t *testing.T) { testKernels(t, dev) })
 	t.Run("Ops", func(t *testing.T) { testOps(t, dev, o) })
@@ -108,6 +109,30 @@ func testStreams(t *testing.T, dev device.Device) {
 	}
 	require.NoError(t, one.Sync())
 	require.NoError(t, two.Sync())
+}
+
+// testTimer: a stream that tells the time tells it in order, anew after each Reserve.
+func testTimer(t *testing.T, dev device.Device) {
+	s := dev.Stream(0)
+	timer, ok := s.(device.Timer)
+	if !ok {
+		t.Skip("the streams of this device have no timer: profiles wait for each launch")
+	}
+	a := alloc(t, dev, 1<<20)
+	for _, n := range []int{1, 5, 2} {
+		require.NoError(t, timer.Reserve(n))
+		for range n {
+			require.NoError(t, s.Upload(a, make([]byte, 1<<20)))
+			require.NoError(t, timer.Mark())
+		}
+		marks, err := timer.Marks()
+		require.NoError(t, err)
+		require.Len(t, marks, n)
+		for i := range marks[1:] {
+			require.Greater(t, marks[i+1].At, marks[i].At)
+			require.GreaterOrEqual(t, marks[i+1].Busy, marks[i].Busy)
+		}
+	}
 }
 
 func testErrors(t *testing.T, dev device.Device) {

@@ -54,7 +54,7 @@ func (p *Plan) emit(s *storage, order []*graph.Node) error {
 			if byOut := s.placed[n]; byOut != nil && byOut[i] >= 0 {
 				at = s.varPlace(p.g.Writes()[byOut[i]].Var)
 			} else {
-				at.root = s.newRoot(root{kind: inArena, bytes: t.Bytes(), node: n, birth: len(p.steps), end: len(p.steps)})
+				at.root = s.newRoot(root{kind: inArena, bytes: t.Bytes(), node: n, out: i, birth: len(p.steps), end: len(p.steps)})
 			}
 			s.at[n.Output(i)] = at
 			st.out = append(st.out, at)

@@ -19,6 +19,7 @@ type root struct {
 	bytes int64
 	v     *graph.Var // inVar: the owner of the storage
 	node  *graph.Node
+	out   int // which output of the node
 
 	// arena only
 	offset     int64

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Pool is a set of workers. One job runs on the workers at a time; Run may be called from any goroutine, also from within a
@@ -38,6 +39,7 @@ type Pool struct {
 	wake    semaphore // a token for each worker taken off parked
 	closed  atomic.Bool
 	exited  sync.WaitGroup
+	meter   atomic.Pointer[Meter]
 
 	failMu sync.Mutex
 	fail   *PanicError // of the lowest task that panicked
@@ -51,9 +53,26 @@ type tasks struct {
 	n int
 	f func(task int)
 	g func(worker, task int)
+
+	meter *Meter // nil: nobody wants to know
 }
 
 func (t *tasks) run(worker, task int) {
+	if t.meter != nil && worker > 0 {
+		t.measured(worker, task)
+		return
+	}
+	t.call(worker, task)
+}
+
+// measured is call for a worker, by a meter.
+func (t *tasks) measured(worker, task int) {
+	began := time.Now()
+	t.call(worker, task)
+	t.meter.since(began, 1)
+}
+
+func (t *tasks) call(worker, task int) {
 	if t.g != nil {
 		t.g(worker, task)
 	} else {
@@ -116,6 +135,7 @@ func (p *Pool) start(t tasks) error {
 	if p == nil || p.threads == 1 || t.n <= 1 || p.closed.Load() || !p.busy.TryLock() {
 		return inline(t)
 	}
+	t.meter = p.meter.Load()
 	p.tasks, p.fail = t, nil
 	p.pending.Store(int64(t.n))
 	p.job.Store((p.job.Load()>>32+1)<<32 | uint64(t.n))
@@ -126,7 +146,13 @@ func (p *Pool) start(t tasks) error {
 		p.wake.release()
 	}
 	p.drain(0)
-	p.await()
+	if t.meter != nil {
+		began := time.Now()
+		p.await()
+		t.meter.since(began, -1)
+	} else {
+		p.await()
+	}
 	p.tasks = tasks{}
 	fail := p.fail
 	p.busy.Unlock()
