@@ -71,6 +71,62 @@ func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {
 	}
 }
 
+// encode4 writes the codes of len(r) blocks of n elements, a multiple of 32, each times its r.
+func encode4[E Real](codes []byte, x []E, r []float32, n int, scheme Scheme) {
+	v, wide, fp4 := vectorTables()[scheme], level == isa.AVX512, scheme == FP4
+	blocks, to, scale, table := len(r), &codes[0], &r[0], &v.avx2[0]
+	if wide {
+		table = &v.avx512[0]
+	}
+	switch x := any(x).(type) {
+	case []float32:
+		encode4F32(wide, fp4, blocks, n, to, &x[0], scale, table)
+	case []tensor.BFloat16:
+		encode4BF16(wide, fp4, blocks, n, to, words(x), scale, table)
+	case []tensor.Float16:
+		encode4F16(wide, fp4, blocks, n, to, words(x), scale, table)
+	}
+}
+
+func encode4F32(wide, fp4 bool, blocks, n int, codes *byte, x, r *float32, table *uint32) {
+	switch {
+	case wide && fp4:
+		encodeFP4F32AVX512(blocks, n, codes, x, r, table)
+	case wide:
+		encodeNF4F32AVX512(blocks, n, codes, x, r, table)
+	case fp4:
+		encodeFP4F32AVX2(blocks, n, codes, x, r, table)
+	default:
+		encodeNF4F32AVX2(blocks, n, codes, x, r, table)
+	}
+}
+
+func encode4BF16(wide, fp4 bool, blocks, n int, codes *byte, x *uint16, r *float32, table *uint32) {
+	switch {
+	case wide && fp4:
+		encodeFP4BF16AVX512(blocks, n, codes, x, r, table)
+	case wide:
+		encodeNF4BF16AVX512(blocks, n, codes, x, r, table)
+	case fp4:
+		encodeFP4BF16AVX2(blocks, n, codes, x, r, table)
+	default:
+		encodeNF4BF16AVX2(blocks, n, codes, x, r, table)
+	}
+}
+
+func encode4F16(wide, fp4 bool, blocks, n int, codes *byte, x *uint16, r *float32, table *uint32) {
+	switch {
+	case wide && fp4:
+		encodeFP4F16AVX512(blocks, n, codes, x, r, table)
+	case wide:
+		encodeNF4F16AVX512(blocks, n, codes, x, r, table)
+	case fp4:
+		encodeFP4F16AVX2(blocks, n, codes, x, r, table)
+	default:
+		encodeNF4F16AVX2(blocks, n, codes, x, r, table)
+	}
+}
+
 // decode8Step is what the length of blocks must be a multiple of for decode8.
 func decode8Step() int {
 	if vbmi() {

@@ -18,4 +18,6 @@ func rcp(r, scales *[runBlocks]float32, n int) {}
 
 func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {}
 
+func encode4[E Real](codes []byte, x []E, r []float32, n int, scheme Scheme) {}
+
 func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *Codebook, stream bool) {}

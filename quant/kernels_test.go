@@ -158,3 +158,61 @@ func levelsOfDequantize8[E Real](t *testing.T) {
 		}
 	}
 }
+
+func TestLevelsOfQuantize4(t *testing.T) {
+	t.Run("f32", levelsOfQuantize4[float32])
+	t.Run("bf16", levelsOfQuantize4[tensor.BFloat16])
+	t.Run("f16", levelsOfQuantize4[tensor.Float16])
+}
+
+func levelsOfQuantize4[E Real](t *testing.T) {
+	for _, scheme := range []Scheme{NF4, FP4} {
+		for i, n := range append(awkward, 64*130) {
+			x := as[E](weights(n, i%2 == 0, uint64(n)))
+			wide := toFloat32(make([]float32, n), x)
+			for _, blocksize := range []int{32, 34, 64, 96, 4096} {
+				codes, absmax := naive4(wide, blocksize, scheme)
+				eachLevel(t, func(level string) {
+					got, scales, bad := make([]byte, len(codes)), make([]float32, len(absmax)), make([]bool, len(absmax))
+					quantizeBlocks4(got, scales, x, blocksize, scheme, 0, len(absmax), bad)
+					what := fmt.Sprintf("%s, %v, %d in blocks of %d", level, scheme, n, blocksize)
+					require.Equal(t, bitsOf(absmax), bitsOf(scales), what)
+					require.Equal(t, codes, got, what)
+					for b := range bad {
+						bits := maxAbsBitsGo(wide[b*blocksize : min((b+1)*blocksize, n)])
+						require.Equal(t, bits >= fastHigh, bad[b], what)
+					}
+				})
+			}
+		}
+	}
+}
+
+// No bucket holds two thresholds, and the elements next to each threshold get the codes of the definition.
+func TestVectorTables4(t *testing.T) {
+	for _, scheme := range []Scheme{NF4, FP4} {
+		tab := newTable4(scheme)
+		var x []float32
+		for _, v := range append(scheme.Thresholds(), 0, 1, 2.0/3) {
+			for n := -3; n <= 3; n++ {
+				x = append(x, min(step(v, n), 1), max(-step(v, n), -1))
+			}
+		}
+		for i := range 4096 {
+			x = append(x, float32(i)/4096, -float32(i)/4096)
+		}
+		for len(x)%32 != 0 {
+			x = append(x, 1)
+		}
+		want := make([]byte, len(x)/2)
+		tab.blockNaive(want, x, 1)
+		eachLevel(t, func(level string) {
+			if step8() > len(x) {
+				return
+			}
+			got, r := make([]byte, len(x)/2), [1]float32{1}
+			encode4(got, x, r[:], len(x), scheme)
+			require.Equal(t, want, got, "%s, %v", level, scheme)
+		})
+	}
+}

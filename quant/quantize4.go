@@ -19,46 +19,51 @@ func Quantize4[E Real](codes []byte, absmax []float32, src []E, blocksize int, s
 }
 
 // quantizeBlocks4 quantizes blocks lo to hi-1 of src into the codes and scales of the whole tensor; where bad is given it marks the
-// blocks that hold NaN, infinity or what is too large (tooLarge).
+// blocks that hold NaN, infinity or what is too large.
 func quantizeBlocks4[E Real](codes []byte, absmax []float32, src []E, blocksize int, scheme Scheme, lo, hi int, bad []bool) {
-	tab := quantTables()[scheme]
-	if f, ok := any(src).([]float32); ok {
-		quantizeFloats4(tab, codes, absmax, f, blocksize, lo, hi, bad)
-		return
-	}
-	var scratch [MaxBlocksize]float32
-	for b := lo; b < hi; b++ {
-		i := b * blocksize
-		x := toFloat32(scratch[:], src[i:min(i+blocksize, len(src))])
-		bits := maxAbsBits(x)
-		absmax[b] = tab.block(codes[i/2:], x, bits, blockRcp(bits))
-		if bad != nil {
-			bad[b] = bits >= fastHigh
-		}
+	for b := quantizeRuns4(codes, absmax, src, blocksize, scheme, lo, hi, bad); b < hi; b++ {
+		quantizeBlock4(codes, absmax, src, blocksize, scheme, b, bad)
 	}
 }
 
-// quantizeFloats4 looks up each reciprocal one block ahead: the table is larger than the caches near the core, and the processor
-// fetches its entry while it works on the block before.
-func quantizeFloats4(tab *table4, codes []byte, absmax []float32, src []float32, blocksize, lo, hi int, bad []bool) {
-	var next []float32
-	var nextBits uint32
-	var nextRcp float32
-	for b := lo - 1; b < hi; b++ {
-		x, bits, r := next, nextBits, nextRcp
-		if i := (b + 1) * blocksize; b+1 < hi {
-			next = src[i:min(i+blocksize, len(src))]
-			nextBits = maxAbsBits(next)
-			nextRcp = blockRcp(nextBits)
-		}
-		if b < lo {
-			continue
-		}
-		absmax[b] = tab.block(codes[b*blocksize/2:], x, bits, r)
-		if bad != nil {
-			bad[b] = bits >= fastHigh
+// quantizeBlock4 quantizes block b.
+func quantizeBlock4[E Real](codes []byte, absmax []float32, src []E, blocksize int, scheme Scheme, b int, bad []bool) {
+	i := b * blocksize
+	x := src[i:min(i+blocksize, len(src))]
+	var bits uint32
+	if f, ok := any(x).([]float32); ok {
+		absmax[b], bits = quantTables()[scheme].block(codes[i/2:], f)
+	} else {
+		var scratch [MaxBlocksize]float32
+		absmax[b], bits = quantTables()[scheme].block(codes[i/2:], toFloat32(scratch[:], x))
+	}
+	if bad != nil {
+		bad[b] = bits >= fastHigh
+	}
+}
+
+// quantizeRuns4 quantizes as many whole blocks of [lo, hi) as vector loops can and returns the first that is left.
+func quantizeRuns4[E Real](codes []byte, absmax []float32, src []E, blocksize int, scheme Scheme, lo, hi int, bad []bool) int {
+	if blocksize%32 != 0 || blocksize < step8() {
+		return lo
+	}
+	hi = min(hi, len(src)/blocksize)
+	var scales, r [runBlocks]float32
+	run := min(max(runElements/blocksize, 1), runBlocks)
+	for ; lo < hi; lo += run {
+		n := min(run, hi-lo)
+		from, to := lo*blocksize, (lo+n)*blocksize
+		maxima(scales[:n], src[from:to], blocksize)
+		plain := reciprocals(&r, &scales, n)
+		copy(absmax[lo:], scales[:n])
+		encode4(codes[from/2:to/2], src[from:to], r[:n], blocksize, scheme)
+		for i := 0; i < n && !plain; i++ {
+			if !PlainScale(scales[i]) {
+				quantizeBlock4(codes, absmax, src, blocksize, scheme, lo+i, bad)
+			}
 		}
 	}
+	return min(lo, hi)
 }
 
 func check4(codes, absmax, n, blocksize int, scheme Scheme) error {
@@ -125,31 +130,30 @@ func nf4Bucket(q float32) uint32 { return (math.Float32bits(q+3) - 0x3ffe0000) >
 // fp4Bucket maps |q| in [0, 1] to buckets 1/32 wide: |q|+1 has the exponent of 1.
 func fp4Bucket(a float32) uint32 { return (math.Float32bits(a+1) - 0x3f800000) >> 18 & 127 }
 
-// blockRcp is the reciprocal of a block's absmax where the fast path applies.
-func blockRcp(bits uint32) float32 {
-	if bits < fastLow || bits >= fastHigh {
-		return 0
-	}
-	return Rcp(math.Float32frombits(bits))
-}
-
-// block quantizes one block, given its maxAbsBits and the blockRcp of these, and returns its absmax.
-func (t *table4) block(codes []byte, x []float32, bits uint32, r float32) (absmax float32) {
-	if bits < fastLow || bits >= fastHigh {
+// block quantizes one block and returns its absmax and maxAbsBits.
+func (t *table4) block(codes []byte, x []float32) (absmax float32, bits uint32) {
+	bits = maxAbsBits(x)
+	absmax = math.Float32frombits(bits)
+	if !PlainScale(absmax) {
 		absmax = AbsMax(x)
 		t.blockNaive(codes, x, Rcp(absmax))
-		return absmax
+		return absmax, bits
+	}
+	r := [1]float32{Rcp(absmax)}
+	if done := len(x) &^ 31; done > 0 && done >= step8() {
+		encode4(codes, x[:done], r[:], done, t.scheme)
+		codes, x = codes[done/2:], x[done:]
 	}
 	n := len(x) / 2
 	if t.scheme == FP4 {
-		t.pairsFP4(codes[:n], x[:2*n], r)
+		t.pairsFP4(codes[:n], x[:2*n], r[0])
 	} else {
-		t.pairsNF4(codes[:n], x[:2*n], r)
+		t.pairsNF4(codes[:n], x[:2*n], r[0])
 	}
 	if len(x)%2 == 1 {
-		codes[n] = t.code(scaled(x[2*n], r))<<4 | t.scheme.ZeroCode()
+		codes[n] = t.code(scaled(x[2*n], r[0]))<<4 | t.scheme.ZeroCode()
 	}
-	return math.Float32frombits(bits)
+	return absmax, bits
 }
 
 func (t *table4) pairsNF4(codes []byte, x []float32, r float32) {

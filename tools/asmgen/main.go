@@ -43,6 +43,7 @@ var outputs = []output{
 	{"device/cpu/step/update", updates()},
 	{"quant/dynamic8", []func(*build.Context){encode8AVX512, encode8AVX2, decode8VBMI, decode8AVX512, decode8AVX2}},
 	{"quant/maxima", []func(*build.Context){maxima, reciprocals}},
+	{"quant/encode4", []func(*build.Context){encodeNF4AVX512, encodeFP4AVX512, encodeNF4AVX2, encodeFP4AVX2}},
 	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
 	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
 	{"internal/fourbit/decode", both(restoreScales, eachDType(dtypes, blockTables), eachDType(dtypes[1:], tablePairs),
