@@ -291,13 +291,7 @@ func (l *lanes) vectors(label string, n reg.GPVirtual, rows []reg.GPVirtual, bod
 	}
 	l.Label(label)
 	if l.wide {
-		l.CMPQ(n, operand.U8(l.count()))
-		l.JGE(operand.LabelRef(label + "full"))
-		ones := l.GP32()
-		l.MOVL(operand.U32(0xffff), ones)
-		l.BZHIL(n.As32(), ones, ones)
-		l.KMOVW(ones, v.k)
-		l.Label(label + "full")
+		v.shorten()
 	}
 	body(v)
 	for _, p := range rows {
@@ -314,6 +308,18 @@ type vector struct {
 	n     reg.GPVirtual // elements left
 	k     reg.Register  // AVX-512: those of this round
 	label string
+}
+
+// shorten takes what is beyond the end out of the mask.
+func (v vector) shorten() {
+	l := v.l
+	l.CMPQ(v.n, operand.U8(l.count()))
+	l.JGE(operand.LabelRef(v.label + "full"))
+	ones := l.GP32()
+	l.MOVL(operand.U32(0xffff), ones)
+	l.BZHIL(v.n.As32(), ones, ones)
+	l.KMOVW(ones, v.k)
+	l.Label(v.label + "full")
 }
 
 // load reads a vector of each row, zeros beyond the end.
@@ -347,6 +353,23 @@ func (v vector) store(x reg.VecVirtual, row reg.GPVirtual) {
 		return
 	}
 	v.either("store", func() { v.l.VMOVUPS(x, at(row, 0)) }, func(m reg.VecVirtual) { v.l.VMASKMOVPS(x, m, at(row, 0)) })
+}
+
+// store2 stores two vectors: with AVX2 there is one store by parts a round.
+func (v vector) store2(x reg.VecVirtual, row reg.GPVirtual, y reg.VecVirtual, other reg.GPVirtual) {
+	l := v.l
+	if l.wide {
+		v.store(x, row)
+		v.store(y, other)
+		return
+	}
+	v.either("store", func() {
+		l.VMOVUPS(x, at(row, 0))
+		l.VMOVUPS(y, at(other, 0))
+	}, func(m reg.VecVirtual) {
+		l.VMASKMOVPS(x, m, at(row, 0))
+		l.VMASKMOVPS(y, m, at(other, 0))
+	})
 }
 
 // only is x with zeros beyond the end of the row.

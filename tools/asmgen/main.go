@@ -51,6 +51,8 @@ var outputs = []output{
 	{"internal/fourbit/strips", both(eachDType(dtypes, packLanes), eachDType(dtypes, packFew), eachDType(dtypes, packRows))},
 	{"internal/fourbit/dot", both(dots, sumRows)},
 	{"device/cpu/gemm/panels", []func(*build.Context){panelRowsF32, panelRowsBF16, panelRowsF16, panelColsF32, panelColsBF16, panelColsF16}},
+	{"device/cpu/vec/sums", []func(*build.Context){sums}},
+	{"device/cpu/vec/rows", []func(*build.Context){rows}},
 }
 
 func main() {

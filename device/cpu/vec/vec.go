@@ -19,6 +19,10 @@ type loops struct {
 	narrowBF16, narrowF16 func(blocks int, dst *uint16, src *float32)
 	expSum                func(n int, dst, src *float32, shift float32) float32
 	ops                   [NumOps]pointwise
+	rows                  [NumRowOps]rowLoop
+	sums                  sums
+	turnHalves            func(n int, y0, y1, x0, x1, cos, sin *float32, sign float32)
+	addWide               func(n int, sum *float64, x *float32) // n a multiple of 16
 }
 
 // fast are the loops in use. It is set before main and never changed.

@@ -9,12 +9,14 @@ func init() {
 		levels[isa.AVX2] = &loops{
 			widenBF16: widenBF16AVX2, widenF16: widenF16AVX2,
 			narrowBF16: narrowBF16AVX2, narrowF16: narrowF16AVX2,
-			expSum: expSumAVX2, ops: opsAVX2,
+			expSum: expSumAVX2, ops: opsAVX2, rows: rowsAVX2, sums: sumsAVX2,
+			turnHalves: turnHalvesAVX2, addWide: addWideAVX2,
 		}
 	}
 	if isa.Has(isa.AVX512) {
 		l := *levels[isa.AVX2]
-		l.expSum, l.ops = expSumAVX512, opsAVX512
+		l.expSum, l.ops, l.rows, l.sums = expSumAVX512, opsAVX512, rowsAVX512, sumsAVX512
+		l.turnHalves, l.addWide = turnHalvesAVX512, addWideAVX512
 		levels[isa.AVX512] = &l
 	}
 	fast = *levels[isa.Best()]
@@ -100,4 +102,43 @@ var opsAVX512 = [NumOps]pointwise{
 	OpRsqrt:     rsqrtAVX512,
 	OpSin:       sinAVX512,
 	OpCos:       cosAVX512,
+}
+var sumsAVX2 = sums{
+	sum: sumAVX2, products: sumProductsAVX2, squares: sumSquaresAVX2, rounded: sumRoundedAVX2,
+	normal: sumNormalAVX2, weighted: sumWeightedAVX2, peak: peakAVX2, highest: highestAVX2, low: lowestAVX2,
+}
+
+var rowsAVX2 = [NumRowOps]rowLoop{
+	RowScale:              scaleAVX2,
+	RowShiftTwice:         shiftTwiceAVX2,
+	RowWeighDifference:    weighDifferenceAVX2,
+	RowSubtractScaled:     subtractScaledAVX2,
+	RowNormal:             normalAVX2,
+	RowNormalShifted:      normalShiftedAVX2,
+	RowNormalWeighted:     normalWeightedAVX2,
+	RowNormalAffine:       normalAffineAVX2,
+	RowAddNormal:          addNormalAVX2,
+	RowNormalGrad:         normalGradAVX2,
+	RowNormalGradWeighted: normalGradWeightedAVX2,
+	RowChannelGrad:        channelGradAVX2,
+}
+
+var sumsAVX512 = sums{
+	sum: sumAVX512, products: sumProductsAVX512, squares: sumSquaresAVX512, rounded: sumRoundedAVX512,
+	normal: sumNormalAVX512, weighted: sumWeightedAVX512, peak: peakAVX512, highest: highestAVX512, low: lowestAVX512,
+}
+
+var rowsAVX512 = [NumRowOps]rowLoop{
+	RowScale:              scaleAVX512,
+	RowShiftTwice:         shiftTwiceAVX512,
+	RowWeighDifference:    weighDifferenceAVX512,
+	RowSubtractScaled:     subtractScaledAVX512,
+	RowNormal:             normalAVX512,
+	RowNormalShifted:      normalShiftedAVX512,
+	RowNormalWeighted:     normalWeightedAVX512,
+	RowNormalAffine:       normalAffineAVX512,
+	RowAddNormal:          addNormalAVX512,
+	RowNormalGrad:         normalGradAVX512,
+	RowNormalGradWeighted: normalGradWeightedAVX512,
+	RowChannelGrad:        channelGradAVX512,
 }
