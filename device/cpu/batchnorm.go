@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -79,9 +80,7 @@ func batchNormKernel[T floats](d *Device, eps float64, t tensor.Type) *Kernel {
 		for n := range r.n {
 			x := readRow(r.dt, c.In[0], r.at(n, ch), r.size, b.row(0))
 			y := targetRow(r.dt, c.Out[0], r.at(n, ch), r.size, b.row(1))
-			for i, v := range x {
-				y[i] = (v-mu)*scale + shift
-			}
+			channelRow(y, x, mu, scale, shift)
 			writeRow(r.dt, c.Out[0], r.at(n, ch), y)
 		}
 	})
@@ -98,9 +97,7 @@ func batchNormGradKernel[T floats](d *Device, op ops.BatchNormGradOp, t tensor.T
 			x := readRow(r.dt, c.In[0], r.at(n, ch), r.size, b.row(0))
 			g := readRow(r.dt, c.In[4], r.at(n, ch), r.size, b.row(1))
 			sum += sumRow(g)
-			for i, v := range x {
-				dot += float64(g[i]) * float64(v-mean)
-			}
+			dot += sumCentred(x, g, mean)
 		}
 		dot *= rstd
 		out := 0
@@ -112,9 +109,7 @@ func batchNormGradKernel[T floats](d *Device, op ops.BatchNormGradOp, t tensor.T
 				x := readRow(r.dt, c.In[0], r.at(n, ch), r.size, b.row(0))
 				g := readRow(r.dt, c.In[4], r.at(n, ch), r.size, b.row(1))
 				dx := targetRow(r.dt, c.Out[0], r.at(n, ch), r.size, b.row(2))
-				for i, v := range x {
-					dx[i] = scale * (g[i] - shift - (v-mean)*tilt)
-				}
+				channelGradRow(dx, x, g, [4]T{mean, scale, shift, tilt})
 				writeRow(r.dt, c.Out[0], r.at(n, ch), dx)
 			}
 		}
@@ -128,4 +123,37 @@ func batchNormGradKernel[T floats](d *Device, op ops.BatchNormGradOp, t tensor.T
 			}
 		}
 	})
+}
+
+// channelRow is y = (x-mu)·scale + shift.
+func channelRow[T floats](y, x []T, mu, scale, shift T) {
+	if y := f32s(y); y != nil {
+		vec.RowNormalShifted.Run(y, f32s(x), nil, nil, [4]float32{float32(mu), float32(scale), float32(shift)})
+		return
+	}
+	for i, v := range x {
+		y[i] = (v-mu)*scale + shift
+	}
+}
+
+// sumCentred is Σ g·(x-mean).
+func sumCentred[T floats](x, g []T, mean T) (sum float64) {
+	if x := f32s(x); x != nil {
+		return vec.SumNormal(x, f32s(g), nil, float32(mean), 1)
+	}
+	for i, v := range x {
+		sum += float64(g[i]) * float64(v-mean)
+	}
+	return sum
+}
+
+// channelGradRow is dx = k1·(g - k2 - (x-k0)·k3).
+func channelGradRow[T floats](dx, x, g []T, k [4]T) {
+	if dx := f32s(dx); dx != nil {
+		vec.RowChannelGrad.Run(dx, f32s(x), f32s(g), nil, [4]float32{float32(k[0]), float32(k[1]), float32(k[2]), float32(k[3])})
+		return
+	}
+	for i, v := range x {
+		dx[i] = k[1] * (g[i] - k[2] - (v-k[0])*k[3])
+	}
 }

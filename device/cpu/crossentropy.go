@@ -102,7 +102,5 @@ func lossFactors[T floats](gloss, glse []T, r int) (each, hit T) {
 // lossGradRow writes e^(z-lse)·g to dz, which may be z.
 func lossGradRow[T floats](dz, z []T, lse, g T, exp expRow[T]) {
 	exp.store(dz, z, lse)
-	for i := range dz {
-		dz[i] *= g
-	}
+	multiplyRow(dz, g)
 }

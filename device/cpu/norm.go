@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -70,22 +71,25 @@ func normStats[T floats](o norm, x []T) (mean, rstd T) {
 
 // spreadRow is Σ (x-m)².
 func spreadRow[T floats](x []T, m float64) float64 {
-	var a, b float64
-	for len(x) >= 2 {
-		u, v := float64(x[0])-m, float64(x[1])-m
-		a += u * u
-		b += v * v
-		x = x[2:]
+	if x := f32s(x); x != nil { // around the mean in float32, less what that adds
+		near := float32(m)
+		d := m - float64(near)
+		return max(vec.SumSquares(x, near)-float64(len(x))*d*d, 0)
 	}
+	var sum float64
 	for _, v := range x {
 		u := float64(v) - m
-		a += u * u
+		sum += u * u
 	}
-	return a + b
+	return sum
 }
 
 func normRow[T floats](y, x, w, bias []T, mean, rstd T) {
 	y = y[:len(x)]
+	if y := f32s(y); y != nil {
+		normRow32(y, f32s(x), f32s(w), f32s(bias), [4]float32{float32(mean), float32(rstd)})
+		return
+	}
 	if w == nil {
 		for i, v := range x {
 			y[i] = (v - mean) * rstd
@@ -99,6 +103,20 @@ func normRow[T floats](y, x, w, bias []T, mean, rstd T) {
 	if bias != nil {
 		for i, v := range bias[:len(y)] {
 			y[i] += v
+		}
+	}
+}
+
+func normRow32(y, x, w, bias []float32, k [4]float32) {
+	switch {
+	case w != nil && bias != nil:
+		vec.RowNormalAffine.Run(y, x, w, bias, k)
+	case w != nil:
+		vec.RowNormalWeighted.Run(y, x, w, nil, k)
+	default:
+		vec.RowNormal.Run(y, x, nil, nil, k)
+		if bias != nil {
+			vec.OpAdd.Run(y, y, bias, nil)
 		}
 	}
 }
@@ -168,14 +186,10 @@ func normGradRows[T floats](g normGrad, c *Call, lo, hi int, dw, db []T, b buffe
 		gy := readRow(dt, c.In[2], r*n, n, b.row(2))
 		mean, rstd := normStats(g.norm, x)
 		if g.dw >= 0 {
-			for i, v := range x {
-				dw[i] += gy[i] * ((v - mean) * rstd)
-			}
+			addNormal(dw, x, gy, mean, rstd)
 		}
 		if g.db >= 0 {
-			for i, v := range gy {
-				db[i] += v
-			}
+			addInto(db, gy)
 		}
 		if g.dx >= 0 {
 			dx := targetRow(dt, c.Out[g.dx], r*n, n, b.row(3))
@@ -185,10 +199,25 @@ func normGradRows[T floats](g normGrad, c *Call, lo, hi int, dw, db []T, b buffe
 	}
 }
 
+// addNormal adds gy·x̂ to dw.
+func addNormal[T floats](dw, x, gy []T, mean, rstd T) {
+	if dw := f32s(dw); dw != nil {
+		vec.RowAddNormal.Run(dw, f32s(x), f32s(gy), dw, [4]float32{float32(mean), float32(rstd)})
+		return
+	}
+	for i, v := range x {
+		dw[i] += gy[i] * ((v - mean) * rstd)
+	}
+}
+
 // normGradRow is dx = rstd·(u - mean(u) - x̂·mean(u·x̂)) with u = gy·w; RMSNorm has no mean(u). dx may be x or gy.
 func normGradRow[T floats](centre bool, dx, x, gy, w []T, mean, rstd T) {
-	var su, sux float64
 	gy, dx = gy[:len(x)], dx[:len(x)]
+	if dx := f32s(dx); dx != nil {
+		normGradRow32(centre, dx, f32s(x), f32s(gy), f32s(w), float32(mean), float32(rstd))
+		return
+	}
+	var su, sux float64
 	if w == nil {
 		for i, v := range x {
 			su += float64(gy[i])
@@ -218,20 +247,45 @@ func normGradRow[T floats](centre bool, dx, x, gy, w []T, mean, rstd T) {
 	}
 }
 
+func normGradRow32(centre bool, dx, x, gy, w []float32, mean, rstd float32) {
+	n := float64(len(x))
+	k := [4]float32{mean, rstd, 0, float32(vec.SumNormal(x, gy, w, mean, rstd) / n)}
+	if w == nil {
+		if centre {
+			k[2] = float32(vec.Sum(gy) / n)
+		}
+		vec.RowNormalGrad.Run(dx, x, gy, nil, k)
+		return
+	}
+	if centre {
+		k[2] = float32(vec.SumRounded(gy, w) / n)
+	}
+	vec.RowNormalGradWeighted.Run(dx, x, gy, w, k)
+}
+
 // addParts sums columns [lo, hi) of the tasks' partial sums, which start at offset at of each, into an output.
 func addParts[T floats](dt tensor.DType, c *Call, out int, all []T, per, at, lo, hi int) {
 	if out < 0 {
 		return
 	}
-	for i := lo; i < hi; i++ {
-		var sum float64
-		for p := at + i; p < len(all); p += per {
-			sum += float64(all[p])
+	var sums [partColumns]float64
+	for ; lo < hi; lo += partColumns {
+		n := min(partColumns, hi-lo)
+		clear(sums[:n])
+		for p := at + lo; p < len(all); p += per {
+			for i, v := range all[p : p+n] {
+				sums[i] += float64(v)
+			}
 		}
-		if dt == tensor.F64 {
-			tensor.View[float64](c.Out[out])[i] = sum
-		} else {
-			store32(dt, c.Out[out], i, float32(sum))
+		for i, v := range sums[:n] {
+			if dt == tensor.F64 {
+				tensor.View[float64](c.Out[out])[lo+i] = v
+			} else {
+				store32(dt, c.Out[out], lo+i, float32(v))
+			}
 		}
 	}
 }
+
+// partColumns is how many columns are added side by side.
+const partColumns = 128

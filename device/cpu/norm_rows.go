@@ -96,35 +96,53 @@ func writeRow[T floats](d tensor.DType, b []byte, off int, row []T) {
 	}
 }
 
-// sumProducts is Σ x·y in float64, in four interleaved sums.
-func sumProducts[T floats](x, y []T) float64 {
-	var a, b, c, e float64
-	y = y[:len(x)]
-	for len(x) >= 4 && len(y) >= 4 {
-		a += float64(x[0]) * float64(y[0])
-		b += float64(x[1]) * float64(y[1])
-		c += float64(x[2]) * float64(y[2])
-		e += float64(x[3]) * float64(y[3])
-		x, y = x[4:], y[4:]
-	}
-	for i, v := range x {
-		a += float64(v) * float64(y[i])
-	}
-	return (a + b) + (c + e)
+// f32s is x if its elements are float32, else nil. Such rows are left to the vector loops.
+func f32s[T floats](x []T) []float32 {
+	wide, _ := any(x).([]float32)
+	return wide
 }
 
-// sumRow is Σ x in float64, in four interleaved sums.
-func sumRow[T floats](x []T) float64 {
-	var a, b, c, e float64
-	for len(x) >= 4 {
-		a += float64(x[0])
-		b += float64(x[1])
-		c += float64(x[2])
-		e += float64(x[3])
-		x = x[4:]
+// sumProducts is Σ x·y in float64.
+func sumProducts[T floats](x, y []T) (sum float64) {
+	y = y[:len(x)]
+	if x := f32s(x); x != nil {
+		return vec.SumProducts(x, f32s(y))
+	}
+	for i, v := range x {
+		sum += float64(v) * float64(y[i])
+	}
+	return sum
+}
+
+// sumRow is Σ x in float64.
+func sumRow[T floats](x []T) (sum float64) {
+	if x := f32s(x); x != nil {
+		return vec.Sum(x)
 	}
 	for _, v := range x {
-		a += float64(v)
+		sum += float64(v)
 	}
-	return (a + b) + (c + e)
+	return sum
+}
+
+// addInto adds x to sum, element by element.
+func addInto[T floats](sum, x []T) {
+	if sum := f32s(sum); sum != nil {
+		vec.OpAdd.Run(sum, sum, f32s(x), nil)
+		return
+	}
+	for i, v := range x {
+		sum[i] += v
+	}
+}
+
+// multiplyRow multiplies x by k.
+func multiplyRow[T floats](x []T, k T) {
+	if x := f32s(x); x != nil {
+		vec.RowScale.Run(x, x, nil, nil, [4]float32{float32(k)})
+		return
+	}
+	for i := range x {
+		x[i] *= k
+	}
 }

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -48,18 +49,5 @@ func buildSumSquares(d *Device, _ ops.SumSquares, s device.Spec) (*Kernel, error
 	}}, nil
 }
 
-// sumSquares adds in four sums, which keeps the additions from waiting for each other.
-func sumSquares(x []float32) float64 {
-	var s [4]float64
-	for ; len(x) >= 4; x = x[4:] {
-		a, b, c, d := float64(x[0]), float64(x[1]), float64(x[2]), float64(x[3])
-		s[0] += float64(a * a)
-		s[1] += float64(b * b)
-		s[2] += float64(c * c)
-		s[3] += float64(d * d)
-	}
-	for _, v := range x {
-		s[0] += float64(float64(v) * float64(v))
-	}
-	return (s[0] + s[1]) + (s[2] + s[3])
-}
+// sumSquares is Σ x² in float64.
+func sumSquares(x []float32) float64 { return vec.SumProducts(x, x) }

@@ -53,6 +53,9 @@ func offset(k int, dims, strides []int) int {
 const sumSegment = 256
 
 func buildReduce(d *Device, op ops.Reduce, s device.Spec) (*Kernel, error) {
+	if v, ok := newVecReduce(op, s.In[0]); ok {
+		return v.kernel(d, s), nil
+	}
 	r := newReduction(s.In[0], op.Axes)
 	offs := make([]int, 0)
 	if !r.contiguous {
@@ -60,9 +63,6 @@ func buildReduce(d *Device, op ops.Reduce, s device.Spec) (*Kernel, error) {
 		for i := range offs {
 			offs[i] = offset(i, r.red, r.redSt)
 		}
-	}
-	if op.Kind == ops.RedSum && s.In[0].DType == tensor.F32 && r.outputs >= wideSum && op.Axes&(op.Axes+1) == 0 && op.Axes != 0 {
-		return &Kernel{Label: "reduce_sum_columns", Run: func(c *Call) error { return sumColumns(d, r, c) }}, nil
 	}
 	if !s.In[0].DType.IsFloat() {
 		return reduceInts(d, op.Kind, r, offs, s), nil
@@ -94,31 +94,6 @@ const (
 	sumChunk    = 16 << 10
 	reduceGrain = 16 << 10
 )
-
-// columnBlock is how many columns are summed side by side: their float64 sums stay in the first-level cache.
-const columnBlock = 256
-
-// sumColumns adds the rows of a float32 matrix, row by row in float64 for a block of columns.
-func sumColumns(d *Device, r reduction, c *Call) error {
-	x, y := tensor.View[float32](c.In[0]), tensor.View[float32](c.Out[0])
-	blocks := (r.outputs + columnBlock - 1) / columnBlock
-	return d.ranges(blocks, max(reduceGrain/max(r.inputs*columnBlock, 1), 1), func(lo, hi int) {
-		var acc [columnBlock]float64
-		for b := lo; b < hi; b++ {
-			from, to := b*columnBlock, min((b+1)*columnBlock, r.outputs)
-			sum := acc[:to-from]
-			clear(sum)
-			for i := range r.inputs {
-				for j, v := range x[i*r.outputs+from : i*r.outputs+to] {
-					sum[j] += float64(v)
-				}
-			}
-			for j, v := range sum {
-				y[from+j] = float32(v)
-			}
-		}
-	})
-}
 
 func sumChunks(d *Device, r reduction, offs []int, in, out reader, part []float64) error {
 	chunks := (r.inputs + sumChunk - 1) / sumChunk
@@ -167,12 +142,6 @@ func foldFor(k ops.Reduction) fold {
 	case ops.RedMax:
 		return func(s segment, lo, hi int) float64 {
 			m := math.Inf(-1)
-			if x := s.run32(lo, hi); x != nil {
-				for _, v := range x {
-					m = max(m, float64(v))
-				}
-				return m
-			}
 			for i := lo; i < hi; i++ {
 				m = max(m, s.at(i)) // unlike math.Max, NaN wins over infinity
 			}
@@ -181,12 +150,6 @@ func foldFor(k ops.Reduction) fold {
 	case ops.RedMin:
 		return func(s segment, lo, hi int) float64 {
 			m := math.Inf(1)
-			if x := s.run32(lo, hi); x != nil {
-				for _, v := range x {
-					m = min(m, float64(v))
-				}
-				return m
-			}
 			for i := lo; i < hi; i++ {
 				m = min(m, s.at(i))
 			}
@@ -239,11 +202,8 @@ func argMax32(x []float32) int {
 	return at
 }
 
-// foldSum adds in float64: four interleaved sums over runs of sumSegment elements.
+// foldSum adds in float64, over runs of sumSegment elements.
 func foldSum(s segment, lo, hi int) float64 {
-	if x := s.run32(lo, hi); x != nil {
-		return sum32(x)
-	}
 	var total float64
 	for lo < hi {
 		end := min(lo+sumSegment, hi)
@@ -254,21 +214,6 @@ func foldSum(s segment, lo, hi int) float64 {
 		total += part
 	}
 	return total
-}
-
-func sum32(x []float32) float64 {
-	var a, b, c, e float64
-	for len(x) >= 4 {
-		a += float64(x[0])
-		b += float64(x[1])
-		c += float64(x[2])
-		e += float64(x[3])
-		x = x[4:]
-	}
-	for _, v := range x {
-		a += float64(v)
-	}
-	return (a + b) + (c + e)
 }
 
 // reader gives the elements of raw storage as float64; integers beyond 2^53 lose precision.

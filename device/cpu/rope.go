@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -44,6 +45,14 @@ func turnHalves[T floats](y, x []T, co, si []float32, inverse bool) {
 	n := len(co)
 	x0, x1, y0, y1 := x[:n], x[n:2*n], y[:n], y[n:2*n]
 	si = si[:n]
+	if y0 := f32s(y0); y0 != nil {
+		sign := float32(1)
+		if inverse {
+			sign = -1
+		}
+		vec.TurnHalves(y0, f32s(y1), f32s(x0), f32s(x1), co, si, sign)
+		return
+	}
 	for i, cc := range co {
 		c, s := T(cc), T(si[i])
 		if inverse {

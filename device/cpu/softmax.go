@@ -30,10 +30,7 @@ func softmaxKernel[T floats](d *Device, op ops.SoftmaxOp, t tensor.Type, exp exp
 			if op.Log {
 				logSoftmaxRow(y, x, b.block, exp)
 			} else {
-				inv := T(1 / exp.store(y, x, maxRow(x)))
-				for i := range y {
-					y[i] *= inv
-				}
+				multiplyRow(y, T(1/exp.store(y, x, maxRow(x))))
 			}
 			writeRow(t.DType, c.Out[0], r*n, y)
 		}
@@ -43,6 +40,10 @@ func softmaxKernel[T floats](d *Device, op ops.SoftmaxOp, t tensor.Type, exp exp
 func logSoftmaxRow[T floats](y, x, block []T, exp expRow[T]) {
 	m := maxRow(x)
 	l := T(math.Log(exp.sum(x, m, block)))
+	if y := f32s(y); y != nil {
+		vec.RowShiftTwice.Run(y, f32s(x), nil, nil, [4]float32{float32(m), float32(l)})
+		return
+	}
 	for i, v := range x {
 		y[i] = (v - m) - l
 	}
@@ -63,20 +64,38 @@ func softmaxGradKernel[T floats](d *Device, op ops.SoftmaxGradOp, t tensor.Type,
 			g := readRow(t.DType, c.In[1], r*n, n, b.row(1))
 			dx := targetRow(t.DType, c.Out[0], r*n, n, b.row(2))
 			if op.Log {
-				sum := T(sumRow(g))
-				exp.store(dx, y, 0)
-				for i, v := range g {
-					dx[i] = v - dx[i]*sum
-				}
+				logSoftmaxGradRow(dx, y, g, exp)
 			} else {
-				dot := T(sumProducts(y, g))
-				for i, v := range g {
-					dx[i] = y[i] * (v - dot)
-				}
+				softmaxGradRow(dx, y, g)
 			}
 			writeRow(t.DType, c.Out[0], r*n, dx)
 		}
 	})
+}
+
+// softmaxGradRow is dx = y·(g - Σ y·g).
+func softmaxGradRow[T floats](dx, y, g []T) {
+	dot := T(sumProducts(y, g))
+	if dx := f32s(dx); dx != nil {
+		vec.RowWeighDifference.Run(dx, f32s(y), f32s(g), nil, [4]float32{float32(dot)})
+		return
+	}
+	for i, v := range g {
+		dx[i] = y[i] * (v - dot)
+	}
+}
+
+// logSoftmaxGradRow is dx = g - e^y·Σ g. dx may be y.
+func logSoftmaxGradRow[T floats](dx, y, g []T, exp expRow[T]) {
+	sum := T(sumRow(g))
+	exp.store(dx, y, 0)
+	if dx := f32s(dx); dx != nil {
+		vec.RowSubtractScaled.Run(dx, dx, f32s(g), nil, [4]float32{float32(sum)})
+		return
+	}
+	for i, v := range g {
+		dx[i] = v - dx[i]*sum
+	}
 }
 
 // expRow is the exponential on rows. store writes e^(src-m) to dst, which may be src, and returns Σ e^(src-m); blocks of
@@ -119,22 +138,14 @@ func storeExp64(dst, src []float64, m float64) (total float64) {
 
 // maxRow is the largest element, -Inf for none. A NaN is passed over: what follows meets it again.
 func maxRow[T floats](x []T) T {
-	inf := T(math.Inf(-1))
-	a, b, c, e := inf, inf, inf, inf
-	for len(x) >= 4 {
-		a, b = larger(a, x[0]), larger(b, x[1])
-		c, e = larger(c, x[2]), larger(e, x[3])
-		x = x[4:]
+	if x := f32s(x); x != nil {
+		return T(vec.Peak(x))
 	}
+	m := T(math.Inf(-1))
 	for _, v := range x {
-		a = larger(a, v)
+		if v > m {
+			m = v
+		}
 	}
-	return larger(larger(a, b), larger(c, e))
-}
-
-func larger[T floats](a, b T) T {
-	if b > a {
-		return b
-	}
-	return a
+	return m
 }
