@@ -52,6 +52,12 @@ func DequantizeRange[E Real](s *State, dst []E, lo, hi int) error {
 		if err := s.Scales(scales[:], b, b+n); err != nil {
 			return err
 		}
+		if s.Scheme.FourBit() {
+			end := min((b+n)*s.Blocksize, hi)
+			dequantize4(dst[:end-lo], s.Codes[b*s.Blocksize/2:], scales[:n], lo-b*s.Blocksize, s.Blocksize, s.Scheme)
+			dst, lo, b = dst[end-lo:], end, b+n
+			continue
+		}
 		for _, scale := range scales[:n] {
 			_, end := s.Span(b)
 			end = min(end, hi)
@@ -65,12 +71,8 @@ func DequantizeRange[E Real](s *State, dst []E, lo, hi int) error {
 // Read implements Source: it writes the elements from lo on, in float32, to dst.
 func (s *State) Read(dst []float32, lo int) error { return DequantizeRange(s, dst, lo, lo+len(dst)) }
 
-// decodeBlock writes len(dst) elements of block b, beginning at element lo of the tensor.
+// decodeBlock writes len(dst) elements of block b, beginning at element lo of the tensor, whose scheme is not one of 4 bits.
 func decodeBlock[E Real](s *State, dst []E, b int, scale float32, lo int) {
-	if s.Scheme.FourBit() {
-		dequantizeBlock4(dst, s.Codes, scale, lo, s.Scheme)
-		return
-	}
 	values, zero, post, bits := s.levels(), s.zero(b), s.post(), s.CodeBits()
 	if f, ok := any(dst).([]float32); ok {
 		var buffer [256]uint8

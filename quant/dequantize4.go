@@ -1,10 +1,9 @@
 package quant
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 
+	"github.com/bitsandbyes/bitsandbyes/internal/fourbit"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -22,75 +21,21 @@ func Dequantize4Range[E Real](dst []E, codes []byte, absmax []float32, lo, hi, b
 	if err := check4(len(codes), len(absmax), hi, blocksize, scheme); err != nil {
 		return err
 	}
-	dst = dst[:hi-lo]
-	for lo < hi {
-		b := lo / blocksize
-		end := min((b+1)*blocksize, hi)
-		dequantizeBlock4(dst[:end-lo], codes, absmax[b], lo, scheme)
-		dst, lo = dst[end-lo:], end
-	}
+	dequantize4(dst[:hi-lo], codes, absmax, lo, blocksize, scheme)
 	return nil
 }
 
 var schemeValues = [2][16]float32{NF4: floats16(nf4Bits), FP4: fp4Values()}
 
-// dequantizeBlock4 writes len(dst) elements of one block, beginning at element lo of the tensor.
-func dequantizeBlock4[E Real](dst []E, codes []byte, absmax float32, lo int, scheme Scheme) {
-	v := &schemeValues[scheme]
-	if lo%2 == 1 && len(dst) > 0 {
-		dst[0] = fromFloat32[E](v[codes[lo/2]&15] * absmax)
-		dst, lo = dst[1:], lo+1
-	}
-	if n := len(dst); n%2 == 1 {
-		dst[n-1] = fromFloat32[E](v[codes[(lo+n)/2]>>4] * absmax)
-	}
-	pairs := codes[lo/2 : lo/2+len(dst)/2]
+// dequantize4 writes len(dst) elements of a tensor, beginning at element lo.
+func dequantize4[E Real](dst []E, codes []byte, absmax []float32, lo, blocksize int, scheme Scheme) {
+	w := fourbit.Weight{Codes: codes, Absmax: absmax, Blocksize: blocksize, Values: schemeValues[scheme]}
 	switch d := any(dst).(type) {
 	case []float32:
-		dequantizePairs(d, pairs, absmax, v)
-	case []tensor.Float16:
-		var lut [16]uint16
-		for i := range lut {
-			lut[i] = uint16(tensor.ToF16(v[i] * absmax))
-		}
-		lookupPairs(tensor.AsBytes(d), pairs, &lut)
+		w.Float32(d, lo, false)
 	case []tensor.BFloat16:
-		var lut [16]uint16
-		for i := range lut {
-			lut[i] = uint16(tensor.ToBF16(v[i] * absmax))
-		}
-		lookupPairs(tensor.AsBytes(d), pairs, &lut)
-	}
-}
-
-func dequantizePairs(dst []float32, codes []byte, absmax float32, v *[16]float32) {
-	var lut [16]uint64
-	for i := range lut {
-		lut[i] = uint64(math.Float32bits(v[i] * absmax))
-	}
-	out := tensor.AsBytes(dst)
-	for ; len(codes) >= 4 && len(out) >= 32; codes, out = codes[4:], out[32:] {
-		w := binary.LittleEndian.Uint32(codes)
-		binary.LittleEndian.PutUint64(out, lut[w>>4&15]|lut[w&15]<<32)
-		binary.LittleEndian.PutUint64(out[8:], lut[w>>12&15]|lut[w>>8&15]<<32)
-		binary.LittleEndian.PutUint64(out[16:], lut[w>>20&15]|lut[w>>16&15]<<32)
-		binary.LittleEndian.PutUint64(out[24:], lut[w>>28]|lut[w>>24&15]<<32)
-	}
-	for i, c := range codes {
-		binary.LittleEndian.PutUint64(out[8*i:], lut[c>>4]|lut[c&15]<<32)
-	}
-}
-
-// lookupPairs writes two 16-bit elements for each code byte.
-func lookupPairs(out []byte, codes []byte, lut *[16]uint16) {
-	for ; len(codes) >= 4 && len(out) >= 16; codes, out = codes[4:], out[16:] {
-		w := binary.LittleEndian.Uint32(codes)
-		binary.LittleEndian.PutUint32(out, uint32(lut[w>>4&15])|uint32(lut[w&15])<<16)
-		binary.LittleEndian.PutUint32(out[4:], uint32(lut[w>>12&15])|uint32(lut[w>>8&15])<<16)
-		binary.LittleEndian.PutUint32(out[8:], uint32(lut[w>>20&15])|uint32(lut[w>>16&15])<<16)
-		binary.LittleEndian.PutUint32(out[12:], uint32(lut[w>>28])|uint32(lut[w>>24&15])<<16)
-	}
-	for i, c := range codes {
-		binary.LittleEndian.PutUint32(out[4*i:], uint32(lut[c>>4])|uint32(lut[c&15])<<16)
+		w.Half(tensor.View[uint16](tensor.AsBytes(d)), tensor.BF16, lo, false)
+	case []tensor.Float16:
+		w.Half(tensor.View[uint16](tensor.AsBytes(d)), tensor.F16, lo, false)
 	}
 }

@@ -8,7 +8,6 @@ import (
 )
 
 func init() {
-	Register(buildDequantize)
 	Register(buildQuantize4)
 	Register(buildQuantize8)
 	Register(buildDequantize8)
@@ -19,96 +18,6 @@ const quantGrain = 16 << 10
 
 // blocksPerTask is how many whole blocks make a task.
 func blocksPerTask(blocksize int) int { return max(quantGrain/blocksize, 1) }
-
-func buildDequantize(d *Device, o ops.Dequantize, s device.Spec) (*Kernel, error) {
-	if o.To == tensor.F64 {
-		return nil, device.ErrNoKernel
-	}
-	n, each := o.Rows*o.Cols, blocksPerTask(o.Blocksize)*o.Blocksize
-	blocks := (n + each - 1) / each
-	scheme, size := o.Scheme, o.To.Size()
-	return &Kernel{Run: func(c *Call) error {
-		w := &weight4{blocksize: o.Blocksize, cols: o.Cols, values: scheme.Values()}
-		w.bind(c.In)
-		return d.ranges(blocks, 1, func(lo, hi int) {
-			lo, hi = lo*each, min(hi*each, n)
-			dst := c.Out[0][lo*size : hi*size]
-			switch o.To {
-			case tensor.BF16:
-				dequantizeFlat(w, tensor.View[tensor.BFloat16](dst), lo, tensor.ToBF16)
-			case tensor.F16:
-				dequantizeFlat(w, tensor.View[tensor.Float16](dst), lo, tensor.ToF16)
-			default:
-				dequantizeFlat(w, tensor.View[float32](dst), lo, func(x float32) float32 { return x })
-			}
-		})
-	}}, nil
-}
-
-// weight4 reads a weight in 4 bits.
-type weight4 struct {
-	blocksize, cols int
-	values          [16]float32
-	codes           []byte
-	absmax          []float32 // nil with double quantization
-	absmax8         []byte
-	nested          []float32
-	offset          float32
-	book            [256]float32
-	round           tensor.DType // what Block rounds to
-}
-
-// bind takes the operands of the op: codes, absmax and, nested, nested_absmax and offset.
-func (w *weight4) bind(in [][]byte) {
-	w.codes = in[0]
-	if len(in) == 2 {
-		w.absmax = tensor.View[float32](in[1])
-		return
-	}
-	w.absmax8, w.nested = in[1], tensor.View[float32](in[2])
-	w.offset, w.book = tensor.View[float32](in[3])[0], quant.DynamicSigned().Values()
-}
-
-// scale is the absmax of block b.
-func (w *weight4) scale(b int) float32 {
-	if w.absmax != nil {
-		return w.absmax[b]
-	}
-	return float32(w.book[w.absmax8[b]]*w.nested[b/quant.StateBlocksize]) + w.offset
-}
-
-// dequantizeFlat writes len(dst) elements from element lo of the weight on.
-func dequantizeFlat[E any](w *weight4, dst []E, lo int, round func(float32) E) {
-	var lut [16]E
-	for len(dst) > 0 {
-		b := lo / w.blocksize
-		scale := w.scale(b)
-		for i, v := range w.values {
-			lut[i] = round(float32(v * scale))
-		}
-		n := min((b+1)*w.blocksize-lo, len(dst))
-		lookup4(dst[:n], w.codes, lo, &lut)
-		dst, lo = dst[n:], lo+n
-	}
-}
-
-// lookup4 decodes len(dst) elements, the first of which is element lo.
-func lookup4[E any](dst []E, codes []byte, lo int, lut *[16]E) {
-	if lo%2 == 1 && len(dst) > 0 {
-		dst[0] = lut[codes[lo/2]&15]
-		dst, lo = dst[1:], lo+1
-	}
-	pairs := codes[lo/2:]
-	for i := 0; len(dst) >= 2 && i < len(pairs); i++ {
-		b := pairs[i]
-		dst[0], dst[1] = lut[b>>4], lut[b&15]
-		dst = dst[2:]
-		lo += 2
-	}
-	if len(dst) == 1 {
-		dst[0] = lut[codes[lo/2]>>4]
-	}
-}
 
 func buildQuantize4(d *Device, o ops.Quantize4, s device.Spec) (*Kernel, error) {
 	n, bs := s.In[0].Size(), o.Blocksize

@@ -55,6 +55,7 @@ type quantCase struct {
 func quantCases() (out []quantCase) {
 	shapes := []struct{ bs, m, n, k int }{
 		{64, 1, 7, 172}, {64, 17, 131, 172}, {64, 40, 97, 64}, {32, 3, 13, 33}, {4096, 9, 300, 129}, {128, 130, 61, 512}, {64, 2, 1, 1}, {64, 0, 4, 8},
+		{64, 1, 130, 256}, {64, 5, 40, 688}, {32, 2, 77, 96}, {128, 4, 1100, 384}, {64, 3, 66, 320}, {50, 4, 30, 100}, {96, 2, 50, 192}, {256, 20, 72, 1024},
 	}
 	for i, s := range shapes {
 		for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16, tensor.F64} {

@@ -25,6 +25,17 @@ type Source interface {
 	Block(dst []float32, ld, r0, r1, c0, c1 int)
 }
 
+// Packer is a Source that can decode itself straight into strips. As operand B it is packed whatever the extents are: then size the
+// scratch with PackedScratchBytes.
+type Packer interface {
+	Source
+	// Pack writes lanes [lane, lane+lanes) for k0 <= k < k0+kb as strips of w lanes: element k of lane l goes to
+	// dst[s*w*kb+(k-k0)*w+i] with l-lane = s*w+i, and anything beside the lanes of a last strip. laneRows says that lanes are the stored
+	// rows, otherwise they are its columns, and lanes is a multiple of w. It reports false where it cannot; Block is called then. It is
+	// called from several goroutines at once.
+	Pack(dst []float32, w, lane, lanes, k0, kb int, laneRows bool) bool
+}
+
 // Mat is an operand. The zero LD means that rows follow each other without gaps.
 type Mat struct {
 	Data   []byte       // row-major, aligned for its type; unused when Source is set
@@ -54,7 +65,8 @@ type Args struct {
 const maxDim = 1<<31 - 1
 
 // Gemm computes C = alpha*op(A)*op(B), plus C if args.Accumulate. Sums are float32 (float64 if the matrices are F64), and C is
-// rounded once, at the end. With K = 0 the product is zero. scratch must have at least ScratchBytes(M, N, K, p.Threads()) bytes;
+// rounded once, at the end. With K = 0 the product is zero. scratch must have at least ScratchBytes(M, N, K, p.Threads()) bytes,
+// or PackedScratchBytes if B is a Packer;
 // its content is lost. Nothing is allocated once the process has done a few calls. A nil pool computes on the calling goroutine.
 func Gemm(p *pool.Pool, scratch []byte, alpha float64, args Args) error {
 	if err := args.check(); err != nil {

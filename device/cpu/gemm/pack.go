@@ -18,6 +18,10 @@ func (j *job) packB(dst []float32, lane, lanes, k0, kb int, temp []float32) {
 	x, first, k := &j.B, lane, k0
 	var decoded Mat
 	if x.Source != nil {
+		done := j.packWhole(dst, lane, lanes, k0, kb)
+		if dst, lane, lanes = dst[min(done*kb, len(dst)):], lane+done, lanes-done; lanes <= 0 {
+			return
+		}
 		for lanes > group {
 			j.packB(dst, lane, group, k0, kb, temp)
 			dst, lane, lanes = dst[group*kb:], lane+group, lanes-group
@@ -29,6 +33,19 @@ func (j *job) packB(dst []float32, lane, lanes, k0, kb int, temp []float32) {
 	for s := 0; s < lanes; s += w {
 		j.kern.strip(dst[s*kb:][:w*kb], w, x, x.Trans, first+s, min(w, lanes-s), k, kb, temp)
 	}
+}
+
+// packWhole lets B pack itself and returns how many lanes it did: all, or all whole strips of columns, or none.
+func (j *job) packWhole(dst []float32, lane, lanes, k0, kb int) int {
+	p, ok := j.B.Source.(Packer)
+	whole := lanes
+	if !j.B.Trans {
+		whole = lanes / j.nr * j.nr
+	}
+	if !ok || whole == 0 || !p.Pack(dst, j.nr, lane, whole, k0, kb, j.B.Trans) {
+		return 0
+	}
+	return whole
 }
 
 // strip packs lanes [lane0, lane0+have) for k0 <= k < k0+kb: for each k, w lanes side by side. What lies in missing lanes is not
