@@ -45,6 +45,9 @@ func Profile(ctx context.Context, cfg config.Config, o ProfileOptions, hooks Hoo
 	}
 	o.Warmup = max(o.Warmup, 0)
 	r, err := j.profile(ctx, o)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = &exitError{config.ExitStopped, fmt.Errorf("stopped; nothing was written: %w", err)}
+	}
 	return r, classify(errors.Join(err, j.close()))
 }
 

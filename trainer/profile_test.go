@@ -116,4 +116,5 @@ func TestProfileRefuses(t *testing.T) {
 	cancel()
 	_, err = trainer.Profile(ctx, pretrain(t), trainer.ProfileOptions{}, trainer.Hooks{})
 	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, config.ExitStopped, config.ExitCode(err))
 }

@@ -27,6 +27,9 @@ func byScope(ls []Launch) *Scope {
 	root := &Scope{Name: "step", Phases: map[string]float64{}}
 	for i := range ls {
 		l := &ls[i]
+		if l.Calls == 0 {
+			continue // of a plan that no step ran
+		}
 		path := l.Scope
 		if path == "" {
 			path = noScope
