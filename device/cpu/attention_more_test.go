@@ -107,6 +107,31 @@ func TestAttentionNonFinite(t *testing.T) {
 	require.True(t, math.IsNaN(out[0].At(2*4)), "query 2 does")
 }
 
+// TestAttentionWithoutKeys checks that a query that sees no key gives zeros and NoKeys, and takes no gradient, whatever the keys
+// and values that others see hold.
+func TestAttentionWithoutKeys(t *testing.T) {
+	dev := attnDevice(t, 1)
+	for _, tq := range []int{4, 40} { // single queries, a tile
+		c := attnCase{name: "blind", b: 1, tq: tq, tk: tq, hq: 1, hkv: 1, d: 8, causal: true, offset: []int32{-2}}
+		r := c.build(t, tensor.F32, false, false)
+		for _, x := range []graph.Value{r.k, r.v} {
+			for i := range c.d {
+				r.feed[x].(*tensor.Tensor).Set(i, []float64{math.NaN(), math.Inf(1)}[i%2])
+			}
+		}
+		grads, err := autograd.GradValues(r.loss, r.q)
+		require.NoError(t, err)
+		out, err := plan.Eval(dev, r.feed, r.o, r.lse, grads[0])
+		require.NoError(t, err)
+		for i := range 2 * c.d {
+			require.Zero(t, out[0].At(i))
+			require.Zero(t, out[2].At(i))
+		}
+		require.Equal(t, float64(float32(ops.NoKeys)), out[1].At(1))
+		require.True(t, math.IsNaN(out[0].At(2*c.d)), "query 2 sees key 0")
+	}
+}
+
 // TestAttentionHugeScores checks that large scores neither overflow nor lose the distribution.
 func TestAttentionHugeScores(t *testing.T) {
 	dev := attnDevice(t, 1)
@@ -149,16 +174,6 @@ func (c attnCase) reference64(q, k, v *tensor.Tensor) (o, lse []float64) {
 	return o, lse
 }
 
-func TestAttentionRowFunctions(t *testing.T) {
-	for x := float32(-12); x < 12; x += 0.013 {
-		want := math.Tanh(float64(x))
-		require.InDelta(t, want, float64(tanh32(x)), 2e-7, "tanh %v", x)
-	}
-	require.True(t, math.IsNaN(float64(tanh32(float32(math.NaN())))))
-	require.Equal(t, float32(3), maxOf([]float32{-1, 2, 3}))
-	require.Equal(t, float32(2), maxOf([]float32{1, 2}))
-}
-
 func TestAttentionErrors(t *testing.T) {
 	type in struct{ q, k []int }
 	f32, i32 := tensor.F32, tensor.I32
@@ -189,52 +204,4 @@ func TestAttentionErrors(t *testing.T) {
 		require.False(t, ops.Attend(q, k, k, o).Valid())
 		require.ErrorContains(t, g.Err(), c.want)
 	}
-}
-
-func BenchmarkAttention(b *testing.B) {
-	for _, c := range []attnCase{
-		{name: "B8T256H4D64", b: 8, tq: 256, tk: 256, hq: 4, hkv: 4, d: 64, causal: true},
-		{name: "B1T2048H8kv2D64", b: 1, tq: 2048, tk: 2048, hq: 8, hkv: 2, d: 64, causal: true},
-		{name: "decode/B1T4096H8kv2D64", b: 1, tq: 1, tk: 4096, hq: 8, hkv: 2, d: 64, causal: true, headMajor: true, offset: []int32{4095}},
-	} {
-		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
-			for _, backward := range []bool{false, true} {
-				benchAttention(b, c, dt, backward)
-			}
-		}
-	}
-}
-
-func benchAttention(b *testing.B, c attnCase, dt tensor.DType, backward bool) {
-	name := c.name + "/" + dt.String() + "/forward"
-	if backward {
-		name = c.name + "/" + dt.String() + "/backward"
-	}
-	b.Run(name, func(b *testing.B) {
-		r := c.build(b, dt, false, false)
-		in := append([]graph.Value(nil), r.o.Node().In...)
-		for i := range 3 { // as constants, so that the time is not that of feeding them
-			in[i] = r.g.Const(r.feed[in[i]].(*tensor.Tensor))
-		}
-		vals := r.g.Apply(r.o.Node().Op, in...)
-		if backward {
-			grad := ops.AttentionGrad(vals[0].Node().Op.(ops.Attention))
-			o, lse := r.g.Const(tensor.New(r.o.Type())), r.g.Const(tensor.New(r.lse.Type()))
-			vals = r.g.Apply(grad, in[0], in[1], in[2], o, lse, in[0], in[3], in[4], in[5], graph.Value{})
-		}
-		node := vals[0].Node()
-		delete(r.feed, r.q)
-		delete(r.feed, r.k)
-		delete(r.feed, r.v)
-		p, err := plan.Compile(vals, plan.Options{Device: attnDevice(b, 0)})
-		require.NoError(b, err)
-		flops, _ := node.Op.(graph.Coster).Cost(node.InTypes(), node.Out)
-		b.ReportAllocs()
-		for b.Loop() {
-			_, err := p.Run(context.Background(), r.feed)
-			require.NoError(b, err)
-		}
-		b.ReportMetric(float64(flops)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-		require.NoError(b, p.Close())
-	})
 }

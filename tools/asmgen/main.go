@@ -53,6 +53,11 @@ var outputs = []output{
 	{"device/cpu/gemm/panels", []func(*build.Context){panelRowsF32, panelRowsBF16, panelRowsF16, panelColsF32, panelColsBF16, panelColsF16}},
 	{"device/cpu/vec/sums", []func(*build.Context){sums}},
 	{"device/cpu/vec/rows", []func(*build.Context){rows}},
+	{"device/cpu/flash/tile", []func(*build.Context){flash256.outer, flash512.outer, flash256.inner, flash512.inner}},
+	{"device/cpu/flash/rows", []func(*build.Context){declareExp2, flash256.softmax, flash512.softmax, flash256.slopes, flash512.slopes,
+		flash256.hide, flash512.hide, flash256.scale, flash512.scale}},
+	{"device/cpu/flash/pack", []func(*build.Context){columnsTo8, columnsTo4, flash256.cut, flash512.cut, dot}},
+	{"device/cpu/flash/few", []func(*build.Context){flash256.dots, flash512.dots, flash256.weigh, flash512.weigh}},
 }
 
 func main() {
