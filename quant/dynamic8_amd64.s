@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func encode8F32AVX512(blocks int, n int, codes *byte, x *float32, r *float32, cells *uint32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·encode8F32AVX512(SB), NOSPLIT, $0-48
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -25,7 +25,7 @@ encodeLoop:
 	VMULPS     Z0, Z1, Z1
 	VPSRLD     $0x10, Z1, Z2
 	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
+	VXORPS     Z3, Z3, Z3
 	VPGATHERDD (DI)(Z2*4), K2, Z3
 	VPSLLD     $0x10, Z1, Z1
 	VPCMPUD    $0x06, Z3, Z1, K2
@@ -41,7 +41,7 @@ encodeLoop:
 	RET
 
 // func encode8BF16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, cells *uint32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·encode8BF16AVX512(SB), NOSPLIT, $0-48
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -62,7 +62,7 @@ encodeLoop:
 	VMULPS     Z0, Z1, Z1
 	VPSRLD     $0x10, Z1, Z2
 	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
+	VXORPS     Z3, Z3, Z3
 	VPGATHERDD (DI)(Z2*4), K2, Z3
 	VPSLLD     $0x10, Z1, Z1
 	VPCMPUD    $0x06, Z3, Z1, K2
@@ -78,7 +78,7 @@ encodeLoop:
 	RET
 
 // func encode8F16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, cells *uint32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·encode8F16AVX512(SB), NOSPLIT, $0-48
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -98,7 +98,7 @@ encodeLoop:
 	VMULPS     Z0, Z1, Z1
 	VPSRLD     $0x10, Z1, Z2
 	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
+	VXORPS     Z3, Z3, Z3
 	VPGATHERDD (DI)(Z2*4), K2, Z3
 	VPSLLD     $0x10, Z1, Z1
 	VPCMPUD    $0x06, Z3, Z1, K2
@@ -775,7 +775,7 @@ DATA decode8OrderF16<>+60(SB)/4, $0x0000000f
 GLOBL decode8OrderF16<>(SB), RODATA|NOPTR, $64
 
 // func decode8F32AVX512(blocks int, n int, dst *float32, codes *byte, absmax *float32, table *float32, stream bool)
-// Requires: AVX, AVX512F, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·decode8F32AVX512(SB), NOSPLIT, $0-49
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -799,7 +799,7 @@ cachedBlock:
 cachedLoop:
 	VPMOVZXBD  (BX), Z1
 	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
+	VXORPS     Z2, Z2, Z2
 	VGATHERDPS (DI)(Z1*4), K2, Z2
 	VMULPS     Z0, Z2, Z2
 	VMOVUPS    Z2, (DX)
@@ -820,7 +820,7 @@ streamBlock:
 streamLoop:
 	VPMOVZXBD  (BX), Z1
 	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
+	VXORPS     Z2, Z2, Z2
 	VGATHERDPS (DI)(Z1*4), K2, Z2
 	VMULPS     Z0, Z2, Z2
 	VMOVNTPS   Z2, (DX)
@@ -835,7 +835,7 @@ streamLoop:
 	RET
 
 // func decode8BF16AVX512(blocks int, n int, dst *uint16, codes *byte, absmax *float32, table *float32, stream bool)
-// Requires: AVX, AVX512F, AVX512VL, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, MMX+
 TEXT ·decode8BF16AVX512(SB), NOSPLIT, $0-49
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -865,7 +865,7 @@ cachedBlock:
 cachedLoop:
 	VPMOVZXBD  (BX), Z3
 	KMOVW      K1, K2
-	VPXORD     Z4, Z4, Z4
+	VXORPS     Z4, Z4, Z4
 	VGATHERDPS (DI)(Z3*4), K2, Z4
 	VMULPS     Z2, Z4, Z4
 	VPSRLD     $0x10, Z4, Z3
@@ -892,7 +892,7 @@ streamBlock:
 streamLoop:
 	VPMOVZXBD  (BX), Z3
 	KMOVW      K1, K2
-	VPXORD     Z4, Z4, Z4
+	VXORPS     Z4, Z4, Z4
 	VGATHERDPS (DI)(Z3*4), K2, Z4
 	VMULPS     Z2, Z4, Z4
 	VPSRLD     $0x10, Z4, Z3
@@ -913,7 +913,7 @@ streamLoop:
 	RET
 
 // func decode8F16AVX512(blocks int, n int, dst *uint16, codes *byte, absmax *float32, table *float32, stream bool)
-// Requires: AVX, AVX512F, AVX512VL, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VL, MMX+
 TEXT ·decode8F16AVX512(SB), NOSPLIT, $0-49
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -937,7 +937,7 @@ cachedBlock:
 cachedLoop:
 	VPMOVZXBD  (BX), Z1
 	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
+	VXORPS     Z2, Z2, Z2
 	VGATHERDPS (DI)(Z1*4), K2, Z2
 	VMULPS     Z0, Z2, Z2
 	VCVTPS2PH  $0x00, Z2, Y1
@@ -959,7 +959,7 @@ streamBlock:
 streamLoop:
 	VPMOVZXBD  (BX), Z1
 	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
+	VXORPS     Z2, Z2, Z2
 	VGATHERDPS (DI)(Z1*4), K2, Z2
 	VMULPS     Z0, Z2, Z2
 	VCVTPS2PH  $0x00, Z2, Y1

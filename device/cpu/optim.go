@@ -171,11 +171,11 @@ func (u *updater) slabs(c *Call, gscale float32) *slabs {
 			sl.state[j] = tensor.View[float32](c.Out[1+j])
 			continue
 		}
-		sl.codes[j], sl.absmax[j] = c.Out[1+j], tensor.View[float32](c.Out[1+k+j])
-		if sl.books[j] = quant.DynamicSigned(); unsigned[j] {
-			sl.books[j] = quant.DynamicUnsigned()
+		m := &sl.moments8[j]
+		m.Codes, m.Absmax, m.Signed = c.Out[1+j], tensor.View[float32](c.Out[1+k+j]), !unsigned[j]
+		if m.Book = quant.DynamicSigned(); unsigned[j] {
+			m.Book = quant.DynamicUnsigned()
 		}
-		sl.signed[j] = !unsigned[j]
 	}
 	return sl
 }

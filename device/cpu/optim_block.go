@@ -6,7 +6,6 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/step"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
-	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -18,7 +17,8 @@ type stepWork struct {
 		p, g [ops.SlabAlign]float32
 		s    [3][ops.SlabAlign]float32
 	}
-	kept [ops.SlabAlign]uint8
+	kept  [ops.SlabAlign]uint8
+	eight step.Blocks8
 }
 
 // slabs are the operands of one launch.
@@ -27,11 +27,8 @@ type slabs struct {
 	pType, gType  tensor.DType
 	gscale        float32
 	eight         bool
-	state         [3][]float32 // 32-bit
-	codes         [3][]byte    // 8-bit
-	absmax        [3][]float32
-	books         [3]*quant.Codebook
-	signed        [3]bool
+	state         [3][]float32  // 32-bit
+	moments8      step.Moments8 // 8-bit
 	moments       int
 	skip          bool // SkipZeros
 	rounding      ops.Rounding
@@ -56,15 +53,62 @@ func (u *tensorStep) inPlace() bool {
 
 // part updates the elements [lo, hi) of the slab, of one tensor, from a block's start.
 func (u *tensorStep) part(w *stepWork, s slabPart) {
-	if u.inPlace() {
+	switch {
+	case u.inPlace():
 		var states [3][]float32
 		u.loadStates(w, &states, s.lo, s.hi)
-		u.move(tensor.View[float32](u.p)[s.lo:s.hi], tensor.View[float32](u.g)[s.lo:s.hi], &states, u.gscale)
-		return
+		f := u.factors(u.gscale)
+		f.Advance(tensor.View[float32](u.p)[s.lo:s.hi], tensor.View[float32](u.g)[s.lo:s.hi], &states)
+	case u.eight && !u.skip:
+		u.part8(w, s)
+	default:
+		s.blocks(func(lo, hi int) { u.block(w, lo, hi) })
 	}
-	for lo := s.lo; lo < s.hi; lo += ops.SlabAlign {
-		u.block(w, lo, min(lo+ops.SlabAlign, s.hi))
+}
+
+// part8 is part for 8-bit moments. Gradients are scaled and looked at where parameters go through w: there an element whose gradient is not
+// finite must not be decayed outside of the loop that leaves it alone.
+func (u *tensorStep) part8(w *stepWork, s slabPart) {
+	raw := u.pType == tensor.F32 && u.gType == tensor.F32
+	gscale := float32(1)
+	if raw {
+		gscale = u.gscale
 	}
+	f := u.factors(gscale)
+	w.eight.Begin(&f, &u.moments8, s.lo, s.hi)
+	s.blocks(func(lo, hi int) {
+		switch {
+		case raw:
+			w.eight.Block(tensor.View[float32](u.p)[lo:hi], tensor.View[float32](u.g)[lo:hi])
+		case u.pType == tensor.F32:
+			g, _ := u.loadG(w, lo, hi)
+			w.eight.Block(tensor.View[float32](u.p)[lo:hi], g)
+		default:
+			u.block8(w, lo, hi)
+		}
+	})
+	w.eight.End()
+}
+
+// block8 updates a block of 16-bit parameters.
+func (u *tensorStep) block8(w *stepWork, lo, hi int) {
+	p, kept := u.loadP(w, lo, hi), hi-lo
+	g, finite := u.loadG(w, lo, hi)
+	if !finite {
+		kept = u.keep(w, g)
+		copy(w.packed.p[:], p)
+	}
+	u.decayBefore(p)
+	w.eight.Block(p, g)
+	u.decayAfter(p)
+	if !finite {
+		for i, x := range g {
+			if x-x != 0 {
+				p[i] = w.packed.p[i]
+			}
+		}
+	}
+	u.storeP(w, p, kept, lo, hi)
 }
 
 // block is part for one block through w.
@@ -73,17 +117,13 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 	p := u.loadP(w, lo, hi)
 	var s [3][]float32
 	u.loadStates(w, &s, lo, hi)
-	g, gscale, kept := u.rawG(lo, hi), u.gscale, n
-	if g == nil {
-		var finite bool
-		g, finite = u.loadG(w, lo, hi)
-		gscale = 1
-		if u.skip || (u.eight && !finite) {
-			kept = u.keep(w, g)
-		}
+	g, _ := u.loadG(w, lo, hi)
+	kept := n
+	if u.skip {
+		kept = u.keep(w, g)
 	}
 	if kept == n {
-		u.move(p, g, &s, gscale)
+		u.move(p, g, &s)
 	} else {
 		u.moveKept(w, kept, p, g, &s)
 	}
@@ -95,35 +135,41 @@ func (u *tensorStep) block(w *stepWork, lo, hi int) {
 	}
 }
 
-// move steps and decays p. The gradients are g·gscale; g may be overwritten if gscale is 1.
-func (u *tensorStep) move(p, g []float32, s *[3][]float32, gscale float32) {
-	f := u.f
-	f.GScale = gscale
-	if !u.onePass() {
-		u.moveRounded(p, g, s, &f)
-		return
+// move steps and decays p. The gradients g are scaled and may be overwritten.
+func (u *tensorStep) move(p, g []float32, s *[3][]float32) {
+	f := u.factors(1)
+	if u.rounded != tensor.Invalid {
+		u.couple(p, g)
+		f.WD = 0
 	}
-	if u.before {
-		f.Before = u.decay
-	} else if u.after {
-		f.After = u.decay
-	}
+	u.decayBefore(p)
 	f.Advance(p, g, s)
+	u.decayAfter(p)
 }
 
-// onePass reports whether nothing is rounded to 16 bits inside a step.
-func (u *tensorStep) onePass() bool { return u.between == tensor.F32 && u.rounded == tensor.Invalid }
+// factors are those of the loops, for gradients that are yet to be scaled. They do all that is not rounded to 16 bits on its way.
+func (u *tensorStep) factors(gscale float32) step.Factors {
+	f := u.f
+	f.GScale = gscale
+	if u.between == tensor.F32 && u.before {
+		f.Before = u.decay
+	} else if u.between == tensor.F32 && u.after {
+		f.After = u.decay
+	}
+	return f
+}
 
-// moveRounded is move with what is rounded to 16 bits between its operations.
-func (u *tensorStep) moveRounded(p, g []float32, s *[3][]float32, f *step.Factors) {
-	if u.before && u.decay != 1 {
+// decayBefore is a decay before a step that rounds.
+func (u *tensorStep) decayBefore(p []float32) {
+	if u.between != tensor.F32 && u.before && u.decay != 1 {
 		scaleBy(p, u.decay)
 		roundTo(p, u.between)
 	}
-	u.couple(p, g)
-	f.WD = 0
-	f.Advance(p, g, s)
-	if u.after && u.decay != 1 {
+}
+
+// decayAfter is a decay after a step that rounds.
+func (u *tensorStep) decayAfter(p []float32) {
+	if u.between != tensor.F32 && u.after && u.decay != 1 {
 		roundTo(p, u.between)
 		scaleBy(p, u.decay)
 	}
@@ -193,7 +239,7 @@ func (u *tensorStep) moveKept(w *stepWork, n int, p, g []float32, s *[3][]float3
 			}
 		}
 	}
-	u.move(w.packed.p[:n], w.packed.g[:n], &packed, 1)
+	u.move(w.packed.p[:n], w.packed.g[:n], &packed)
 	for k, i := range w.kept[:n] {
 		p[i] = w.packed.p[k]
 		for j := range u.moments {
@@ -224,8 +270,7 @@ func (u *tensorStep) norms(w *stepWork, lo, hi int) (p2, d2 float64) {
 		}
 	}
 	f, d := u.f, w.d[:n]
-	u.couple(p, g)
-	f.WD, f.Rate = 0, -1
+	f.Rate = -1
 	clear(d)
 	f.Advance(d, g, &s) // d = 0 + step
 	return sumSquares(p), sumSquares(d)
@@ -246,22 +291,6 @@ func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
 		}
 	}
 	return p
-}
-
-// rawG returns the gradients of 8-bit moments where they are, or nil where they must go through w: where one may not be finite after
-// scaling, or a step takes more than one pass.
-func (u *tensorStep) rawG(lo, hi int) []float32 {
-	if !u.eight || u.skip || u.gType != tensor.F32 || !u.onePass() || !(u.gscale >= -1 && u.gscale <= 1) {
-		return nil
-	}
-	var carry uint32 // into the sign, from an exponent of ones
-	for _, b := range tensor.View[uint32](u.g)[lo:hi] {
-		carry |= b&^(1<<31) + 1<<23
-	}
-	if carry>>31 != 0 {
-		return nil
-	}
-	return tensor.View[float32](u.g)[lo:hi]
 }
 
 // loadG returns the scaled gradients and whether none is infinite or NaN.
@@ -294,37 +323,11 @@ func (u *tensorStep) loadStates(w *stepWork, s *[3][]float32, lo, hi int) {
 			continue
 		}
 		s[j] = w.s[j][:hi-lo]
-		u.books[j].DequantizeBlock(s[j], u.codes[j][lo:hi], u.absmax[j][lo/ops.SlabAlign])
+		u.moments8[j].Dequantize(s[j], lo)
 	}
 }
 
+// storeCodes is the inverse for 8-bit moments.
 func (u *tensorStep) storeCodes(s *[3][]float32, lo, hi int) {
-	for j := range u.moments {
-		codes, absmax := u.codes[j][lo:hi], &u.absmax[j][lo/ops.SlabAlign]
-		if u.signed[j] {
-			*absmax = u.books[j].QuantizeBlockSigned(codes, s[j])
-		} else {
-			*absmax = u.books[j].QuantizeBlock(codes, s[j])
-		}
-		if *absmax-*absmax != 0 && u.clearOverflow(s) {
-			u.storeCodes(s, lo, hi)
-			return
-		}
-	}
-}
-
-// clearOverflow sets the moments of elements with one that is infinite, as the average of a square can be, to zero: its scale would be
-// that of the whole block. It reports whether there were any.
-func (u *tensorStep) clearOverflow(s *[3][]float32) (found bool) {
-	for i := range s[0] {
-		for j := range u.moments {
-			if x := s[j][i]; x-x != 0 {
-				found = true
-				for k := range u.moments {
-					s[k][i] = 0
-				}
-			}
-		}
-	}
-	return found
+	u.moments8.Quantize(s[:u.moments], lo)
 }

@@ -38,7 +38,7 @@ func (e encoder8) avx512(q reg.VecVirtual) reg.VecVirtual {
 	index, half, cell, all, beyond := c.ZMM(), c.ZMM(), c.ZMM(), c.K(), c.K()
 	c.VPSRLD(operand.U8(16), q, index)
 	c.KMOVW(e.ones, all)
-	c.VPXORD(cell, cell, cell)
+	c.VXORPS(cell, cell, cell) // avo knows that this reads nothing
 	c.VPGATHERDD(operand.Mem{Base: e.cells, Index: index, Scale: 4}, all, cell)
 	c.VPSLLD(operand.U8(16), q, half)
 	c.VPCMPUD(operand.U8(6), cell, half, beyond) // half > cell
@@ -153,7 +153,7 @@ func decode8Gather(c *build.Context, codes operand.Mem, values reg.GPVirtual, on
 	if v.Size() == 64 {
 		all := c.K()
 		c.KMOVW(ones, all)
-		c.VPXORD(v, v, v)
+		c.VXORPS(v, v, v)
 		c.VGATHERDPS(from, all, v)
 		return v
 	}

@@ -232,7 +232,7 @@ func (s *stepGen) lion(x, p reg.VecVirtual, m []reg.VecVirtual) {
 	sign, one, zero, d := s.bits(1<<31), s.bits(0x3f800000), s.vec(), s.vec()
 	if s.wide {
 		none := c.K()
-		c.VPXORD(zero, zero, zero)
+		c.VXORPS(zero, zero, zero)
 		c.VPANDD(sign, u, d)
 		c.VPORD(one, d, d)
 		c.VCMPPS(operand.U8(8), zero, u, none) // equal or unordered

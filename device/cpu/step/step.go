@@ -38,7 +38,9 @@ const (
 
 // loops are those of one instruction set, over blocks of 16 elements. A nil entry means that Go does it all.
 type loops struct {
-	update [variants]func(blocks int, p, g, s0, s1, s2, k *float32)
+	update  [variants]func(blocks int, p, g, s0, s1, s2, k *float32)
+	update8 [variants]func(b *byte, p, g, m, before, next, k *float32) // over a block of 256
+	planes  bool                                                       // update8 takes the values of codes cut into bytes
 }
 
 // byLevel is filled before main and never changed; fast is what is in use.

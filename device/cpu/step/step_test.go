@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -160,11 +161,19 @@ func BenchmarkAdvance(b *testing.B) {
 					g[i] = float32(r.NormFloat64())
 				}
 				b.SetBytes(4 * n * int64(3+2*f.Moments))
-				for b.Loop() {
-					f.advance(&byLevel[level], p, g, &s)
-				}
-				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/elem")
+				cheapest(b, n, func() { f.advance(&byLevel[level], p, g, &s) })
 			})
 		}
 	}
+}
+
+// cheapest runs f over n elements and reports its shortest time, which other work on the machine does not touch.
+func cheapest(b *testing.B, n int, f func()) {
+	least := time.Duration(math.MaxInt64)
+	for b.Loop() {
+		start := time.Now()
+		f()
+		least = min(least, time.Since(start))
+	}
+	b.ReportMetric(float64(least.Nanoseconds())/float64(n), "least-ns/elem")
 }

@@ -570,7 +570,7 @@ blockdone:
 	RET
 
 // func lionAVX512(blocks int, p *float32, grad *float32, s0 *float32, s1 *float32, s2 *float32, k *float32)
-// Requires: AVX, AVX512F, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·lionAVX512(SB), NOSPLIT, $0-56
 	MOVQ         blocks+0(FP), AX
 	MOVQ         p+8(FP), CX
@@ -608,14 +608,14 @@ block:
 	VMULPS     Z5, Z9, Z9
 	VMULPS     Z4, Z11, Z11
 	VADDPS     Z9, Z11, Z11
-	VPXORD     Z14, Z14, Z14
-	VPANDD     Z7, Z12, Z9
-	VPORD      Z8, Z9, Z9
-	VCMPPS     $0x08, Z14, Z12, K1
-	VMOVAPS    Z12, K1, Z9
+	VXORPS     Z9, Z9, Z9
+	VPANDD     Z7, Z12, Z13
+	VPORD      Z8, Z13, Z13
+	VCMPPS     $0x08, Z9, Z12, K1
+	VMOVAPS    Z12, K1, Z13
 	VMULPS     Z6, Z10, Z10
-	VMULPS     Z1, Z9, Z9
-	VSUBPS     Z9, Z10, Z10
+	VMULPS     Z1, Z13, Z13
+	VSUBPS     Z13, Z10, Z10
 	VMOVUPS    Z11, (BX)(SI*1)
 	VMOVUPS    Z10, (CX)(SI*1)
 	ADDQ       $0x40, SI
