@@ -81,6 +81,19 @@ type Accumulator interface {
 	AddTo(factor float64, n *Node) (op Op, ok bool)
 }
 
+// Caster ops are elementwise and give the values of their one input another element type.
+type Caster interface {
+	Elementwise
+	Casts() bool
+}
+
+// Widener ops have a twin that reads inputs in a narrower float type, with the result of casting them first.
+type Widener interface {
+	Op
+	// Widened returns the twin for these inputs in 16 bits; ok is false where there is none.
+	Widened(narrow []bool) (op Op, ok bool)
+}
+
 // Frozen ops refuse some gradients: FrozenInput returns why input i can have none, or "".
 type Frozen interface{ FrozenInput(i int) string }
 

@@ -24,14 +24,14 @@ const (
 // linearLoss is what the two kernels share: extents, and how the scratch is laid out.
 type linearLoss struct {
 	d       *Device
-	dt      tensor.DType
-	n, c, v int // tokens, features, classes
-	rows    int // extents of a tile
+	dt, wt  tensor.DType // of x and of the head's weight
+	n, c, v int          // tokens, features, classes
+	rows    int          // extents of a tile
 	cols    int
 }
 
 func newLinearLoss(d *Device, s device.Spec) linearLoss {
-	l := linearLoss{d: d, dt: s.In[0].DType, n: s.In[0].Dim(0), c: s.In[0].Dim(1), v: s.In[1].Dim(0)}
+	l := linearLoss{d: d, dt: s.In[0].DType, wt: s.In[1].DType, n: s.In[0].Dim(0), c: s.In[0].Dim(1), v: s.In[1].Dim(0)}
 	l.rows, l.cols = min(l.n, lossTileRows), min(l.v, lossTileCols)
 	return l
 }
@@ -130,10 +130,10 @@ type lossTile struct {
 
 // tiles makes the logits of every tile in s.tile and calls f; done follows when all tokens have seen classes [v0, v1).
 func tiles[T floats](l linearLoss, s lossScratch[T], c *Call, f func(t lossTile) error, done func(v0, v1 int) error) error {
-	row := l.c * l.dt.Size()
+	row := l.c * l.wt.Size()
 	for v0 := 0; v0 < l.v; v0 += l.cols {
 		t := lossTile{v0: v0, v1: min(v0+l.cols, l.v)}
-		t.w = gemm.Mat{Data: c.In[1][t.v0*row : t.v1*row], DType: l.dt, LD: l.c}
+		t.w = gemm.Mat{Data: c.In[1][t.v0*row : t.v1*row], DType: l.wt, LD: l.c}
 		for t.lo = 0; t.lo < len(s.index); t.lo = t.hi {
 			t.hi = min(t.lo+l.rows, len(s.index))
 			t.x = gemm.Mat{Data: l.gather(c.In[0], s.x, s.index, t.lo, t.hi), DType: l.dt, LD: l.c}
@@ -167,6 +167,9 @@ func (l linearLoss) multiply(m, n, k int, a, b gemm.Mat, dst []byte, add bool, s
 
 func buildLinearLoss(d *Device, _ ops.LinearCrossEntropyOp, s device.Spec) (*Kernel, error) {
 	l := newLinearLoss(d, s)
+	if l.dt == tensor.F64 && l.wt != l.dt {
+		return nil, device.ErrNoKernel
+	}
 	if l.dt == tensor.F64 {
 		return linearLossKernel(l, exp64), nil
 	}

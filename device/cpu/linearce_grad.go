@@ -15,6 +15,9 @@ func buildLinearLossGrad(d *Device, op ops.LinearCrossEntropyGradOp, s device.Sp
 	if op.NeedW {
 		l.dw = l.dx + 1
 	}
+	if l.dt == tensor.F64 && l.wt != l.dt {
+		return nil, device.ErrNoKernel
+	}
 	if l.dt == tensor.F64 {
 		return linearLossGradKernel(l, exp64), nil
 	}

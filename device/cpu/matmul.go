@@ -12,11 +12,17 @@ func init() {
 		return buildProduct(d, op, 1, s.In, s.Out[0], s.Out[0])
 	})
 	Register(func(d *Device, op ops.AddMatMul, s device.Spec) (*Kernel, error) {
-		t, err := op.MatMul.Infer(s.In[1:])
+		t, err := op.Product(s.In)
 		if err != nil {
 			return nil, err
 		}
-		return buildProduct(d, op.MatMul, op.Alpha, s.In, t[0], s.Out[0])
+		return buildProduct(d, ops.MatMul{TransA: op.TransA, TransB: op.TransB}, op.Alpha, s.In, t, s.Out[0])
+	})
+	Register(func(d *Device, op ops.WideMatMul, s device.Spec) (*Kernel, error) {
+		if s.Out[0].DType != tensor.F32 {
+			return nil, device.ErrNoKernel
+		}
+		return buildProduct(d, op.MatMul, 1, s.In, s.Out[0], s.Out[0])
 	})
 }
 

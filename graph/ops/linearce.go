@@ -10,9 +10,12 @@ import (
 // LinearCrossEntropyOp is TokenLossOp on the logits x·wᵀ without ever holding them: for x (N, C), w (V, C) of one dtype and
 // labels (N) i32 it gives loss (N) and lse (N), in f32 (f64 for f64). Kernels make the logits tile by tile in the wide type and
 // skip the rows of ignored tokens; the gradient makes them again (Wijmans et al. 2024, "Cut Your Losses").
-type LinearCrossEntropyOp struct{}
+//
+// With Wide w is in 16 bits and read as x's type, float32 or float64.
+type LinearCrossEntropyOp struct{ Wide bool }
 
 var (
+	_ graph.Widener        = LinearCrossEntropyOp{}
 	_ graph.Differentiable = LinearCrossEntropyOp{}
 	_ graph.Decomposable   = LinearCrossEntropyOp{}
 	_ graph.Coster         = LinearCrossEntropyOp{}
@@ -25,33 +28,56 @@ func (LinearCrossEntropyOp) Name() string { return "linear_cross_entropy" }
 func (LinearCrossEntropyOp) NumOut() int { return 2 }
 
 // Infer implements graph.Op.
-func (LinearCrossEntropyOp) Infer(in []tensor.Type) ([]tensor.Type, error) {
+func (o LinearCrossEntropyOp) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	if err := arity(in, 3); err != nil {
 		return nil, err
 	}
-	row, err := linearLossRows(in[0], in[1], in[2])
+	row, err := linearLossRows(in[0], in[1], in[2], o.Wide)
 	return []tensor.Type{row, row}, err
 }
 
-func linearLossRows(x, w, labels tensor.Type) (tensor.Type, error) {
+func linearLossRows(x, w, labels tensor.Type, wide bool) (tensor.Type, error) {
 	switch {
+	case wide && (x.DType != tensor.F32 && x.DType != tensor.F64 || w.DType != tensor.BF16 && w.DType != tensor.F16):
+		return tensor.Type{}, fmt.Errorf("x is %v and w %v, must be f32 and bf16 or f16", x.DType, w.DType)
 	case x.Rank() != 2 || w.Rank() != 2 || x.Dim(1) != w.Dim(1):
 		return tensor.Type{}, fmt.Errorf("x is %v and w %v, must be (N, C) and (V, C)", x, w)
-	case x.DType != w.DType:
+	case !wide && x.DType != w.DType:
 		return tensor.Type{}, fmt.Errorf("dtypes differ: %v and %v; cast one of them", x.DType, w.DType)
 	}
 	return lossRows(tensor.T(x.DType, x.Dim(0), w.Dim(0)), labels)
 }
 
+// Widened implements graph.Widener.
+func (LinearCrossEntropyOp) Widened(narrow []bool) (graph.Op, bool) {
+	return LinearCrossEntropyOp{Wide: true}, !narrow[0] && narrow[1]
+}
+
 // VJP implements graph.Differentiable. A frozen head gets no gradient.
-func (LinearCrossEntropyOp) VJP(n *graph.Node, gy []Value, need []bool) []Value {
-	o := LinearCrossEntropyGradOp{NeedX: need[0], NeedW: need[1]}
-	return spread(apply(o, n.In[0], n.In[1], n.In[2], n.Output(1), gy[0], gy[1]), need...)
+func (o LinearCrossEntropyOp) VJP(n *graph.Node, gy []Value, need []bool) []Value {
+	w := n.In[1]
+	if need[1] {
+		w = o.head(w, n.In[0])
+	}
+	grad := LinearCrossEntropyGradOp{NeedX: need[0], NeedW: need[1], Wide: o.Wide && !need[1]}
+	out := spread(apply(grad, n.In[0], w, n.In[2], n.Output(1), gy[0], gy[1]), need...)
+	if o.Wide && need[1] {
+		out[1] = Cast(out[1], n.In[1].DType())
+	}
+	return out
+}
+
+// head is the weight as x is multiplied by it.
+func (o LinearCrossEntropyOp) head(w, x Value) Value {
+	if o.Wide {
+		return castLike(w, x)
+	}
+	return w
 }
 
 // Decompose implements graph.Decomposable.
-func (LinearCrossEntropyOp) Decompose(in []Value) []Value {
-	return apply(TokenLossOp{}, Linear(in[0], in[1]), in[2])
+func (o LinearCrossEntropyOp) Decompose(in []Value) []Value {
+	return apply(TokenLossOp{}, Linear(in[0], o.head(in[1], in[0])), in[2])
 }
 
 // Cost implements graph.Coster.
@@ -65,9 +91,11 @@ func linearLossFlops(in []tensor.Type, products int) int64 {
 
 // LinearCrossEntropyGradOp is the gradient of LinearCrossEntropyOp from x (N, C), w (V, C), labels, lse (N) and the cotangents
 // gloss, glse (N) of its outputs, either of which may be absent. Its outputs are dx (N, C) if NeedX, then dw (V, C) if NeedW.
-type LinearCrossEntropyGradOp struct{ NeedX, NeedW bool }
+// With Wide w is in 16 bits, read as x's type, and there is no dw.
+type LinearCrossEntropyGradOp struct{ NeedX, NeedW, Wide bool }
 
 var (
+	_ graph.Widener      = LinearCrossEntropyGradOp{}
 	_ graph.Decomposable = LinearCrossEntropyGradOp{}
 	_ graph.Coster       = LinearCrossEntropyGradOp{}
 )
@@ -86,22 +114,32 @@ func (o LinearCrossEntropyGradOp) Infer(in []tensor.Type) ([]tensor.Type, error)
 	if o.NumOut() == 0 {
 		return nil, fmt.Errorf("no gradient is needed")
 	}
+	if o.Wide && o.NeedW {
+		return nil, fmt.Errorf("the gradient of a weight that is read as float32 is that of its cast; give the cast weight")
+	}
 	if err := arity(in[:4], 4); err != nil {
 		return nil, err
 	}
-	row, err := linearLossRows(in[0], in[1], in[2])
+	row, err := linearLossRows(in[0], in[1], in[2], o.Wide)
 	if err != nil {
 		return nil, err
 	}
 	return picked(in[:2], o.NeedX, o.NeedW), lossCotangents(row, in[3], in[4], in[5])
 }
 
+// Widened implements graph.Widener.
+func (o LinearCrossEntropyGradOp) Widened(narrow []bool) (graph.Op, bool) {
+	o.Wide = true
+	return o, !o.NeedW && !narrow[0] && narrow[1]
+}
+
 // Decompose implements graph.Decomposable.
 func (o LinearCrossEntropyGradOp) Decompose(in []Value) []Value {
-	d := one(TokenLossGradOp{}, Linear(in[0], in[1]), in[2], in[3], in[4], in[5])
+	w := LinearCrossEntropyOp{Wide: o.Wide}.head(in[1], in[0])
+	d := one(TokenLossGradOp{}, Linear(in[0], w), in[2], in[3], in[4], in[5])
 	var out []Value
 	if o.NeedX {
-		out = append(out, Dot(d, in[1]))
+		out = append(out, Dot(d, w))
 	}
 	if o.NeedW {
 		out = append(out, one(MatMul{TransA: true}, d, in[0]))

@@ -19,9 +19,13 @@ type Pointwise struct {
 var (
 	_ graph.Differentiable = Pointwise{}
 	_ graph.Linear         = Pointwise{}
+	_ graph.Caster         = Pointwise{}
 	_ graph.Aliaser        = Pointwise{}
 	_ graph.Coster         = Pointwise{}
 )
+
+// Casts implements graph.Caster.
+func (o Pointwise) Casts() bool { return o.F == FnCast }
 
 // Factors implements graph.Linear.
 func (o Pointwise) Factors(in []Value) ([]float64, bool) {

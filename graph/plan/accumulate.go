@@ -1,12 +1,6 @@
 package plan
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/bitsandbyes/bitsandbyes/device"
-	"github.com/bitsandbyes/bitsandbyes/graph"
-)
+import "github.com/bitsandbyes/bitsandbyes/graph"
 
 // accumulator finds sums c + f·y whose y nothing else needs and whose op can add to c as it computes: y is then never stored, and c is
 // summed in place.
@@ -169,22 +163,13 @@ func (a *accumulator) ends(c graph.Value, n *graph.Node) bool {
 // emit adds the op that accumulates, or the nodes as they were where the device has no kernel for it.
 func (a *accumulator) emit(p *Plan, r *graph.Rewriter, n *graph.Node) error {
 	s := a.into[n.ID]
-	undo := r.New.OnBehalf(n)
-	out := r.New.Apply(s.op, append([]graph.Value{r.Get(s.c)}, r.GetAll(s.node.In)...)...)
-	undo()
-	if !out[0].Valid() {
-		return r.New.Err()
+	done, err := replace(p, r, n, s.op, append([]graph.Value{r.Get(s.c)}, r.GetAll(s.node.In)...))
+	if done || err != nil {
+		return err
 	}
-	switch _, err := p.kernelFor(out[0].Node()); {
-	case err == nil:
-		r.Set(n, out)
-	case errors.Is(err, device.ErrNoKernel):
-		for i := len(s.within) - 1; i >= 0; i-- {
-			r.Move(s.within[i])
-		}
-		r.Move(n)
-	default:
-		return fmt.Errorf("%s: %s: %w", n.Where(), out[0].Node(), err)
+	for i := len(s.within) - 1; i >= 0; i-- {
+		r.Move(s.within[i])
 	}
+	r.Move(n)
 	return nil
 }

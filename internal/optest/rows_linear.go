@@ -36,7 +36,7 @@ func matmulCases() []Case {
 				Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{6, 7}}}, {{Dims: []int{3}}, {Dims: []int{3}}},
 					{{Dims: []int{2, 3, 3}}, {Dims: []int{4, 3, 3}}}, {{Dims: []int{3, 3}, DType: tensor.I32}, {Dims: []int{3, 3}, DType: tensor.I32}},
 					{{Dims: []int{3, 3}, DType: tensor.F32}, {Dims: []int{3, 3}, DType: tensor.BF16}}},
-			}, addMatMul(op, fmt.Sprintf("add_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), dims(s.batch, s.m, s.n), a, b))
+			}, wideMatMul(op, fmt.Sprintf("wide_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), a, b), addMatMul(op, fmt.Sprintf("add_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), dims(s.batch, s.m, s.n), a, b))
 		}
 	}
 	return append(out,
@@ -53,6 +53,18 @@ func matmulCases() []Case {
 	)
 }
 
+// wideMatMul multiplies by an operand in 16 bits.
+func wideMatMul(op ops.MatMul, name string, a, b []int) Case {
+	half := []tensor.DType{tensor.BF16, tensor.F16}[len(name)%2]
+	return Case{
+		Name: name, In: []Arg{{Dims: a}, {Dims: b, DType: half, NoGrad: true}}, DTypes: []tensor.DType{tensor.F32}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.WideMatMul{MatMul: op}, in...)
+		},
+		Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{6, 7}, DType: half}}, {{Dims: []int{3, 3}}, {Dims: []int{3, 3}, DType: tensor.I32}}},
+	}
+}
+
 // addMatMul adds a product to what has the shape of its rows, or no rows at all.
 func addMatMul(op ops.MatMul, name string, c, a, b []int) Case {
 	if op.TransA {
@@ -61,7 +73,7 @@ func addMatMul(op ops.MatMul, name string, c, a, b []int) Case {
 	return Case{
 		Name: name, In: []Arg{{Dims: c}, {Dims: a}, {Dims: b}}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
 		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
-			return g.Apply(ops.AddMatMul{MatMul: op, Alpha: -0.75}, in...)
+			return g.Apply(ops.AddMatMul{TransA: op.TransA, TransB: op.TransB, Alpha: -0.75}, in...)
 		},
 		Bad: [][]Arg{{{Dims: []int{3, 3}}, {Dims: []int{3, 5}}, {Dims: []int{6, 3}}}, {{Dims: []int{8}}, {Dims: []int{3, 3}}, {Dims: []int{3, 3}}},
 			{{Dims: []int{9}, DType: tensor.F64}, {Dims: []int{3, 3}, DType: tensor.F32}, {Dims: []int{3, 3}, DType: tensor.F32}}},

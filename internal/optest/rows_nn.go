@@ -77,6 +77,10 @@ func lossCases() []Case {
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				return one(ops.LinearCrossEntropy(in[0], in[1], in[2]))
 			}},
+		{Name: "linear_cross_entropy_wide", In: []Arg{{Dims: []int{6, 8}}, {Dims: []int{5, 8}, DType: tensor.BF16, NoGrad: true}, {Dims: []int{6}, DType: tensor.I32, Lo: -1, Hi: 5}},
+			DTypes: []tensor.DType{tensor.F32}, Tol: lce, Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+				return g.Apply(ops.LinearCrossEntropyOp{Wide: true}, in...)
+			}},
 		{Name: "linear_cross_entropy_lse", In: []Arg{x, w, labels}, Tol: lce,
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				loss, lse := ops.LinearCrossEntropyLSE(in[0], in[1], in[2])
