@@ -49,6 +49,9 @@ func (d *Device) Limits(ctx context.Context) (device.Limits, error) {
 	if r.Dot8 > 0 {
 		l.Flops[tensor.I8] = r.Dot8
 	}
+	if r.DotBF16 > 0 {
+		l.Flops[tensor.BF16] = r.DotBF16
+	}
 	for _, s := range r.Memory {
 		l.Memory = append(l.Memory, device.Bandwidth{Bytes: s.Bytes, Read: s.Read, Copy: s.Copy})
 	}

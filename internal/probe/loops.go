@@ -11,12 +11,14 @@ const block = 512
 
 // loops are what one level measures with.
 type loops struct {
-	fma     func(n int) float32 // n rounds; the sum of all numbers, which tend to fmaLimit
-	fmaOps  int                 // floating-point operations of a round
-	dot8    func(n int) int32   // n rounds; the sum of all numbers, mod 2^32; nil: none
-	dot8Ops int
-	read    func(b []byte) uint64 // the sum of b as 64-bit numbers
-	stream  func(dst, src []byte) // copies past the caches; nil: none
+	fma        func(n int) float32 // n rounds; the sum of all numbers, which tend to fmaLimit
+	fmaOps     int                 // floating-point operations of a round
+	dot8       func(n int) int32   // n rounds; the sum of all numbers, mod 2^32; nil: none
+	dot8Ops    int
+	dotBF16    func(n int) float32 // n rounds; the sum of all numbers; nil: none
+	dotBF16Ops int
+	read       func(b []byte) uint64 // the sum of b as 64-bit numbers
+	stream     func(dst, src []byte) // copies past the caches; nil: none
 }
 
 // The loop of multiply-adds is x = x*fmaScale + fmaAdd, which tends to fmaLimit: ordinary numbers, none of them denormal.

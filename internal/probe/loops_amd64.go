@@ -41,6 +41,14 @@ func init() {
 			return total(sums[:])
 		}, 2*16*16*4
 	}
+	if isa.BF16() {
+		const ones = 0x3f803f80
+		l.dotBF16, l.dotBF16Ops = func(n int) float32 {
+			var sums [16]float32
+			dotBF16(n, ones, &sums[0])
+			return total(sums[:])
+		}, 2*16*16*2
+	}
 	assembly[isa.AVX512] = l
 }
 

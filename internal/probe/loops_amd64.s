@@ -345,3 +345,146 @@ loop:
 	VMOVUPS  Z1, (CX)
 	VZEROUPPER
 	RET
+
+// func dotBF16(n int, pair uint32, sums *float32)
+// Requires: AVX, AVX512F
+TEXT ·dotBF16(SB), NOSPLIT, $0-24
+	MOVQ         n+0(FP), AX
+	MOVQ         sums+16(FP), CX
+	MOVL         pair+8(FP), DX
+	VPBROADCASTD DX, Z30
+	VPBROADCASTD DX, Z23
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+
+loop:
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xc6
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xce
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xd6
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xde
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xe6
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xee
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xf6
+	BYTE    $0x62
+	BYTE    $0x92
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xfe
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xc6
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xce
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xd6
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xde
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xe6
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xee
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xf6
+	BYTE    $0x62
+	BYTE    $0x12
+	BYTE    $0x46
+	BYTE    $0x40
+	BYTE    $0x52
+	BYTE    $0xfe
+	DECQ    AX
+	JNZ     loop
+	VADDPS  Z8, Z0, Z0
+	VADDPS  Z9, Z1, Z1
+	VADDPS  Z10, Z2, Z2
+	VADDPS  Z11, Z3, Z3
+	VADDPS  Z12, Z4, Z4
+	VADDPS  Z13, Z5, Z5
+	VADDPS  Z14, Z6, Z6
+	VADDPS  Z15, Z7, Z7
+	VADDPS  Z4, Z0, Z0
+	VADDPS  Z5, Z1, Z1
+	VADDPS  Z6, Z2, Z2
+	VADDPS  Z7, Z3, Z3
+	VADDPS  Z2, Z0, Z0
+	VADDPS  Z3, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS Z0, (CX)
+	VZEROUPPER
+	RET

@@ -41,3 +41,9 @@ func streamAVX512(n int, dst *byte, src *byte)
 //
 //go:noescape
 func dot8VNNI(n int, quads uint32, sums *int32)
+
+// dotBF16 adds the dot product of the two bfloat16 of pair with themselves to each number of 16 registers of 16, n >= 1 times,
+// and stores the 16 sums of the registers. Needs AVX-512F and AVX512-BF16.
+//
+//go:noescape
+func dotBF16(n int, pair uint32, sums *float32)

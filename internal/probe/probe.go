@@ -26,11 +26,12 @@ const DefaultBytes = 512 << 20
 // Result is what so many threads reach together.
 type Result struct {
 	Threads int     `json:"threads"`
-	Level   string  `json:"level"`              // the instructions that were used: "avx512"
-	FMA     float64 `json:"fma_flops"`          // FLOP/s of float32 multiply-adds on registers
-	Dot8    float64 `json:"dot8_ops,omitempty"` // operations a second of int8 dot products (two a pair of bytes); 0 without AVX512-VNNI
-	Memory  []Set   `json:"memory"`             // by size of the working set, ascending
-	Seconds float64 `json:"seconds,omitempty"`  // what the probe took
+	Level   string  `json:"level"`                    // the instructions that were used: "avx512"
+	FMA     float64 `json:"fma_flops"`                // FLOP/s of float32 multiply-adds on registers
+	Dot8    float64 `json:"dot8_ops,omitempty"`       // operations a second of int8 dot products (two a pair of bytes); 0 without AVX512-VNNI
+	DotBF16 float64 `json:"dot_bf16_flops,omitempty"` // FLOP/s of bfloat16 dot products; 0 where they are not used (isa.BF16)
+	Memory  []Set   `json:"memory"`                   // by size of the working set, ascending
+	Seconds float64 `json:"seconds,omitempty"`        // what the probe took
 }
 
 // Set is the bandwidth on a working set that all threads share out.
@@ -89,6 +90,9 @@ func Measure(ctx context.Context, o Options) (Result, error) {
 	r.FMA = rate(o.Threads, l.fmaOps, sampleFMA, func(_, n int) { l.fma(n) })
 	if l.dot8 != nil {
 		r.Dot8 = rate(o.Threads, l.dot8Ops, sampleFMA, func(_, n int) { l.dot8(n) })
+	}
+	if l.dotBF16 != nil {
+		r.DotBF16 = rate(o.Threads, l.dotBF16Ops, sampleFMA, func(_, n int) { l.dotBF16(n) })
 	}
 	if err := r.memory(ctx, l, o); err != nil {
 		return Result{}, err

@@ -29,6 +29,9 @@ func TestLoops(t *testing.T) {
 		if l.dot8 != nil {
 			require.EqualValues(t, 7*l.dot8Ops/2, l.dot8(7))
 		}
+		if l.dotBF16 != nil {
+			require.InDelta(t, 7*l.dotBF16Ops/2, l.dotBF16(7), 0)
+		}
 		if l.stream != nil {
 			dst, free, err := reserve(int64(len(b) + block))
 			require.NoError(t, err)
@@ -79,6 +82,7 @@ func BenchmarkProbe(b *testing.B) {
 		require.NoError(b, err)
 		b.ReportMetric(r.FMA/1e9, "GFLOP/s")
 		b.ReportMetric(r.Dot8/1e9, "int8-GOP/s")
+		b.ReportMetric(r.DotBF16/1e9, "bf16-GFLOP/s")
 		b.ReportMetric(r.Largest().Read/1e9, "read-GB/s")
 		b.ReportMetric(r.Largest().Copy/1e9, "copy-GB/s")
 	}

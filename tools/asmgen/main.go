@@ -37,7 +37,7 @@ var outputs = []output{
 	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},
 	{"device/cpu/vec/convert", []func(*build.Context){widenBF16, widenF16, narrowBF16, narrowF16}},
 	{"internal/probe/loops", []func(*build.Context){
-		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8,
+		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8, probeDotBF16,
 	}},
 	{"device/cpu/pool/pause", []func(*build.Context){pause}},
 	{"device/cpu/step/update", updates()},

@@ -109,6 +109,37 @@ func probeDot8(c *build.Context) {
 	c.RET()
 }
 
+// probeDotBF16 has its sums in registers 0 to 15 and its operands in two of the others.
+func probeDotBF16(c *build.Context) {
+	const sums, x, y = 16, 30, 23
+	z := [32]reg.VecPhysical{reg.Z0, reg.Z1, reg.Z2, reg.Z3, reg.Z4, reg.Z5, reg.Z6, reg.Z7, reg.Z8, reg.Z9, reg.Z10, reg.Z11, reg.Z12, reg.Z13, reg.Z14,
+		reg.Z15, x: reg.Z30, y: reg.Z23}
+	begin(c, "dotBF16", "func(n int, pair uint32, sums *float32)",
+		fmt.Sprintf("dotBF16 adds the dot product of the two bfloat16 of pair with themselves to each number of %d registers of 16, n >= 1 times,", sums),
+		"and stores the 16 sums of the registers. Needs AVX-512F and AVX512-BF16.")
+	n, out := param(c, "n"), param(c, "sums")
+	pair := c.GP32()
+	c.Load(c.Param("pair"), pair)
+	c.VPBROADCASTD(pair, z[x])
+	c.VPBROADCASTD(pair, z[y])
+	for i := range sums {
+		c.VPXORD(z[i], z[i], z[i])
+	}
+	counted(c, n, func() {
+		for i := range sums {
+			dotBF16(c, x, y, i)
+		}
+	})
+	for width := sums / 2; width > 0; width /= 2 {
+		for i := range width {
+			c.VADDPS(z[i+width], z[i], z[i])
+		}
+	}
+	c.VMOVUPS(z[0], at(out, 0))
+	c.VZEROUPPER()
+	c.RET()
+}
+
 // probeBlock is how many bytes a round of the loops over memory takes.
 const probeBlock = 512
 

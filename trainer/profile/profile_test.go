@@ -159,7 +159,7 @@ func TestTrace(t *testing.T) {
 		TraceEvents []event `json:"traceEvents"`
 	}
 	require.NoError(t, json.Unmarshal(raw, &trace))
-	byTrack, counters := map[int][]event{}, 0
+	byTrack, counters, most := map[int][]event{}, 0, int64(0)
 	for _, e := range trace.TraceEvents {
 		switch e.Ph {
 		case "X":
@@ -171,7 +171,8 @@ func TestTrace(t *testing.T) {
 			for _, v := range e.Args {
 				sum += v.(float64)
 			}
-			require.LessOrEqual(t, int64(sum), max(s.grads.Report().Live, s.update.Report().Live))
+			require.LessOrEqual(t, int64(sum), s.session.Bytes())
+			most = max(most, int64(sum))
 		default:
 			require.Equal(t, "M", e.Ph)
 		}
@@ -179,6 +180,7 @@ func TestTrace(t *testing.T) {
 	require.Len(t, byTrack[trackSteps], 2)
 	require.Len(t, byTrack[trackKernels], 2*(2*len(s.grads.Launches())+len(s.update.Launches())))
 	require.Positive(t, counters)
+	require.Equal(t, r.Memory.Peak.Bytes, most)
 	within := func(outer []event, e event) bool {
 		const slack = 1 // µs: the clocks of the step and of the stream are read at other moments
 		for _, o := range outer {

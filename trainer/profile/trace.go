@@ -123,9 +123,12 @@ func (l *Launch) args(took, busy time.Duration) map[string]any {
 	return out
 }
 
-// counters are the bytes of the arena by category in a launch; changed says that they differ from held, which becomes them.
+// counters are the bytes by category in a launch; changed says that they differ from held, which becomes them.
 func (m *Memory) counters(pl, launch int, held map[Category]int64) (now map[string]any, changed bool) {
 	now = map[string]any{}
+	for _, a := range m.Fixed {
+		now[string(a.Category)] = a.Bytes
+	}
 	for _, c := range Categories {
 		h := m.Plans[pl].Held[c]
 		if h == nil {
