@@ -65,6 +65,14 @@ func VBMI() bool { return use.vbmi }
 // dot product as for two float32 FMAs of the same work, AMD's half as long.
 func BF16() bool { return use.bf16 }
 
+// L2 is the size of a core's second cache in bytes, 1 MiB where it is not known.
+func L2() int {
+	if n := l2(); n > 0 {
+		return n
+	}
+	return 1 << 20
+}
+
 // Err says what is wrong with BYES_CPU, nil if nothing is. Where it is not nil the variable is ignored.
 func Err() error { return envErr }
 

@@ -29,3 +29,10 @@ func vendor() string {
 	}
 	return string(b)
 }
+
+// l2 is the size of a core's second cache in bytes, from leaf 80000006 of CPUID, which both makers fill in.
+func l2() int {
+	var word [3]uint32
+	cpuid(0x80000006, &word)
+	return int(word[2]>>16) << 10
+}

@@ -47,3 +47,9 @@ func TestDescribes(t *testing.T) {
 	require.True(t, Has(Generic))
 	require.Contains(t, String(), Best().String())
 }
+
+func TestL2(t *testing.T) {
+	require.GreaterOrEqual(t, L2(), 128<<10)
+	require.LessOrEqual(t, L2(), 64<<20)
+	t.Logf("second cache: %d KiB", L2()>>10)
+}

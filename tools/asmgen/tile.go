@@ -63,31 +63,16 @@ func (s *tileSpec) begin(c *build.Context) {
 	begin(c, s.name, s.signature, s.doc...)
 }
 
+// tileRegs are the arguments of a micro-kernel and what is made of them, in registers. upper is row 7 of A; ahead is the row of C to
+// prefetch next, every how many steps later the one after it; to is the last row of C once the sums are done.
+type tileRegs struct {
+	rows, kc, a, rs, ks, b, bs, ahead, ldc reg.GPVirtual
+	three, five, upper, every, left, to    reg.GPVirtual
+}
+
 // emit writes the function after begin.
 func (s *tileSpec) emit(c *build.Context) {
-	rows, kc, a, rs, ks := param(c, "rows"), param(c, "kc"), param(c, "a"), param(c, "rs"), param(c, "ks")
-	b, bs, to, ldc := param(c, "b"), param(c, "bs"), param(c, "c"), param(c, "ldc")
-	for _, r := range []reg.GPVirtual{rs, ks, bs, ldc} {
-		c.SHLQ(operand.U8(2), r)
-	}
-	three, five, upper := c.GP64(), c.GP64(), c.GP64()
-	c.LEAQ(operand.Mem{Base: rs, Index: rs, Scale: 2}, three)
-	c.LEAQ(operand.Mem{Base: rs, Index: rs, Scale: 4}, five)
-	if s.mr > 7 {
-		c.LEAQ(operand.Mem{Base: five, Index: rs, Scale: 2}, upper)
-		c.ADDQ(a, upper)
-	}
-	// The lines of C are asked for while the products are summed.
-	left := c.GP64()
-	c.MOVQ(rows, left)
-	c.Label("touch")
-	for l := range s.lanes / 8 {
-		c.PREFETCHT0(at(to, 64*l))
-	}
-	c.ADDQ(ldc, to)
-	c.DECQ(left)
-	c.JNZ(operand.LabelRef("touch"))
-	c.SUBQ(ldc, to) // the last row
+	t := s.arguments(c)
 	for _, sums := range s.acc {
 		s.zero(sums[0])
 		s.zero(sums[1])
@@ -95,50 +80,86 @@ func (s *tileSpec) emit(c *build.Context) {
 	if s.masked {
 		s.masks(c)
 	}
-	element := func(i int) operand.Mem {
-		base := a
-		if i >= 7 {
-			base, i = upper, i-7
-		}
-		return sevenRows(base, rs, three, five, i)
-	}
-	loop := func(n int) {
-		c.Label(fmt.Sprintf("loop%d", n))
-		for j := range s.b {
-			s.load(at(b, 4*s.lanes*j), s.b[j])
-		}
-		for i := range n {
-			s.step(i, element(i))
-		}
-		c.ADDQ(ks, a)
-		if n > 7 {
-			c.ADDQ(ks, upper)
-		}
-		c.ADDQ(bs, b)
-		c.DECQ(kc)
-		c.JNZ(operand.LabelRef(fmt.Sprintf("loop%d", n)))
-		s.ready()
-		add, err := c.Param("add").Resolve()
-		if err != nil {
-			return // the context has recorded it
-		}
-		c.CMPB(add.Addr, operand.U8(0))
-		c.JEQ(operand.LabelRef(fmt.Sprintf("set%d", n)))
-		c.JMP(operand.LabelRef(fmt.Sprintf("add%d", n)))
-	}
-	c.CMPQ(rows, operand.U8(s.mr))
+	c.CMPQ(t.rows, operand.U8(s.mr))
 	c.JNE(operand.LabelRef("fewer"))
-	loop(s.mr)
+	s.loop(c, t, s.mr)
 	c.Label("fewer")
 	for n := s.mr - 1; n > 1; n-- {
-		c.CMPQ(rows, operand.U8(n))
-		c.JEQ(operand.LabelRef(fmt.Sprintf("loop%d", n)))
+		c.CMPQ(t.rows, operand.U8(n))
+		c.JEQ(operand.LabelRef(fmt.Sprintf("round%d", n)))
 	}
 	for n := 1; n < s.mr; n++ {
-		loop(n)
+		s.loop(c, t, n)
 	}
-	s.chain(c, "add", to, ldc)
-	s.chain(c, "set", to, ldc)
+	s.chain(c, "add", t.to, t.ldc)
+	s.chain(c, "set", t.to, t.ldc)
+}
+
+// arguments loads the registers. C is asked for while the products are summed, a row in some kc/16 steps: all at once they would hold up
+// the operands.
+func (s *tileSpec) arguments(c *build.Context) tileRegs {
+	t := tileRegs{rows: param(c, "rows"), kc: param(c, "kc"), a: param(c, "a"), rs: param(c, "rs"), ks: param(c, "ks"), b: param(c, "b"),
+		bs: param(c, "bs"), ahead: param(c, "c"), ldc: param(c, "ldc"),
+		three: c.GP64(), five: c.GP64(), upper: c.GP64(), every: c.GP64(), left: c.GP64(), to: c.GP64()}
+	for _, r := range []reg.GPVirtual{t.rs, t.ks, t.bs, t.ldc} {
+		c.SHLQ(operand.U8(2), r)
+	}
+	c.LEAQ(operand.Mem{Base: t.rs, Index: t.rs, Scale: 2}, t.three)
+	c.LEAQ(operand.Mem{Base: t.rs, Index: t.rs, Scale: 4}, t.five)
+	if s.mr > 7 {
+		c.LEAQ(operand.Mem{Base: t.five, Index: t.rs, Scale: 2}, t.upper)
+		c.ADDQ(t.a, t.upper)
+	}
+	c.MOVQ(t.kc, t.every)
+	c.SHRQ(operand.U8(4), t.every)
+	c.JNZ(operand.LabelRef("rounds"))
+	c.INCQ(t.every)
+	c.Label("rounds")
+	return t
+}
+
+// loop emits the sums of n rows and the way to the stores.
+func (s *tileSpec) loop(c *build.Context, t tileRegs, n int) {
+	round, step, done := fmt.Sprintf("round%d", n), fmt.Sprintf("step%d", n), fmt.Sprintf("done%d", n)
+	c.Label(round)
+	for l := range s.lanes / 8 {
+		c.PREFETCHT0(at(t.ahead, 64*l))
+	}
+	c.ADDQ(t.ldc, t.ahead)
+	c.MOVQ(t.every, t.left)
+	c.Label(step)
+	for j := range s.b {
+		s.load(at(t.b, 4*s.lanes*j), s.b[j])
+	}
+	for i := range n {
+		if i < 7 {
+			s.step(i, sevenRows(t.a, t.rs, t.three, t.five, i))
+		} else {
+			s.step(i, sevenRows(t.upper, t.rs, t.three, t.five, i-7))
+		}
+	}
+	c.ADDQ(t.ks, t.a)
+	if n > 7 {
+		c.ADDQ(t.ks, t.upper)
+	}
+	c.ADDQ(t.bs, t.b)
+	c.DECQ(t.kc)
+	c.JZ(operand.LabelRef(done))
+	c.DECQ(t.left)
+	c.JNZ(operand.LabelRef(step))
+	c.JMP(operand.LabelRef(round))
+	c.Label(done)
+	c.IMUL3Q(operand.U8(n-1), t.ldc, t.to) // the last row
+	first := param(c, "c")
+	c.ADDQ(first, t.to)
+	s.ready()
+	add, err := c.Param("add").Resolve()
+	if err != nil {
+		return // the context has recorded it
+	}
+	c.CMPB(add.Addr, operand.U8(0))
+	c.JEQ(operand.LabelRef(fmt.Sprintf("set%d", n)))
+	c.JMP(operand.LabelRef(fmt.Sprintf("add%d", n)))
 }
 
 // sevenRows addresses row i < 7 from the registers holding the first row and one, three and five strides.

@@ -5,12 +5,13 @@ import (
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
+	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // Sizes that the blocks are made of. What is computed depends on maxKC alone: it cuts the sums over K.
 const (
-	maxKC   = 320  // K per packed block; a strip of B of that length stays in the first cache, or close to it
+	maxKC   = 512  // K per packed block: long enough that reading and writing C between blocks costs little
 	group   = 64   // columns of B that are packed at a time, and what blocks of K are rounded to
 	rowsMax = 112  // rows of A that are packed at a time where A streams, at most
 	sumCols = 1024 // lanes of a block where the sums of a narrower C are kept in scratch, at most
@@ -22,7 +23,7 @@ const (
 )
 
 // resident is how many floats of a packed operand stay in the second cache of a core: half of it. Results do not depend on it.
-var resident = 1 << 18
+var resident = min(max(isa.L2()/2/4, 1<<16), 1<<18)
 
 // inner is a kind of product: what the elements of panels are and how strips are multiplied. Elements have four bytes; K is counted in
 // them.

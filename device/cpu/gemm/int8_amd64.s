@@ -8,455 +8,534 @@
 // Requires: AVX, AVX2, MMX+
 TEXT ·int8AVX2(SB), NOSPLIT, $0-81
 	MOVQ rows+0(FP), AX
-	MOVQ kc+8(FP), BX
-	MOVQ a+16(FP), SI
-	MOVQ rs+24(FP), DI
-	MOVQ ks+32(FP), R8
-	MOVQ b+40(FP), R9
-	MOVQ bs+48(FP), R10
-	MOVQ c+56(FP), CX
-	MOVQ ldc+64(FP), DX
+	MOVQ kc+8(FP), DX
+	MOVQ a+16(FP), BX
+	MOVQ rs+24(FP), SI
+	MOVQ ks+32(FP), DI
+	MOVQ b+40(FP), R8
+	MOVQ bs+48(FP), R9
+	MOVQ c+56(FP), R10
+	MOVQ ldc+64(FP), CX
+	SHLQ $0x02, SI
 	SHLQ $0x02, DI
-	SHLQ $0x02, R8
-	SHLQ $0x02, R10
-	SHLQ $0x02, DX
-	LEAQ (DI)(DI*2), R11
-	LEAQ (DI)(DI*4), R12
-	MOVQ AX, R13
+	SHLQ $0x02, R9
+	SHLQ $0x02, CX
+	LEAQ (SI)(SI*2), R11
+	LEAQ (SI)(SI*4), R12
+	MOVQ DX, R13
+	SHRQ $0x04, R13
+	JNZ  rounds
+	INCQ R13
 
-touch:
-	PREFETCHT0 (CX)
-	ADDQ       DX, CX
-	DECQ       R13
-	JNZ        touch
-	SUBQ       DX, CX
-	VPXOR      Y4, Y4, Y4
-	VPXOR      Y5, Y5, Y5
-	VPXOR      Y6, Y6, Y6
-	VPXOR      Y7, Y7, Y7
-	VPXOR      Y8, Y8, Y8
-	VPXOR      Y9, Y9, Y9
-	VPXOR      Y10, Y10, Y10
-	VPXOR      Y11, Y11, Y11
-	VPXOR      Y12, Y12, Y12
-	VPXOR      Y13, Y13, Y13
-	VPXOR      Y14, Y14, Y14
-	VPXOR      Y15, Y15, Y15
-	CMPQ       AX, $0x06
-	JNE        fewer
+rounds:
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	VPXOR Y9, Y9, Y9
+	VPXOR Y10, Y10, Y10
+	VPXOR Y11, Y11, Y11
+	VPXOR Y12, Y12, Y12
+	VPXOR Y13, Y13, Y13
+	VPXOR Y14, Y14, Y14
+	VPXOR Y15, Y15, Y15
+	CMPQ  AX, $0x06
+	JNE   fewer
 
-loop6:
-	VMOVDQU      (R9), Y0
-	VMOVDQU      32(R9), Y1
-	VPBROADCASTD (SI), Y2
+round6:
+	PREFETCHT0 (R10)
+	ADDQ       CX, R10
+	MOVQ       R13, AX
+
+step6:
+	VMOVDQU      (R8), Y0
+	VMOVDQU      32(R8), Y1
+	VPBROADCASTD (BX), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y4, Y4
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD (SI)(DI*1), Y2
+	VPBROADCASTD (BX)(SI*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y6, Y6
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y7, Y7
-	VPBROADCASTD (SI)(DI*2), Y2
+	VPBROADCASTD (BX)(SI*2), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	VPBROADCASTD (SI)(R11*1), Y2
+	VPBROADCASTD (BX)(R11*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y10, Y10
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y11, Y11
-	VPBROADCASTD (SI)(DI*4), Y2
+	VPBROADCASTD (BX)(SI*4), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y12, Y12
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y13, Y13
-	VPBROADCASTD (SI)(R12*1), Y2
+	VPBROADCASTD (BX)(R12*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y14, Y14
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y15, Y15
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop6
-	MOVQ         start+72(FP), AX
-	CMPB         add+80(FP), $0x00
-	JEQ          set6
-	JMP          add6
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done6
+	DECQ         AX
+	JNZ          step6
+	JMP          round6
+
+done6:
+	IMUL3Q $0x05, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+72(FP), AX
+	CMPB   add+80(FP), $0x00
+	JEQ    set6
+	JMP    add6
 
 fewer:
 	CMPQ AX, $0x05
-	JEQ  loop5
+	JEQ  round5
 	CMPQ AX, $0x04
-	JEQ  loop4
+	JEQ  round4
 	CMPQ AX, $0x03
-	JEQ  loop3
+	JEQ  round3
 	CMPQ AX, $0x02
-	JEQ  loop2
+	JEQ  round2
 
-loop1:
-	VMOVDQU      (R9), Y0
-	VMOVDQU      32(R9), Y1
-	VPBROADCASTD (SI), Y2
+round1:
+	PREFETCHT0 (R10)
+	ADDQ       CX, R10
+	MOVQ       R13, AX
+
+step1:
+	VMOVDQU      (R8), Y0
+	VMOVDQU      32(R8), Y1
+	VPBROADCASTD (BX), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y4, Y4
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y5, Y5
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop1
-	MOVQ         start+72(FP), AX
-	CMPB         add+80(FP), $0x00
-	JEQ          set1
-	JMP          add1
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done1
+	DECQ         AX
+	JNZ          step1
+	JMP          round1
 
-loop2:
-	VMOVDQU      (R9), Y0
-	VMOVDQU      32(R9), Y1
-	VPBROADCASTD (SI), Y2
+done1:
+	IMUL3Q $0x00, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+72(FP), AX
+	CMPB   add+80(FP), $0x00
+	JEQ    set1
+	JMP    add1
+
+round2:
+	PREFETCHT0 (R10)
+	ADDQ       CX, R10
+	MOVQ       R13, AX
+
+step2:
+	VMOVDQU      (R8), Y0
+	VMOVDQU      32(R8), Y1
+	VPBROADCASTD (BX), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y4, Y4
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD (SI)(DI*1), Y2
+	VPBROADCASTD (BX)(SI*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y6, Y6
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y7, Y7
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop2
-	MOVQ         start+72(FP), AX
-	CMPB         add+80(FP), $0x00
-	JEQ          set2
-	JMP          add2
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done2
+	DECQ         AX
+	JNZ          step2
+	JMP          round2
 
-loop3:
-	VMOVDQU      (R9), Y0
-	VMOVDQU      32(R9), Y1
-	VPBROADCASTD (SI), Y2
+done2:
+	IMUL3Q $0x01, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+72(FP), AX
+	CMPB   add+80(FP), $0x00
+	JEQ    set2
+	JMP    add2
+
+round3:
+	PREFETCHT0 (R10)
+	ADDQ       CX, R10
+	MOVQ       R13, AX
+
+step3:
+	VMOVDQU      (R8), Y0
+	VMOVDQU      32(R8), Y1
+	VPBROADCASTD (BX), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y4, Y4
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD (SI)(DI*1), Y2
+	VPBROADCASTD (BX)(SI*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y6, Y6
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y7, Y7
-	VPBROADCASTD (SI)(DI*2), Y2
+	VPBROADCASTD (BX)(SI*2), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop3
-	MOVQ         start+72(FP), AX
-	CMPB         add+80(FP), $0x00
-	JEQ          set3
-	JMP          add3
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done3
+	DECQ         AX
+	JNZ          step3
+	JMP          round3
 
-loop4:
-	VMOVDQU      (R9), Y0
-	VMOVDQU      32(R9), Y1
-	VPBROADCASTD (SI), Y2
+done3:
+	IMUL3Q $0x02, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+72(FP), AX
+	CMPB   add+80(FP), $0x00
+	JEQ    set3
+	JMP    add3
+
+round4:
+	PREFETCHT0 (R10)
+	ADDQ       CX, R10
+	MOVQ       R13, AX
+
+step4:
+	VMOVDQU      (R8), Y0
+	VMOVDQU      32(R8), Y1
+	VPBROADCASTD (BX), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y4, Y4
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD (SI)(DI*1), Y2
+	VPBROADCASTD (BX)(SI*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y6, Y6
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y7, Y7
-	VPBROADCASTD (SI)(DI*2), Y2
+	VPBROADCASTD (BX)(SI*2), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	VPBROADCASTD (SI)(R11*1), Y2
+	VPBROADCASTD (BX)(R11*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y10, Y10
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y11, Y11
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop4
-	MOVQ         start+72(FP), AX
-	CMPB         add+80(FP), $0x00
-	JEQ          set4
-	JMP          add4
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done4
+	DECQ         AX
+	JNZ          step4
+	JMP          round4
 
-loop5:
-	VMOVDQU      (R9), Y0
-	VMOVDQU      32(R9), Y1
-	VPBROADCASTD (SI), Y2
+done4:
+	IMUL3Q $0x03, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+72(FP), AX
+	CMPB   add+80(FP), $0x00
+	JEQ    set4
+	JMP    add4
+
+round5:
+	PREFETCHT0 (R10)
+	ADDQ       CX, R10
+	MOVQ       R13, AX
+
+step5:
+	VMOVDQU      (R8), Y0
+	VMOVDQU      32(R8), Y1
+	VPBROADCASTD (BX), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y4, Y4
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y5, Y5
-	VPBROADCASTD (SI)(DI*1), Y2
+	VPBROADCASTD (BX)(SI*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y6, Y6
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y7, Y7
-	VPBROADCASTD (SI)(DI*2), Y2
+	VPBROADCASTD (BX)(SI*2), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	VPBROADCASTD (SI)(R11*1), Y2
+	VPBROADCASTD (BX)(R11*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y10, Y10
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y11, Y11
-	VPBROADCASTD (SI)(DI*4), Y2
+	VPBROADCASTD (BX)(SI*4), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y12, Y12
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y13, Y13
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop5
-	MOVQ         start+72(FP), AX
-	CMPB         add+80(FP), $0x00
-	JEQ          set5
-	JMP          add5
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done5
+	DECQ         AX
+	JNZ          step5
+	JMP          round5
+
+done5:
+	IMUL3Q $0x04, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+72(FP), AX
+	CMPB   add+80(FP), $0x00
+	JEQ    set5
+	JMP    add5
 
 add6:
 	VPBROADCASTD 20(AX), Y2
 	VPADDD       Y2, Y14, Y14
-	VPADDD       (CX), Y14, Y14
-	VMOVDQU      Y14, (CX)
+	VPADDD       (DX), Y14, Y14
+	VMOVDQU      Y14, (DX)
 	VPBROADCASTD 20(AX), Y2
 	VPADDD       Y2, Y15, Y15
-	VPADDD       32(CX), Y15, Y15
-	VMOVDQU      Y15, 32(CX)
-	SUBQ         DX, CX
+	VPADDD       32(DX), Y15, Y15
+	VMOVDQU      Y15, 32(DX)
+	SUBQ         CX, DX
 
 add5:
 	VPBROADCASTD 16(AX), Y2
 	VPADDD       Y2, Y12, Y12
-	VPADDD       (CX), Y12, Y12
-	VMOVDQU      Y12, (CX)
+	VPADDD       (DX), Y12, Y12
+	VMOVDQU      Y12, (DX)
 	VPBROADCASTD 16(AX), Y2
 	VPADDD       Y2, Y13, Y13
-	VPADDD       32(CX), Y13, Y13
-	VMOVDQU      Y13, 32(CX)
-	SUBQ         DX, CX
+	VPADDD       32(DX), Y13, Y13
+	VMOVDQU      Y13, 32(DX)
+	SUBQ         CX, DX
 
 add4:
 	VPBROADCASTD 12(AX), Y2
 	VPADDD       Y2, Y10, Y10
-	VPADDD       (CX), Y10, Y10
-	VMOVDQU      Y10, (CX)
+	VPADDD       (DX), Y10, Y10
+	VMOVDQU      Y10, (DX)
 	VPBROADCASTD 12(AX), Y2
 	VPADDD       Y2, Y11, Y11
-	VPADDD       32(CX), Y11, Y11
-	VMOVDQU      Y11, 32(CX)
-	SUBQ         DX, CX
+	VPADDD       32(DX), Y11, Y11
+	VMOVDQU      Y11, 32(DX)
+	SUBQ         CX, DX
 
 add3:
 	VPBROADCASTD 8(AX), Y2
 	VPADDD       Y2, Y8, Y8
-	VPADDD       (CX), Y8, Y8
-	VMOVDQU      Y8, (CX)
+	VPADDD       (DX), Y8, Y8
+	VMOVDQU      Y8, (DX)
 	VPBROADCASTD 8(AX), Y2
 	VPADDD       Y2, Y9, Y9
-	VPADDD       32(CX), Y9, Y9
-	VMOVDQU      Y9, 32(CX)
-	SUBQ         DX, CX
+	VPADDD       32(DX), Y9, Y9
+	VMOVDQU      Y9, 32(DX)
+	SUBQ         CX, DX
 
 add2:
 	VPBROADCASTD 4(AX), Y2
 	VPADDD       Y2, Y6, Y6
-	VPADDD       (CX), Y6, Y6
-	VMOVDQU      Y6, (CX)
+	VPADDD       (DX), Y6, Y6
+	VMOVDQU      Y6, (DX)
 	VPBROADCASTD 4(AX), Y2
 	VPADDD       Y2, Y7, Y7
-	VPADDD       32(CX), Y7, Y7
-	VMOVDQU      Y7, 32(CX)
-	SUBQ         DX, CX
+	VPADDD       32(DX), Y7, Y7
+	VMOVDQU      Y7, 32(DX)
+	SUBQ         CX, DX
 
 add1:
 	VPBROADCASTD (AX), Y2
 	VPADDD       Y2, Y4, Y4
-	VPADDD       (CX), Y4, Y4
-	VMOVDQU      Y4, (CX)
+	VPADDD       (DX), Y4, Y4
+	VMOVDQU      Y4, (DX)
 	VPBROADCASTD (AX), Y2
 	VPADDD       Y2, Y5, Y5
-	VPADDD       32(CX), Y5, Y5
-	VMOVDQU      Y5, 32(CX)
+	VPADDD       32(DX), Y5, Y5
+	VMOVDQU      Y5, 32(DX)
 	VZEROUPPER
 	RET
 
 set6:
 	VPBROADCASTD 20(AX), Y2
 	VPADDD       Y2, Y14, Y14
-	VMOVDQU      Y14, (CX)
+	VMOVDQU      Y14, (DX)
 	VPBROADCASTD 20(AX), Y2
 	VPADDD       Y2, Y15, Y15
-	VMOVDQU      Y15, 32(CX)
-	SUBQ         DX, CX
+	VMOVDQU      Y15, 32(DX)
+	SUBQ         CX, DX
 
 set5:
 	VPBROADCASTD 16(AX), Y2
 	VPADDD       Y2, Y12, Y12
-	VMOVDQU      Y12, (CX)
+	VMOVDQU      Y12, (DX)
 	VPBROADCASTD 16(AX), Y2
 	VPADDD       Y2, Y13, Y13
-	VMOVDQU      Y13, 32(CX)
-	SUBQ         DX, CX
+	VMOVDQU      Y13, 32(DX)
+	SUBQ         CX, DX
 
 set4:
 	VPBROADCASTD 12(AX), Y2
 	VPADDD       Y2, Y10, Y10
-	VMOVDQU      Y10, (CX)
+	VMOVDQU      Y10, (DX)
 	VPBROADCASTD 12(AX), Y2
 	VPADDD       Y2, Y11, Y11
-	VMOVDQU      Y11, 32(CX)
-	SUBQ         DX, CX
+	VMOVDQU      Y11, 32(DX)
+	SUBQ         CX, DX
 
 set3:
 	VPBROADCASTD 8(AX), Y2
 	VPADDD       Y2, Y8, Y8
-	VMOVDQU      Y8, (CX)
+	VMOVDQU      Y8, (DX)
 	VPBROADCASTD 8(AX), Y2
 	VPADDD       Y2, Y9, Y9
-	VMOVDQU      Y9, 32(CX)
-	SUBQ         DX, CX
+	VMOVDQU      Y9, 32(DX)
+	SUBQ         CX, DX
 
 set2:
 	VPBROADCASTD 4(AX), Y2
 	VPADDD       Y2, Y6, Y6
-	VMOVDQU      Y6, (CX)
+	VMOVDQU      Y6, (DX)
 	VPBROADCASTD 4(AX), Y2
 	VPADDD       Y2, Y7, Y7
-	VMOVDQU      Y7, 32(CX)
-	SUBQ         DX, CX
+	VMOVDQU      Y7, 32(DX)
+	SUBQ         CX, DX
 
 set1:
 	VPBROADCASTD (AX), Y2
 	VPADDD       Y2, Y4, Y4
-	VMOVDQU      Y4, (CX)
+	VMOVDQU      Y4, (DX)
 	VPBROADCASTD (AX), Y2
 	VPADDD       Y2, Y5, Y5
-	VMOVDQU      Y5, 32(CX)
+	VMOVDQU      Y5, 32(DX)
 	VZEROUPPER
 	RET
 
 // func int8AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, cols int, start *int32, add bool)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, MMX+
-TEXT ·int8AVX512(SB), NOSPLIT, $0-89
+TEXT ·int8AVX512(SB), NOSPLIT, $8-89
 	MOVQ rows+0(FP), AX
-	MOVQ kc+8(FP), BX
-	MOVQ a+16(FP), SI
-	MOVQ rs+24(FP), DI
-	MOVQ ks+32(FP), R8
-	MOVQ b+40(FP), R9
-	MOVQ bs+48(FP), R10
-	MOVQ c+56(FP), CX
-	MOVQ ldc+64(FP), DX
+	MOVQ kc+8(FP), DX
+	MOVQ a+16(FP), BX
+	MOVQ rs+24(FP), SI
+	MOVQ ks+32(FP), DI
+	MOVQ b+40(FP), R8
+	MOVQ bs+48(FP), R9
+	MOVQ c+56(FP), R10
+	MOVQ ldc+64(FP), CX
+	SHLQ $0x02, SI
 	SHLQ $0x02, DI
-	SHLQ $0x02, R8
-	SHLQ $0x02, R10
-	SHLQ $0x02, DX
-	LEAQ (DI)(DI*2), R11
-	LEAQ (DI)(DI*4), R12
-	LEAQ (R12)(DI*2), R13
-	ADDQ SI, R13
-	MOVQ AX, R14
+	SHLQ $0x02, R9
+	SHLQ $0x02, CX
+	LEAQ (SI)(SI*2), R11
+	LEAQ (SI)(SI*4), R12
+	LEAQ (R12)(SI*2), R13
+	ADDQ BX, R13
+	MOVQ DX, R14
+	SHRQ $0x04, R14
+	JNZ  rounds
+	INCQ R14
 
-touch:
-	PREFETCHT0 (CX)
-	PREFETCHT0 64(CX)
-	ADDQ       DX, CX
-	DECQ       R14
-	JNZ        touch
-	SUBQ       DX, CX
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	VPXORD     Z24, Z24, Z24
-	VPXORD     Z25, Z25, Z25
-	VPXORD     Z26, Z26, Z26
-	VPXORD     Z27, Z27, Z27
-	VPXORD     Z28, Z28, Z28
-	VPXORD     Z29, Z29, Z29
-	VPXORD     Z30, Z30, Z30
-	VPXORD     Z31, Z31, Z31
-	MOVQ       cols+72(FP), R14
-	MOVQ       $-1, R15
-	BZHIQ      R14, R15, R15
-	KMOVW      R15, K1
-	SHRQ       $0x10, R15
-	KMOVW      R15, K2
-	CMPQ       AX, $0x0e
-	JNE        fewer
+rounds:
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
+	VPXORD Z25, Z25, Z25
+	VPXORD Z26, Z26, Z26
+	VPXORD Z27, Z27, Z27
+	VPXORD Z28, Z28, Z28
+	VPXORD Z29, Z29, Z29
+	VPXORD Z30, Z30, Z30
+	VPXORD Z31, Z31, Z31
+	MOVQ   cols+72(FP), R15
+	MOVQ   $-1, BP
+	BZHIQ  R15, BP, BP
+	KMOVW  BP, K1
+	SHRQ   $0x10, BP
+	KMOVW  BP, K2
+	CMPQ   AX, $0x0e
+	JNE    fewer
 
-loop14:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+round14:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step14:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(DI*1), Z2
+	VPBROADCASTD (R13)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(DI*2), Z3
+	VPBROADCASTD (R13)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
 	VPBROADCASTD (R13)(R11*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	VPBROADCASTD (R13)(DI*4), Z3
+	VPBROADCASTD (R13)(SI*4), Z3
 	VPDPBUSD     Z3, Z0, Z26
 	VPDPBUSD     Z3, Z1, Z27
 	VPBROADCASTD (R13)(R12*1), Z2
@@ -465,700 +544,890 @@ loop14:
 	VPBROADCASTD (R13)(R11*2), Z3
 	VPDPBUSD     Z3, Z0, Z30
 	VPDPBUSD     Z3, Z1, Z31
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop14
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set14
-	JMP          add14
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done14
+	DECQ         AX
+	JNZ          step14
+	JMP          round14
+
+done14:
+	IMUL3Q $0x0d, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set14
+	JMP    add14
 
 fewer:
 	CMPQ AX, $0x0d
-	JEQ  loop13
+	JEQ  round13
 	CMPQ AX, $0x0c
-	JEQ  loop12
+	JEQ  round12
 	CMPQ AX, $0x0b
-	JEQ  loop11
+	JEQ  round11
 	CMPQ AX, $0x0a
-	JEQ  loop10
+	JEQ  round10
 	CMPQ AX, $0x09
-	JEQ  loop9
+	JEQ  round9
 	CMPQ AX, $0x08
-	JEQ  loop8
+	JEQ  round8
 	CMPQ AX, $0x07
-	JEQ  loop7
+	JEQ  round7
 	CMPQ AX, $0x06
-	JEQ  loop6
+	JEQ  round6
 	CMPQ AX, $0x05
-	JEQ  loop5
+	JEQ  round5
 	CMPQ AX, $0x04
-	JEQ  loop4
+	JEQ  round4
 	CMPQ AX, $0x03
-	JEQ  loop3
+	JEQ  round3
 	CMPQ AX, $0x02
-	JEQ  loop2
+	JEQ  round2
 
-loop1:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+round1:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step1:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop1
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set1
-	JMP          add1
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done1
+	DECQ         AX
+	JNZ          step1
+	JMP          round1
 
-loop2:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done1:
+	IMUL3Q $0x00, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set1
+	JMP    add1
+
+round2:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step2:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop2
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set2
-	JMP          add2
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done2
+	DECQ         AX
+	JNZ          step2
+	JMP          round2
 
-loop3:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done2:
+	IMUL3Q $0x01, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set2
+	JMP    add2
+
+round3:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step3:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop3
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set3
-	JMP          add3
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done3
+	DECQ         AX
+	JNZ          step3
+	JMP          round3
 
-loop4:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done3:
+	IMUL3Q $0x02, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set3
+	JMP    add3
+
+round4:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step4:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop4
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set4
-	JMP          add4
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done4
+	DECQ         AX
+	JNZ          step4
+	JMP          round4
 
-loop5:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done4:
+	IMUL3Q $0x03, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set4
+	JMP    add4
+
+round5:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step5:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop5
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set5
-	JMP          add5
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done5
+	DECQ         AX
+	JNZ          step5
+	JMP          round5
 
-loop6:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done5:
+	IMUL3Q $0x04, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set5
+	JMP    add5
+
+round6:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step6:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop6
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set6
-	JMP          add6
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done6
+	DECQ         AX
+	JNZ          step6
+	JMP          round6
 
-loop7:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done6:
+	IMUL3Q $0x05, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set6
+	JMP    add6
+
+round7:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step7:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	ADDQ         R8, SI
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop7
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set7
-	JMP          add7
+	ADDQ         DI, BX
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done7
+	DECQ         AX
+	JNZ          step7
+	JMP          round7
 
-loop8:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done7:
+	IMUL3Q $0x06, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set7
+	JMP    add7
+
+round8:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step8:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop8
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set8
-	JMP          add8
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done8
+	DECQ         AX
+	JNZ          step8
+	JMP          round8
 
-loop9:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done8:
+	IMUL3Q $0x07, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set8
+	JMP    add8
+
+round9:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step9:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(DI*1), Z2
+	VPBROADCASTD (R13)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop9
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set9
-	JMP          add9
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done9
+	DECQ         AX
+	JNZ          step9
+	JMP          round9
 
-loop10:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done9:
+	IMUL3Q $0x08, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set9
+	JMP    add9
+
+round10:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step10:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(DI*1), Z2
+	VPBROADCASTD (R13)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(DI*2), Z3
+	VPBROADCASTD (R13)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop10
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set10
-	JMP          add10
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done10
+	DECQ         AX
+	JNZ          step10
+	JMP          round10
 
-loop11:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done10:
+	IMUL3Q $0x09, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set10
+	JMP    add10
+
+round11:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step11:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(DI*1), Z2
+	VPBROADCASTD (R13)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(DI*2), Z3
+	VPBROADCASTD (R13)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
 	VPBROADCASTD (R13)(R11*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop11
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set11
-	JMP          add11
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done11
+	DECQ         AX
+	JNZ          step11
+	JMP          round11
 
-loop12:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done11:
+	IMUL3Q $0x0a, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set11
+	JMP    add11
+
+round12:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step12:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(DI*1), Z2
+	VPBROADCASTD (R13)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(DI*2), Z3
+	VPBROADCASTD (R13)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
 	VPBROADCASTD (R13)(R11*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	VPBROADCASTD (R13)(DI*4), Z3
+	VPBROADCASTD (R13)(SI*4), Z3
 	VPDPBUSD     Z3, Z0, Z26
 	VPDPBUSD     Z3, Z1, Z27
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop12
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set12
-	JMP          add12
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done12
+	DECQ         AX
+	JNZ          step12
+	JMP          round12
 
-loop13:
-	VMOVDQU32    (R9), Z0
-	VMOVDQU32    64(R9), Z1
-	VPBROADCASTD (SI), Z2
+done12:
+	IMUL3Q $0x0b, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set12
+	JMP    add12
+
+round13:
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       CX, R10
+	MOVQ       R14, AX
+
+step13:
+	VMOVDQU32    (R8), Z0
+	VMOVDQU32    64(R8), Z1
+	VPBROADCASTD (BX), Z2
 	VPDPBUSD     Z2, Z0, Z4
 	VPDPBUSD     Z2, Z1, Z5
-	VPBROADCASTD (SI)(DI*1), Z3
+	VPBROADCASTD (BX)(SI*1), Z3
 	VPDPBUSD     Z3, Z0, Z6
 	VPDPBUSD     Z3, Z1, Z7
-	VPBROADCASTD (SI)(DI*2), Z2
+	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (SI)(R11*1), Z3
+	VPBROADCASTD (BX)(R11*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
-	VPBROADCASTD (SI)(DI*4), Z2
+	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (SI)(R12*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (SI)(R11*2), Z2
+	VPBROADCASTD (BX)(R11*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	VPBROADCASTD (R13), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(DI*1), Z2
+	VPBROADCASTD (R13)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(DI*2), Z3
+	VPBROADCASTD (R13)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
 	VPBROADCASTD (R13)(R11*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	VPBROADCASTD (R13)(DI*4), Z3
+	VPBROADCASTD (R13)(SI*4), Z3
 	VPDPBUSD     Z3, Z0, Z26
 	VPDPBUSD     Z3, Z1, Z27
 	VPBROADCASTD (R13)(R12*1), Z2
 	VPDPBUSD     Z2, Z0, Z28
 	VPDPBUSD     Z2, Z1, Z29
-	ADDQ         R8, SI
-	ADDQ         R8, R13
-	ADDQ         R10, R9
-	DECQ         BX
-	JNZ          loop13
-	MOVQ         start+80(FP), AX
-	CMPB         add+88(FP), $0x00
-	JEQ          set13
-	JMP          add13
+	ADDQ         DI, BX
+	ADDQ         DI, R13
+	ADDQ         R9, R8
+	DECQ         DX
+	JZ           done13
+	DECQ         AX
+	JNZ          step13
+	JMP          round13
+
+done13:
+	IMUL3Q $0x0c, CX, DX
+	MOVQ   c+56(FP), AX
+	ADDQ   AX, DX
+	MOVQ   start+80(FP), AX
+	CMPB   add+88(FP), $0x00
+	JEQ    set13
+	JMP    add13
 
 add14:
 	VPADDD.BCST 52(AX), Z30, Z30
-	VPADDD      (CX), Z30, K1, Z30
-	VMOVDQU32   Z30, K1, (CX)
+	VPADDD      (DX), Z30, K1, Z30
+	VMOVDQU32   Z30, K1, (DX)
 	VPADDD.BCST 52(AX), Z31, Z31
-	VPADDD      64(CX), Z31, K2, Z31
-	VMOVDQU32   Z31, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z31, K2, Z31
+	VMOVDQU32   Z31, K2, 64(DX)
+	SUBQ        CX, DX
 
 add13:
 	VPADDD.BCST 48(AX), Z28, Z28
-	VPADDD      (CX), Z28, K1, Z28
-	VMOVDQU32   Z28, K1, (CX)
+	VPADDD      (DX), Z28, K1, Z28
+	VMOVDQU32   Z28, K1, (DX)
 	VPADDD.BCST 48(AX), Z29, Z29
-	VPADDD      64(CX), Z29, K2, Z29
-	VMOVDQU32   Z29, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z29, K2, Z29
+	VMOVDQU32   Z29, K2, 64(DX)
+	SUBQ        CX, DX
 
 add12:
 	VPADDD.BCST 44(AX), Z26, Z26
-	VPADDD      (CX), Z26, K1, Z26
-	VMOVDQU32   Z26, K1, (CX)
+	VPADDD      (DX), Z26, K1, Z26
+	VMOVDQU32   Z26, K1, (DX)
 	VPADDD.BCST 44(AX), Z27, Z27
-	VPADDD      64(CX), Z27, K2, Z27
-	VMOVDQU32   Z27, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z27, K2, Z27
+	VMOVDQU32   Z27, K2, 64(DX)
+	SUBQ        CX, DX
 
 add11:
 	VPADDD.BCST 40(AX), Z24, Z24
-	VPADDD      (CX), Z24, K1, Z24
-	VMOVDQU32   Z24, K1, (CX)
+	VPADDD      (DX), Z24, K1, Z24
+	VMOVDQU32   Z24, K1, (DX)
 	VPADDD.BCST 40(AX), Z25, Z25
-	VPADDD      64(CX), Z25, K2, Z25
-	VMOVDQU32   Z25, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z25, K2, Z25
+	VMOVDQU32   Z25, K2, 64(DX)
+	SUBQ        CX, DX
 
 add10:
 	VPADDD.BCST 36(AX), Z22, Z22
-	VPADDD      (CX), Z22, K1, Z22
-	VMOVDQU32   Z22, K1, (CX)
+	VPADDD      (DX), Z22, K1, Z22
+	VMOVDQU32   Z22, K1, (DX)
 	VPADDD.BCST 36(AX), Z23, Z23
-	VPADDD      64(CX), Z23, K2, Z23
-	VMOVDQU32   Z23, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z23, K2, Z23
+	VMOVDQU32   Z23, K2, 64(DX)
+	SUBQ        CX, DX
 
 add9:
 	VPADDD.BCST 32(AX), Z20, Z20
-	VPADDD      (CX), Z20, K1, Z20
-	VMOVDQU32   Z20, K1, (CX)
+	VPADDD      (DX), Z20, K1, Z20
+	VMOVDQU32   Z20, K1, (DX)
 	VPADDD.BCST 32(AX), Z21, Z21
-	VPADDD      64(CX), Z21, K2, Z21
-	VMOVDQU32   Z21, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z21, K2, Z21
+	VMOVDQU32   Z21, K2, 64(DX)
+	SUBQ        CX, DX
 
 add8:
 	VPADDD.BCST 28(AX), Z18, Z18
-	VPADDD      (CX), Z18, K1, Z18
-	VMOVDQU32   Z18, K1, (CX)
+	VPADDD      (DX), Z18, K1, Z18
+	VMOVDQU32   Z18, K1, (DX)
 	VPADDD.BCST 28(AX), Z19, Z19
-	VPADDD      64(CX), Z19, K2, Z19
-	VMOVDQU32   Z19, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z19, K2, Z19
+	VMOVDQU32   Z19, K2, 64(DX)
+	SUBQ        CX, DX
 
 add7:
 	VPADDD.BCST 24(AX), Z16, Z16
-	VPADDD      (CX), Z16, K1, Z16
-	VMOVDQU32   Z16, K1, (CX)
+	VPADDD      (DX), Z16, K1, Z16
+	VMOVDQU32   Z16, K1, (DX)
 	VPADDD.BCST 24(AX), Z17, Z17
-	VPADDD      64(CX), Z17, K2, Z17
-	VMOVDQU32   Z17, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z17, K2, Z17
+	VMOVDQU32   Z17, K2, 64(DX)
+	SUBQ        CX, DX
 
 add6:
 	VPADDD.BCST 20(AX), Z14, Z14
-	VPADDD      (CX), Z14, K1, Z14
-	VMOVDQU32   Z14, K1, (CX)
+	VPADDD      (DX), Z14, K1, Z14
+	VMOVDQU32   Z14, K1, (DX)
 	VPADDD.BCST 20(AX), Z15, Z15
-	VPADDD      64(CX), Z15, K2, Z15
-	VMOVDQU32   Z15, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z15, K2, Z15
+	VMOVDQU32   Z15, K2, 64(DX)
+	SUBQ        CX, DX
 
 add5:
 	VPADDD.BCST 16(AX), Z12, Z12
-	VPADDD      (CX), Z12, K1, Z12
-	VMOVDQU32   Z12, K1, (CX)
+	VPADDD      (DX), Z12, K1, Z12
+	VMOVDQU32   Z12, K1, (DX)
 	VPADDD.BCST 16(AX), Z13, Z13
-	VPADDD      64(CX), Z13, K2, Z13
-	VMOVDQU32   Z13, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z13, K2, Z13
+	VMOVDQU32   Z13, K2, 64(DX)
+	SUBQ        CX, DX
 
 add4:
 	VPADDD.BCST 12(AX), Z10, Z10
-	VPADDD      (CX), Z10, K1, Z10
-	VMOVDQU32   Z10, K1, (CX)
+	VPADDD      (DX), Z10, K1, Z10
+	VMOVDQU32   Z10, K1, (DX)
 	VPADDD.BCST 12(AX), Z11, Z11
-	VPADDD      64(CX), Z11, K2, Z11
-	VMOVDQU32   Z11, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z11, K2, Z11
+	VMOVDQU32   Z11, K2, 64(DX)
+	SUBQ        CX, DX
 
 add3:
 	VPADDD.BCST 8(AX), Z8, Z8
-	VPADDD      (CX), Z8, K1, Z8
-	VMOVDQU32   Z8, K1, (CX)
+	VPADDD      (DX), Z8, K1, Z8
+	VMOVDQU32   Z8, K1, (DX)
 	VPADDD.BCST 8(AX), Z9, Z9
-	VPADDD      64(CX), Z9, K2, Z9
-	VMOVDQU32   Z9, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z9, K2, Z9
+	VMOVDQU32   Z9, K2, 64(DX)
+	SUBQ        CX, DX
 
 add2:
 	VPADDD.BCST 4(AX), Z6, Z6
-	VPADDD      (CX), Z6, K1, Z6
-	VMOVDQU32   Z6, K1, (CX)
+	VPADDD      (DX), Z6, K1, Z6
+	VMOVDQU32   Z6, K1, (DX)
 	VPADDD.BCST 4(AX), Z7, Z7
-	VPADDD      64(CX), Z7, K2, Z7
-	VMOVDQU32   Z7, K2, 64(CX)
-	SUBQ        DX, CX
+	VPADDD      64(DX), Z7, K2, Z7
+	VMOVDQU32   Z7, K2, 64(DX)
+	SUBQ        CX, DX
 
 add1:
 	VPADDD.BCST (AX), Z4, Z4
-	VPADDD      (CX), Z4, K1, Z4
-	VMOVDQU32   Z4, K1, (CX)
+	VPADDD      (DX), Z4, K1, Z4
+	VMOVDQU32   Z4, K1, (DX)
 	VPADDD.BCST (AX), Z5, Z5
-	VPADDD      64(CX), Z5, K2, Z5
-	VMOVDQU32   Z5, K2, 64(CX)
+	VPADDD      64(DX), Z5, K2, Z5
+	VMOVDQU32   Z5, K2, 64(DX)
 	VZEROUPPER
 	RET
 
 set14:
 	VPADDD.BCST 52(AX), Z30, Z30
-	VMOVDQU32   Z30, K1, (CX)
+	VMOVDQU32   Z30, K1, (DX)
 	VPADDD.BCST 52(AX), Z31, Z31
-	VMOVDQU32   Z31, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z31, K2, 64(DX)
+	SUBQ        CX, DX
 
 set13:
 	VPADDD.BCST 48(AX), Z28, Z28
-	VMOVDQU32   Z28, K1, (CX)
+	VMOVDQU32   Z28, K1, (DX)
 	VPADDD.BCST 48(AX), Z29, Z29
-	VMOVDQU32   Z29, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z29, K2, 64(DX)
+	SUBQ        CX, DX
 
 set12:
 	VPADDD.BCST 44(AX), Z26, Z26
-	VMOVDQU32   Z26, K1, (CX)
+	VMOVDQU32   Z26, K1, (DX)
 	VPADDD.BCST 44(AX), Z27, Z27
-	VMOVDQU32   Z27, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z27, K2, 64(DX)
+	SUBQ        CX, DX
 
 set11:
 	VPADDD.BCST 40(AX), Z24, Z24
-	VMOVDQU32   Z24, K1, (CX)
+	VMOVDQU32   Z24, K1, (DX)
 	VPADDD.BCST 40(AX), Z25, Z25
-	VMOVDQU32   Z25, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z25, K2, 64(DX)
+	SUBQ        CX, DX
 
 set10:
 	VPADDD.BCST 36(AX), Z22, Z22
-	VMOVDQU32   Z22, K1, (CX)
+	VMOVDQU32   Z22, K1, (DX)
 	VPADDD.BCST 36(AX), Z23, Z23
-	VMOVDQU32   Z23, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z23, K2, 64(DX)
+	SUBQ        CX, DX
 
 set9:
 	VPADDD.BCST 32(AX), Z20, Z20
-	VMOVDQU32   Z20, K1, (CX)
+	VMOVDQU32   Z20, K1, (DX)
 	VPADDD.BCST 32(AX), Z21, Z21
-	VMOVDQU32   Z21, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z21, K2, 64(DX)
+	SUBQ        CX, DX
 
 set8:
 	VPADDD.BCST 28(AX), Z18, Z18
-	VMOVDQU32   Z18, K1, (CX)
+	VMOVDQU32   Z18, K1, (DX)
 	VPADDD.BCST 28(AX), Z19, Z19
-	VMOVDQU32   Z19, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z19, K2, 64(DX)
+	SUBQ        CX, DX
 
 set7:
 	VPADDD.BCST 24(AX), Z16, Z16
-	VMOVDQU32   Z16, K1, (CX)
+	VMOVDQU32   Z16, K1, (DX)
 	VPADDD.BCST 24(AX), Z17, Z17
-	VMOVDQU32   Z17, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z17, K2, 64(DX)
+	SUBQ        CX, DX
 
 set6:
 	VPADDD.BCST 20(AX), Z14, Z14
-	VMOVDQU32   Z14, K1, (CX)
+	VMOVDQU32   Z14, K1, (DX)
 	VPADDD.BCST 20(AX), Z15, Z15
-	VMOVDQU32   Z15, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z15, K2, 64(DX)
+	SUBQ        CX, DX
 
 set5:
 	VPADDD.BCST 16(AX), Z12, Z12
-	VMOVDQU32   Z12, K1, (CX)
+	VMOVDQU32   Z12, K1, (DX)
 	VPADDD.BCST 16(AX), Z13, Z13
-	VMOVDQU32   Z13, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z13, K2, 64(DX)
+	SUBQ        CX, DX
 
 set4:
 	VPADDD.BCST 12(AX), Z10, Z10
-	VMOVDQU32   Z10, K1, (CX)
+	VMOVDQU32   Z10, K1, (DX)
 	VPADDD.BCST 12(AX), Z11, Z11
-	VMOVDQU32   Z11, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z11, K2, 64(DX)
+	SUBQ        CX, DX
 
 set3:
 	VPADDD.BCST 8(AX), Z8, Z8
-	VMOVDQU32   Z8, K1, (CX)
+	VMOVDQU32   Z8, K1, (DX)
 	VPADDD.BCST 8(AX), Z9, Z9
-	VMOVDQU32   Z9, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z9, K2, 64(DX)
+	SUBQ        CX, DX
 
 set2:
 	VPADDD.BCST 4(AX), Z6, Z6
-	VMOVDQU32   Z6, K1, (CX)
+	VMOVDQU32   Z6, K1, (DX)
 	VPADDD.BCST 4(AX), Z7, Z7
-	VMOVDQU32   Z7, K2, 64(CX)
-	SUBQ        DX, CX
+	VMOVDQU32   Z7, K2, 64(DX)
+	SUBQ        CX, DX
 
 set1:
 	VPADDD.BCST (AX), Z4, Z4
-	VMOVDQU32   Z4, K1, (CX)
+	VMOVDQU32   Z4, K1, (DX)
 	VPADDD.BCST (AX), Z5, Z5
-	VMOVDQU32   Z5, K2, 64(CX)
+	VMOVDQU32   Z5, K2, 64(DX)
 	VZEROUPPER
 	RET
 

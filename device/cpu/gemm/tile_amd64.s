@@ -22,30 +22,33 @@ TEXT ·tileAVX2(SB), NOSPLIT, $0-77
 	SHLQ $0x02, R10
 	LEAQ (BX)(BX*2), R11
 	LEAQ (BX)(BX*4), R12
-	MOVQ AX, R13
+	MOVQ CX, R13
+	SHRQ $0x04, R13
+	JNZ  rounds
+	INCQ R13
 
-touch:
+rounds:
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	VXORPS Y12, Y12, Y12
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+	VXORPS Y15, Y15, Y15
+	CMPQ   AX, $0x06
+	JNE    fewer
+
+round6:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	DECQ       R13
-	JNZ        touch
-	SUBQ       R10, R9
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	VXORPS     Y12, Y12, Y12
-	VXORPS     Y13, Y13, Y13
-	VXORPS     Y14, Y14, Y14
-	VXORPS     Y15, Y15, Y15
-	CMPQ       AX, $0x06
-	JNE        fewer
+	MOVQ       R13, AX
 
-loop6:
+step6:
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VBROADCASTSS (DX), Y2
@@ -69,7 +72,15 @@ loop6:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop6
+	JZ           done6
+	DECQ         AX
+	JNZ          step6
+	JMP          round6
+
+done6:
+	IMUL3Q       $0x05, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+72(FP), Y2
 	CMPB         add+76(FP), $0x00
 	JEQ          set6
@@ -77,15 +88,20 @@ loop6:
 
 fewer:
 	CMPQ AX, $0x05
-	JEQ  loop5
+	JEQ  round5
 	CMPQ AX, $0x04
-	JEQ  loop4
+	JEQ  round4
 	CMPQ AX, $0x03
-	JEQ  loop3
+	JEQ  round3
 	CMPQ AX, $0x02
-	JEQ  loop2
+	JEQ  round2
 
-loop1:
+round1:
+	PREFETCHT0 (R9)
+	ADDQ       R10, R9
+	MOVQ       R13, AX
+
+step1:
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VBROADCASTSS (DX), Y2
@@ -94,13 +110,26 @@ loop1:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop1
+	JZ           done1
+	DECQ         AX
+	JNZ          step1
+	JMP          round1
+
+done1:
+	IMUL3Q       $0x00, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+72(FP), Y2
 	CMPB         add+76(FP), $0x00
 	JEQ          set1
 	JMP          add1
 
-loop2:
+round2:
+	PREFETCHT0 (R9)
+	ADDQ       R10, R9
+	MOVQ       R13, AX
+
+step2:
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VBROADCASTSS (DX), Y2
@@ -112,13 +141,26 @@ loop2:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop2
+	JZ           done2
+	DECQ         AX
+	JNZ          step2
+	JMP          round2
+
+done2:
+	IMUL3Q       $0x01, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+72(FP), Y2
 	CMPB         add+76(FP), $0x00
 	JEQ          set2
 	JMP          add2
 
-loop3:
+round3:
+	PREFETCHT0 (R9)
+	ADDQ       R10, R9
+	MOVQ       R13, AX
+
+step3:
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VBROADCASTSS (DX), Y2
@@ -133,13 +175,26 @@ loop3:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop3
+	JZ           done3
+	DECQ         AX
+	JNZ          step3
+	JMP          round3
+
+done3:
+	IMUL3Q       $0x02, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+72(FP), Y2
 	CMPB         add+76(FP), $0x00
 	JEQ          set3
 	JMP          add3
 
-loop4:
+round4:
+	PREFETCHT0 (R9)
+	ADDQ       R10, R9
+	MOVQ       R13, AX
+
+step4:
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VBROADCASTSS (DX), Y2
@@ -157,13 +212,26 @@ loop4:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop4
+	JZ           done4
+	DECQ         AX
+	JNZ          step4
+	JMP          round4
+
+done4:
+	IMUL3Q       $0x03, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+72(FP), Y2
 	CMPB         add+76(FP), $0x00
 	JEQ          set4
 	JMP          add4
 
-loop5:
+round5:
+	PREFETCHT0 (R9)
+	ADDQ       R10, R9
+	MOVQ       R13, AX
+
+step5:
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VBROADCASTSS (DX), Y2
@@ -184,101 +252,109 @@ loop5:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop5
+	JZ           done5
+	DECQ         AX
+	JNZ          step5
+	JMP          round5
+
+done5:
+	IMUL3Q       $0x04, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+72(FP), Y2
 	CMPB         add+76(FP), $0x00
 	JEQ          set5
 	JMP          add5
 
 add6:
-	VFMADD213PS (R9), Y2, Y14
-	VMOVUPS     Y14, (R9)
-	VFMADD213PS 32(R9), Y2, Y15
-	VMOVUPS     Y15, 32(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Y2, Y14
+	VMOVUPS     Y14, (AX)
+	VFMADD213PS 32(AX), Y2, Y15
+	VMOVUPS     Y15, 32(AX)
+	SUBQ        R10, AX
 
 add5:
-	VFMADD213PS (R9), Y2, Y12
-	VMOVUPS     Y12, (R9)
-	VFMADD213PS 32(R9), Y2, Y13
-	VMOVUPS     Y13, 32(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Y2, Y12
+	VMOVUPS     Y12, (AX)
+	VFMADD213PS 32(AX), Y2, Y13
+	VMOVUPS     Y13, 32(AX)
+	SUBQ        R10, AX
 
 add4:
-	VFMADD213PS (R9), Y2, Y10
-	VMOVUPS     Y10, (R9)
-	VFMADD213PS 32(R9), Y2, Y11
-	VMOVUPS     Y11, 32(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Y2, Y10
+	VMOVUPS     Y10, (AX)
+	VFMADD213PS 32(AX), Y2, Y11
+	VMOVUPS     Y11, 32(AX)
+	SUBQ        R10, AX
 
 add3:
-	VFMADD213PS (R9), Y2, Y8
-	VMOVUPS     Y8, (R9)
-	VFMADD213PS 32(R9), Y2, Y9
-	VMOVUPS     Y9, 32(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Y2, Y8
+	VMOVUPS     Y8, (AX)
+	VFMADD213PS 32(AX), Y2, Y9
+	VMOVUPS     Y9, 32(AX)
+	SUBQ        R10, AX
 
 add2:
-	VFMADD213PS (R9), Y2, Y6
-	VMOVUPS     Y6, (R9)
-	VFMADD213PS 32(R9), Y2, Y7
-	VMOVUPS     Y7, 32(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Y2, Y6
+	VMOVUPS     Y6, (AX)
+	VFMADD213PS 32(AX), Y2, Y7
+	VMOVUPS     Y7, 32(AX)
+	SUBQ        R10, AX
 
 add1:
-	VFMADD213PS (R9), Y2, Y4
-	VMOVUPS     Y4, (R9)
-	VFMADD213PS 32(R9), Y2, Y5
-	VMOVUPS     Y5, 32(R9)
+	VFMADD213PS (AX), Y2, Y4
+	VMOVUPS     Y4, (AX)
+	VFMADD213PS 32(AX), Y2, Y5
+	VMOVUPS     Y5, 32(AX)
 	VZEROUPPER
 	RET
 
 set6:
 	VMULPS  Y2, Y14, Y14
-	VMOVUPS Y14, (R9)
+	VMOVUPS Y14, (AX)
 	VMULPS  Y2, Y15, Y15
-	VMOVUPS Y15, 32(R9)
-	SUBQ    R10, R9
+	VMOVUPS Y15, 32(AX)
+	SUBQ    R10, AX
 
 set5:
 	VMULPS  Y2, Y12, Y12
-	VMOVUPS Y12, (R9)
+	VMOVUPS Y12, (AX)
 	VMULPS  Y2, Y13, Y13
-	VMOVUPS Y13, 32(R9)
-	SUBQ    R10, R9
+	VMOVUPS Y13, 32(AX)
+	SUBQ    R10, AX
 
 set4:
 	VMULPS  Y2, Y10, Y10
-	VMOVUPS Y10, (R9)
+	VMOVUPS Y10, (AX)
 	VMULPS  Y2, Y11, Y11
-	VMOVUPS Y11, 32(R9)
-	SUBQ    R10, R9
+	VMOVUPS Y11, 32(AX)
+	SUBQ    R10, AX
 
 set3:
 	VMULPS  Y2, Y8, Y8
-	VMOVUPS Y8, (R9)
+	VMOVUPS Y8, (AX)
 	VMULPS  Y2, Y9, Y9
-	VMOVUPS Y9, 32(R9)
-	SUBQ    R10, R9
+	VMOVUPS Y9, 32(AX)
+	SUBQ    R10, AX
 
 set2:
 	VMULPS  Y2, Y6, Y6
-	VMOVUPS Y6, (R9)
+	VMOVUPS Y6, (AX)
 	VMULPS  Y2, Y7, Y7
-	VMOVUPS Y7, 32(R9)
-	SUBQ    R10, R9
+	VMOVUPS Y7, 32(AX)
+	SUBQ    R10, AX
 
 set1:
 	VMULPS  Y2, Y4, Y4
-	VMOVUPS Y4, (R9)
+	VMOVUPS Y4, (AX)
 	VMULPS  Y2, Y5, Y5
-	VMOVUPS Y5, 32(R9)
+	VMOVUPS Y5, 32(AX)
 	VZEROUPPER
 	RET
 
 // func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tileAVX512(SB), NOSPLIT, $0-85
+TEXT ·tileAVX512(SB), NOSPLIT, $8-85
 	MOVQ rows+0(FP), AX
 	MOVQ kc+8(FP), CX
 	MOVQ a+16(FP), DX
@@ -296,53 +372,56 @@ TEXT ·tileAVX512(SB), NOSPLIT, $0-85
 	LEAQ (BX)(BX*4), R12
 	LEAQ (R12)(BX*2), R13
 	ADDQ DX, R13
-	MOVQ AX, R14
+	MOVQ CX, R14
+	SHRQ $0x04, R14
+	JNZ  rounds
+	INCQ R14
 
-touch:
+rounds:
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
+	VPXORD Z25, Z25, Z25
+	VPXORD Z26, Z26, Z26
+	VPXORD Z27, Z27, Z27
+	VPXORD Z28, Z28, Z28
+	VPXORD Z29, Z29, Z29
+	VPXORD Z30, Z30, Z30
+	VPXORD Z31, Z31, Z31
+	MOVQ   cols+72(FP), R15
+	MOVQ   $-1, BP
+	BZHIQ  R15, BP, BP
+	KMOVW  BP, K1
+	SHRQ   $0x10, BP
+	KMOVW  BP, K2
+	CMPQ   AX, $0x0e
+	JNE    fewer
+
+round14:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	DECQ       R14
-	JNZ        touch
-	SUBQ       R10, R9
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	VPXORD     Z24, Z24, Z24
-	VPXORD     Z25, Z25, Z25
-	VPXORD     Z26, Z26, Z26
-	VPXORD     Z27, Z27, Z27
-	VPXORD     Z28, Z28, Z28
-	VPXORD     Z29, Z29, Z29
-	VPXORD     Z30, Z30, Z30
-	VPXORD     Z31, Z31, Z31
-	MOVQ       cols+72(FP), R14
-	MOVQ       $-1, R15
-	BZHIQ      R14, R15, R15
-	KMOVW      R15, K1
-	SHRQ       $0x10, R15
-	KMOVW      R15, K2
-	CMPQ       AX, $0x0e
-	JNE        fewer
+	MOVQ       R14, AX
 
-loop14:
+step14:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -391,7 +470,15 @@ loop14:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop14
+	JZ           done14
+	DECQ         AX
+	JNZ          step14
+	JMP          round14
+
+done14:
+	IMUL3Q       $0x0d, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set14
@@ -399,31 +486,37 @@ loop14:
 
 fewer:
 	CMPQ AX, $0x0d
-	JEQ  loop13
+	JEQ  round13
 	CMPQ AX, $0x0c
-	JEQ  loop12
+	JEQ  round12
 	CMPQ AX, $0x0b
-	JEQ  loop11
+	JEQ  round11
 	CMPQ AX, $0x0a
-	JEQ  loop10
+	JEQ  round10
 	CMPQ AX, $0x09
-	JEQ  loop9
+	JEQ  round9
 	CMPQ AX, $0x08
-	JEQ  loop8
+	JEQ  round8
 	CMPQ AX, $0x07
-	JEQ  loop7
+	JEQ  round7
 	CMPQ AX, $0x06
-	JEQ  loop6
+	JEQ  round6
 	CMPQ AX, $0x05
-	JEQ  loop5
+	JEQ  round5
 	CMPQ AX, $0x04
-	JEQ  loop4
+	JEQ  round4
 	CMPQ AX, $0x03
-	JEQ  loop3
+	JEQ  round3
 	CMPQ AX, $0x02
-	JEQ  loop2
+	JEQ  round2
 
-loop1:
+round1:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step1:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -432,13 +525,27 @@ loop1:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop1
+	JZ           done1
+	DECQ         AX
+	JNZ          step1
+	JMP          round1
+
+done1:
+	IMUL3Q       $0x00, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set1
 	JMP          add1
 
-loop2:
+round2:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step2:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -450,13 +557,27 @@ loop2:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop2
+	JZ           done2
+	DECQ         AX
+	JNZ          step2
+	JMP          round2
+
+done2:
+	IMUL3Q       $0x01, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set2
 	JMP          add2
 
-loop3:
+round3:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step3:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -471,13 +592,27 @@ loop3:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop3
+	JZ           done3
+	DECQ         AX
+	JNZ          step3
+	JMP          round3
+
+done3:
+	IMUL3Q       $0x02, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set3
 	JMP          add3
 
-loop4:
+round4:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step4:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -495,13 +630,27 @@ loop4:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop4
+	JZ           done4
+	DECQ         AX
+	JNZ          step4
+	JMP          round4
+
+done4:
+	IMUL3Q       $0x03, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set4
 	JMP          add4
 
-loop5:
+round5:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step5:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -522,13 +671,27 @@ loop5:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop5
+	JZ           done5
+	DECQ         AX
+	JNZ          step5
+	JMP          round5
+
+done5:
+	IMUL3Q       $0x04, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set5
 	JMP          add5
 
-loop6:
+round6:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step6:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -552,13 +715,27 @@ loop6:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop6
+	JZ           done6
+	DECQ         AX
+	JNZ          step6
+	JMP          round6
+
+done6:
+	IMUL3Q       $0x05, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set6
 	JMP          add6
 
-loop7:
+round7:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step7:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -585,13 +762,27 @@ loop7:
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop7
+	JZ           done7
+	DECQ         AX
+	JNZ          step7
+	JMP          round7
+
+done7:
+	IMUL3Q       $0x06, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set7
 	JMP          add7
 
-loop8:
+round8:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step8:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -622,13 +813,27 @@ loop8:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop8
+	JZ           done8
+	DECQ         AX
+	JNZ          step8
+	JMP          round8
+
+done8:
+	IMUL3Q       $0x07, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set8
 	JMP          add8
 
-loop9:
+round9:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step9:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -662,13 +867,27 @@ loop9:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop9
+	JZ           done9
+	DECQ         AX
+	JNZ          step9
+	JMP          round9
+
+done9:
+	IMUL3Q       $0x08, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set9
 	JMP          add9
 
-loop10:
+round10:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step10:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -705,13 +924,27 @@ loop10:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop10
+	JZ           done10
+	DECQ         AX
+	JNZ          step10
+	JMP          round10
+
+done10:
+	IMUL3Q       $0x09, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set10
 	JMP          add10
 
-loop11:
+round11:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step11:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -751,13 +984,27 @@ loop11:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop11
+	JZ           done11
+	DECQ         AX
+	JNZ          step11
+	JMP          round11
+
+done11:
+	IMUL3Q       $0x0a, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set11
 	JMP          add11
 
-loop12:
+round12:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step12:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -800,13 +1047,27 @@ loop12:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop12
+	JZ           done12
+	DECQ         AX
+	JNZ          step12
+	JMP          round12
+
+done12:
+	IMUL3Q       $0x0b, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set12
 	JMP          add12
 
-loop13:
+round13:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step13:
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VBROADCASTSS (DX), Z2
@@ -852,206 +1113,214 @@ loop13:
 	ADDQ         SI, R13
 	ADDQ         R8, DI
 	DECQ         CX
-	JNZ          loop13
+	JZ           done13
+	DECQ         AX
+	JNZ          step13
+	JMP          round13
+
+done13:
+	IMUL3Q       $0x0c, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
 	VBROADCASTSS alpha+80(FP), Z2
 	CMPB         add+84(FP), $0x00
 	JEQ          set13
 	JMP          add13
 
 add14:
-	VFMADD213PS (R9), Z2, K1, Z30
-	VMOVUPS     Z30, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z31
-	VMOVUPS     Z31, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z30
+	VMOVUPS     Z30, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z31
+	VMOVUPS     Z31, K2, 64(AX)
+	SUBQ        R10, AX
 
 add13:
-	VFMADD213PS (R9), Z2, K1, Z28
-	VMOVUPS     Z28, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z29
-	VMOVUPS     Z29, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z28
+	VMOVUPS     Z28, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z29
+	VMOVUPS     Z29, K2, 64(AX)
+	SUBQ        R10, AX
 
 add12:
-	VFMADD213PS (R9), Z2, K1, Z26
-	VMOVUPS     Z26, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z27
-	VMOVUPS     Z27, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z26
+	VMOVUPS     Z26, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z27
+	VMOVUPS     Z27, K2, 64(AX)
+	SUBQ        R10, AX
 
 add11:
-	VFMADD213PS (R9), Z2, K1, Z24
-	VMOVUPS     Z24, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z25
-	VMOVUPS     Z25, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z24
+	VMOVUPS     Z24, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z25
+	VMOVUPS     Z25, K2, 64(AX)
+	SUBQ        R10, AX
 
 add10:
-	VFMADD213PS (R9), Z2, K1, Z22
-	VMOVUPS     Z22, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z23
-	VMOVUPS     Z23, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z22
+	VMOVUPS     Z22, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z23
+	VMOVUPS     Z23, K2, 64(AX)
+	SUBQ        R10, AX
 
 add9:
-	VFMADD213PS (R9), Z2, K1, Z20
-	VMOVUPS     Z20, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z21
-	VMOVUPS     Z21, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z20
+	VMOVUPS     Z20, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z21
+	VMOVUPS     Z21, K2, 64(AX)
+	SUBQ        R10, AX
 
 add8:
-	VFMADD213PS (R9), Z2, K1, Z18
-	VMOVUPS     Z18, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z19
-	VMOVUPS     Z19, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z18
+	VMOVUPS     Z18, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z19
+	VMOVUPS     Z19, K2, 64(AX)
+	SUBQ        R10, AX
 
 add7:
-	VFMADD213PS (R9), Z2, K1, Z16
-	VMOVUPS     Z16, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z17
-	VMOVUPS     Z17, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z16
+	VMOVUPS     Z16, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z17
+	VMOVUPS     Z17, K2, 64(AX)
+	SUBQ        R10, AX
 
 add6:
-	VFMADD213PS (R9), Z2, K1, Z14
-	VMOVUPS     Z14, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z15
-	VMOVUPS     Z15, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z14
+	VMOVUPS     Z14, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z15
+	VMOVUPS     Z15, K2, 64(AX)
+	SUBQ        R10, AX
 
 add5:
-	VFMADD213PS (R9), Z2, K1, Z12
-	VMOVUPS     Z12, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z13
-	VMOVUPS     Z13, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z12
+	VMOVUPS     Z12, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z13
+	VMOVUPS     Z13, K2, 64(AX)
+	SUBQ        R10, AX
 
 add4:
-	VFMADD213PS (R9), Z2, K1, Z10
-	VMOVUPS     Z10, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z11
-	VMOVUPS     Z11, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z10
+	VMOVUPS     Z10, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z11
+	VMOVUPS     Z11, K2, 64(AX)
+	SUBQ        R10, AX
 
 add3:
-	VFMADD213PS (R9), Z2, K1, Z8
-	VMOVUPS     Z8, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z9
-	VMOVUPS     Z9, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z8
+	VMOVUPS     Z8, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z9
+	VMOVUPS     Z9, K2, 64(AX)
+	SUBQ        R10, AX
 
 add2:
-	VFMADD213PS (R9), Z2, K1, Z6
-	VMOVUPS     Z6, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z7
-	VMOVUPS     Z7, K2, 64(R9)
-	SUBQ        R10, R9
+	VFMADD213PS (AX), Z2, K1, Z6
+	VMOVUPS     Z6, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z7
+	VMOVUPS     Z7, K2, 64(AX)
+	SUBQ        R10, AX
 
 add1:
-	VFMADD213PS (R9), Z2, K1, Z4
-	VMOVUPS     Z4, K1, (R9)
-	VFMADD213PS 64(R9), Z2, K2, Z5
-	VMOVUPS     Z5, K2, 64(R9)
+	VFMADD213PS (AX), Z2, K1, Z4
+	VMOVUPS     Z4, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z5
+	VMOVUPS     Z5, K2, 64(AX)
 	VZEROUPPER
 	RET
 
 set14:
 	VMULPS  Z2, Z30, Z30
-	VMOVUPS Z30, K1, (R9)
+	VMOVUPS Z30, K1, (AX)
 	VMULPS  Z2, Z31, Z31
-	VMOVUPS Z31, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z31, K2, 64(AX)
+	SUBQ    R10, AX
 
 set13:
 	VMULPS  Z2, Z28, Z28
-	VMOVUPS Z28, K1, (R9)
+	VMOVUPS Z28, K1, (AX)
 	VMULPS  Z2, Z29, Z29
-	VMOVUPS Z29, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z29, K2, 64(AX)
+	SUBQ    R10, AX
 
 set12:
 	VMULPS  Z2, Z26, Z26
-	VMOVUPS Z26, K1, (R9)
+	VMOVUPS Z26, K1, (AX)
 	VMULPS  Z2, Z27, Z27
-	VMOVUPS Z27, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z27, K2, 64(AX)
+	SUBQ    R10, AX
 
 set11:
 	VMULPS  Z2, Z24, Z24
-	VMOVUPS Z24, K1, (R9)
+	VMOVUPS Z24, K1, (AX)
 	VMULPS  Z2, Z25, Z25
-	VMOVUPS Z25, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z25, K2, 64(AX)
+	SUBQ    R10, AX
 
 set10:
 	VMULPS  Z2, Z22, Z22
-	VMOVUPS Z22, K1, (R9)
+	VMOVUPS Z22, K1, (AX)
 	VMULPS  Z2, Z23, Z23
-	VMOVUPS Z23, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z23, K2, 64(AX)
+	SUBQ    R10, AX
 
 set9:
 	VMULPS  Z2, Z20, Z20
-	VMOVUPS Z20, K1, (R9)
+	VMOVUPS Z20, K1, (AX)
 	VMULPS  Z2, Z21, Z21
-	VMOVUPS Z21, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z21, K2, 64(AX)
+	SUBQ    R10, AX
 
 set8:
 	VMULPS  Z2, Z18, Z18
-	VMOVUPS Z18, K1, (R9)
+	VMOVUPS Z18, K1, (AX)
 	VMULPS  Z2, Z19, Z19
-	VMOVUPS Z19, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z19, K2, 64(AX)
+	SUBQ    R10, AX
 
 set7:
 	VMULPS  Z2, Z16, Z16
-	VMOVUPS Z16, K1, (R9)
+	VMOVUPS Z16, K1, (AX)
 	VMULPS  Z2, Z17, Z17
-	VMOVUPS Z17, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z17, K2, 64(AX)
+	SUBQ    R10, AX
 
 set6:
 	VMULPS  Z2, Z14, Z14
-	VMOVUPS Z14, K1, (R9)
+	VMOVUPS Z14, K1, (AX)
 	VMULPS  Z2, Z15, Z15
-	VMOVUPS Z15, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z15, K2, 64(AX)
+	SUBQ    R10, AX
 
 set5:
 	VMULPS  Z2, Z12, Z12
-	VMOVUPS Z12, K1, (R9)
+	VMOVUPS Z12, K1, (AX)
 	VMULPS  Z2, Z13, Z13
-	VMOVUPS Z13, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z13, K2, 64(AX)
+	SUBQ    R10, AX
 
 set4:
 	VMULPS  Z2, Z10, Z10
-	VMOVUPS Z10, K1, (R9)
+	VMOVUPS Z10, K1, (AX)
 	VMULPS  Z2, Z11, Z11
-	VMOVUPS Z11, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z11, K2, 64(AX)
+	SUBQ    R10, AX
 
 set3:
 	VMULPS  Z2, Z8, Z8
-	VMOVUPS Z8, K1, (R9)
+	VMOVUPS Z8, K1, (AX)
 	VMULPS  Z2, Z9, Z9
-	VMOVUPS Z9, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z9, K2, 64(AX)
+	SUBQ    R10, AX
 
 set2:
 	VMULPS  Z2, Z6, Z6
-	VMOVUPS Z6, K1, (R9)
+	VMOVUPS Z6, K1, (AX)
 	VMULPS  Z2, Z7, Z7
-	VMOVUPS Z7, K2, 64(R9)
-	SUBQ    R10, R9
+	VMOVUPS Z7, K2, 64(AX)
+	SUBQ    R10, AX
 
 set1:
 	VMULPS  Z2, Z4, Z4
-	VMOVUPS Z4, K1, (R9)
+	VMOVUPS Z4, K1, (AX)
 	VMULPS  Z2, Z5, Z5
-	VMOVUPS Z5, K2, 64(R9)
+	VMOVUPS Z5, K2, 64(AX)
 	VZEROUPPER
 	RET
