@@ -45,6 +45,25 @@ func maxAbsBits(x []float32) uint32 {
 	return max(math.Float32bits(largest[0]), maxAbsBitsGo(x))
 }
 
+// largestBits is maxAbsBits of any elements, widened.
+func largestBits[E Real](x []E) (bits uint32) {
+	if f, ok := any(x).([]float32); ok {
+		return maxAbsBits(f)
+	}
+	if n := len(x) &^ 15; n > 0 && n >= step8() {
+		var largest [1]float32
+		maxima(largest[:], x[:n], n)
+		bits, x = math.Float32bits(largest[0]), x[n:]
+	}
+	for _, v := range x {
+		bits = max(bits, math.Float32bits(widened(v))&^signBit)
+	}
+	return bits
+}
+
+// HasNaN reports whether an element is NaN.
+func HasNaN[E Real](x []E) bool { return largestBits(x) > infBits }
+
 func maxAbsBitsGo(x []float32) uint32 {
 	var m0, m1, m2, m3 uint32
 	for ; len(x) >= 4; x = x[4:] {

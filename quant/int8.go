@@ -51,43 +51,46 @@ func QuantizeRows[E Real](codes []int8, stats []float32, src []E, rows, cols int
 // QuantizeRow is QuantizeRows of one row. It marks the columns of outliers in mask, which may be nil at threshold 0, and allocates
 // nothing. The caller clears outlier columns (ClearColumns) when all rows are done. The lengths of codes and src must agree.
 func QuantizeRow[E Real](codes []int8, src []E, threshold float32, mask []bool) (stat float32) {
-	const chunk = 1024
-	var scratch [chunk]float32
 	var bits uint32
-	for lo := 0; lo < len(src); lo += chunk {
-		x := toFloat32(scratch[:], src[lo:min(lo+chunk, len(src))])
-		if threshold > 0 {
-			bits = max(bits, inlierBits(x, threshold, mask[lo:]))
-		} else {
-			bits = max(bits, maxAbsBits(x))
-		}
-	}
-	normal := bits >= fastLow && bits < fastHigh
-	if bits > infBits {
+	if threshold > 0 {
+		bits = inlierBits(src, threshold, mask)
+	} else if bits = largestBits(src); bits > infBits {
 		bits = nanFreeBits(src)
 	}
 	stat = flush(math.Float32frombits(bits))
 	r := float32(127 * Rcp(stat))
-	for lo := 0; lo < len(src); lo += chunk {
-		x := toFloat32(scratch[:], src[lo:min(lo+chunk, len(src))])
-		c := codes[lo:][:len(x)]
-		switch {
-		case normal && threshold <= 0:
-			for i, v := range x {
-				c[i] = int8(math.Float32bits(float32(v*r) + roundMagic))
-			}
-		case normal:
-			for i, v := range x {
-				c[i] = 0
-				if abs32(v) < threshold {
-					c[i] = int8(math.Float32bits(float32(v*r) + roundMagic))
-				}
-			}
-		default:
-			rowCodesNaive(c, x, stat, threshold)
-		}
+	if threshold <= 0 {
+		threshold = float32(math.Inf(1))
+	}
+	done := 0
+	if step := rowCodesStep(); PlainScale(stat) && len(src) >= step {
+		done = len(src) &^ (step - 1)
+		rowCodes(codes[:done], src, r, threshold)
+	}
+	if done < len(src) {
+		rowCodesRest(codes[done:], src[done:], stat, threshold)
 	}
 	return stat
+}
+
+// rowCodesRest writes codes in Go, for any statistic.
+func rowCodesRest[E Real](codes []int8, src []E, stat, threshold float32) {
+	var scratch [1024]float32
+	r := float32(127 * Rcp(stat))
+	for lo := 0; lo < len(src); lo += len(scratch) {
+		x := toFloat32(scratch[:], src[lo:min(lo+len(scratch), len(src))])
+		c := codes[lo:][:len(x)]
+		if !PlainScale(stat) {
+			rowCodesNaive(c, x, stat, threshold)
+			continue
+		}
+		for i, v := range x {
+			c[i] = 0
+			if abs32(v) < threshold {
+				c[i] = int8(math.Float32bits(float32(v*r) + roundMagic))
+			}
+		}
+	}
 }
 
 // rowCodesNaive is the definition; it also serves rows with NaN, infinities, zeros or extreme statistics.
@@ -114,10 +117,15 @@ func rowCode(v, stat, r float32) int8 {
 	return int8(math.RoundToEven(q))
 }
 
-// inlierBits is maxAbsBits of the elements below the threshold, NaN excepted; it marks the others in mask.
-func inlierBits(x []float32, threshold float32, mask []bool) (bits uint32) {
+// inlierBits are the bits of the largest magnitude below the threshold, NaN excepted; it marks the others in mask.
+func inlierBits[E Real](x []E, threshold float32, mask []bool) (bits uint32) {
+	if step := step8(); len(x) >= step {
+		n := len(x) &^ (step - 1)
+		bits = math.Float32bits(limits(x[:n], threshold, mask[:n]))
+		x, mask = x[n:], mask[n:]
+	}
 	for i, v := range x {
-		if a := abs32(v); a < threshold {
+		if a := abs32(widened(v)); a < threshold {
 			bits = max(bits, math.Float32bits(a))
 		} else if a >= threshold {
 			mask[i] = true
@@ -128,9 +136,8 @@ func inlierBits(x []float32, threshold float32, mask []bool) (bits uint32) {
 
 // nanFreeBits is maxAbsBits that passes over NaN.
 func nanFreeBits[E Real](x []E) (bits uint32) {
-	var one [1]float32
-	for i := range x {
-		if b := math.Float32bits(abs32(toFloat32(one[:], x[i:i+1])[0])); b <= infBits {
+	for _, v := range x {
+		if b := math.Float32bits(abs32(widened(v))); b <= infBits {
 			bits = max(bits, b)
 		}
 	}
@@ -258,25 +265,34 @@ func DequantizeProduct[E Real](dst []E, acc []int32, rowStats, colStats []float3
 			len(rowStats), len(colStats), len(bias))
 	}
 	for r := range rows {
-		row, a, d := rowStats[r], acc[r*cols:(r+1)*cols], dst[r*cols:(r+1)*cols]
-		for c, v := range a {
-			var b E
+		a, d := acc[r*cols:(r+1)*cols], dst[r*cols:(r+1)*cols]
+		done := 0
+		if step := step8(); cols >= step {
+			done = cols &^ (step - 1)
+			productRow(d[:done], a, rowStats[r], colStats, bias)
+		}
+		for c := done; c < cols; c++ {
+			var b []E
 			if bias != nil {
-				b = bias[c]
+				b = bias[c : c+1]
 			}
-			d[c] = fromFloat32[E](productValue(v, row, colStats[c], b).Float32())
+			d[c] = fromFloat32[E](productValue(a[c], rowStats[r], colStats[c], b).Float32())
 		}
 	}
 	return nil
 }
 
-func productValue[E Real](acc int32, row, col float32, bias E) tensor.Float16 {
+// productValue is one value; bias holds one element or none.
+func productValue[E Real](acc int32, row, col float32, bias []E) tensor.Float16 {
 	p := float32(float32(float32(acc)*row) * col)
-	if b, ok := any(bias).(tensor.Float16); ok {
-		return tensor.ToF16(fma32(p, Int8ProductScale, b.Float32()))
+	if b, ok := any(bias).([]tensor.Float16); ok && len(b) > 0 {
+		return tensor.ToF16(fma32(p, Int8ProductScale, b[0].Float32()))
 	}
 	h := tensor.ToF16(float32(p * Int8ProductScale))
-	return tensor.ToF16(h.Float32() + widened(bias))
+	if len(bias) == 0 {
+		return h
+	}
+	return tensor.ToF16(h.Float32() + widened(bias[0]))
 }
 
 // fma32 is x*y+z rounded once to float32: the product is exact in float64, and rounding the sum to odd there makes the second rounding

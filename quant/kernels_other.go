@@ -21,3 +21,13 @@ func encode8[E Real](codes []byte, x []E, r []float32, n int, t *Cells) {}
 func encode4[E Real](codes []byte, x []E, r []float32, n int, scheme Scheme) {}
 
 func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *Codebook, stream bool) {}
+
+func rowCodesStep() int { return math.MaxInt }
+
+func limits[E Real](x []E, threshold float32, mask []bool) float32 { return 0 }
+
+func rowCodes[E Real](codes []int8, x []E, r, threshold float32) {}
+
+func productRow[E Real](dst []E, acc []int32, row float32, cols []float32, bias []E) {}
+
+func outlierRow[E Real](dst []E, kept, weight []float32) {}

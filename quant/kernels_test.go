@@ -216,3 +216,119 @@ func TestVectorTables4(t *testing.T) {
 		})
 	}
 }
+
+func TestLevelsOfRows8(t *testing.T) {
+	t.Run("f32", levelsOfRows8[float32])
+	t.Run("bf16", levelsOfRows8[tensor.BFloat16])
+	t.Run("f16", levelsOfRows8[tensor.Float16])
+}
+
+func levelsOfRows8[E Real](t *testing.T) {
+	nan := func(x []E) (found bool) {
+		for _, v := range x {
+			found = found || v != v || widened(v) != widened(v)
+		}
+		return found
+	}
+	for i, n := range awkward {
+		for _, exponent := range []int{0, -20, -120, 100} {
+			x := as[E](weights(n, i%3 == 0, uint64(n)))
+			if i%2 == 0 { // one scale
+				rng := rand.New(rand.NewPCG(uint64(n), 9))
+				for i := range x {
+					x[i] = fromFloat32[E](float32(math.Ldexp(rng.NormFloat64()*2.5, exponent)))
+				}
+			}
+			for _, threshold := range []float32{0, 6, 1e-5} {
+				var codes []int8
+				var mask []bool
+				var stat float32
+				eachLevel(t, func(level string) {
+					got, marks := make([]int8, n), make([]bool, n)
+					s := QuantizeRow(got, x, threshold, marks)
+					require.Equal(t, nan(x), HasNaN(x), level)
+					if level == isa.Generic.String() {
+						codes, mask, stat = got, marks, s
+						want := make([]int8, n)
+						rowCodesNaive(want, toFloat32(make([]float32, n), x), s, threshold)
+						require.Equal(t, want, got)
+						return
+					}
+					what := fmt.Sprintf("%s, %d elements, threshold %v", level, n, threshold)
+					require.Equal(t, math.Float32bits(stat), math.Float32bits(s), what)
+					require.Equal(t, codes, got, what)
+					require.Equal(t, mask, marks, what)
+				})
+			}
+		}
+	}
+}
+
+func TestLevelsOfProducts8(t *testing.T) {
+	t.Run("f32", levelsOfProducts8[float32])
+	t.Run("bf16", levelsOfProducts8[tensor.BFloat16])
+	t.Run("f16", levelsOfProducts8[tensor.Float16])
+}
+
+func levelsOfProducts8[E Real](t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 9))
+	for _, cols := range awkward {
+		acc, columns, bias := make([]int32, 3*cols), make([]float32, cols), make([]E, cols)
+		for i := range acc {
+			acc[i] = int32(rng.Uint32()) >> rng.IntN(31)
+		}
+		for i := range columns {
+			columns[i] = float32(math.Ldexp(rng.Float64(), rng.IntN(30)-20))
+			bias[i] = fromFloat32[E](float32(math.Ldexp(rng.NormFloat64(), rng.IntN(30)-15)))
+		}
+		rows := []float32{0.02, 1e-9, float32(math.NaN())}
+		for _, b := range [][]E{nil, bias} {
+			var want []byte
+			eachLevel(t, func(level string) {
+				dst := make([]E, 3*cols)
+				require.NoError(t, DequantizeProduct(dst, acc, rows, columns, b, 3, cols))
+				if level == isa.Generic.String() {
+					want = bitsOf(dst)
+				}
+				require.Equal(t, want, bitsOf(dst), "%s, %d columns, bias %v", level, cols, b != nil)
+			})
+		}
+	}
+}
+
+func TestLevelsOfOutliers(t *testing.T) {
+	t.Run("f32", levelsOfOutliers[float32])
+	t.Run("bf16", levelsOfOutliers[tensor.BFloat16])
+	t.Run("f16", levelsOfOutliers[tensor.Float16])
+}
+
+func levelsOfOutliers[E Real](t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 9))
+	for _, found := range []int{0, 1, 2, 13} {
+		for _, columns := range []int{0, 1, 15, 16, 31, 65} {
+			kept, weight, start := make([]float32, found), make([]float32, 5*found*OutlierStrip), make([]E, columns)
+			for _, x := range [][]float32{kept, weight} {
+				for i := range x {
+					x[i] = float32(rng.NormFloat64())
+				}
+			}
+			for i := range start {
+				start[i] = fromFloat32[E](float32(rng.NormFloat64()))
+			}
+			want := append([]E(nil), start...)
+			for c := range want {
+				sum := float32(0)
+				for j := range found {
+					sum += float32(kept[j] * weight[c/16*16*found+16*j+c%16])
+				}
+				want[c] = fromFloat32[E](widened(want[c]) + sum)
+			}
+			eachLevel(t, func(level string) {
+				got := append([]E(nil), start...)
+				require.NoError(t, AddOutliers(got, kept, weight))
+				require.Equal(t, bitsOf(want), bitsOf(got), "%s, %d columns, %d outliers", level, columns, found)
+			})
+		}
+	}
+	require.ErrorContains(t, AddOutliers(make([]E, 33), make([]float32, 2), make([]float32, 64)), "do not fit")
+}

@@ -46,28 +46,30 @@ type rows8 struct {
 	strict     bool // NaN in a row makes its statistic NaN
 
 	tasks    int
-	masks    []bool    // tasks × cols: outlier columns that a task has seen
-	wide     []float32 // tasks × cols: a row in float32
+	stride   int       // of masks
+	masks    []bool    // tasks × stride: outlier columns that a task has seen
+	wide     []float32 // tasks × cols: a row of bf16 in float32, on its way to f16
 	halves   []uint16  // tasks × cols: a row in f16
-	outliers []bool    // cols
+	outliers []bool    // stride
 	columns  []int32   // the outlier columns, ascending: the first found entries
 	found    int       // number of outlier columns
 }
 
 func newRows8(rows, cols int, o ops.QuantizeRows8, from tensor.DType, half bool) *rows8 {
 	tasks := min(max(rows*cols/quantGrain, 1), maxTasks, max(rows, 1))
-	return &rows8{rows: rows, cols: cols, threshold: o.Threshold, strict: o.Strict, from: from, half: half && from != tensor.F16, tasks: tasks}
+	return &rows8{rows: rows, cols: cols, threshold: o.Threshold, strict: o.Strict, from: from, half: half && from != tensor.F16, tasks: tasks,
+		stride: (cols + carveLine - 1) / carveLine * carveLine}
 }
 
 func (q *rows8) carve(c *scratchCut) {
 	if q.threshold > 0 {
-		q.masks, q.outliers = cutScratch[bool](c, q.tasks*q.cols), cutScratch[bool](c, q.cols)
+		q.masks, q.outliers = cutScratch[bool](c, q.tasks*q.stride), cutScratch[bool](c, q.stride)
 		q.columns = cutScratch[int32](c, q.cols)
 	}
 	if q.half {
 		q.halves = cutScratch[uint16](c, q.tasks*q.cols)
 	}
-	if q.half || q.from != tensor.F32 {
+	if q.half && q.from == tensor.BF16 {
 		q.wide = cutScratch[float32](c, q.tasks*q.cols)
 	}
 }
@@ -77,88 +79,103 @@ func (q *rows8) release() { q.masks, q.wide, q.halves, q.outliers, q.columns = n
 // run writes the codes and statistics of x, and to columns which columns hold outliers.
 func (q *rows8) run(d *Device, codes []int8, stats []float32, x []byte) error {
 	q.found = 0
+	clear(q.outliers)
 	if q.rows*q.cols == 0 {
 		clear(stats)
-		clear(q.outliers)
 		return nil
 	}
 	clear(q.masks)
 	err := d.parallel(q.tasks, func(t int) {
 		for r := q.rows * t / q.tasks; r < q.rows*(t+1)/q.tasks; r++ {
 			stats[r] = q.row(codes[r*q.cols:][:q.cols], x, r, t)
-			if q.strict && hasNaN(q.from, x, r*q.cols, q.cols) {
-				stats[r] = float32(math.NaN())
-			}
 		}
 	})
 	if err != nil || q.threshold <= 0 {
 		return err
 	}
-	for c := range q.cols {
-		q.outliers[c] = false
-		for t := range q.tasks {
-			q.outliers[c] = q.outliers[c] || q.masks[t*q.cols+c]
-		}
-		if q.outliers[c] {
-			q.columns[q.found] = int32(c)
-			q.found++
-		}
-	}
+	q.collect()
 	if q.rows == 1 || q.found == 0 {
 		return nil
 	}
 	return d.ranges(q.rows, max(quantGrain/q.found, 1), func(lo, hi int) {
 		for r := lo; r < hi; r++ {
+			row := codes[r*q.cols:][:q.cols]
 			for _, c := range q.columns[:q.found] {
-				codes[r*q.cols+int(c)] = 0
+				row[c] = 0
 			}
 		}
 	})
 }
 
+// collect makes the list of outlier columns of what the tasks have seen, eight columns at a time.
+func (q *rows8) collect() {
+	all := tensor.View[uint64](tensor.AsBytes(q.outliers))
+	for t := range q.tasks {
+		for i, seen := range tensor.View[uint64](tensor.AsBytes(q.masks[t*q.stride:][:q.stride])) {
+			all[i] |= seen
+		}
+	}
+	for i, eight := range all {
+		if eight == 0 {
+			continue
+		}
+		for c := 8 * i; c < 8*i+8; c++ {
+			if q.outliers[c] {
+				q.columns[q.found] = int32(c)
+				q.found++
+			}
+		}
+	}
+}
+
 func (q *rows8) row(codes []int8, x []byte, r, task int) float32 {
 	var mask []bool
 	if q.threshold > 0 {
-		mask = q.masks[task*q.cols:][:q.cols]
+		mask = q.masks[task*q.stride:][:q.cols]
 	}
 	size := q.from.Size()
 	row := x[r*q.cols*size : (r+1)*q.cols*size]
-	if q.wide == nil {
-		return quant.QuantizeRow(codes, tensor.View[float32](row), q.threshold, mask)
+	switch {
+	case q.half:
+		return quantizeRow8(q, codes, tensor.View[tensor.Float16](q.narrow(row, task)), mask)
+	case q.from == tensor.BF16:
+		return quantizeRow8(q, codes, tensor.View[tensor.BFloat16](row), mask)
+	case q.from == tensor.F16:
+		return quantizeRow8(q, codes, tensor.View[tensor.Float16](row), mask)
+	}
+	return quantizeRow8(q, codes, tensor.View[float32](row), mask)
+}
+
+// narrow rounds a row to f16.
+func (q *rows8) narrow(row []byte, task int) []byte {
+	half := tensor.AsBytes(q.halves[task*q.cols:][:q.cols])
+	if q.from == tensor.F32 {
+		vec.Narrow(half, tensor.View[float32](row), tensor.F16)
+		return half
 	}
 	wide := q.wide[task*q.cols:][:q.cols]
 	vec.Widen(wide, row, q.from)
-	if q.half {
-		half := tensor.AsBytes(q.halves[task*q.cols:][:q.cols])
-		vec.Narrow(half, wide, tensor.F16)
-		vec.Widen(wide, half, tensor.F16)
-	}
-	return quant.QuantizeRow(codes, wide, q.threshold, mask)
+	vec.Narrow(half, wide, tensor.F16)
+	return half
 }
 
-// hasNaN reports whether one of n elements from lo on is NaN.
-func hasNaN(d tensor.DType, x []byte, lo, n int) bool {
+func quantizeRow8[E quant.Real](q *rows8, codes []int8, x []E, mask []bool) float32 {
+	stat := quant.QuantizeRow(codes, x, q.threshold, mask)
+	if q.strict && quant.HasNaN(x) {
+		return float32(math.NaN())
+	}
+	return stat
+}
+
+// hasNaN reports whether an element of x is NaN.
+func hasNaN(d tensor.DType, x []byte) bool {
 	switch d {
 	case tensor.BF16:
-		for _, v := range tensor.View[tensor.BFloat16](x)[lo:][:n] {
-			if v&0x7fff > 0x7f80 {
-				return true
-			}
-		}
+		return quant.HasNaN(tensor.View[tensor.BFloat16](x))
 	case tensor.F16:
-		for _, v := range tensor.View[tensor.Float16](x)[lo:][:n] {
-			if v&0x7fff > 0x7c00 {
-				return true
-			}
-		}
-	default:
-		for _, v := range tensor.View[float32](x)[lo:][:n] {
-			if v != v {
-				return true
-			}
-		}
+		return quant.HasNaN(tensor.View[tensor.Float16](x))
 	}
-	return false
+	return quant.HasNaN(tensor.View[float32](x))
 }
 
 func buildQuantizeRows8(d *Device, o ops.QuantizeRows8, s device.Spec) (*Kernel, error) {
@@ -173,7 +190,7 @@ func buildQuantizeRows8(d *Device, o ops.QuantizeRows8, s device.Spec) (*Kernel,
 			return err
 		}
 		clear(c.Out[2])
-		copy(tensor.View[bool](c.Out[2]), q.outliers)
+		copy(tensor.View[bool](c.Out[2]), q.outliers[:min(cols, len(q.outliers))])
 		return nil
 	}}, nil
 }
@@ -199,7 +216,7 @@ func buildQuantizeColumns8(d *Device, o ops.QuantizeColumns8, s device.Spec) (*K
 			if err := quantizeColumns(out, stats[lo:hi], part, s.In[0].DType, rows, w, o.Threshold); err != nil {
 				return err
 			}
-			if o.Strict && hasNaN(s.In[0].DType, part, 0, rows*w) {
+			if o.Strict && hasNaN(s.In[0].DType, part) {
 				markColumns(stats[lo:hi], part, s.In[0].DType)
 			}
 			for r := range rows {
@@ -251,11 +268,8 @@ func buildDequantizeRows8(d *Device, o ops.DequantizeRows8, s device.Spec) (*Ker
 
 func buildDequantizeProduct8(d *Device, o ops.DequantizeProduct8, s device.Spec) (*Kernel, error) {
 	rows, cols := s.In[0].Dim(0), s.In[0].Dim(1)
-	p := newProduct8(rows, cols, o.To)
-	var need scratchCut
-	p.carve(&need)
-	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
-		p.carve(&scratchCut{b: c.Scratch})
+	p := &product8{to: o.To, cols: cols}
+	return &Kernel{Run: func(c *Call) error {
 		p.bind(tensor.View[float32](c.In[1]), tensor.View[float32](c.In[2]), c.In[3])
 		defer p.release()
 		return p.run(d, c.Out[0], tensor.View[int32](c.In[0]), 0, rows)
@@ -264,69 +278,41 @@ func buildDequantizeProduct8(d *Device, o ops.DequantizeProduct8, s device.Spec)
 
 // product8 turns int32 sums into values, as quant.DequantizeProduct does.
 type product8 struct {
-	to          tensor.DType
-	cols, tasks int
+	to   tensor.DType
+	cols int
 
 	rowStats, colStats []float32
-	bias               []byte    // cols elements of dtype to; nil = none
-	wide               []float32 // tasks × cols
-	halves             []uint16  // tasks × cols
-}
-
-func newProduct8(rows, cols int, to tensor.DType) *product8 {
-	return &product8{to: to, cols: cols, tasks: min(max(rows*cols/quantGrain, 1), maxTasks, max(rows, 1))}
-}
-
-func (p *product8) carve(c *scratchCut) {
-	p.wide, p.halves = cutScratch[float32](c, p.tasks*p.cols), cutScratch[uint16](c, p.tasks*p.cols)
+	bias               []byte // cols elements of dtype to; nil = none
 }
 
 func (p *product8) bind(rowStats, colStats []float32, bias []byte) {
 	p.rowStats, p.colStats, p.bias = rowStats, colStats, bias
 }
 
-func (p *product8) release() {
-	p.rowStats, p.colStats, p.bias, p.wide, p.halves = nil, nil, nil, nil, nil
-}
+func (p *product8) release() { p.rowStats, p.colStats, p.bias = nil, nil, nil }
 
 // run writes rows first to first+rows-1 of the result from their sums in acc.
 func (p *product8) run(d *Device, dst []byte, acc []int32, first, rows int) error {
 	if rows*p.cols == 0 {
 		return nil
 	}
-	size := p.cols * p.to.Size()
-	if p.to == tensor.F16 && p.bias != nil { // product and sum are rounded together
-		return d.firstError(rows, max(quantGrain/p.cols, 1), func(lo, hi int) error {
-			return quant.DequantizeProduct(tensor.View[tensor.Float16](dst[(first+lo)*size:(first+hi)*size]), acc[lo*p.cols:hi*p.cols],
-				p.rowStats[first+lo:first+hi], p.colStats, tensor.View[tensor.Float16](p.bias), hi-lo, p.cols)
-		})
-	}
-	return d.parallel(p.tasks, func(t int) {
-		for r := rows * t / p.tasks; r < rows*(t+1)/p.tasks; r++ {
-			p.row(dst[(first+r)*size:(first+r+1)*size], acc[r*p.cols:][:p.cols], p.rowStats[first+r], t)
+	return d.firstError(rows, max(quantGrain/p.cols, 1), func(lo, hi int) error {
+		size := p.cols * p.to.Size()
+		to, sums, stats := dst[(first+lo)*size:(first+hi)*size], acc[lo*p.cols:hi*p.cols], p.rowStats[first+lo:first+hi]
+		switch p.to {
+		case tensor.BF16:
+			return productOf[tensor.BFloat16](p, to, sums, stats)
+		case tensor.F16:
+			return productOf[tensor.Float16](p, to, sums, stats)
 		}
+		return productOf[float32](p, to, sums, stats)
 	})
 }
 
-// row writes the values of one row.
-func (p *product8) row(dst []byte, acc []int32, stat float32, task int) {
-	wide, half := p.wide[task*p.cols:][:p.cols], tensor.AsBytes(p.halves[task*p.cols:][:p.cols])
-	cols := p.colStats[:len(acc)]
-	for i, v := range acc {
-		wide[i] = float32(float32(float32(v)*stat)*cols[i]) * quant.Int8ProductScale
-	}
-	if p.to == tensor.F16 {
-		vec.Narrow(dst, wide, tensor.F16)
-		return
-	}
-	vec.Narrow(half, wide, tensor.F16)
-	vec.Widen(wide, half, tensor.F16)
+func productOf[E quant.Real](p *product8, dst []byte, acc []int32, stats []float32) error {
+	var bias []E
 	if p.bias != nil {
-		for i := range wide {
-			wide[i] += load32(p.to, p.bias, i)
-		}
-		vec.Narrow(half, wide, tensor.F16)
-		vec.Widen(wide, half, tensor.F16)
+		bias = tensor.View[E](p.bias)
 	}
-	vec.Narrow(dst, wide, p.to)
+	return quant.DequantizeProduct(tensor.View[E](dst), acc, stats, p.colStats, bias, len(stats), p.cols)
 }

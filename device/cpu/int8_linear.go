@@ -14,7 +14,7 @@ func init() { Register(buildInt8Linear) }
 type linear8 struct {
 	m, n, k int
 	dtype   tensor.DType
-	tasks   int // that the product of outliers is cut into, over n
+	lanes   int // tasks that the product of outliers is cut into, over strips of n
 
 	rows  *rows8
 	gemm  *gemm8
@@ -22,8 +22,8 @@ type linear8 struct {
 	codes []int8    // (m, k)
 	stats []float32 // (m)
 	acc   []int32   // (tile, n)
-	kept  []float32 // (tile, outliers)
-	dots  []float32 // a task's column of the weight (outliers)
+	kept  []float32 // (tile, outliers): the elements that are outliers
+	strip []float32 // a lane's part of the outlier columns of the weight (quant.AddOutliers)
 }
 
 func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error) {
@@ -32,10 +32,10 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 	if l.k == 0 {
 		return nil, device.ErrNoKernel
 	}
-	l.tasks = min(max(l.n/16, 1), maxTasks)
+	l.lanes = min(max(l.n/quant.OutlierStrip, 1), d.threads, maxTasks)
 	l.rows = newRows8(l.m, l.k, ops.QuantizeRows8{Threshold: o.Threshold, Strict: true}, x.DType, true)
 	l.gemm = newGemm8(l.m, l.n, l.k, ops.Int8MatMul{TransB: true}, d.threads)
-	l.out = newProduct8(min(l.m, int8Tile), l.n, x.DType)
+	l.out = &product8{to: x.DType, cols: l.n}
 	var need scratchCut
 	l.carve(&need)
 	return &Kernel{ScratchBytes: need.used, Run: func(c *Call) error {
@@ -48,11 +48,10 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 func (l *linear8) carve(c *scratchCut) {
 	l.rows.carve(c)
 	l.gemm.carve(c)
-	l.out.carve(c)
 	tile := min(l.m, int8Tile)
 	l.codes, l.stats, l.acc = cutScratch[int8](c, l.m*l.k), cutScratch[float32](c, l.m), cutScratch[int32](c, tile*l.n)
 	if l.rows.threshold > 0 {
-		l.kept, l.dots = cutScratch[float32](c, tile*l.k), cutScratch[float32](c, l.tasks*l.k)
+		l.kept, l.strip = cutScratch[float32](c, tile*l.k), cutScratch[float32](c, l.lanes*l.stripFloats())
 	}
 }
 
@@ -60,7 +59,7 @@ func (l *linear8) release() {
 	l.rows.release()
 	l.gemm.release()
 	l.out.release()
-	l.codes, l.stats, l.acc, l.kept, l.dots = nil, nil, nil, nil, nil
+	l.codes, l.stats, l.acc, l.kept, l.strip = nil, nil, nil, nil, nil
 }
 
 func (l *linear8) run(d *Device, c *Call) error {
@@ -93,27 +92,58 @@ func (l *linear8) run(d *Device, c *Call) error {
 // addOutliers adds x[:, outliers]·W[:, outliers]ᵀ to rows of the result.
 func (l *linear8) addOutliers(d *Device, c *Call, w *weight8, first, rows int) error {
 	columns := l.rows.columns[:l.rows.found]
-	for r := range rows {
-		for j, col := range columns {
-			l.kept[r*len(columns)+j] = load32(l.dtype, c.In[0], (first+r)*l.k+int(col))
-		}
-	}
-	return d.parallel(l.tasks, func(t int) {
-		dots := l.dots[t*l.k:][:len(columns)]
-		for n := l.n * t / l.tasks; n < l.n*(t+1)/l.tasks; n++ {
+	kept := l.kept[:rows*len(columns)]
+	err := d.ranges(rows, max(quantGrain/8/len(columns), 1), func(lo, hi int) {
+		for r := lo; r < hi; r++ {
 			for j, col := range columns {
-				dots[j] = rounded(l.dtype, float32(float32(w.codes[n*l.k+int(col)])*w.stats[n])*quant.Int8RowScale)
-			}
-			for r := range rows {
-				at := (first+r)*l.n + n
-				sum := float32(0)
-				for j, v := range l.kept[r*len(columns):][:len(columns)] {
-					sum += float32(v * dots[j])
-				}
-				store32(l.dtype, c.Out[0], at, load32(l.dtype, c.Out[0], at)+sum)
+				kept[r*len(columns)+j] = load32(l.dtype, c.In[0], (first+r)*l.k+int(col))
 			}
 		}
 	})
+	if err != nil {
+		return err
+	}
+	strips := (l.n + quant.OutlierStrip - 1) / quant.OutlierStrip
+	each := min(l.stripFloats()/(quant.OutlierStrip*len(columns)), strips) // at a time
+	return d.firstError(l.lanes, 1, func(lane, _ int) error {
+		mem, end := l.strip[lane*l.stripFloats():][:l.stripFloats()], strips*(lane+1)/l.lanes
+		for s := strips * lane / l.lanes; s < end; s += each {
+			lo, hi := s*quant.OutlierStrip, min((s+each)*quant.OutlierStrip, end*quant.OutlierStrip, l.n)
+			l.fillStrips(mem, w, columns, lo, hi)
+			for r := range rows {
+				if err := l.addRow(c.Out[0], (first+r)*l.n+lo, hi-lo, kept[r*len(columns):][:len(columns)], mem); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// stripFloats is a lane's room for outlier columns: one strip of all columns, or what fits in the second cache.
+func (l *linear8) stripFloats() int { return quant.OutlierStrip * max(l.k, 4<<10) }
+
+// fillStrips decodes the outlier columns of rows lo to hi-1 of the weight.
+func (l *linear8) fillStrips(mem []float32, w *weight8, columns []int32, lo, hi int) {
+	for n := lo; n < hi; n++ {
+		codes, stat := w.codes[n*l.k:][:l.k], w.stats[n]
+		strip := mem[(n-lo)/quant.OutlierStrip*len(columns)*quant.OutlierStrip+(n-lo)%quant.OutlierStrip:]
+		for j, col := range columns {
+			strip[j*quant.OutlierStrip] = rounded(l.dtype, float32(float32(codes[col])*stat)*quant.Int8RowScale)
+		}
+	}
+}
+
+// addRow adds to n elements of the result from element `at` on.
+func (l *linear8) addRow(out []byte, at, n int, kept, mem []float32) error {
+	dst := out[at*l.dtype.Size() : (at+n)*l.dtype.Size()]
+	switch l.dtype {
+	case tensor.BF16:
+		return quant.AddOutliers(tensor.View[tensor.BFloat16](dst), kept, mem)
+	case tensor.F16:
+		return quant.AddOutliers(tensor.View[tensor.Float16](dst), kept, mem)
+	}
+	return quant.AddOutliers(tensor.View[float32](dst), kept, mem)
 }
 
 // rounded is x as dtype d holds it.

@@ -45,6 +45,7 @@ var outputs = []output{
 	{"quant/dynamic8", []func(*build.Context){encode8AVX512, encode8AVX2, decode8VBMI, decode8AVX512, decode8AVX2}},
 	{"quant/maxima", []func(*build.Context){maxima, reciprocals}},
 	{"quant/encode4", []func(*build.Context){encodeNF4AVX512, encodeFP4AVX512, encodeNF4AVX2, encodeFP4AVX2}},
+	{"quant/rows8", []func(*build.Context){limits, rowCodes, productRow, outlierRow}},
 	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
 	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
 	{"internal/fourbit/decode", both(restoreScales, eachDType(dtypes, blockTables), eachDType(dtypes[1:], tablePairs),

@@ -93,11 +93,19 @@ func encode8AVX2(c *build.Context) {
 	}
 }
 
-// rounder narrows float32 to a kind of element and stores it. In bfloat16, rounded to the nearest, ties to even, no NaN must occur.
+// rounder narrows float32 to a kind of element, to nearest with ties to even, and stores it. Without careForNaN no NaN must become a
+// bfloat16.
 type rounder struct {
-	c         *build.Context
-	kind      string
-	bit, half reg.VecVirtual // 1 and 0x7fff, for bfloat16
+	c                *build.Context
+	kind             string
+	bit, half, quiet reg.VecVirtual // 1, 0x7fff and 0x40, for bfloat16
+}
+
+func (r *rounder) careForNaN(vector func() reg.VecVirtual) {
+	if r.kind == "BF16" {
+		r.quiet = vector()
+		broadcastBits(r.c, 0x40, r.quiet)
+	}
 }
 
 func newRounder(c *build.Context, kind string, vector func() reg.VecVirtual) rounder {
@@ -111,17 +119,34 @@ func newRounder(c *build.Context, kind string, vector func() reg.VecVirtual) rou
 }
 
 // bf16 leaves the bfloat16 in the lower half of each lane.
-func (r rounder) bf16(v reg.VecVirtual, t reg.VecVirtual) {
-	c := r.c
-	c.VPSRLD(operand.U8(16), v, t)
-	if v.Size() == 64 {
-		c.VPANDD(r.bit, t, t)
-	} else {
-		c.VPAND(r.bit, t, t)
+func (r rounder) bf16(v reg.VecVirtual, vector func() reg.VecVirtual) {
+	c, upper, t := r.c, vector(), vector()
+	c.VPSRLD(operand.U8(16), v, upper)
+	and(c, r.bit, upper, t)
+	c.VPADDD(r.half, t, t)
+	c.VPADDD(v, t, t)
+	c.VPSRLD(operand.U8(16), t, t)
+	switch {
+	case r.quiet == nil:
+		r.move(t, v)
+	case v.Size() == 64:
+		nan := c.K()
+		c.VCMPPS(operand.U8(3), v, v, nan)
+		c.VPORD(r.quiet, upper, nan, t)
+		r.move(t, v)
+	default:
+		c.VCMPPS(operand.U8(3), v, v, v) // ones where it is NaN
+		c.VPOR(r.quiet, upper, upper)
+		c.VBLENDVPS(v, upper, t, v)
 	}
-	c.VPADDD(r.half, v, v)
-	c.VPADDD(t, v, v)
-	c.VPSRLD(operand.U8(16), v, v)
+}
+
+func (r rounder) move(from, to reg.VecVirtual) {
+	if to.Size() == 64 {
+		r.c.VMOVDQA32(from, to)
+	} else {
+		r.c.VMOVDQA(from, to)
+	}
 }
 
 // store writes all lanes of v, past the caches if stream is set; then dst must be aligned to what is written.
@@ -146,10 +171,10 @@ func (r rounder) store(v reg.VecVirtual, dst operand.Mem, stream bool) {
 	case "BF16":
 		h = narrow()
 		if wide {
-			r.bf16(v, c.ZMM())
+			r.bf16(v, c.ZMM)
 			c.VPMOVDW(v, h)
 		} else {
-			r.bf16(v, c.YMM())
+			r.bf16(v, c.YMM)
 			c.VEXTRACTI128(operand.U8(1), v, h)
 			c.VPACKUSDW(h, v.AsX(), h)
 		}
@@ -208,7 +233,7 @@ func decode8VBMI(c *build.Context) {
 						r.store(v[i], at(dst, 16*i*kind.size), stream)
 						continue
 					}
-					r.bf16(v[i], c.ZMM())
+					r.bf16(v[i], c.ZMM)
 					if i%2 == 0 {
 						continue
 					}
