@@ -62,11 +62,13 @@ func (r Result) Holding(bytes int64) Set {
 // sizes are the working sets beside the largest.
 var sizes = []int64{256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20}
 
-// How long samples of arithmetic and of memory last at least, and how many there are.
+// How long samples of arithmetic and of memory last at least, and how many there are: fewer where they take long, as on a busy machine.
 const (
 	sampleFMA    = 2 * time.Millisecond
 	sampleMemory = time.Millisecond
 	samples      = 8
+	fewSamples   = 3
+	longEnough   = 150 * time.Millisecond
 )
 
 // Measure runs the probe.
@@ -162,7 +164,8 @@ func rate(threads, each int, least time.Duration, f func(t, n int)) float64 {
 		n = max(2*n, int(1.2*float64(n)*float64(least)/float64(took+1)))
 	}
 	best := 0.0
-	for range samples {
+	began := time.Now()
+	for i := 0; i < samples && (i < fewSamples || time.Since(began) < longEnough); i++ {
 		took := together(threads, func(t int) { f(t, n) })
 		best = max(best, float64(n)*float64(each)*float64(threads)/max(took.Seconds(), 1e-9))
 	}

@@ -180,21 +180,24 @@ func (m *Memory) stack(p *plot.Plot, legend *plot.Legend, cs []column, unit floa
 			return err
 		}
 		p.Add(area)
-		label := string(c)
-		switch {
-		case c == Free:
-		case c.arena():
-			label += ", at most " + report.Bytes(most)
-		default:
-			label += ", " + report.Bytes(most)
-		}
-		entries = append(entries, entry{label, area})
+		entries = append(entries, entry{c.label(most), area})
 		base = top
 	}
 	for i := len(entries) - 1; i >= 0; i-- { // as they are stacked
 		legend.Add(entries[i].text, entries[i].thumb)
 	}
 	return nil
+}
+
+// label is the entry of a category in the legend.
+func (c Category) label(most int64) string {
+	switch {
+	case c == Free:
+		return string(c)
+	case c.arena():
+		return string(c) + ", at most " + report.Bytes(most)
+	}
+	return string(c) + ", " + report.Bytes(most)
 }
 
 // areaBetween is the area between two lines of steps.

@@ -14,10 +14,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
@@ -181,15 +184,6 @@ func TestTrace(t *testing.T) {
 	require.Len(t, byTrack[trackKernels], 2*(2*len(s.grads.Launches())+len(s.update.Launches())))
 	require.Positive(t, counters)
 	require.Equal(t, r.Memory.Peak.Bytes, most)
-	within := func(outer []event, e event) bool {
-		const slack = 1 // µs: the clocks of the step and of the stream are read at other moments
-		for _, o := range outer {
-			if e.TS >= o.TS-slack && e.TS+*e.Dur <= o.TS+*o.Dur+slack {
-				return true
-			}
-		}
-		return false
-	}
 	var plans []event
 	for _, e := range byTrack[trackPlans] {
 		require.True(t, within(byTrack[trackSteps], e), "%+v", e)
@@ -203,6 +197,17 @@ func TestTrace(t *testing.T) {
 			require.Contains(t, e.Args, key)
 		}
 	}
+}
+
+// within reports whether an event lies in one of others.
+func within(outer []event, e event) bool {
+	const slack = 1 // µs: the clocks of the step and of the stream are read at other moments
+	for _, o := range outer {
+		if e.TS >= o.TS-slack && e.TS+*e.Dur <= o.TS+*o.Dur+slack {
+			return true
+		}
+	}
+	return false
 }
 
 // TestMemory: what is allocated is what the plans report, and the fullest moment is theirs.
@@ -238,6 +243,38 @@ func TestMemory(t *testing.T) {
 	alone.Watch("gradients", s.grads)
 	require.Equal(t, s.grads.Report().Peak(), alone.Result().Memory.Bytes)
 	require.NotNil(t, alone.Result().Memory.Peak, "known before any step")
+}
+
+// hosted is a device with memory of its own beside that of the host.
+type hosted struct{ *cpu.Device }
+
+func (d hosted) AllocHost(bytes int64) (device.Buffer, error) { return d.Alloc(bytes) }
+
+// TestPagedMemory: variables in host memory are counted apart where the device has memory of its own, and as the device's where not.
+func TestPagedMemory(t *testing.T) {
+	for _, apart := range []bool{false, true} {
+		var dev device.Device = cpu.New(cpu.Options{Threads: 1})
+		if apart {
+			dev = hosted{cpu.New(cpu.Options{Threads: 1})}
+		}
+		state := graph.NewVar("state", tensor.T(tensor.F32, 1024))
+		state.Place = graph.InHost
+		g := graph.New("g")
+		g.Write(state, ops.AddScalar(g.Read(state), 1))
+		pl, err := plan.Compile([]graph.Value{ops.Fill(g, tensor.F32, 1)}, plan.Options{Device: dev})
+		require.NoError(t, err)
+		p, err := New(Options{Device: dev})
+		require.NoError(t, err)
+		p.Watch("g", pl)
+		m := p.Result().Memory
+		require.Equal(t, pl.Report().Peak(), m.Bytes)
+		require.Equal(t, apart, m.Host == 4096)
+		require.Len(t, m.Vars, 1)
+		var b bytes.Buffer
+		require.NoError(t, p.Result().WriteText(&b, TextOptions{}))
+		require.Equal(t, apart, strings.Contains(b.String(), "4.00 KiB of host memory"))
+		require.NoError(t, pl.Close())
+	}
 }
 
 // TestDry: without a run there are the memory and no times.
