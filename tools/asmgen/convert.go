@@ -97,3 +97,93 @@ func broadcast(c *build.Context, v uint32) reg.VecVirtual {
 	c.VPBROADCASTD(y.AsX(), y)
 	return y
 }
+
+// convertAVX512 emits a converter of blocks of eight as the AVX2 ones are, four ZMM registers a round and the rest by rest.
+func convertAVX512(c *build.Context, name, signature, doc string, in, out int, body func(src, dst operand.Mem), rest func(src, dst operand.Mem)) {
+	begin(c, name, signature, doc)
+	n, dst, src := param(c, "blocks"), param(c, "dst"), param(c, "src")
+	loop(c, "many", n, 8, func() {
+		for i := range 4 {
+			body(at(src, 16*in*i), at(dst, 16*out*i))
+		}
+		c.ADDQ(operand.I32(64*in), src)
+		c.ADDQ(operand.I32(64*out), dst)
+	})
+	loop(c, "single", n, 1, func() {
+		rest(at(src, 0), at(dst, 0))
+		c.ADDQ(operand.I32(8*in), src)
+		c.ADDQ(operand.I32(8*out), dst)
+	})
+	c.VZEROUPPER()
+	c.RET()
+}
+
+const (
+	widenSignature  = "func(blocks int, dst *float32, src *uint16)"
+	narrowSignature = "func(blocks int, dst *uint16, src *float32)"
+)
+
+func widenBF16Wide(c *build.Context) {
+	convert := func(x reg.VecVirtual) func(src, dst operand.Mem) {
+		return func(src, dst operand.Mem) {
+			c.VPMOVZXWD(src, x)
+			c.VPSLLD(operand.U8(16), x, x)
+			c.VMOVUPS(x, dst)
+		}
+	}
+	convertAVX512(c, "widenBF16AVX512", widenSignature, "widenBF16AVX512 converts 8*blocks bfloat16 to float32. Needs AVX-512.", 2, 4,
+		convert(c.ZMM()), convert(c.YMM()))
+}
+
+func widenF16Wide(c *build.Context) {
+	convert := func(x reg.VecVirtual) func(src, dst operand.Mem) {
+		return func(src, dst operand.Mem) {
+			c.VCVTPH2PS(src, x)
+			c.VMOVUPS(x, dst)
+		}
+	}
+	convertAVX512(c, "widenF16AVX512", widenSignature, "widenF16AVX512 converts 8*blocks binary16 to float32. Needs AVX-512.", 2, 4,
+		convert(c.ZMM()), convert(c.YMM()))
+}
+
+func narrowF16Wide(c *build.Context) {
+	convert := func(x reg.VecVirtual) func(src, dst operand.Mem) {
+		return func(src, dst operand.Mem) {
+			c.VMOVUPS(src, x)
+			c.VCVTPS2PH(operand.U8(0), x, dst)
+		}
+	}
+	convertAVX512(c, "narrowF16AVX512", narrowSignature, "narrowF16AVX512 rounds 8*blocks float32 to binary16, ties to even. Needs AVX-512.", 4, 2,
+		convert(c.ZMM()), convert(c.YMM()))
+}
+
+// narrowBF16Wide has the steps of narrowBF16, with the NaNs of a mask.
+func narrowBF16Wide(c *build.Context) {
+	l := &lanes{c, true, map[string]operand.Mem{}, "convert"}
+	k := func(bits uint32) operand.Mem { return l.bits(bits).Mem }
+	convert := func(v func() reg.VecVirtual, short func(x reg.VecVirtual, dst operand.Mem)) func(src, dst operand.Mem) {
+		return func(src, dst operand.Mem) {
+			x, upper, round, nan := v(), v(), v(), c.K()
+			c.VMOVUPS(src, x)
+			c.VPSRLD(operand.U8(16), x, upper)
+			c.VPANDD_BCST(k(1), upper, round)
+			c.VPADDD_BCST(k(0x7fff), round, round)
+			c.VPADDD(x, round, round)
+			c.VPSRLD(operand.U8(16), round, round)
+			c.VCMPPS(operand.U8(cmpUnordered), x, x, nan)
+			c.VPORD_BCST(k(0x40), upper, nan, round)
+			short(round, dst)
+		}
+	}
+	convertAVX512(c, "narrowBF16AVX512", narrowSignature, "narrowBF16AVX512 rounds 8*blocks float32 to bfloat16, ties to even. Needs AVX-512.", 4, 2,
+		convert(func() reg.VecVirtual { return c.ZMM() }, func(x reg.VecVirtual, dst operand.Mem) {
+			y := c.YMM() // a store of what VPMOVDW makes is faster than VPMOVDW to memory
+			c.VPMOVDW(x, y)
+			c.VMOVDQU(y, dst)
+		}),
+		convert(func() reg.VecVirtual { return c.YMM() }, func(x reg.VecVirtual, dst operand.Mem) {
+			y := c.XMM()
+			c.VPMOVDW(x, y)
+			c.VMOVDQU(y, dst)
+		}))
+}

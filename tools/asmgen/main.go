@@ -35,7 +35,7 @@ var outputs = []output{
 	{"device/cpu/gemm/int8", []func(*build.Context){int8AVX2, int8AVX512, laneSums, panelRowsInt8, panelColsInt8, dotInt8}},
 	{"device/cpu/gemm/pack", []func(*build.Context){transpose8Rows, transpose6Rows}},
 	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},
-	{"device/cpu/vec/convert", []func(*build.Context){widenBF16, widenF16, narrowBF16, narrowF16}},
+	{"device/cpu/vec/convert", []func(*build.Context){widenBF16, widenF16, narrowBF16, narrowF16, widenBF16Wide, widenF16Wide, narrowBF16Wide, narrowF16Wide}},
 	{"internal/probe/loops", []func(*build.Context){
 		probeFMA(probeYMM), probeRead(probeYMM), probeCopy(probeYMM), probeFMA(probeZMM), probeRead(probeZMM), probeCopy(probeZMM), probeDot8, probeDotBF16,
 	}},

@@ -231,3 +231,242 @@ blocks1_:
 blocks1_done:
 	VZEROUPPER
 	RET
+
+// func widenBF16AVX512(blocks int, dst *float32, src *uint16)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·widenBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ blocks+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+	CMPQ AX, $0x08
+	JLT  manydone
+
+many:
+	VPMOVZXWD (DX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, (CX)
+	VPMOVZXWD 32(DX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, 64(CX)
+	VPMOVZXWD 64(DX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, 128(CX)
+	VPMOVZXWD 96(DX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, 192(CX)
+	ADDQ      $+128, DX
+	ADDQ      $+256, CX
+	SUBQ      $0x08, AX
+	CMPQ      AX, $0x08
+	JGE       many
+
+manydone:
+	CMPQ AX, $0x01
+	JLT  singledone
+
+single:
+	VPMOVZXWD (DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $+16, DX
+	ADDQ      $+32, CX
+	SUBQ      $0x01, AX
+	CMPQ      AX, $0x01
+	JGE       single
+
+singledone:
+	VZEROUPPER
+	RET
+
+// func widenF16AVX512(blocks int, dst *float32, src *uint16)
+// Requires: AVX, AVX512F, F16C
+TEXT ·widenF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ blocks+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+	CMPQ AX, $0x08
+	JLT  manydone
+
+many:
+	VCVTPH2PS (DX), Z0
+	VMOVUPS   Z0, (CX)
+	VCVTPH2PS 32(DX), Z0
+	VMOVUPS   Z0, 64(CX)
+	VCVTPH2PS 64(DX), Z0
+	VMOVUPS   Z0, 128(CX)
+	VCVTPH2PS 96(DX), Z0
+	VMOVUPS   Z0, 192(CX)
+	ADDQ      $+128, DX
+	ADDQ      $+256, CX
+	SUBQ      $0x08, AX
+	CMPQ      AX, $0x08
+	JGE       many
+
+manydone:
+	CMPQ AX, $0x01
+	JLT  singledone
+
+single:
+	VCVTPH2PS (DX), Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $+16, DX
+	ADDQ      $+32, CX
+	SUBQ      $0x01, AX
+	CMPQ      AX, $0x01
+	JGE       single
+
+singledone:
+	VZEROUPPER
+	RET
+
+// func narrowBF16AVX512(blocks int, dst *uint16, src *float32)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·narrowBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ blocks+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+	CMPQ AX, $0x08
+	JLT  manydone
+
+many:
+	VMOVUPS     (DX), Z0
+	VPSRLD      $0x10, Z0, Z1
+	VPANDD.BCST convert00000001<>+0(SB), Z1, Z2
+	VPADDD.BCST convert00007fff<>+0(SB), Z2, Z2
+	VPADDD      Z0, Z2, Z2
+	VPSRLD      $0x10, Z2, Z2
+	VCMPPS      $0x03, Z0, Z0, K1
+	VPORD.BCST  convert00000040<>+0(SB), Z1, K1, Z2
+	VPMOVDW     Z2, Y0
+	VMOVDQU     Y0, (CX)
+	VMOVUPS     64(DX), Z0
+	VPSRLD      $0x10, Z0, Z1
+	VPANDD.BCST convert00000001<>+0(SB), Z1, Z2
+	VPADDD.BCST convert00007fff<>+0(SB), Z2, Z2
+	VPADDD      Z0, Z2, Z2
+	VPSRLD      $0x10, Z2, Z2
+	VCMPPS      $0x03, Z0, Z0, K1
+	VPORD.BCST  convert00000040<>+0(SB), Z1, K1, Z2
+	VPMOVDW     Z2, Y0
+	VMOVDQU     Y0, 32(CX)
+	VMOVUPS     128(DX), Z0
+	VPSRLD      $0x10, Z0, Z1
+	VPANDD.BCST convert00000001<>+0(SB), Z1, Z2
+	VPADDD.BCST convert00007fff<>+0(SB), Z2, Z2
+	VPADDD      Z0, Z2, Z2
+	VPSRLD      $0x10, Z2, Z2
+	VCMPPS      $0x03, Z0, Z0, K1
+	VPORD.BCST  convert00000040<>+0(SB), Z1, K1, Z2
+	VPMOVDW     Z2, Y0
+	VMOVDQU     Y0, 64(CX)
+	VMOVUPS     192(DX), Z0
+	VPSRLD      $0x10, Z0, Z1
+	VPANDD.BCST convert00000001<>+0(SB), Z1, Z2
+	VPADDD.BCST convert00007fff<>+0(SB), Z2, Z2
+	VPADDD      Z0, Z2, Z2
+	VPSRLD      $0x10, Z2, Z2
+	VCMPPS      $0x03, Z0, Z0, K1
+	VPORD.BCST  convert00000040<>+0(SB), Z1, K1, Z2
+	VPMOVDW     Z2, Y0
+	VMOVDQU     Y0, 96(CX)
+	ADDQ        $+256, DX
+	ADDQ        $+128, CX
+	SUBQ        $0x08, AX
+	CMPQ        AX, $0x08
+	JGE         many
+
+manydone:
+	CMPQ AX, $0x01
+	JLT  singledone
+
+single:
+	VMOVUPS     (DX), Y0
+	VPSRLD      $0x10, Y0, Y1
+	VPANDD.BCST convert00000001<>+0(SB), Y1, Y2
+	VPADDD.BCST convert00007fff<>+0(SB), Y2, Y2
+	VPADDD      Y0, Y2, Y2
+	VPSRLD      $0x10, Y2, Y2
+	VCMPPS      $0x03, Y0, Y0, K1
+	VPORD.BCST  convert00000040<>+0(SB), Y1, K1, Y2
+	VPMOVDW     Y2, X0
+	VMOVDQU     X0, (CX)
+	ADDQ        $+32, DX
+	ADDQ        $+16, CX
+	SUBQ        $0x01, AX
+	CMPQ        AX, $0x01
+	JGE         single
+
+singledone:
+	VZEROUPPER
+	RET
+
+DATA convert00000001<>+0(SB)/4, $0x00000001
+DATA convert00000001<>+4(SB)/4, $0x00000001
+DATA convert00000001<>+8(SB)/4, $0x00000001
+DATA convert00000001<>+12(SB)/4, $0x00000001
+DATA convert00000001<>+16(SB)/4, $0x00000001
+DATA convert00000001<>+20(SB)/4, $0x00000001
+DATA convert00000001<>+24(SB)/4, $0x00000001
+DATA convert00000001<>+28(SB)/4, $0x00000001
+GLOBL convert00000001<>(SB), RODATA|NOPTR, $32
+
+DATA convert00007fff<>+0(SB)/4, $0x00007fff
+DATA convert00007fff<>+4(SB)/4, $0x00007fff
+DATA convert00007fff<>+8(SB)/4, $0x00007fff
+DATA convert00007fff<>+12(SB)/4, $0x00007fff
+DATA convert00007fff<>+16(SB)/4, $0x00007fff
+DATA convert00007fff<>+20(SB)/4, $0x00007fff
+DATA convert00007fff<>+24(SB)/4, $0x00007fff
+DATA convert00007fff<>+28(SB)/4, $0x00007fff
+GLOBL convert00007fff<>(SB), RODATA|NOPTR, $32
+
+DATA convert00000040<>+0(SB)/4, $0x00000040
+DATA convert00000040<>+4(SB)/4, $0x00000040
+DATA convert00000040<>+8(SB)/4, $0x00000040
+DATA convert00000040<>+12(SB)/4, $0x00000040
+DATA convert00000040<>+16(SB)/4, $0x00000040
+DATA convert00000040<>+20(SB)/4, $0x00000040
+DATA convert00000040<>+24(SB)/4, $0x00000040
+DATA convert00000040<>+28(SB)/4, $0x00000040
+GLOBL convert00000040<>(SB), RODATA|NOPTR, $32
+
+// func narrowF16AVX512(blocks int, dst *uint16, src *float32)
+// Requires: AVX, AVX512F, F16C
+TEXT ·narrowF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ blocks+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+	CMPQ AX, $0x08
+	JLT  manydone
+
+many:
+	VMOVUPS   (DX), Z0
+	VCVTPS2PH $0x00, Z0, (CX)
+	VMOVUPS   64(DX), Z0
+	VCVTPS2PH $0x00, Z0, 32(CX)
+	VMOVUPS   128(DX), Z0
+	VCVTPS2PH $0x00, Z0, 64(CX)
+	VMOVUPS   192(DX), Z0
+	VCVTPS2PH $0x00, Z0, 96(CX)
+	ADDQ      $+256, DX
+	ADDQ      $+128, CX
+	SUBQ      $0x08, AX
+	CMPQ      AX, $0x08
+	JGE       many
+
+manydone:
+	CMPQ AX, $0x01
+	JLT  singledone
+
+single:
+	VMOVUPS   (DX), Y0
+	VCVTPS2PH $0x00, Y0, (CX)
+	ADDQ      $+32, DX
+	ADDQ      $+16, CX
+	SUBQ      $0x01, AX
+	CMPQ      AX, $0x01
+	JGE       single
+
+singledone:
+	VZEROUPPER
+	RET

@@ -23,3 +23,23 @@ func narrowBF16AVX2(blocks int, dst *uint16, src *float32)
 //
 //go:noescape
 func narrowF16AVX2(blocks int, dst *uint16, src *float32)
+
+// widenBF16AVX512 converts 8*blocks bfloat16 to float32. Needs AVX-512.
+//
+//go:noescape
+func widenBF16AVX512(blocks int, dst *float32, src *uint16)
+
+// widenF16AVX512 converts 8*blocks binary16 to float32. Needs AVX-512.
+//
+//go:noescape
+func widenF16AVX512(blocks int, dst *float32, src *uint16)
+
+// narrowBF16AVX512 rounds 8*blocks float32 to bfloat16, ties to even. Needs AVX-512.
+//
+//go:noescape
+func narrowBF16AVX512(blocks int, dst *uint16, src *float32)
+
+// narrowF16AVX512 rounds 8*blocks float32 to binary16, ties to even. Needs AVX-512.
+//
+//go:noescape
+func narrowF16AVX512(blocks int, dst *uint16, src *float32)

@@ -15,6 +15,8 @@ func init() {
 	}
 	if isa.Has(isa.AVX512) {
 		l := *levels[isa.AVX2]
+		l.widenBF16, l.widenF16 = widenBF16AVX512, widenF16AVX512
+		l.narrowBF16, l.narrowF16 = narrowBF16AVX512, narrowF16AVX512
 		l.expSum, l.ops, l.rows, l.sums = expSumAVX512, opsAVX512, rowsAVX512, sumsAVX512
 		l.turnHalves, l.addWide = turnHalvesAVX512, addWideAVX512
 		levels[isa.AVX512] = &l
