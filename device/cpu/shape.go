@@ -7,7 +7,7 @@ import (
 )
 
 func init() {
-	Register(func(d *Device, _ ops.ReshapeTo, _ device.Spec) (*Kernel, error) { return copyKernel(), nil })
+	Register(func(d *Device, _ ops.ReshapeTo, _ device.Spec) (*Kernel, error) { return copyKernel(d), nil })
 	Register(buildPermute)
 	Register(buildExpand)
 	Register(buildSlice)
@@ -16,74 +16,17 @@ func init() {
 	Register(buildIota)
 }
 
-func copyKernel() *Kernel {
+func copyKernel(d *Device) *Kernel {
 	return &Kernel{Run: func(c *Call) error {
-		copy(c.Out[0], c.In[0])
-		return nil
+		return d.ranges(min(len(c.Out[0]), len(c.In[0])), copyGrain, func(lo, hi int) { copy(c.Out[0][lo:hi], c.In[0][lo:]) })
 	}}
 }
 
-// strided copies a tensor of shape dims into contiguous rows of dst, reading src at the given strides (in elements). Rows of
-// the innermost axis are the unit of work.
-type strided struct {
-	dims    []int
-	strides []int
-	elem    int // bytes
-	start   int // first element in src
-}
-
-func (s strided) run(d *Device, dst, src []byte) error {
-	rank := len(s.dims)
-	if rank == 0 {
-		copy(dst[:s.elem], src[s.start*s.elem:])
-		return nil
-	}
-	inner, step := s.dims[rank-1], s.strides[rank-1]
-	outer := 1
-	for _, n := range s.dims[:rank-1] {
-		outer *= n
-	}
-	if inner == 0 {
-		return nil
-	}
-	return d.ranges(outer, max(shapeGrain/(inner*s.elem), 1), func(lo, hi int) {
-		for row := lo; row < hi; row++ {
-			off, rest := s.start, row
-			for axis := rank - 2; axis >= 0; axis-- {
-				off += rest % s.dims[axis] * s.strides[axis]
-				rest /= s.dims[axis]
-			}
-			copyRun(dst[row*inner*s.elem:(row+1)*inner*s.elem], src, off, step, s.elem)
-		}
-	})
-}
+// copyGrain is the bytes that a task copies at least: copying is fast enough that less is not worth waking a thread.
+const copyGrain = 256 << 10
 
 // shapeGrain is the bytes below which data movement stays on one thread.
 const shapeGrain = 64 << 10
-
-// copyRun fills dst with elements src[off], src[off+step], ...
-func copyRun(dst, src []byte, off, step, elem int) {
-	if step == 1 {
-		copy(dst, src[off*elem:])
-		return
-	}
-	switch elem {
-	case 1:
-		runOf(dst, src, off, step)
-	case 2:
-		runOf(tensor.View[uint16](dst), tensor.View[uint16](src), off, step)
-	case 4:
-		runOf(tensor.View[uint32](dst), tensor.View[uint32](src), off, step)
-	case 8:
-		runOf(tensor.View[uint64](dst), tensor.View[uint64](src), off, step)
-	}
-}
-
-func runOf[E any](dst, src []E, off, step int) {
-	for i := range dst {
-		dst[i] = src[off+i*step]
-	}
-}
 
 func buildPermute(d *Device, op ops.Permute, s device.Spec) (*Kernel, error) {
 	st := s.In[0].Shape.Strides()
@@ -92,20 +35,20 @@ func buildPermute(d *Device, op ops.Permute, s device.Spec) (*Kernel, error) {
 		plan.dims = append(plan.dims, s.In[0].Dim(int(p)))
 		plan.strides = append(plan.strides, st[p])
 	}
-	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
+	return plan.kernel(d), nil
 }
 
 func buildExpand(d *Device, _ ops.Expand, s device.Spec) (*Kernel, error) {
 	o := newOperand(s.In[0], s.Out[0])
 	plan := strided{dims: s.Out[0].Shape.Dims(), strides: o.strides[:s.Out[0].Rank()], elem: s.In[0].DType.Size()}
-	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
+	return plan.kernel(d), nil
 }
 
 func buildSlice(d *Device, op ops.SliceAxis, s device.Spec) (*Kernel, error) {
 	st := s.In[0].Shape.Strides()
 	plan := strided{dims: s.Out[0].Shape.Dims(), strides: st, elem: s.In[0].DType.Size(), start: int(op.Start) * st[op.Axis]}
 	st[op.Axis] *= int(max(op.Step, 1))
-	return &Kernel{Run: func(c *Call) error { return plan.run(d, c.Out[0], c.In[0]) }}, nil
+	return plan.kernel(d), nil
 }
 
 // buildPad fills what is around each piece and copies the piece, the pieces in parallel.

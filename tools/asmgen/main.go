@@ -60,6 +60,7 @@ var outputs = []output{
 		flash256.hide, flash512.hide, flash256.scale, flash512.scale}},
 	{"device/cpu/flash/pack", []func(*build.Context){columnsTo8, columnsTo4, flash256.cut, flash512.cut, dot}},
 	{"device/cpu/flash/few", []func(*build.Context){flash256.dots, flash512.dots, flash256.weigh, flash512.weigh}},
+	{"device/cpu/vec/transpose", []func(*build.Context){transposeTiles}},
 }
 
 func main() {
