@@ -9,9 +9,9 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// tiles emits a transposition of tiles in registers, one after another along rows of src that are lds bytes apart. turn makes cols
-// registers of the rows'; store writes one.
-func tiles(c *build.Context, name string, rows, cols, elem int, needs string, vector func() reg.VecVirtual,
+// tiles emits a transposition of tiles in registers, one after another along rows of src that are lds bytes apart. read loads all rows,
+// turn makes a register of each column, store writes one.
+func tiles(c *build.Context, name string, rows, cols, elem int, needs string, read func(next func() operand.Mem) []reg.VecVirtual,
 	turn func(r []reg.VecVirtual) []reg.VecVirtual, store func(x reg.VecVirtual, k int, dst operand.Mem)) {
 	begin(c, name, "func(tiles int, dst *byte, ldd int, src *byte, lds int)",
 		fmt.Sprintf("%s turns %d rows of %d*tiles elements of %d bytes: dst[k][r] = src[r][k]. Strides are in bytes. Needs %s.",
@@ -20,16 +20,16 @@ func tiles(c *build.Context, name string, rows, cols, elem int, needs string, ve
 	loop(c, "tile", n, 1, func() {
 		p := c.GP64()
 		c.MOVQ(src, p)
-		r := make([]reg.VecVirtual, rows)
-		for i := range r {
-			r[i] = vector()
-			c.VMOVUPS(at(p, 0), r[i])
-			c.PREFETCHT0(at(p, transposeAhead))
-			if i < rows-1 {
+		first := true
+		next := func() operand.Mem {
+			if !first {
 				c.ADDQ(lds, p)
 			}
+			first = false
+			c.PREFETCHT0(at(p, transposeAhead))
+			return at(p, 0)
 		}
-		for k, x := range turn(r) {
+		for k, x := range turn(read(next)) {
 			store(x, k, at(dst, 0))
 			c.ADDQ(ldd, dst)
 		}
@@ -43,17 +43,28 @@ func tiles(c *build.Context, name string, rows, cols, elem int, needs string, ve
 }
 
 func transposeTiles(c *build.Context) {
-	ymm, zmm := func() reg.VecVirtual { return c.YMM() }, func() reg.VecVirtual { return c.ZMM() }
 	whole := func(x reg.VecVirtual, _ int, dst operand.Mem) { c.VMOVUPS(x, dst) }
-	tiles(c, "transpose32AVX2", 8, 8, 4, "AVX2", ymm, func(r []reg.VecVirtual) []reg.VecVirtual {
+	past := func(x reg.VecVirtual, _ int, dst operand.Mem) { c.VMOVNTPS(x, dst) }
+	turn16 := func(r []reg.VecVirtual) []reg.VecVirtual { return transpose16(c, r) }
+	rows := func(n int, vector func() reg.VecVirtual) func(next func() operand.Mem) []reg.VecVirtual {
+		return func(next func() operand.Mem) (r []reg.VecVirtual) {
+			for range n {
+				x := vector()
+				c.VMOVUPS(next(), x)
+				r = append(r, x)
+			}
+			return r
+		}
+	}
+	ymm, zmm := func() reg.VecVirtual { return c.YMM() }, func() reg.VecVirtual { return c.ZMM() }
+	const lines = "AVX-512, dst and ldd multiples of 64"
+	tiles(c, "transpose32AVX2", 8, 8, 4, "AVX2", rows(8, ymm), func(r []reg.VecVirtual) []reg.VecVirtual {
 		out := transpose8(c, [8]reg.VecVirtual(r))
 		return out[:]
 	}, whole)
-	tiles(c, "transpose32AVX512", 16, 16, 4, "AVX-512", zmm, func(r []reg.VecVirtual) []reg.VecVirtual { return transpose16(c, r) }, whole)
-	tiles(c, "transpose32StreamAVX512", 16, 16, 4, "AVX-512, dst and ldd multiples of 64", zmm,
-		func(r []reg.VecVirtual) []reg.VecVirtual { return transpose16(c, r) },
-		func(x reg.VecVirtual, _ int, dst operand.Mem) { c.VMOVNTPS(x, dst) })
-	tiles(c, "transpose16AVX2", 8, 16, 2, "AVX2", ymm, func(r []reg.VecVirtual) []reg.VecVirtual { return transposeWords(c, r) },
+	tiles(c, "transpose32AVX512", 16, 16, 4, "AVX-512", rows(16, zmm), turn16, whole)
+	tiles(c, "transpose32StreamAVX512", 16, 16, 4, lines, rows(16, zmm), turn16, past)
+	tiles(c, "transpose16AVX2", 8, 16, 2, "AVX2", rows(8, ymm), func(r []reg.VecVirtual) []reg.VecVirtual { return transposeWords(c, r) },
 		func(x reg.VecVirtual, k int, dst operand.Mem) { // columns 0 to 7 in the lower halves, 8 to 15 in the upper ones
 			if k < 8 {
 				c.VMOVDQU(x.AsX(), dst)
@@ -61,6 +72,22 @@ func transposeTiles(c *build.Context) {
 				c.VEXTRACTI128(operand.U8(1), x, dst)
 			}
 		})
+	pairs := func(next func() operand.Mem) []reg.VecVirtual { return wordPairs(c, next) }
+	tiles(c, "transpose16AVX512", 32, 16, 2, "AVX-512", pairs, turn16, whole)
+	tiles(c, "transpose16StreamAVX512", 32, 16, 2, lines, pairs, turn16, past)
+}
+
+// wordPairs loads 32 rows of 16-bit elements as 16 rows of pairs, each of one column of two rows: elements of 32 bits.
+func wordPairs(c *build.Context, next func() operand.Mem) (r []reg.VecVirtual) {
+	for range 16 {
+		low, high := c.ZMM(), c.ZMM()
+		c.VPMOVZXWD(next(), low)
+		c.VPMOVZXWD(next(), high)
+		c.VPSLLD(operand.U8(16), high, high)
+		c.VPORD(high, low, low)
+		r = append(r, low)
+	}
+	return r
 }
 
 // transpose16 transposes a 16x16 matrix of 32-bit elements: within blocks of four by unpacking, then the blocks.

@@ -23,3 +23,13 @@ func transpose32StreamAVX512(tiles int, dst *byte, ldd int, src *byte, lds int)
 //
 //go:noescape
 func transpose16AVX2(tiles int, dst *byte, ldd int, src *byte, lds int)
+
+// transpose16AVX512 turns 32 rows of 16*tiles elements of 2 bytes: dst[k][r] = src[r][k]. Strides are in bytes. Needs AVX-512.
+//
+//go:noescape
+func transpose16AVX512(tiles int, dst *byte, ldd int, src *byte, lds int)
+
+// transpose16StreamAVX512 turns 32 rows of 16*tiles elements of 2 bytes: dst[k][r] = src[r][k]. Strides are in bytes. Needs AVX-512, dst and ldd multiples of 64.
+//
+//go:noescape
+func transpose16StreamAVX512(tiles int, dst *byte, ldd int, src *byte, lds int)

@@ -21,6 +21,7 @@ func init() {
 		l.expSum, l.ops, l.rows, l.sums = expSumAVX512, opsAVX512, rowsAVX512, sumsAVX512
 		l.turnHalves, l.addWide = turnHalvesAVX512, addWideAVX512
 		l.transpose32 = tileLoop{16, 16, transpose32AVX512, transpose32StreamAVX512}
+		l.transpose16 = tileLoop{32, 16, transpose16AVX512, transpose16StreamAVX512}
 		levels[isa.AVX512] = &l
 	}
 	fast = *levels[isa.Best()]
