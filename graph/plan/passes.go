@@ -25,7 +25,8 @@ var passes = []pass{
 	{name: "lower", run: lower, after: []string{"prune"}},
 	{name: "widen", run: widen, after: []string{"lower"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "accumulate", run: accumulate, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse }},
-	{name: "fuse", run: fuse, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
+	{name: "recompute", run: recompute, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
+	{name: "fuse", run: fuse, after: []string{"lower", "accumulate", "recompute"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "stage", run: stage, after: []string{"fuse", "lower"}},
 }
 
