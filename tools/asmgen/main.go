@@ -53,6 +53,7 @@ var outputs = []output{
 	{"internal/fourbit/strips", both(eachDType(dtypes, packLanes), eachDType(dtypes, packFew), eachDType(dtypes, packRows))},
 	{"internal/fourbit/dot", both(dots, sumRows)},
 	{"device/cpu/gemm/panels", []func(*build.Context){panelRowsF32, panelRowsBF16, panelRowsF16, panelColsF32, panelColsBF16, panelColsF16}},
+	{"device/cpu/gemm/dots", []func(*build.Context){dotsF32, dotsBF16, dotsF16}},
 	{"device/cpu/vec/sums", []func(*build.Context){sums}},
 	{"device/cpu/vec/rows", []func(*build.Context){rows}},
 	{"device/cpu/flash/tile", []func(*build.Context){flash256.outer, flash512.outer, flash256.inner, flash512.inner}},

@@ -96,6 +96,36 @@ func TestVectorsAgree(t *testing.T) {
 	}
 }
 
+// TestRowDots compares products of rows with float64 sums for every length around the steps and every type.
+func TestRowDots(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 2))
+	for _, kern := range available() {
+		k := kernels[kern]
+		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
+			w := newMat(r, dt, false, 5, 70, 3)
+			if !k.dotsOf(&w.Mat) {
+				continue
+			}
+			x := newMat(r, tensor.F32, false, 4, 70, 1)
+			for n := 1; n <= 70; n++ {
+				for _, m := range []int{1, 2, 4} {
+					out := make([]float32, 17)
+					out[4*m] = 77
+					k.dots(m, n, x.float(0, 0), x.LD, &w.Mat, 1, w.LD, out)
+					require.EqualValues(t, 77, out[4*m])
+					for i := range 4 * m {
+						var want float64
+						for at := range n {
+							want += x.vals[i/4*70+at] * w.vals[(1+i%4)*70+at]
+						}
+						require.InDelta(t, want, out[i], 1e-5, "%v %v n %d m %d", kern, dt, n, m)
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestJobsDropMemory makes sure a finished call keeps no reference to the caller's matrices.
 func TestJobsDropMemory(t *testing.T) {
 	j := newJob()

@@ -19,8 +19,9 @@ type job struct {
 	lds     int       // elements from one row of sums to the next
 
 	small                        bool
-	swapped                      bool // small: computing the transpose of C
-	cols                         int  // small: columns of a task if B is not transposed
+	swapped                      bool  // small: computing the transpose of C
+	cols                         int   // small: columns of C a task
+	x                            panel // small: op(A) as float32
 	packA32, work                []float32
 	workEach                     int
 	copyFn, dotFn, axpyFn, f64Fn func(worker, task int)
@@ -44,7 +45,7 @@ func newJob() *job {
 
 // release drops the references to the caller's memory.
 func (j *job) release() {
-	j.Args, j.mem, j.sums, j.packA32, j.work = Args{}, nil, nil, nil, nil
+	j.Args, j.mem, j.sums, j.packA32, j.work, j.x = Args{}, nil, nil, nil, nil, panel{}
 	select {
 	case idle <- j:
 	default:

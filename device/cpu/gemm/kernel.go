@@ -51,10 +51,13 @@ type kernel struct {
 	// direct says that tile is fast for any strides, so that operands may stay where they lie.
 	direct bool
 	packers
-	dot   func(n int, x, y *float32) float32
-	dot4  func(n int, x, w *float32, ldw int, out *[4]float32)
-	axpy  func(n int, alpha float32, x, y *float32)
-	axpy4 func(n int, alpha *[4]float32, x *float32, ldx int, y *float32)
+	// dots* are products of 1, 2 or 4 rows with four rows of w; nil without them. See the assembly.
+	dotsF32           func(m, n int, x *float32, ldx int, w *float32, ldw int, out *float32)
+	dotsBF16, dotsF16 func(m, n int, x *float32, ldx int, w *uint16, ldw int, out *float32)
+	dot               func(n int, x, y *float32) float32
+	dot4              func(n int, x, w *float32, ldw int, out *[4]float32)
+	axpy              func(n int, alpha float32, x, y *float32)
+	axpy4             func(n int, alpha *[4]float32, x *float32, ldx int, y *float32)
 }
 
 // packers make strips. What is nil is done by others and in Go.
