@@ -107,6 +107,26 @@ func (a *attention) number(head, row int) int {
 	return (head/a.Hkv*a.Hq+head%a.Hkv*a.Rep+row%a.Rep)*a.Tq + row/a.Rep
 }
 
+// numbers copies those of rows [r0, r0+len(x)) of a key head from a (B, Hq, Tq) tensor to x, or back.
+func (a *attention) numbers(tensor, x []float32, head, r0 int, back bool) {
+	if a.Rep == 1 {
+		at := a.number(head, r0)
+		if back {
+			copy(tensor[at:], x)
+		} else {
+			copy(x, tensor[at:])
+		}
+		return
+	}
+	for j := range x {
+		if at := a.number(head, r0+j); back {
+			tensor[at] = x[j]
+		} else {
+			x[j] = tensor[at]
+		}
+	}
+}
+
 // attnMask tells which keys a query sees.
 type attnMask struct {
 	doc, offset, length []int32 // nil when absent

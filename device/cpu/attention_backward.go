@@ -3,6 +3,7 @@ package cpu
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/flash"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -86,7 +87,7 @@ func (f *attnBackward) part(worker, task int) {
 	for i := part; i < f.tiles; i += f.parts {
 		in.R0 = i * f.tiler.GradQueries()
 		in.Rows = min(f.tiler.GradQueries(), f.rows-in.R0)
-		in.LSE, in.DLSE = f.numbers(lse, 4, head, &in), f.numbers(dlse, 9, head, &in)
+		in.LSE, in.DLSE = f.given(lse, 4, head, &in), f.given(dlse, 9, head, &in)
 		for j := range in.Rows {
 			lo, hi := f.mask.keys(head/f.Hkv, (in.R0+j)/f.Rep)
 			t.See(j, lo, hi)
@@ -94,41 +95,31 @@ func (f *attnBackward) part(worker, task int) {
 		t.Backward(&in, dq, sums)
 	}
 	if f.parts == 1 {
-		f.store(head, sums)
+		f.store(&t, head, sums)
 	}
 }
 
-// numbers collects those of a tile from a (B, Hq, Tq) input, nil if it is absent.
-func (f *attnBackward) numbers(dst []float32, input, head int, in *flash.GradIn) []float32 {
+// given returns those of a tile from a (B, Hq, Tq) input, nil if it is absent.
+func (f *attnBackward) given(dst []float32, input, head int, in *flash.GradIn) []float32 {
 	if f.call.In[input] == nil {
 		return nil
 	}
-	all := tensor.View[float32](f.call.In[input])
-	for j := range in.Rows {
-		dst[j] = all[f.number(head, in.R0+j)]
-	}
+	f.numbers(tensor.View[float32](f.call.In[input]), dst[:in.Rows], head, in.R0, false)
 	return dst
 }
 
 // add adds up the parts of a key head.
-func (f *attnBackward) add(_, head int) {
+func (f *attnBackward) add(worker, head int) {
 	n := f.sumFloats()
 	all := f.shared()[head*f.parts*n:]
 	for p := 1; p < f.parts; p++ {
-		addRow(all[:n], all[p*n:])
+		vec.OpAdd.Run(all[:n], all[:n], all[p*n:(p+1)*n], nil)
 	}
-	f.store(head, f.sums(all))
+	t := f.tiler.GradTile(f.lane(worker))
+	f.store(&t, head, f.sums(all))
 }
 
 // store rounds the sums of a key head to the outputs.
-func (f *attnBackward) store(head int, sums flash.Sums) {
-	f.tiler.StoreSums(f.keys(f.call.Out[1], head), sums.K, f.Tk)
-	f.tiler.StoreSums(f.keys(f.call.Out[2], head), sums.V, f.Tk)
-}
-
-func addRow(dst, x []float32) {
-	x = x[:len(dst)]
-	for i := range dst {
-		dst[i] += x[i]
-	}
+func (f *attnBackward) store(t *flash.GradTile, head int, sums flash.Sums) {
+	t.StoreSums(f.keys(f.call.Out[1], head), f.keys(f.call.Out[2], head), sums, f.Tk)
 }

@@ -94,8 +94,5 @@ func (f *attnForward) tile(worker, task int) {
 	}
 	t.Forward(f.queries(f.call.In[0], head), r0, rows, k, f.tiler.Packed(v, f.Tk))
 	t.Store(f.queries(f.call.Out[0], head), r0, rows)
-	lse := tensor.View[float32](f.call.Out[1])
-	for j := range rows {
-		lse[f.number(head, r0+j)] = t.LSE(j, ops.NoKeys)
-	}
+	f.numbers(tensor.View[float32](f.call.Out[1]), t.LSE(ops.NoKeys)[:rows], head, r0, true)
 }

@@ -212,17 +212,40 @@ func (r rows8) at(i int) operand.Mem {
 	return []operand.Mem{at(base, 0), indexed(base, r.lds), {Base: base, Index: r.lds, Scale: 2}, indexed(base, r.three)}[i%4]
 }
 
-// load reads eight floats of each row, asks for the same of the eight rows below, and steps on.
+// load reads an 8x8 matrix, asks for that of the eight rows below, and steps on. Register 4*h+i holds elements 4*h to 4*h+3 of row
+// i and, in its upper half, of row i+4: halves are put together by loads, which leaves the shuffle port 16 of 24 shuffles.
 func (r rows8) load(c *build.Context, below rows8) (y [8]reg.VecVirtual) {
 	for i := range y {
-		y[i] = c.YMM()
-		c.VMOVUPS(r.at(i), y[i])
 		c.PREFETCHT0(below.at(i))
+		y[i] = c.YMM()
+		lower, upper := r.at(i%4), r.at(i%4+4)
+		lower.Disp, upper.Disp = i/4*16, i/4*16
+		c.VMOVUPS(lower, y[i].AsX())
+		c.VINSERTF128(operand.U8(1), upper, y[i], y[i])
 	}
 	for _, p := range []reg.GPVirtual{r.low, r.high, below.low, below.high} {
 		c.ADDQ(operand.U8(32), p)
 	}
 	return y
+}
+
+// turn transposes what load returns: register k holds element k of the eight rows.
+func turn(c *build.Context, y [8]reg.VecVirtual) (out [8]reg.VecVirtual) {
+	for h := 0; h < 8; h += 4 {
+		var t [4]reg.VecVirtual
+		for i := range t {
+			t[i], out[h+i] = c.YMM(), c.YMM()
+		}
+		for i := range 2 {
+			c.VUNPCKLPS(y[h+2*i+1], y[h+2*i], t[2*i])
+			c.VUNPCKHPS(y[h+2*i+1], y[h+2*i], t[2*i+1])
+		}
+		for i := range 2 {
+			c.VUNPCKLPD(t[i+2], t[i], out[h+2*i])
+			c.VUNPCKHPD(t[i+2], t[i], out[h+2*i+1])
+		}
+	}
+	return out
 }
 
 // columns transposes eight rows. Rows of an operand are often a power of two apart, which defeats the hardware's prefetcher.
@@ -237,7 +260,7 @@ func columns(c *build.Context, name, signature string, put func(dst, step reg.GP
 	below := rows8{next, c.GP64(), lds, r.three}
 	c.LEAQ(operand.Mem{Base: next, Index: lds, Scale: 4}, below.high)
 	c.Label("loop")
-	put(dst, step, transpose8(c, r.load(c, below)))
+	put(dst, step, turn(c, r.load(c, below)))
 	c.DECQ(blocks)
 	c.JNZ(operand.LabelRef("loop"))
 	c.VZEROUPPER()
@@ -297,6 +320,38 @@ func (f flash) cut(c *build.Context) {
 	c.JNZ(operand.LabelRef("strip"))
 	c.ADDQ(lds, src)
 	c.ADDQ(operand.U8(4*f.mr), dst)
+	c.DECQ(rows)
+	c.JNZ(operand.LabelRef("row"))
+	c.VZEROUPPER()
+	c.RET()
+}
+
+// dotRows emits inner products of rows, the next of x fetched ahead.
+func dotRows(c *build.Context) {
+	begin(c, "dotRowsAVX2", "func(rows int, blocks int, x *float32, ldx int, y *float32, ldy int, out *float32)",
+		"dotRowsAVX2 sets out[r], r < rows, to the sum of x[r*ldx+i]*y[r*ldy+i], i < 8*blocks. rows, blocks >= 1. Needs AVX2 and FMA.")
+	rows, blocks, x, ldx := param(c, "rows"), param(c, "blocks"), param(c, "x"), param(c, "ldx")
+	y, ldy, out := param(c, "y"), param(c, "ldy"), param(c, "out")
+	c.SHLQ(operand.U8(2), ldx)
+	c.SHLQ(operand.U8(2), ldy)
+	px, py, n, v := c.GP64(), c.GP64(), c.GP64(), c.YMM()
+	c.Label("row")
+	c.MOVQ(x, px)
+	c.MOVQ(y, py)
+	c.MOVQ(blocks, n)
+	acc := zeros(c, 1)
+	c.Label("block")
+	c.VMOVUPS(at(px, 0), v)
+	c.PREFETCHT0(operand.Mem{Base: px, Index: ldx, Scale: 8})
+	c.VFMADD231PS(at(py, 0), v, acc[0])
+	c.ADDQ(operand.U8(32), px)
+	c.ADDQ(operand.U8(32), py)
+	c.DECQ(n)
+	c.JNZ(operand.LabelRef("block"))
+	c.VMOVSS(sum(c, acc), at(out, 0))
+	c.ADDQ(ldx, x)
+	c.ADDQ(ldy, y)
+	c.ADDQ(operand.U8(4), out)
 	c.DECQ(rows)
 	c.JNZ(operand.LabelRef("row"))
 	c.VZEROUPPER()

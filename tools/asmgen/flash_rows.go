@@ -40,6 +40,11 @@ func declareExp2(c *build.Context) {
 	eight("exp2Least", math.Float32bits(exp2Least))
 	eight("exp2Most", math.Float32bits(127))
 	eight("oneKey", 1)
+	eight("logHalf", math.Float32bits(math.Sqrt2/2))
+	eight("logLn2", math.Float32bits(math.Ln2))
+	for _, odd := range []int{1, 3, 5, 7, 9} {
+		eight(fmt.Sprintf("logOver%d", odd), math.Float32bits(1/float32(odd)))
+	}
 	eight("minusInf", math.Float32bits(float32(math.Inf(-1))))
 }
 
@@ -269,6 +274,43 @@ func (f flash) scale(c *build.Context) {
 	c.ADDQ(operand.U32(4*f.nr()), x)
 	c.DECQ(rows)
 	c.JNZ(operand.LabelRef("row"))
+	c.VZEROUPPER()
+	c.RET()
+}
+
+// lse emits the logarithm of the sums of exponentials. With x = 2^e*m, m from sqrt(1/2) to sqrt(2), and s = (m-1)/(m+1):
+// log x = e*ln2 + 2s*(1 + s^2/3 + s^4/5 + s^6/7 + s^8/9), left out are 4e-10.
+func (f flash) lse(c *build.Context) {
+	begin(c, "lse"+f.suffix, "func(state *float32, out *float32)",
+		fmt.Sprintf("lse%s sets out[i], i < %d, to ln2*top[i] + log(sum[i]) with state as in softmax. A sum is normal or a NaN. Needs %s.", f.suffix, f.nr(), f.needs))
+	state, out := param(c, "state"), param(c, "out")
+	half, one, two, ln2, y := f.broadcast(c, "logHalf"), f.broadcast(c, "logOver1"), f.vector(c), f.broadcast(c, "logLn2"), f.vector(c)
+	c.VADDPS(one, one, two)
+	for j := range 2 {
+		sum, e, m, p, top := f.vector(c), f.vector(c), f.vector(c), f.vector(c), f.vector(c)
+		c.VMOVUPS(f.column(state, 4*f.nr(), j), sum)
+		c.VPSUBD(half, sum, e) // as integers: the exponent counts from sqrt(1/2)
+		c.VPSRAD(operand.U8(23), e, e)
+		c.VPSLLD(operand.U8(23), e, m)
+		c.VPSUBD(m, sum, m)
+		c.VCVTDQ2PS(e, e)
+		c.VADDPS(f.column(state, 0, j), e, top)
+		c.VSUBPS(one, m, p)
+		c.VADDPS(one, m, m)
+		c.VDIVPS(m, p, m)
+		c.VMULPS(m, m, y)
+		c.VMOVUPS(f.broadcast(c, "logOver9"), p)
+		for _, k := range []string{"logOver7", "logOver5", "logOver3"} {
+			c.VFMADD213PS(f.broadcast(c, k), y, p)
+		}
+		c.VFMADD213PS(one, y, p)
+		c.VMULPS(two, m, m)
+		c.VMULPS(m, p, p)
+		c.VFMADD231PS(ln2, top, p)
+		f.zero(c, y)
+		c.VFMADD231PS(y, sum, p) // a NaN stays one
+		c.VMOVUPS(p, f.column(out, 0, j))
+	}
 	c.VZEROUPPER()
 	c.RET()
 }

@@ -58,10 +58,11 @@ var outputs = []output{
 	{"device/cpu/vec/rows", []func(*build.Context){rows}},
 	{"device/cpu/flash/tile", []func(*build.Context){flash256.outer, flash512.outer, flash256.inner, flash512.inner}},
 	{"device/cpu/flash/rows", []func(*build.Context){declareExp2, flash256.softmax, flash512.softmax, flash256.slopes, flash512.slopes,
-		flash256.hide, flash512.hide, flash256.scale, flash512.scale}},
-	{"device/cpu/flash/pack", []func(*build.Context){columnsTo8, columnsTo4, flash256.cut, flash512.cut, dot}},
+		flash256.hide, flash512.hide, flash256.scale, flash512.scale, flash256.lse, flash512.lse}},
+	{"device/cpu/flash/pack", []func(*build.Context){columnsTo8, columnsTo4, flash256.cut, flash512.cut, dotRows}},
 	{"device/cpu/flash/few", []func(*build.Context){flash256.dots, flash512.dots, flash256.weigh, flash512.weigh}},
 	{"device/cpu/vec/transpose", []func(*build.Context){transposeTiles}},
+	{"device/cpu/flash/wide", []func(*build.Context){flash256.widenRows("BF16"), flash256.widenRows("F16"), flash512.widenRows("BF16"), flash512.widenRows("F16")}},
 }
 
 func main() {

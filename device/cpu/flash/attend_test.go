@@ -184,7 +184,7 @@ func (p *problem) forward(t *Tiler) (o, lse []float64) {
 		x.Forward(p.stored(p.q), r0, rows, k, v)
 		x.Store(out, r0, rows)
 		for i := range rows {
-			lse = append(lse, float64(x.LSE(i, -7)))
+			lse = append(lse, float64(x.LSE(-7)[i]))
 		}
 	}
 	return p.read(out), lse
@@ -230,7 +230,6 @@ func (p *problem) backward(t *Tiler, s solution) (dq, dk, dv []float64) {
 		}
 		x.Backward(&in, outs[0], sums)
 	}
-	t.StoreSums(outs[1], sums.K, p.keys)
-	t.StoreSums(outs[2], sums.V, p.keys)
+	x.StoreSums(outs[1], outs[2], sums, p.keys)
 	return p.read(outs[0]), p.read(outs[1]), p.read(outs[2])
 }

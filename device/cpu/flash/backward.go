@@ -1,11 +1,6 @@
 package flash
 
-import (
-	"math"
-
-	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
-	"github.com/bitsandbyes/bitsandbyes/tensor"
-)
+import "math"
 
 // gradGroups is how many tiles of queries the backward pass does together, so that the sums of dk and dv are read and written
 // half as often.
@@ -19,7 +14,7 @@ type GradTile struct {
 	*Tiler
 	groups      [gradGroups]gradGroup
 	s, ds       []float32 // (gradGroups, blockKeys, nr): scores, then probabilities; and the gradient of these, then of the scores
-	qRows       []float32 // (gradGroups·nr, dn), times gain
+	qRows       []float32 // (gradGroups·nr, dn)
 	doRows      []float32 // (gradGroups·nr, dn)
 	rows, ones  []float32
 	factors     []float32
@@ -89,22 +84,18 @@ func (t *Tiler) SumFloats(keys int) int { return roundUp(keys, pad) * t.dn }
 // Backward writes dq of the rows and adds their share to sums.
 func (t *GradTile) Backward(in *GradIn, dq Rows, sums Sums) {
 	nr := t.k.nr
-	t.gather(t.qRows, t.dn, in.Q, in.R0, in.R0+in.Rows, gradGroups*nr)
-	t.gather(t.doRows, t.dn, in.DO, in.R0, in.R0+in.Rows, gradGroups*nr)
-	t.times(t.qRows, gradGroups*t.dn, t.gain, t.factors)
 	first, last := math.MaxInt, 0
 	for i := range t.groups {
 		g := &t.groups[i]
 		rows := min(max(in.Rows-i*nr, 0), nr)
 		g.look(rows)
 		g.begun = false
-		if g.first == g.last {
-			continue
+		if g.first < g.last {
+			first, last = min(first, g.first), max(last, g.last)
+			t.operand(g.q, t.qRows[i*nr*t.dn:], in.Q, in.R0+i*nr, rows, t.gain)
+			t.operand(g.do, t.doRows[i*nr*t.dn:], in.DO, in.R0+i*nr, rows, t.unit)
+			t.prepare(in, g, i*nr, rows)
 		}
-		first, last = min(first, g.first), max(last, g.last)
-		t.sideways(g.q, t.qRows[i*nr*t.dn:], t.dn, 1, t.factors)
-		t.sideways(g.do, t.doRows[i*nr*t.dn:], t.dn, t.unit, t.factors)
-		t.prepare(in, g, i*nr, rows)
 	}
 	for at := first / t.k.mr * t.k.mr; at < last; at += blockKeys {
 		t.block(in, at, sums)
@@ -114,31 +105,39 @@ func (t *GradTile) Backward(in *GradIn, dq Rows, sums Sums) {
 	}
 }
 
+// operand packs rows [r0, r0+n) of x both ways: as a panel times by, and as rows of dn. Where the rows are float32 the panel
+// is made from them first, as that reads ahead.
+func (t *GradTile) operand(panel, rows []float32, x Rows, r0, n int, by float32) {
+	f, ld := t.plain(x, r0, n)
+	if f != nil {
+		t.sideways(panel, f, ld, by, t.factors)
+	}
+	t.gather(rows, t.dn, x, r0, r0+n, t.k.nr)
+	if f == nil {
+		t.sideways(panel, rows, t.dn, by, t.factors)
+	}
+}
+
 // prepare sets lse, in units of ln 2, and shift = rowsum(do∘o) - dlse. Lanes without a query get an lse that makes every
 // probability zero.
 func (t *GradTile) prepare(in *GradIn, g *gradGroup, row0, rows int) {
-	nr, size := t.k.nr, t.DType.Size()
+	nr := t.k.nr
 	lse, shift := g.state[:nr], g.state[nr:]
+	o, ld := t.plain(in.O, in.R0+row0, rows)
+	if o == nil {
+		o, ld = t.rows, t.dp
+		t.gather(o, ld, in.O, in.R0+row0, in.R0+row0+rows, nr)
+	}
+	t.k.dotRows(nr, t.dp/8, &o[0], ld, &t.doRows[row0*t.dn], t.dn, &shift[0])
 	for i := range nr {
 		if i >= rows {
 			lse[i], shift[i] = math.MaxFloat32, 0
 			continue
 		}
-		r := in.R0 + row0 + i
-		at := (r/in.O.Rep*in.O.Stride + r%in.O.Rep*in.O.Step) * size
-		o := in.O.Data[at : at+t.D*size]
-		var x []float32
-		if t.DType == tensor.F32 {
-			x = tensor.View[float32](o)
-		} else {
-			x = t.Temp[:t.D]
-			vec.Widen(x, o, t.DType)
-		}
-		d := t.k.dot(t.D, &x[0], &t.doRows[(row0+i)*t.dn])
 		if in.DLSE != nil {
-			d -= in.DLSE[row0+i]
+			shift[i] -= in.DLSE[row0+i]
 		}
-		lse[i], shift[i] = in.LSE[row0+i]*math.Log2E, d*t.unit
+		lse[i], shift[i] = in.LSE[row0+i]*math.Log2E, shift[i]*t.unit
 	}
 	if t.SoftCap > 0 {
 		copy(g.capShift, shift)
@@ -225,5 +224,10 @@ func (t *GradTile) store(g *gradGroup, dq Rows, r0, r1 int) {
 	t.Tiler.store(dq, r0, r1-r0, g.dq, t.rows)
 }
 
-// StoreSums rounds keys [0, keys) of a sum to rows of x.
-func (t *Tiler) StoreSums(x Rows, sum []float32, keys int) { t.scatter(x, 0, keys, sum, t.dn) }
+// StoreSums rounds keys [0, keys) of the sums to rows of dk and dv. The sums of dk are multiplied in place by what queries are in
+// panels, and are not in rows.
+func (t *GradTile) StoreSums(dk, dv Rows, sums Sums, keys int) {
+	t.times(sums.K, roundUp(keys, pad)*t.dn/t.k.nr, t.gain, t.factors)
+	t.scatter(dk, 0, keys, sums.K, t.dn)
+	t.scatter(dv, 0, keys, sums.V, t.dn)
+}

@@ -1,6 +1,7 @@
 package flash
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
@@ -14,7 +15,6 @@ const MaxFew = 8
 // Few is the storage of one thread for few queries. Scores are not in units of ln 2 here.
 type Few struct {
 	*Tiler
-	fewKernel
 	Lo, Hi []int32   // the keys each query sees
 	q      []float32 // (MaxFew, dp)
 	s      []float32 // (MaxFew, keys of a block)
@@ -33,12 +33,6 @@ func (t *Tiler) Few(scratch []float32) Few {
 	c, keys := carver{scratch}, t.fewKeys()
 	m := c.mask(MaxFew)
 	f := Few{Tiler: t, Lo: m.Lo, Hi: m.Hi, q: c.take(MaxFew * t.dp), s: c.take(MaxFew * keys), temp: c.take(keys * t.dp), keys: keys}
-	for _, k := range t.k.few {
-		if t.dp%k.lanes == 0 {
-			f.fewKernel = k
-			break
-		}
-	}
 	return f
 }
 
@@ -64,7 +58,7 @@ func (f *Few) Attend(p Part, q Rows, rows int, k, v Rows, from, to int) {
 	for i := range f.q[:rows*f.dp] {
 		f.q[i] *= f.Scale
 	}
-	blocks := f.dp / f.lanes
+	blocks := f.dp / f.few.lanes
 	for ; from < to; from += f.keys {
 		end := min(from+f.keys, to)
 		x, ld := f.block(k, from, end)
@@ -72,7 +66,7 @@ func (f *Few) Attend(p Part, q Rows, rows int, k, v Rows, from, to int) {
 		for r := range rows {
 			if lo, hi := f.clip(r, from, end); lo < hi {
 				s := f.s[r*f.keys:]
-				f.dots(hi-lo, blocks, &x[(lo-from)*ld], ld, &f.q[r*f.dp], &s[lo-from], a.at(r), a.share)
+				f.few.dots(hi-lo, blocks, &x[(lo-from)*ld], ld, &f.q[r*f.dp], &s[lo-from], a.at(r), a.share)
 				f.softmax(p, r, s[lo-from:hi-from])
 			}
 		}
@@ -80,7 +74,7 @@ func (f *Few) Attend(p Part, q Rows, rows int, k, v Rows, from, to int) {
 		a = f.ahead(k, end, min(end+f.keys, to), rows)
 		for r := range rows {
 			if lo, hi := f.clip(r, from, end); lo < hi {
-				f.weigh(hi-lo, blocks, &x[(lo-from)*ld], ld, &f.s[r*f.keys+lo-from], &p.acc[r*f.dp], a.at(r), a.share)
+				f.few.weigh(hi-lo, blocks, &x[(lo-from)*ld], ld, &f.s[r*f.keys+lo-from], &p.acc[r*f.dp], a.at(r), a.share)
 			}
 		}
 	}
@@ -98,7 +92,7 @@ func (f *Few) ahead(x Rows, from, to, rows int) fetch {
 		return fetch{x: x.Data}
 	}
 	row := f.D * f.DType.Size()
-	return fetch{x.Data[from*row : to*row], (to - from) * row / rows, f.lanes * f.DType.Size() / rows}
+	return fetch{x.Data[from*row : to*row], (to - from) * row / rows, f.few.lanes * f.DType.Size() / rows}
 }
 
 func (a fetch) at(r int) *float32 { return (*float32)(unsafe.Pointer(&a.x[r*a.bytes])) }
@@ -110,15 +104,10 @@ func (f *Few) clip(r, from, to int) (lo, hi int) {
 
 // block returns keys [from, to) as float32, where they lie if they are.
 func (f *Few) block(x Rows, from, to int) (keys []float32, ld int) {
-	switch {
-	case f.DType == tensor.F32 && f.D == f.dp:
+	if f.DType == tensor.F32 && f.D == f.dp {
 		return tensor.View[float32](x.Data)[from*x.Stride:], x.Stride
-	case f.D == f.dp && x.Stride == f.D:
-		size := f.DType.Size()
-		vec.Widen(f.temp[:(to-from)*f.D], x.Data[from*f.D*size:to*f.D*size], f.DType)
-	default:
-		f.gather(f.temp, f.dp, x, from, to, to-from)
 	}
+	f.gather(f.temp, f.dp, x, from, to, to-from)
 	return f.temp, f.dp
 }
 
@@ -196,5 +185,5 @@ func (p Part) LSE(r int, none float32) float32 {
 	if p.sum[r] == 0 {
 		return none
 	}
-	return float32(float64(p.top[r]) + log(float64(p.sum[r])))
+	return float32(float64(p.top[r]) + math.Log(float64(p.sum[r])))
 }

@@ -40,9 +40,11 @@ type Shape struct {
 type Tiler struct {
 	Shape
 	k      *kernel
-	dp, dn int     // D rounded up to pad, and to whole registers of a row
-	gain   float32 // what scores are multiplied by in the packed queries: Scale, times log2(e) unless capped
-	unit   float32 // ln 2, or 1 with a cap: the factor on dp that undoes it
+	few    fewKernel
+	widen  widenRows // of DType, nil where rows are converted one by one
+	dp, dn int       // D rounded up to pad, and to whole registers of a row
+	gain   float32   // what scores are multiplied by in the packed queries: Scale, times log2(e) unless capped
+	unit   float32   // ln 2, or 1 with a cap: the factor on dp that undoes it
 }
 
 // New returns a Tiler that uses the fastest loops.
@@ -52,6 +54,15 @@ func newTiler(s Shape, k *kernel) *Tiler {
 	t := &Tiler{Shape: s, k: k, dp: roundUp(s.D, pad), dn: roundUp(s.D, k.nr), gain: s.Scale, unit: 1}
 	if s.SoftCap == 0 {
 		t.gain, t.unit = s.Scale*math.Log2E, math.Ln2
+	}
+	for _, few := range k.few {
+		if t.dp%few.lanes == 0 {
+			t.few = few
+			break
+		}
+	}
+	if t.D == t.dp {
+		t.widen = map[tensor.DType]widenRows{tensor.BF16: t.few.bf16, tensor.F16: t.few.f16}[s.DType]
 	}
 	return t
 }
@@ -126,6 +137,14 @@ func (t *Tiler) plain(x Rows, r0, n int) (f []float32, ld int) {
 // gather widens rows [r0, r1) of x into dst, ld apart, and clears what is missing of count rows of ld.
 func (t *Tiler) gather(dst []float32, ld int, x Rows, r0, r1, count int) {
 	size := t.DType.Size()
+	if t.widen != nil && x.Rep == 1 && r0 < r1 {
+		t.widen(r1-r0, t.D/t.few.lanes, &dst[0], ld, &tensor.View[uint16](x.Data)[r0*x.Stride], x.Stride)
+		for r := 0; t.D < ld && r < r1-r0; r++ {
+			clear(dst[r*ld+t.D : (r+1)*ld])
+		}
+		clear(dst[(r1-r0)*ld : count*ld])
+		return
+	}
 	for r := r0; r < r1; r++ {
 		row := dst[(r-r0)*ld : (r-r0+1)*ld]
 		at := (r/x.Rep*x.Stride + r%x.Rep*x.Step) * size

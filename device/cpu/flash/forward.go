@@ -1,8 +1,6 @@
 package flash
 
-import (
-	"math"
-)
+import "math"
 
 // lowest stands for "no score yet": finite, so that the difference of two is no NaN.
 const lowest = -math.MaxFloat32
@@ -95,27 +93,14 @@ func (t *Tile) Store(o Rows, r0, rows int) {
 	t.store(o, r0, rows, t.acc, t.rows)
 }
 
-// LSE is the logarithm of the sum of the exponentials of the scores of query i, or none if it saw no key.
-func (t *Tile) LSE(i int, none float32) float32 {
-	sum := t.state[t.k.nr+i]
-	if sum == 0 {
-		return none
+// LSE returns, query by query, the logarithm of the sum of the exponentials of the scores, none for a query that saw no key. It is
+// in scratch that the next call of any method reuses.
+func (t *Tile) LSE(none float32) []float32 {
+	t.k.lse(&t.state[0], &t.factors[0])
+	for i, sum := range t.state[t.k.nr : 2*t.k.nr] {
+		if sum == 0 {
+			t.factors[i] = none
+		}
 	}
-	return float32(math.Ln2*float64(t.state[i]) + log(float64(sum)))
-}
-
-// log is the natural logarithm of a positive finite number within 1e-9, in a third of the time of math.Log.
-func log(x float64) float64 {
-	if !(x < math.Inf(1)) {
-		return x
-	}
-	b := math.Float64bits(x)
-	e := int64(b>>52) - 1023
-	m := math.Float64frombits(b&(1<<52-1) | 1023<<52) // [1, 2)
-	if m > math.Sqrt2 {
-		m, e = m/2, e+1
-	}
-	s := (m - 1) / (m + 1)
-	y := s * s
-	return float64(e)*math.Ln2 + 2*s*(1+y*(1./3+y*(1./5+y*(1./7+y*(1./9+y*(1./11))))))
+	return t.factors
 }

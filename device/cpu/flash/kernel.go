@@ -11,6 +11,7 @@ type kernel struct {
 	outer   func(kc, strips int, a *float32, lda, astep int, b, c, shrink *float32)
 	inner   func(groups, agroup, strips int, a, b *float32, ldb int, c *float32, ldc int)
 	softmax func(keys int, s, state *float32)
+	lse     func(state, out *float32)
 	slopes  func(keys int, s, dp, state *float32)
 	hide    func(keys int, s *float32, first int, seen *int32)
 	scale   func(rows int, x, by *float32)
@@ -18,15 +19,20 @@ type kernel struct {
 	strips    func(dst *float32, step int, src *float32, lds, blocks int)
 	transpose func(dst *float32, ldd int, src *float32, lds, blocks int)
 	cut       func(rows, strips int, dst *float32, step int, src *float32, lds int)
-	dot       func(n int, x, y *float32) float32
+	dotRows   func(rows, blocks int, x *float32, ldx int, y *float32, ldy int, out *float32)
 	few       []fewKernel // the widest first
 }
 
-// fewKernel are the loops for single queries; heads are whole multiples of lanes.
+// widenRows converts rows of 16-bit floats.
+type widenRows func(rows, blocks int, dst *float32, ldd int, src *uint16, lds int)
+
+// fewKernel are the loops for single queries and for 16-bit rows; heads are whole multiples of lanes.
 type fewKernel struct {
 	lanes int
 	dots  func(keys, blocks int, k *float32, ldk int, q, out, ahead *float32, share int)
 	weigh func(keys, blocks int, v *float32, ldv int, p, out, ahead *float32, share int)
+	// bf16 and f16 are nil in Go, where rows are converted one by one.
+	bf16, f16 widenRows
 }
 
 // kernels holds what this processor runs; it is filled before main and never changed. kernels[isa.Generic] is never nil.

@@ -8,11 +8,11 @@ func init() {
 	if !isa.Has(isa.AVX2) {
 		return
 	}
-	few256 := fewKernel{8, dotsAVX2, weighAVX2}
+	few256 := fewKernel{8, dotsAVX2, weighAVX2, widenRowsBF16AVX2, widenRowsF16AVX2}
 	kernels[isa.AVX2] = &kernel{
 		mr: 4, nr: 16,
-		outer: outerAVX2, inner: innerAVX2, softmax: softmaxAVX2, slopes: slopesAVX2, hide: hideAVX2, scale: scaleAVX2,
-		strips: columnsTo4AVX2, transpose: columnsTo8AVX2, cut: cutAVX2, dot: dotAVX2,
+		outer: outerAVX2, inner: innerAVX2, softmax: softmaxAVX2, slopes: slopesAVX2, hide: hideAVX2, scale: scaleAVX2, lse: lseAVX2,
+		strips: columnsTo4AVX2, transpose: columnsTo8AVX2, cut: cutAVX2, dotRows: dotRowsAVX2,
 		few: []fewKernel{few256},
 	}
 	if !isa.Has(isa.AVX512) {
@@ -20,9 +20,9 @@ func init() {
 	}
 	kernels[isa.AVX512] = &kernel{
 		mr: 8, nr: 32,
-		outer: outerAVX512, inner: innerAVX512, softmax: softmaxAVX512, slopes: slopesAVX512, hide: hideAVX512, scale: scaleAVX512,
-		strips: oneStrip(columnsTo8AVX2), transpose: columnsTo8AVX2, cut: cutAVX512, dot: dotAVX2,
-		few: []fewKernel{{16, dotsAVX512, weighAVX512}, few256},
+		outer: outerAVX512, inner: innerAVX512, softmax: softmaxAVX512, slopes: slopesAVX512, hide: hideAVX512, scale: scaleAVX512, lse: lseAVX512,
+		strips: oneStrip(columnsTo8AVX2), transpose: columnsTo8AVX2, cut: cutAVX512, dotRows: dotRowsAVX2,
+		few: []fewKernel{{16, dotsAVX512, weighAVX512, widenRowsBF16AVX512, widenRowsF16AVX512}, few256},
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 func twin(mr, nr int) *kernel {
 	t := goTile{mr, nr}
 	return &kernel{mr: mr, nr: nr, outer: t.outer, inner: t.inner, softmax: t.softmax, slopes: t.slopes, hide: t.hide,
-		scale: t.scale, strips: t.strips, transpose: transposeGo, cut: t.cut, dot: dotGo,
-		few: []fewKernel{{pad, dotsGo, weighGo}}}
+		scale: t.scale, lse: t.lse, strips: t.strips, transpose: transposeGo, cut: t.cut, dotRows: dotRowsGo,
+		few: []fewKernel{{lanes: pad, dots: dotsGo, weigh: weighGo}}}
 }
 
 type goTile struct{ mr, nr int }
@@ -128,6 +128,13 @@ func (t goTile) softmax(keys int, s, state *float32) {
 	}
 }
 
+func (t goTile) lse(state, out *float32) {
+	st, to := unsafe.Slice(state, 2*t.nr), unsafe.Slice(out, t.nr)
+	for i := range to {
+		to[i] = float32(math.Ln2*float64(st[i]) + math.Log(float64(st[t.nr+i])))
+	}
+}
+
 func (t goTile) slopes(keys int, s, dp, state *float32) {
 	ss, ds, st := unsafe.Slice(s, keys*t.nr), unsafe.Slice(dp, keys*t.nr), unsafe.Slice(state, 2*t.nr)
 	for j := range ss {
@@ -184,6 +191,14 @@ func transposeGo(dst *float32, ldd int, src *float32, lds, blocks int) {
 		for k, v := range from[r*lds : r*lds+8*blocks] {
 			to[k*ldd+r] = v
 		}
+	}
+}
+
+func dotRowsGo(rows, blocks int, x *float32, ldx int, y *float32, ldy int, out *float32) {
+	n := pad * blocks
+	xs, ys := unsafe.Slice(x, (rows-1)*ldx+n), unsafe.Slice(y, (rows-1)*ldy+n)
+	for r, to := 0, unsafe.Slice(out, rows); r < rows; r++ {
+		to[r] = dotGo(n, &xs[r*ldx], &ys[r*ldy])
 	}
 }
 

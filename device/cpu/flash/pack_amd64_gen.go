@@ -28,7 +28,7 @@ func cutAVX2(rows int, strips int, dst *float32, step int, src *float32, lds int
 //go:noescape
 func cutAVX512(rows int, strips int, dst *float32, step int, src *float32, lds int)
 
-// dotAVX2 is the sum of x[i]*y[i], i < n. Needs AVX2 and FMA.
+// dotRowsAVX2 sets out[r], r < rows, to the sum of x[r*ldx+i]*y[r*ldy+i], i < 8*blocks. rows, blocks >= 1. Needs AVX2 and FMA.
 //
 //go:noescape
-func dotAVX2(n int, x *float32, y *float32) float32
+func dotRowsAVX2(rows int, blocks int, x *float32, ldx int, y *float32, ldy int, out *float32)

@@ -104,6 +104,76 @@ DATA oneKey<>+24(SB)/4, $0x00000001
 DATA oneKey<>+28(SB)/4, $0x00000001
 GLOBL oneKey<>(SB), RODATA|NOPTR, $32
 
+DATA logHalf<>+0(SB)/4, $0x3f3504f3
+DATA logHalf<>+4(SB)/4, $0x3f3504f3
+DATA logHalf<>+8(SB)/4, $0x3f3504f3
+DATA logHalf<>+12(SB)/4, $0x3f3504f3
+DATA logHalf<>+16(SB)/4, $0x3f3504f3
+DATA logHalf<>+20(SB)/4, $0x3f3504f3
+DATA logHalf<>+24(SB)/4, $0x3f3504f3
+DATA logHalf<>+28(SB)/4, $0x3f3504f3
+GLOBL logHalf<>(SB), RODATA|NOPTR, $32
+
+DATA logLn2<>+0(SB)/4, $0x3f317218
+DATA logLn2<>+4(SB)/4, $0x3f317218
+DATA logLn2<>+8(SB)/4, $0x3f317218
+DATA logLn2<>+12(SB)/4, $0x3f317218
+DATA logLn2<>+16(SB)/4, $0x3f317218
+DATA logLn2<>+20(SB)/4, $0x3f317218
+DATA logLn2<>+24(SB)/4, $0x3f317218
+DATA logLn2<>+28(SB)/4, $0x3f317218
+GLOBL logLn2<>(SB), RODATA|NOPTR, $32
+
+DATA logOver1<>+0(SB)/4, $0x3f800000
+DATA logOver1<>+4(SB)/4, $0x3f800000
+DATA logOver1<>+8(SB)/4, $0x3f800000
+DATA logOver1<>+12(SB)/4, $0x3f800000
+DATA logOver1<>+16(SB)/4, $0x3f800000
+DATA logOver1<>+20(SB)/4, $0x3f800000
+DATA logOver1<>+24(SB)/4, $0x3f800000
+DATA logOver1<>+28(SB)/4, $0x3f800000
+GLOBL logOver1<>(SB), RODATA|NOPTR, $32
+
+DATA logOver3<>+0(SB)/4, $0x3eaaaaab
+DATA logOver3<>+4(SB)/4, $0x3eaaaaab
+DATA logOver3<>+8(SB)/4, $0x3eaaaaab
+DATA logOver3<>+12(SB)/4, $0x3eaaaaab
+DATA logOver3<>+16(SB)/4, $0x3eaaaaab
+DATA logOver3<>+20(SB)/4, $0x3eaaaaab
+DATA logOver3<>+24(SB)/4, $0x3eaaaaab
+DATA logOver3<>+28(SB)/4, $0x3eaaaaab
+GLOBL logOver3<>(SB), RODATA|NOPTR, $32
+
+DATA logOver5<>+0(SB)/4, $0x3e4ccccd
+DATA logOver5<>+4(SB)/4, $0x3e4ccccd
+DATA logOver5<>+8(SB)/4, $0x3e4ccccd
+DATA logOver5<>+12(SB)/4, $0x3e4ccccd
+DATA logOver5<>+16(SB)/4, $0x3e4ccccd
+DATA logOver5<>+20(SB)/4, $0x3e4ccccd
+DATA logOver5<>+24(SB)/4, $0x3e4ccccd
+DATA logOver5<>+28(SB)/4, $0x3e4ccccd
+GLOBL logOver5<>(SB), RODATA|NOPTR, $32
+
+DATA logOver7<>+0(SB)/4, $0x3e124925
+DATA logOver7<>+4(SB)/4, $0x3e124925
+DATA logOver7<>+8(SB)/4, $0x3e124925
+DATA logOver7<>+12(SB)/4, $0x3e124925
+DATA logOver7<>+16(SB)/4, $0x3e124925
+DATA logOver7<>+20(SB)/4, $0x3e124925
+DATA logOver7<>+24(SB)/4, $0x3e124925
+DATA logOver7<>+28(SB)/4, $0x3e124925
+GLOBL logOver7<>(SB), RODATA|NOPTR, $32
+
+DATA logOver9<>+0(SB)/4, $0x3de38e39
+DATA logOver9<>+4(SB)/4, $0x3de38e39
+DATA logOver9<>+8(SB)/4, $0x3de38e39
+DATA logOver9<>+12(SB)/4, $0x3de38e39
+DATA logOver9<>+16(SB)/4, $0x3de38e39
+DATA logOver9<>+20(SB)/4, $0x3de38e39
+DATA logOver9<>+24(SB)/4, $0x3de38e39
+DATA logOver9<>+28(SB)/4, $0x3de38e39
+GLOBL logOver9<>(SB), RODATA|NOPTR, $32
+
 DATA minusInf<>+0(SB)/4, $0xff800000
 DATA minusInf<>+4(SB)/4, $0xff800000
 DATA minusInf<>+8(SB)/4, $0xff800000
@@ -583,5 +653,133 @@ row:
 	ADDQ    $0x00000080, CX
 	DECQ    AX
 	JNZ     row
+	VZEROUPPER
+	RET
+
+// func lseAVX2(state *float32, out *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·lseAVX2(SB), NOSPLIT, $0-16
+	MOVQ         state+0(FP), AX
+	MOVQ         out+8(FP), CX
+	VBROADCASTSS logHalf<>+0(SB), Y0
+	VBROADCASTSS logOver1<>+0(SB), Y1
+	VBROADCASTSS logLn2<>+0(SB), Y3
+	VADDPS       Y1, Y1, Y2
+	VMOVUPS      64(AX), Y5
+	VPSUBD       Y0, Y5, Y4
+	VPSRAD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y4, Y6
+	VPSUBD       Y6, Y5, Y6
+	VCVTDQ2PS    Y4, Y4
+	VADDPS       (AX), Y4, Y8
+	VSUBPS       Y1, Y6, Y7
+	VADDPS       Y1, Y6, Y6
+	VDIVPS       Y6, Y7, Y6
+	VMULPS       Y6, Y6, Y4
+	VBROADCASTSS logOver9<>+0(SB), Y7
+	VMOVUPS      Y7, Y7
+	VBROADCASTSS logOver7<>+0(SB), Y9
+	VFMADD213PS  Y9, Y4, Y7
+	VBROADCASTSS logOver5<>+0(SB), Y9
+	VFMADD213PS  Y9, Y4, Y7
+	VBROADCASTSS logOver3<>+0(SB), Y9
+	VFMADD213PS  Y9, Y4, Y7
+	VFMADD213PS  Y1, Y4, Y7
+	VMULPS       Y2, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VFMADD231PS  Y3, Y8, Y7
+	VXORPS       Y4, Y4, Y4
+	VFMADD231PS  Y4, Y5, Y7
+	VMOVUPS      Y7, (CX)
+	VMOVUPS      96(AX), Y5
+	VPSUBD       Y0, Y5, Y4
+	VPSRAD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y4, Y0
+	VPSUBD       Y0, Y5, Y0
+	VCVTDQ2PS    Y4, Y4
+	VADDPS       32(AX), Y4, Y7
+	VSUBPS       Y1, Y0, Y6
+	VADDPS       Y1, Y0, Y0
+	VDIVPS       Y0, Y6, Y0
+	VMULPS       Y0, Y0, Y4
+	VBROADCASTSS logOver9<>+0(SB), Y6
+	VMOVUPS      Y6, Y6
+	VBROADCASTSS logOver7<>+0(SB), Y8
+	VFMADD213PS  Y8, Y4, Y6
+	VBROADCASTSS logOver5<>+0(SB), Y8
+	VFMADD213PS  Y8, Y4, Y6
+	VBROADCASTSS logOver3<>+0(SB), Y8
+	VFMADD213PS  Y8, Y4, Y6
+	VFMADD213PS  Y1, Y4, Y6
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y0, Y6, Y6
+	VFMADD231PS  Y3, Y7, Y6
+	VXORPS       Y4, Y4, Y4
+	VFMADD231PS  Y4, Y5, Y6
+	VMOVUPS      Y6, 32(CX)
+	VZEROUPPER
+	RET
+
+// func lseAVX512(state *float32, out *float32)
+// Requires: AVX, AVX512F
+TEXT ·lseAVX512(SB), NOSPLIT, $0-16
+	MOVQ         state+0(FP), AX
+	MOVQ         out+8(FP), CX
+	VBROADCASTSS logHalf<>+0(SB), Z0
+	VBROADCASTSS logOver1<>+0(SB), Z1
+	VBROADCASTSS logLn2<>+0(SB), Z3
+	VADDPS       Z1, Z1, Z2
+	VMOVUPS      128(AX), Z5
+	VPSUBD       Z0, Z5, Z4
+	VPSRAD       $0x17, Z4, Z4
+	VPSLLD       $0x17, Z4, Z6
+	VPSUBD       Z6, Z5, Z6
+	VCVTDQ2PS    Z4, Z4
+	VADDPS       (AX), Z4, Z8
+	VSUBPS       Z1, Z6, Z7
+	VADDPS       Z1, Z6, Z6
+	VDIVPS       Z6, Z7, Z6
+	VMULPS       Z6, Z6, Z4
+	VBROADCASTSS logOver9<>+0(SB), Z7
+	VMOVUPS      Z7, Z7
+	VBROADCASTSS logOver7<>+0(SB), Z9
+	VFMADD213PS  Z9, Z4, Z7
+	VBROADCASTSS logOver5<>+0(SB), Z9
+	VFMADD213PS  Z9, Z4, Z7
+	VBROADCASTSS logOver3<>+0(SB), Z9
+	VFMADD213PS  Z9, Z4, Z7
+	VFMADD213PS  Z1, Z4, Z7
+	VMULPS       Z2, Z6, Z6
+	VMULPS       Z6, Z7, Z7
+	VFMADD231PS  Z3, Z8, Z7
+	VPXORD       Z4, Z4, Z4
+	VFMADD231PS  Z4, Z5, Z7
+	VMOVUPS      Z7, (CX)
+	VMOVUPS      192(AX), Z5
+	VPSUBD       Z0, Z5, Z4
+	VPSRAD       $0x17, Z4, Z4
+	VPSLLD       $0x17, Z4, Z0
+	VPSUBD       Z0, Z5, Z0
+	VCVTDQ2PS    Z4, Z4
+	VADDPS       64(AX), Z4, Z7
+	VSUBPS       Z1, Z0, Z6
+	VADDPS       Z1, Z0, Z0
+	VDIVPS       Z0, Z6, Z0
+	VMULPS       Z0, Z0, Z4
+	VBROADCASTSS logOver9<>+0(SB), Z6
+	VMOVUPS      Z6, Z6
+	VBROADCASTSS logOver7<>+0(SB), Z8
+	VFMADD213PS  Z8, Z4, Z6
+	VBROADCASTSS logOver5<>+0(SB), Z8
+	VFMADD213PS  Z8, Z4, Z6
+	VBROADCASTSS logOver3<>+0(SB), Z8
+	VFMADD213PS  Z8, Z4, Z6
+	VFMADD213PS  Z1, Z4, Z6
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z0, Z6, Z6
+	VFMADD231PS  Z3, Z7, Z6
+	VPXORD       Z4, Z4, Z4
+	VFMADD231PS  Z4, Z5, Z6
+	VMOVUPS      Z6, 64(CX)
 	VZEROUPPER
 	RET

@@ -51,3 +51,13 @@ func scaleAVX2(rows int, x *float32, by *float32)
 //
 //go:noescape
 func scaleAVX512(rows int, x *float32, by *float32)
+
+// lseAVX2 sets out[i], i < 16, to ln2*top[i] + log(sum[i]) with state as in softmax. A sum is normal or a NaN. Needs AVX2 and FMA.
+//
+//go:noescape
+func lseAVX2(state *float32, out *float32)
+
+// lseAVX512 sets out[i], i < 32, to ln2*top[i] + log(sum[i]) with state as in softmax. A sum is normal or a NaN. Needs AVX-512F and DQ.
+//
+//go:noescape
+func lseAVX512(state *float32, out *float32)
