@@ -3,7 +3,6 @@ package cpu
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -24,26 +23,27 @@ const (
 // BenchmarkQuantMatMul is a layer of 4096 x 4096 in NF4 with double quantization, forward and backward, beside the same product with an
 // unquantized weight. Products of few rows go round weights of 512 MiB, so that they come from memory.
 func BenchmarkQuantMatMul(b *testing.B) {
-	r := nnRand(3)
-	for _, m := range []int{1, 2, 4, 8, 16, 56, 256, 512} {
-		copies := 1
-		if m <= 4 {
-			copies = benchMemory / (benchSide * benchSide / 2)
-		}
-		weights := make([][]*tensor.Tensor, copies)
-		for i := range weights {
-			weights[i] = randomParts(r, benchSide*benchSide)
-		}
+	for _, m := range []int{1, 2, 4, 8, 16, 32, 56, 256, 512} {
 		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
-			dense := nnRandom(r, dt, benchSide, benchSide)
-			x := nnRandom(r, dt, m, benchSide)
 			for _, trans := range []bool{false, true} {
 				for _, threads := range []int{1, 2} {
 					name := fmt.Sprintf("m=%d/%v/trans=%v/threads=%d/", m, dt, trans, threads)
 					op := ops.QuantMatMul{Blocksize: 64, N: benchSide, K: benchSide, Nested: true, Trans: trans}
-					b.Run(name+"nf4", func(b *testing.B) { benchProduct(b, threads, op, x, weights...) })
+					b.Run(name+"nf4", func(b *testing.B) {
+						copies := 1
+						if m <= 4 {
+							copies = benchMemory / (benchSide * benchSide / 2)
+						}
+						weights := make([][]*tensor.Tensor, copies)
+						for i := range weights {
+							weights[i] = randomParts(benchSide * benchSide)
+						}
+						benchProduct(b, threads, op, repeated(dt, m, benchSide), weights...)
+					})
 					if m > 4 {
-						b.Run(name+"dense", func(b *testing.B) { benchProduct(b, threads, ops.MatMul{TransB: !trans}, x, []*tensor.Tensor{dense}) })
+						b.Run(name+"dense", func(b *testing.B) {
+							benchProduct(b, threads, ops.MatMul{TransB: !trans}, repeated(dt, m, benchSide), []*tensor.Tensor{repeated(dt, benchSide, benchSide)})
+						})
 					}
 				}
 			}
@@ -51,17 +51,30 @@ func BenchmarkQuantMatMul(b *testing.B) {
 	}
 }
 
+// repeated is a tensor that repeats a few random numbers: drawing as many as a large one has takes longer than to measure.
+func repeated(dt tensor.DType, dims ...int) *tensor.Tensor {
+	few := nnRandom(nnRand(3), dt, 1021).Bytes()
+	x := tensor.New(tensor.T(dt, dims...))
+	for to := x.Bytes(); len(to) > 0; {
+		to = to[copy(to, few):]
+	}
+	return x
+}
+
 // randomParts are the parts of a weight of n elements, without quantizing any.
-func randomParts(r *rand.Rand, n int) []*tensor.Tensor {
+func randomParts(n int) []*tensor.Tensor {
+	blocks := n / 64
+	codes, scales := make([]byte, 4093), nnRand(4)
+	for i := range codes {
+		codes[i] = byte(scales.Uint32())
+	}
 	bytes := func(n int) *tensor.Tensor {
 		x := tensor.New(tensor.T(tensor.U8, n))
-		words := tensor.View[uint64](x.Bytes())
-		for i := range words {
-			words[i] = r.Uint64()
+		for to := x.Bytes(); len(to) > 0; {
+			to = to[copy(to, codes):]
 		}
 		return x
 	}
-	blocks := n / 64
 	nested := tensor.New(tensor.T(tensor.F32, quant.Blocks(blocks, quant.StateBlocksize)))
 	for i := range nested.Type().Size() {
 		nested.Set(i, 0.01)
@@ -129,7 +142,7 @@ func benchLaunches(b *testing.B, threads int, op graph.Op, sets ...[]*tensor.Ten
 // BenchmarkDequantize is a weight of 4096 x 4096 in NF4 with double quantization. Bytes are those read and written.
 func BenchmarkDequantize(b *testing.B) {
 	const n = benchSide * benchSide
-	parts := randomParts(nnRand(4), n)
+	parts := randomParts(n)
 	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
 		for _, threads := range []int{1, 2} {
 			op := ops.Dequantize{Blocksize: 64, Rows: benchSide, Cols: benchSide, To: dt, Nested: true}

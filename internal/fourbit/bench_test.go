@@ -97,6 +97,22 @@ func BenchmarkTables(b *testing.B) {
 	}
 }
 
+// BenchmarkScales is restoring the scales of 128 blocks, in elements of blocks of 64.
+func BenchmarkScales(b *testing.B) {
+	w := newWeight(rand.New(rand.NewPCG(6, 6)), 128*64, 64, true)
+	for i := range w.Nested {
+		w.Nested[i] = 0.5
+	}
+	benchLevels(b, func(b *testing.B, l isa.Level) {
+		scales := make([]float32, 128)
+		measure(b, 16*128*64, func() {
+			for range 16 {
+				w.scales(l, scales, 0)
+			}
+		})
+	})
+}
+
 // BenchmarkDot is products of vectors by 16 rows of 4096 in the cache, tables included.
 func BenchmarkDot(b *testing.B) {
 	const rows, cols, blocks = 16, 4096, 64

@@ -32,7 +32,7 @@ block:
 
 unit:
 	VPMOVZXWD     (AX), Z5
-	PREFETCHT0    1024(AX)
+	PREFETCHT0    4096(AX)
 	VPERMPS       Z4, Z5, Z6
 	VFMADD231PS   (BX), Z6, Z0
 	VPSRLD        $0x04, Z5, Z6
@@ -96,7 +96,7 @@ block:
 
 unit:
 	VPMOVZXWD     (AX), Z5
-	PREFETCHT0    1024(AX)
+	PREFETCHT0    4096(AX)
 	VPERMPS       Z4, Z5, Z6
 	VFMADD231PS   (R8), Z6, Z0
 	VFMADD231PS   (R8)(BX*1), Z6, Z1
@@ -181,9 +181,9 @@ block:
 
 unit:
 	VPMOVZXWD     (AX), Z10
-	PREFETCHT0    1024(AX)
+	PREFETCHT0    4096(AX)
 	VPMOVZXWD     (AX)(R11*1), Z11
-	PREFETCHT0    1024(AX)(R11*1)
+	PREFETCHT0    4096(AX)(R11*1)
 	VPERMPS       Z8, Z10, Z12
 	VPERMPS       Z9, Z11, Z13
 	VMOVUPS       (R9), Z14
@@ -327,7 +327,7 @@ unit:
 	RET
 
 // func sum4AVX512(x *float32, codes *byte, stride int, tables *uint32, ldt int, blocks int, units int, y *float32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·sum4AVX512(SB), NOSPLIT, $0-64
 	MOVQ         x+0(FP), AX
 	MOVQ         codes+8(FP), CX
@@ -340,6 +340,7 @@ TEXT ·sum4AVX512(SB), NOSPLIT, $0-64
 	SHLQ         $0x02, SI
 	LEAQ         (DX)(DX*2), R10
 	LEAQ         (SI)(SI*2), R11
+	LEAQ         (CX)(DX*4), R12
 	VBROADCASTSS (AX), Z0
 	VBROADCASTSS 4(AX), Z1
 	VBROADCASTSS 8(AX), Z2
@@ -354,6 +355,7 @@ unit:
 	VMOVUPS     128(R9), Z6
 	VMOVUPS     192(R9), Z7
 	VPMOVZXWD   (CX), Z8
+	PREFETCHT0  (R12)
 	VPERMPS     (BX), Z8, Z9
 	VFMADD231PS Z0, Z9, Z4
 	VPSRLD      $0x04, Z8, Z9
@@ -366,6 +368,7 @@ unit:
 	VPERMPS     (BX), Z8, Z8
 	VFMADD231PS Z0, Z8, Z7
 	VPMOVZXWD   (CX)(DX*1), Z8
+	PREFETCHT0  (R12)(DX*1)
 	VPERMPS     (BX)(SI*1), Z8, Z9
 	VFMADD231PS Z1, Z9, Z4
 	VPSRLD      $0x04, Z8, Z9
@@ -378,6 +381,7 @@ unit:
 	VPERMPS     (BX)(SI*1), Z8, Z8
 	VFMADD231PS Z1, Z8, Z7
 	VPMOVZXWD   (CX)(DX*2), Z8
+	PREFETCHT0  (R12)(DX*2)
 	VPERMPS     (BX)(SI*2), Z8, Z9
 	VFMADD231PS Z2, Z9, Z4
 	VPSRLD      $0x04, Z8, Z9
@@ -390,6 +394,7 @@ unit:
 	VPERMPS     (BX)(SI*2), Z8, Z8
 	VFMADD231PS Z2, Z8, Z7
 	VPMOVZXWD   (CX)(R10*1), Z8
+	PREFETCHT0  (R12)(R10*1)
 	VPERMPS     (BX)(R11*1), Z8, Z9
 	VFMADD231PS Z3, Z9, Z4
 	VPSRLD      $0x04, Z8, Z9
@@ -406,6 +411,7 @@ unit:
 	VMOVUPS     Z6, 128(R9)
 	VMOVUPS     Z7, 192(R9)
 	ADDQ        $0x20, CX
+	ADDQ        $0x20, R12
 	ADDQ        $+256, R9
 	DECQ        AX
 	JNZ         unit
@@ -416,7 +422,7 @@ unit:
 	RET
 
 // func sum1AVX512(x *float32, codes *byte, stride int, tables *uint32, ldt int, blocks int, units int, y *float32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·sum1AVX512(SB), NOSPLIT, $0-64
 	MOVQ         x+0(FP), AX
 	MOVQ         codes+8(FP), CX
@@ -427,8 +433,9 @@ TEXT ·sum1AVX512(SB), NOSPLIT, $0-64
 	MOVQ         units+48(FP), R8
 	MOVQ         y+56(FP), R9
 	SHLQ         $0x02, SI
-	LEAQ         (DX)(DX*2), DX
-	LEAQ         (SI)(SI*2), DX
+	LEAQ         (DX)(DX*2), R10
+	LEAQ         (SI)(SI*2), SI
+	LEAQ         (CX)(DX*4), DX
 	VBROADCASTSS (AX), Z0
 
 block:
@@ -440,6 +447,7 @@ unit:
 	VMOVUPS     128(R9), Z3
 	VMOVUPS     192(R9), Z4
 	VPMOVZXWD   (CX), Z5
+	PREFETCHT0  (DX)
 	VPERMPS     (BX), Z5, Z6
 	VFMADD231PS Z0, Z6, Z1
 	VPSRLD      $0x04, Z5, Z6
@@ -456,6 +464,7 @@ unit:
 	VMOVUPS     Z3, 128(R9)
 	VMOVUPS     Z4, 192(R9)
 	ADDQ        $0x20, CX
+	ADDQ        $0x20, DX
 	ADDQ        $+256, R9
 	DECQ        AX
 	JNZ         unit
@@ -494,7 +503,7 @@ block:
 
 unit:
 	VPMOVZXWD    (AX), Y6
-	PREFETCHT0   1024(AX)
+	PREFETCHT0   4096(AX)
 	VPSLLD       $0x1c, Y6, Y7
 	VPERMPS      Y4, Y6, Y8
 	VPERMPS      Y5, Y6, Y9
@@ -569,7 +578,7 @@ block:
 
 unit:
 	VPMOVZXWD    (AX), Y6
-	PREFETCHT0   1024(AX)
+	PREFETCHT0   4096(AX)
 	VPSLLD       $0x1c, Y6, Y7
 	VPERMPS      Y4, Y6, Y8
 	VPERMPS      Y5, Y6, Y9
@@ -653,7 +662,7 @@ block:
 
 unit:
 	VPMOVZXWD    (AX), Y6
-	PREFETCHT0   1024(AX)
+	PREFETCHT0   4096(AX)
 	VPSLLD       $0x1c, Y6, Y7
 	VPERMPS      Y4, Y6, Y8
 	VPERMPS      Y5, Y6, Y9
@@ -727,7 +736,7 @@ unit:
 	RET
 
 // func sum4AVX2(x *float32, codes *byte, stride int, tables *uint32, ldt int, blocks int, units int, y *float32)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·sum4AVX2(SB), NOSPLIT, $0-64
 	MOVQ         x+0(FP), AX
 	MOVQ         codes+8(FP), CX
@@ -740,6 +749,7 @@ TEXT ·sum4AVX2(SB), NOSPLIT, $0-64
 	SHLQ         $0x02, SI
 	LEAQ         (DX)(DX*2), R10
 	LEAQ         (SI)(SI*2), R11
+	LEAQ         (CX)(DX*4), R12
 	VBROADCASTSS (AX), Y0
 	VBROADCASTSS 4(AX), Y1
 	VBROADCASTSS 8(AX), Y2
@@ -754,6 +764,7 @@ unit:
 	VMOVUPS     64(R9), Y6
 	VMOVUPS     96(R9), Y7
 	VPMOVZXWD   (CX), Y8
+	PREFETCHT0  (R12)
 	VPSLLD      $0x1c, Y8, Y9
 	VPERMPS     (BX), Y8, Y10
 	VPERMPS     32(BX), Y8, Y11
@@ -778,6 +789,7 @@ unit:
 	VBLENDVPS   Y8, Y9, Y10, Y8
 	VFMADD231PS Y0, Y8, Y7
 	VPMOVZXWD   (CX)(DX*1), Y8
+	PREFETCHT0  (R12)(DX*1)
 	VPSLLD      $0x1c, Y8, Y9
 	VPERMPS     (BX)(SI*1), Y8, Y10
 	VPERMPS     32(BX)(SI*1), Y8, Y11
@@ -802,6 +814,7 @@ unit:
 	VBLENDVPS   Y8, Y9, Y10, Y8
 	VFMADD231PS Y1, Y8, Y7
 	VPMOVZXWD   (CX)(DX*2), Y8
+	PREFETCHT0  (R12)(DX*2)
 	VPSLLD      $0x1c, Y8, Y9
 	VPERMPS     (BX)(SI*2), Y8, Y10
 	VPERMPS     32(BX)(SI*2), Y8, Y11
@@ -826,6 +839,7 @@ unit:
 	VBLENDVPS   Y8, Y9, Y10, Y8
 	VFMADD231PS Y2, Y8, Y7
 	VPMOVZXWD   (CX)(R10*1), Y8
+	PREFETCHT0  (R12)(R10*1)
 	VPSLLD      $0x1c, Y8, Y9
 	VPERMPS     (BX)(R11*1), Y8, Y10
 	VPERMPS     32(BX)(R11*1), Y8, Y11
@@ -854,6 +868,7 @@ unit:
 	VMOVUPS     Y6, 64(R9)
 	VMOVUPS     Y7, 96(R9)
 	ADDQ        $0x10, CX
+	ADDQ        $0x10, R12
 	ADDQ        $+128, R9
 	DECQ        AX
 	JNZ         unit
@@ -864,7 +879,7 @@ unit:
 	RET
 
 // func sum1AVX2(x *float32, codes *byte, stride int, tables *uint32, ldt int, blocks int, units int, y *float32)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·sum1AVX2(SB), NOSPLIT, $0-64
 	MOVQ         x+0(FP), AX
 	MOVQ         codes+8(FP), CX
@@ -875,8 +890,9 @@ TEXT ·sum1AVX2(SB), NOSPLIT, $0-64
 	MOVQ         units+48(FP), R8
 	MOVQ         y+56(FP), R9
 	SHLQ         $0x02, SI
-	LEAQ         (DX)(DX*2), DX
-	LEAQ         (SI)(SI*2), DX
+	LEAQ         (DX)(DX*2), R10
+	LEAQ         (SI)(SI*2), SI
+	LEAQ         (CX)(DX*4), DX
 	VBROADCASTSS (AX), Y0
 
 block:
@@ -888,6 +904,7 @@ unit:
 	VMOVUPS     64(R9), Y3
 	VMOVUPS     96(R9), Y4
 	VPMOVZXWD   (CX), Y5
+	PREFETCHT0  (DX)
 	VPSLLD      $0x1c, Y5, Y6
 	VPERMPS     (BX), Y5, Y7
 	VPERMPS     32(BX), Y5, Y8
@@ -916,6 +933,7 @@ unit:
 	VMOVUPS     Y3, 64(R9)
 	VMOVUPS     Y4, 96(R9)
 	ADDQ        $0x10, CX
+	ADDQ        $0x10, DX
 	ADDQ        $+128, R9
 	DECQ        AX
 	JNZ         unit

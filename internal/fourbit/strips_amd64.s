@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func packLanesF32AVX512(dst *float32, ldd int, codes *byte, stride int, scales *float32, shift int, at *int32, values *float32, rounds int, span int)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·packLanesF32AVX512(SB), NOSPLIT, $0-80
 	MOVQ    dst+0(FP), AX
 	MOVQ    ldd+8(FP), CX
@@ -43,21 +43,37 @@ round:
 
 scaled:
 	DECQ         R13
+	PREFETCHT0   256(DX)
 	VMOVUPS      (DX), X4
+	PREFETCHT0   256(R10)
 	VINSERTI32X4 $0x01, (R10), Z4, Z4
+	PREFETCHT0   256(R11)
 	VINSERTI32X4 $0x02, (R11), Z4, Z4
+	PREFETCHT0   256(R12)
 	VINSERTI32X4 $0x03, (R12), Z4, Z4
+	PREFETCHT0   256(DX)(BX*1)
 	VMOVUPS      (DX)(BX*1), X5
+	PREFETCHT0   256(R10)(BX*1)
 	VINSERTI32X4 $0x01, (R10)(BX*1), Z5, Z5
+	PREFETCHT0   256(R11)(BX*1)
 	VINSERTI32X4 $0x02, (R11)(BX*1), Z5, Z5
+	PREFETCHT0   256(R12)(BX*1)
 	VINSERTI32X4 $0x03, (R12)(BX*1), Z5, Z5
+	PREFETCHT0   256(DX)(BX*2)
 	VMOVUPS      (DX)(BX*2), X6
+	PREFETCHT0   256(R10)(BX*2)
 	VINSERTI32X4 $0x01, (R10)(BX*2), Z6, Z6
+	PREFETCHT0   256(R11)(BX*2)
 	VINSERTI32X4 $0x02, (R11)(BX*2), Z6, Z6
+	PREFETCHT0   256(R12)(BX*2)
 	VINSERTI32X4 $0x03, (R12)(BX*2), Z6, Z6
+	PREFETCHT0   256(DX)(R9*1)
 	VMOVUPS      (DX)(R9*1), X7
+	PREFETCHT0   256(R10)(R9*1)
 	VINSERTI32X4 $0x01, (R10)(R9*1), Z7, Z7
+	PREFETCHT0   256(R11)(R9*1)
 	VINSERTI32X4 $0x02, (R11)(R9*1), Z7, Z7
+	PREFETCHT0   256(R12)(R9*1)
 	VINSERTI32X4 $0x03, (R12)(R9*1), Z7, Z7
 	ADDQ         $0x10, DX
 	ADDQ         $0x10, R10
@@ -126,7 +142,7 @@ rounddone:
 	RET
 
 // func packLanesBF16AVX512(dst *float32, ldd int, codes *byte, stride int, scales *float32, shift int, at *int32, values *float32, rounds int, span int)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·packLanesBF16AVX512(SB), NOSPLIT, $0-80
 	MOVQ    dst+0(FP), AX
 	MOVQ    ldd+8(FP), CX
@@ -168,21 +184,37 @@ round:
 
 scaled:
 	DECQ         R13
+	PREFETCHT0   256(DX)
 	VMOVUPS      (DX), X8
+	PREFETCHT0   256(R10)
 	VINSERTI32X4 $0x01, (R10), Z8, Z8
+	PREFETCHT0   256(R11)
 	VINSERTI32X4 $0x02, (R11), Z8, Z8
+	PREFETCHT0   256(R12)
 	VINSERTI32X4 $0x03, (R12), Z8, Z8
+	PREFETCHT0   256(DX)(BX*1)
 	VMOVUPS      (DX)(BX*1), X9
+	PREFETCHT0   256(R10)(BX*1)
 	VINSERTI32X4 $0x01, (R10)(BX*1), Z9, Z9
+	PREFETCHT0   256(R11)(BX*1)
 	VINSERTI32X4 $0x02, (R11)(BX*1), Z9, Z9
+	PREFETCHT0   256(R12)(BX*1)
 	VINSERTI32X4 $0x03, (R12)(BX*1), Z9, Z9
+	PREFETCHT0   256(DX)(BX*2)
 	VMOVUPS      (DX)(BX*2), X10
+	PREFETCHT0   256(R10)(BX*2)
 	VINSERTI32X4 $0x01, (R10)(BX*2), Z10, Z10
+	PREFETCHT0   256(R11)(BX*2)
 	VINSERTI32X4 $0x02, (R11)(BX*2), Z10, Z10
+	PREFETCHT0   256(R12)(BX*2)
 	VINSERTI32X4 $0x03, (R12)(BX*2), Z10, Z10
+	PREFETCHT0   256(DX)(R9*1)
 	VMOVUPS      (DX)(R9*1), X11
+	PREFETCHT0   256(R10)(R9*1)
 	VINSERTI32X4 $0x01, (R10)(R9*1), Z11, Z11
+	PREFETCHT0   256(R11)(R9*1)
 	VINSERTI32X4 $0x02, (R11)(R9*1), Z11, Z11
+	PREFETCHT0   256(R12)(R9*1)
 	VINSERTI32X4 $0x03, (R12)(R9*1), Z11, Z11
 	ADDQ         $0x10, DX
 	ADDQ         $0x10, R10
@@ -379,7 +411,7 @@ DATA packLanesBF16AVX512Mask<>+60(SB)/4, $0xffff0000
 GLOBL packLanesBF16AVX512Mask<>(SB), RODATA|NOPTR, $64
 
 // func packLanesF16AVX512(dst *float32, ldd int, codes *byte, stride int, scales *float32, shift int, at *int32, values *float32, rounds int, span int)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·packLanesF16AVX512(SB), NOSPLIT, $0-80
 	MOVQ    dst+0(FP), AX
 	MOVQ    ldd+8(FP), CX
@@ -417,21 +449,37 @@ round:
 
 scaled:
 	DECQ         R13
+	PREFETCHT0   256(DX)
 	VMOVUPS      (DX), X4
+	PREFETCHT0   256(R10)
 	VINSERTI32X4 $0x01, (R10), Z4, Z4
+	PREFETCHT0   256(R11)
 	VINSERTI32X4 $0x02, (R11), Z4, Z4
+	PREFETCHT0   256(R12)
 	VINSERTI32X4 $0x03, (R12), Z4, Z4
+	PREFETCHT0   256(DX)(BX*1)
 	VMOVUPS      (DX)(BX*1), X5
+	PREFETCHT0   256(R10)(BX*1)
 	VINSERTI32X4 $0x01, (R10)(BX*1), Z5, Z5
+	PREFETCHT0   256(R11)(BX*1)
 	VINSERTI32X4 $0x02, (R11)(BX*1), Z5, Z5
+	PREFETCHT0   256(R12)(BX*1)
 	VINSERTI32X4 $0x03, (R12)(BX*1), Z5, Z5
+	PREFETCHT0   256(DX)(BX*2)
 	VMOVUPS      (DX)(BX*2), X6
+	PREFETCHT0   256(R10)(BX*2)
 	VINSERTI32X4 $0x01, (R10)(BX*2), Z6, Z6
+	PREFETCHT0   256(R11)(BX*2)
 	VINSERTI32X4 $0x02, (R11)(BX*2), Z6, Z6
+	PREFETCHT0   256(R12)(BX*2)
 	VINSERTI32X4 $0x03, (R12)(BX*2), Z6, Z6
+	PREFETCHT0   256(DX)(R9*1)
 	VMOVUPS      (DX)(R9*1), X7
+	PREFETCHT0   256(R10)(R9*1)
 	VINSERTI32X4 $0x01, (R10)(R9*1), Z7, Z7
+	PREFETCHT0   256(R11)(R9*1)
 	VINSERTI32X4 $0x02, (R11)(R9*1), Z7, Z7
+	PREFETCHT0   256(R12)(R9*1)
 	VINSERTI32X4 $0x03, (R12)(R9*1), Z7, Z7
 	ADDQ         $0x10, DX
 	ADDQ         $0x10, R10
@@ -1021,45 +1069,49 @@ TEXT ·packRowsF32AVX512(SB), NOSPLIT, $0-88
 	VMOVUPS packRowsF32AVX512Spread<>+0(SB), Z1
 	VMOVUPS packRowsF32AVX512Down<>+0(SB), Z2
 	SHLQ    $0x02, CX
+	MOVQ    BX, R10
+	SHLQ    $0x05, R10
+	ADDQ    DX, R10
 	CMPQ    SI, $0x01
 	JLT     rowdone
 
 row:
-	PREFETCHT0 (DX)(BX*8)
-	MOVQ       DX, R10
-	MOVQ       AX, R11
-	MOVQ       R9, R12
-	MOVQ       strips+16(FP), R13
-	CMPQ       R13, $0x01
+	PREFETCHT0 (R10)
+	MOVQ       DX, R11
+	MOVQ       AX, R12
+	MOVQ       R9, R13
+	MOVQ       strips+16(FP), R14
+	CMPQ       R14, $0x01
 	JLT        stripdone
 
 strip:
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Z3
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Z3
 	VMULPS       Z0, Z3, Z3
-	VPBROADCASTQ (R10), Z4
+	VPBROADCASTQ (R11), Z4
 	VPSHUFB      Z1, Z4, Z4
 	VPSRLVD      Z2, Z4, Z4
 	VPERMPS      Z3, Z4, Z3
-	VMOVUPS      Z3, (R11)
-	ADDQ         $0x10, R12
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Z3
+	VMOVUPS      Z3, (R12)
+	ADDQ         $0x10, R13
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Z3
 	VMULPS       Z0, Z3, Z3
-	VPBROADCASTQ 8(R10), Z4
+	VPBROADCASTQ 8(R11), Z4
 	VPSHUFB      Z1, Z4, Z4
 	VPSRLVD      Z2, Z4, Z4
 	VPERMPS      Z3, Z4, Z3
-	VMOVUPS      Z3, 64(R11)
-	ADDQ         $0x10, R12
-	ADDQ         $0x10, R10
-	ADDQ         CX, R11
-	SUBQ         $0x01, R13
-	CMPQ         R13, $0x01
+	VMOVUPS      Z3, 64(R12)
+	ADDQ         $0x10, R13
+	ADDQ         $0x10, R11
+	ADDQ         CX, R12
+	SUBQ         $0x01, R14
+	CMPQ         R14, $0x01
 	JGE          strip
 
 stripdone:
 	ADDQ BX, DX
+	ADDQ BX, R10
 	ADDQ $0x80, AX
 	ADDQ cols+72(FP), R9
 	SUBQ $0x01, SI
@@ -1126,21 +1178,24 @@ TEXT ·packRowsBF16AVX512(SB), NOSPLIT, $0-88
 	VMOVUPS packRowsBF16AVX512Spread<>+0(SB), Z5
 	VMOVUPS packRowsBF16AVX512Down<>+0(SB), Z6
 	SHLQ    $0x02, CX
+	MOVQ    BX, R10
+	SHLQ    $0x05, R10
+	ADDQ    DX, R10
 	CMPQ    SI, $0x01
 	JLT     rowdone
 
 row:
-	PREFETCHT0 (DX)(BX*8)
-	MOVQ       DX, R10
-	MOVQ       AX, R11
-	MOVQ       R9, R12
-	MOVQ       strips+16(FP), R13
-	CMPQ       R13, $0x01
+	PREFETCHT0 (R10)
+	MOVQ       DX, R11
+	MOVQ       AX, R12
+	MOVQ       R9, R13
+	MOVQ       strips+16(FP), R14
+	CMPQ       R14, $0x01
 	JLT        stripdone
 
 strip:
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Z7
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Z7
 	VMULPS       Z0, Z7, Z7
 	VPSRLD       $0x10, Z7, Z8
 	VANDPS       Z1, Z8, Z8
@@ -1149,14 +1204,14 @@ strip:
 	VCMPPS       $0x03, Z7, Z7, K1
 	VORPS        Z3, Z7, K1, Z8
 	VANDPS       Z4, Z8, Z7
-	VPBROADCASTQ (R10), Z8
+	VPBROADCASTQ (R11), Z8
 	VPSHUFB      Z5, Z8, Z8
 	VPSRLVD      Z6, Z8, Z8
 	VPERMPS      Z7, Z8, Z7
-	VMOVUPS      Z7, (R11)
-	ADDQ         $0x10, R12
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Z7
+	VMOVUPS      Z7, (R12)
+	ADDQ         $0x10, R13
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Z7
 	VMULPS       Z0, Z7, Z7
 	VPSRLD       $0x10, Z7, Z8
 	VANDPS       Z1, Z8, Z8
@@ -1165,20 +1220,21 @@ strip:
 	VCMPPS       $0x03, Z7, Z7, K1
 	VORPS        Z3, Z7, K1, Z8
 	VANDPS       Z4, Z8, Z7
-	VPBROADCASTQ 8(R10), Z8
+	VPBROADCASTQ 8(R11), Z8
 	VPSHUFB      Z5, Z8, Z8
 	VPSRLVD      Z6, Z8, Z8
 	VPERMPS      Z7, Z8, Z7
-	VMOVUPS      Z7, 64(R11)
-	ADDQ         $0x10, R12
-	ADDQ         $0x10, R10
-	ADDQ         CX, R11
-	SUBQ         $0x01, R13
-	CMPQ         R13, $0x01
+	VMOVUPS      Z7, 64(R12)
+	ADDQ         $0x10, R13
+	ADDQ         $0x10, R11
+	ADDQ         CX, R12
+	SUBQ         $0x01, R14
+	CMPQ         R14, $0x01
 	JGE          strip
 
 stripdone:
 	ADDQ BX, DX
+	ADDQ BX, R10
 	ADDQ $0x80, AX
 	ADDQ cols+72(FP), R9
 	SUBQ $0x01, SI
@@ -1313,49 +1369,53 @@ TEXT ·packRowsF16AVX512(SB), NOSPLIT, $0-88
 	VMOVUPS packRowsF16AVX512Spread<>+0(SB), Z1
 	VMOVUPS packRowsF16AVX512Down<>+0(SB), Z2
 	SHLQ    $0x02, CX
+	MOVQ    BX, R10
+	SHLQ    $0x05, R10
+	ADDQ    DX, R10
 	CMPQ    SI, $0x01
 	JLT     rowdone
 
 row:
-	PREFETCHT0 (DX)(BX*8)
-	MOVQ       DX, R10
-	MOVQ       AX, R11
-	MOVQ       R9, R12
-	MOVQ       strips+16(FP), R13
-	CMPQ       R13, $0x01
+	PREFETCHT0 (R10)
+	MOVQ       DX, R11
+	MOVQ       AX, R12
+	MOVQ       R9, R13
+	MOVQ       strips+16(FP), R14
+	CMPQ       R14, $0x01
 	JLT        stripdone
 
 strip:
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Z3
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Z3
 	VMULPS       Z0, Z3, Z3
 	VCVTPS2PH    $0x00, Z3, Y3
 	VCVTPH2PS    Y3, Z3
-	VPBROADCASTQ (R10), Z4
+	VPBROADCASTQ (R11), Z4
 	VPSHUFB      Z1, Z4, Z4
 	VPSRLVD      Z2, Z4, Z4
 	VPERMPS      Z3, Z4, Z3
-	VMOVUPS      Z3, (R11)
-	ADDQ         $0x10, R12
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Z3
+	VMOVUPS      Z3, (R12)
+	ADDQ         $0x10, R13
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Z3
 	VMULPS       Z0, Z3, Z3
 	VCVTPS2PH    $0x00, Z3, Y3
 	VCVTPH2PS    Y3, Z3
-	VPBROADCASTQ 8(R10), Z4
+	VPBROADCASTQ 8(R11), Z4
 	VPSHUFB      Z1, Z4, Z4
 	VPSRLVD      Z2, Z4, Z4
 	VPERMPS      Z3, Z4, Z3
-	VMOVUPS      Z3, 64(R11)
-	ADDQ         $0x10, R12
-	ADDQ         $0x10, R10
-	ADDQ         CX, R11
-	SUBQ         $0x01, R13
-	CMPQ         R13, $0x01
+	VMOVUPS      Z3, 64(R12)
+	ADDQ         $0x10, R13
+	ADDQ         $0x10, R11
+	ADDQ         CX, R12
+	SUBQ         $0x01, R14
+	CMPQ         R14, $0x01
 	JGE          strip
 
 stripdone:
 	ADDQ BX, DX
+	ADDQ BX, R10
 	ADDQ $0x80, AX
 	ADDQ cols+72(FP), R9
 	SUBQ $0x01, SI
@@ -1403,7 +1463,7 @@ DATA packRowsF16AVX512Down<>+60(SB)/4, $0x00000000
 GLOBL packRowsF16AVX512Down<>(SB), RODATA|NOPTR, $64
 
 // func packLanesF32AVX2(dst *float32, ldd int, codes *byte, stride int, scales *float32, shift int, at *int32, values *float32, rounds int, span int)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·packLanesF32AVX2(SB), NOSPLIT, $0-80
 	MOVQ    dst+0(FP), AX
 	MOVQ    ldd+8(FP), CX
@@ -1438,13 +1498,21 @@ round:
 
 scaled:
 	DECQ        R11
+	PREFETCHT0  256(DX)
 	VMOVUPS     (DX), X6
+	PREFETCHT0  256(R10)
 	VINSERTI128 $0x01, (R10), Y6, Y6
+	PREFETCHT0  256(DX)(BX*1)
 	VMOVUPS     (DX)(BX*1), X7
+	PREFETCHT0  256(R10)(BX*1)
 	VINSERTI128 $0x01, (R10)(BX*1), Y7, Y7
+	PREFETCHT0  256(DX)(BX*2)
 	VMOVUPS     (DX)(BX*2), X8
+	PREFETCHT0  256(R10)(BX*2)
 	VINSERTI128 $0x01, (R10)(BX*2), Y8, Y8
+	PREFETCHT0  256(DX)(R9*1)
 	VMOVUPS     (DX)(R9*1), X9
+	PREFETCHT0  256(R10)(R9*1)
 	VINSERTI128 $0x01, (R10)(R9*1), Y9, Y9
 	ADDQ        $0x10, DX
 	ADDQ        $0x10, R10
@@ -1534,7 +1602,7 @@ rounddone:
 	RET
 
 // func packLanesBF16AVX2(dst *float32, ldd int, codes *byte, stride int, scales *float32, shift int, at *int32, values *float32, rounds int, span int)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·packLanesBF16AVX2(SB), NOSPLIT, $0-80
 	MOVQ    dst+0(FP), AX
 	MOVQ    ldd+8(FP), CX
@@ -1569,13 +1637,21 @@ round:
 
 scaled:
 	DECQ        R11
+	PREFETCHT0  256(DX)
 	VMOVUPS     (DX), X6
+	PREFETCHT0  256(R10)
 	VINSERTI128 $0x01, (R10), Y6, Y6
+	PREFETCHT0  256(DX)(BX*1)
 	VMOVUPS     (DX)(BX*1), X7
+	PREFETCHT0  256(R10)(BX*1)
 	VINSERTI128 $0x01, (R10)(BX*1), Y7, Y7
+	PREFETCHT0  256(DX)(BX*2)
 	VMOVUPS     (DX)(BX*2), X8
+	PREFETCHT0  256(R10)(BX*2)
 	VINSERTI128 $0x01, (R10)(BX*2), Y8, Y8
+	PREFETCHT0  256(DX)(R9*1)
 	VMOVUPS     (DX)(R9*1), X9
+	PREFETCHT0  256(R10)(R9*1)
 	VINSERTI128 $0x01, (R10)(R9*1), Y9, Y9
 	ADDQ        $0x10, DX
 	ADDQ        $0x10, R10
@@ -1769,7 +1845,7 @@ DATA packLanesBF16AVX2Mask<>+28(SB)/4, $0xffff0000
 GLOBL packLanesBF16AVX2Mask<>(SB), RODATA|NOPTR, $32
 
 // func packLanesF16AVX2(dst *float32, ldd int, codes *byte, stride int, scales *float32, shift int, at *int32, values *float32, rounds int, span int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·packLanesF16AVX2(SB), NOSPLIT, $0-80
 	MOVQ    dst+0(FP), AX
 	MOVQ    ldd+8(FP), CX
@@ -1804,13 +1880,21 @@ round:
 
 scaled:
 	DECQ        R11
+	PREFETCHT0  256(DX)
 	VMOVUPS     (DX), X6
+	PREFETCHT0  256(R10)
 	VINSERTI128 $0x01, (R10), Y6, Y6
+	PREFETCHT0  256(DX)(BX*1)
 	VMOVUPS     (DX)(BX*1), X7
+	PREFETCHT0  256(R10)(BX*1)
 	VINSERTI128 $0x01, (R10)(BX*1), Y7, Y7
+	PREFETCHT0  256(DX)(BX*2)
 	VMOVUPS     (DX)(BX*2), X8
+	PREFETCHT0  256(R10)(BX*2)
 	VINSERTI128 $0x01, (R10)(BX*2), Y8, Y8
+	PREFETCHT0  256(DX)(R9*1)
 	VMOVUPS     (DX)(R9*1), X9
+	PREFETCHT0  256(R10)(R9*1)
 	VINSERTI128 $0x01, (R10)(R9*1), Y9, Y9
 	ADDQ        $0x10, DX
 	ADDQ        $0x10, R10
@@ -2418,51 +2502,55 @@ TEXT ·packRowsF32AVX2(SB), NOSPLIT, $0-88
 	VMOVUPS packRowsF32AVX2Down<>+0(SB), Y2
 	VMOVUPS packRowsF32AVX2Top<>+0(SB), Y3
 	SHLQ    $0x02, CX
+	MOVQ    BX, R10
+	SHLQ    $0x05, R10
+	ADDQ    DX, R10
 	CMPQ    SI, $0x01
 	JLT     rowdone
 
 row:
-	PREFETCHT0 (DX)(BX*8)
-	MOVQ       DX, R10
-	MOVQ       AX, R11
-	MOVQ       R9, R12
-	MOVQ       strips+16(FP), R13
-	CMPQ       R13, $0x01
+	PREFETCHT0 (R10)
+	MOVQ       DX, R11
+	MOVQ       AX, R12
+	MOVQ       R9, R13
+	MOVQ       strips+16(FP), R14
+	CMPQ       R14, $0x01
 	JLT        stripdone
 
 strip:
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Y4
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Y4
 	VMULPS       Y0, Y4, Y5
 	VMULPS       Y1, Y4, Y4
-	VPBROADCASTD (R10), Y6
+	VPBROADCASTD (R11), Y6
 	VPSLLVD      Y3, Y6, Y7
 	VPSRLVD      Y2, Y6, Y6
 	VPERMPS      Y5, Y6, Y5
 	VPERMPS      Y4, Y6, Y4
 	VBLENDVPS    Y7, Y4, Y5, Y4
-	VMOVUPS      Y4, (R11)
-	ADDQ         $0x08, R12
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Y4
+	VMOVUPS      Y4, (R12)
+	ADDQ         $0x08, R13
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Y4
 	VMULPS       Y0, Y4, Y5
 	VMULPS       Y1, Y4, Y4
-	VPBROADCASTD 4(R10), Y6
+	VPBROADCASTD 4(R11), Y6
 	VPSLLVD      Y3, Y6, Y7
 	VPSRLVD      Y2, Y6, Y6
 	VPERMPS      Y5, Y6, Y5
 	VPERMPS      Y4, Y6, Y4
 	VBLENDVPS    Y7, Y4, Y5, Y4
-	VMOVUPS      Y4, 32(R11)
-	ADDQ         $0x08, R12
-	ADDQ         $0x08, R10
-	ADDQ         CX, R11
-	SUBQ         $0x01, R13
-	CMPQ         R13, $0x01
+	VMOVUPS      Y4, 32(R12)
+	ADDQ         $0x08, R13
+	ADDQ         $0x08, R11
+	ADDQ         CX, R12
+	SUBQ         $0x01, R14
+	CMPQ         R14, $0x01
 	JGE          strip
 
 stripdone:
 	ADDQ BX, DX
+	ADDQ BX, R10
 	ADDQ $0x40, AX
 	ADDQ cols+72(FP), R9
 	SUBQ $0x01, SI
@@ -2510,21 +2598,24 @@ TEXT ·packRowsBF16AVX2(SB), NOSPLIT, $0-88
 	VMOVUPS packRowsBF16AVX2Down<>+0(SB), Y2
 	VMOVUPS packRowsBF16AVX2Top<>+0(SB), Y3
 	SHLQ    $0x02, CX
+	MOVQ    BX, R10
+	SHLQ    $0x05, R10
+	ADDQ    DX, R10
 	CMPQ    SI, $0x01
 	JLT     rowdone
 
 row:
-	PREFETCHT0 (DX)(BX*8)
-	MOVQ       DX, R10
-	MOVQ       AX, R11
-	MOVQ       R9, R12
-	MOVQ       strips+16(FP), R13
-	CMPQ       R13, $0x01
+	PREFETCHT0 (R10)
+	MOVQ       DX, R11
+	MOVQ       AX, R12
+	MOVQ       R9, R13
+	MOVQ       strips+16(FP), R14
+	CMPQ       R14, $0x01
 	JLT        stripdone
 
 strip:
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Y4
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Y4
 	VMULPS       Y0, Y4, Y5
 	VPSRLD       $0x10, Y5, Y6
 	VANDPS       packRowsBF16AVX2One<>+0(SB), Y6, Y6
@@ -2543,16 +2634,16 @@ strip:
 	VORPS        packRowsBF16AVX2Quiet<>+0(SB), Y4, Y4
 	VBLENDVPS    Y7, Y4, Y6, Y6
 	VANDPS       packRowsBF16AVX2Mask<>+0(SB), Y6, Y4
-	VPBROADCASTD (R10), Y6
+	VPBROADCASTD (R11), Y6
 	VPSLLVD      Y3, Y6, Y7
 	VPSRLVD      Y2, Y6, Y6
 	VPERMPS      Y5, Y6, Y5
 	VPERMPS      Y4, Y6, Y4
 	VBLENDVPS    Y7, Y4, Y5, Y4
-	VMOVUPS      Y4, (R11)
-	ADDQ         $0x08, R12
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Y4
+	VMOVUPS      Y4, (R12)
+	ADDQ         $0x08, R13
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Y4
 	VMULPS       Y0, Y4, Y5
 	VPSRLD       $0x10, Y5, Y6
 	VANDPS       packRowsBF16AVX2One<>+0(SB), Y6, Y6
@@ -2571,22 +2662,23 @@ strip:
 	VORPS        packRowsBF16AVX2Quiet<>+0(SB), Y4, Y4
 	VBLENDVPS    Y7, Y4, Y6, Y6
 	VANDPS       packRowsBF16AVX2Mask<>+0(SB), Y6, Y4
-	VPBROADCASTD 4(R10), Y6
+	VPBROADCASTD 4(R11), Y6
 	VPSLLVD      Y3, Y6, Y7
 	VPSRLVD      Y2, Y6, Y6
 	VPERMPS      Y5, Y6, Y5
 	VPERMPS      Y4, Y6, Y4
 	VBLENDVPS    Y7, Y4, Y5, Y4
-	VMOVUPS      Y4, 32(R11)
-	ADDQ         $0x08, R12
-	ADDQ         $0x08, R10
-	ADDQ         CX, R11
-	SUBQ         $0x01, R13
-	CMPQ         R13, $0x01
+	VMOVUPS      Y4, 32(R12)
+	ADDQ         $0x08, R13
+	ADDQ         $0x08, R11
+	ADDQ         CX, R12
+	SUBQ         $0x01, R14
+	CMPQ         R14, $0x01
 	JGE          strip
 
 stripdone:
 	ADDQ BX, DX
+	ADDQ BX, R10
 	ADDQ $0x40, AX
 	ADDQ cols+72(FP), R9
 	SUBQ $0x01, SI
@@ -2674,59 +2766,63 @@ TEXT ·packRowsF16AVX2(SB), NOSPLIT, $0-88
 	VMOVUPS packRowsF16AVX2Down<>+0(SB), Y2
 	VMOVUPS packRowsF16AVX2Top<>+0(SB), Y3
 	SHLQ    $0x02, CX
+	MOVQ    BX, R10
+	SHLQ    $0x05, R10
+	ADDQ    DX, R10
 	CMPQ    SI, $0x01
 	JLT     rowdone
 
 row:
-	PREFETCHT0 (DX)(BX*8)
-	MOVQ       DX, R10
-	MOVQ       AX, R11
-	MOVQ       R9, R12
-	MOVQ       strips+16(FP), R13
-	CMPQ       R13, $0x01
+	PREFETCHT0 (R10)
+	MOVQ       DX, R11
+	MOVQ       AX, R12
+	MOVQ       R9, R13
+	MOVQ       strips+16(FP), R14
+	CMPQ       R14, $0x01
 	JLT        stripdone
 
 strip:
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Y4
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Y4
 	VMULPS       Y0, Y4, Y5
 	VCVTPS2PH    $0x00, Y5, X5
 	VCVTPH2PS    X5, Y5
 	VMULPS       Y1, Y4, Y4
 	VCVTPS2PH    $0x00, Y4, X4
 	VCVTPH2PS    X4, Y4
-	VPBROADCASTD (R10), Y6
+	VPBROADCASTD (R11), Y6
 	VPSLLVD      Y3, Y6, Y7
 	VPSRLVD      Y2, Y6, Y6
 	VPERMPS      Y5, Y6, Y5
 	VPERMPS      Y4, Y6, Y4
 	VBLENDVPS    Y7, Y4, Y5, Y4
-	VMOVUPS      Y4, (R11)
-	ADDQ         $0x08, R12
-	SHRXQ        R8, R12, R14
-	VBROADCASTSS (DI)(R14*4), Y4
+	VMOVUPS      Y4, (R12)
+	ADDQ         $0x08, R13
+	SHRXQ        R8, R13, R15
+	VBROADCASTSS (DI)(R15*4), Y4
 	VMULPS       Y0, Y4, Y5
 	VCVTPS2PH    $0x00, Y5, X5
 	VCVTPH2PS    X5, Y5
 	VMULPS       Y1, Y4, Y4
 	VCVTPS2PH    $0x00, Y4, X4
 	VCVTPH2PS    X4, Y4
-	VPBROADCASTD 4(R10), Y6
+	VPBROADCASTD 4(R11), Y6
 	VPSLLVD      Y3, Y6, Y7
 	VPSRLVD      Y2, Y6, Y6
 	VPERMPS      Y5, Y6, Y5
 	VPERMPS      Y4, Y6, Y4
 	VBLENDVPS    Y7, Y4, Y5, Y4
-	VMOVUPS      Y4, 32(R11)
-	ADDQ         $0x08, R12
-	ADDQ         $0x08, R10
-	ADDQ         CX, R11
-	SUBQ         $0x01, R13
-	CMPQ         R13, $0x01
+	VMOVUPS      Y4, 32(R12)
+	ADDQ         $0x08, R13
+	ADDQ         $0x08, R11
+	ADDQ         CX, R12
+	SUBQ         $0x01, R14
+	CMPQ         R14, $0x01
 	JGE          strip
 
 stripdone:
 	ADDQ BX, DX
+	ADDQ BX, R10
 	ADDQ $0x40, AX
 	ADDQ cols+72(FP), R9
 	SUBQ $0x01, SI

@@ -12,7 +12,7 @@ import (
 // each. The vectors are rearranged once to match: first the elements of the words' lowest codes, then of the next, and so on.
 
 // codesAhead is how many bytes ahead codes are prefetched.
-const codesAhead = 1024
+const codesAhead = 4096
 
 // dots emits dot1, dot2 and dot4. Four vectors are often more than the first cache holds: two rows share what is read of them, where there
 // are registers enough.
@@ -181,6 +181,9 @@ func (v vectors) sumRows(rows int) {
 	c.LEAQ(operand.Mem{Base: stride, Index: stride, Scale: 2}, three)
 	c.LEAQ(operand.Mem{Base: ldt, Index: ldt, Scale: 2}, threeTables)
 	row, table := fourRows(codes, stride, three), fourRows(tabs, ldt, threeTables)
+	ahead := c.GP64()
+	c.LEAQ(operand.Mem{Base: codes, Index: stride, Scale: 4}, ahead)
+	next := fourRows(ahead, stride, three)
 	factor := make([]reg.VecVirtual, rows)
 	for r := range factor {
 		factor[r] = v.reg()
@@ -198,6 +201,7 @@ func (v vectors) sumRows(rows int) {
 	for r := range rows {
 		word := v.reg()
 		c.VPMOVZXWD(row(r, 0), word)
+		c.PREFETCHT0(next(r, 0))
 		for t := range acc {
 			w := v.reg()
 			v.pick(v.bookAt(table(r, 0)), word, 4*t, w)
@@ -208,6 +212,7 @@ func (v vectors) sumRows(rows int) {
 		c.VMOVUPS(acc[t], at(y, 4*v.lanes()*t))
 	}
 	c.ADDQ(operand.U8(2*v.lanes()), codes)
+	c.ADDQ(operand.U8(2*v.lanes()), ahead)
 	c.ADDQ(operand.I32(16*v.lanes()), y)
 	c.DECQ(unit)
 	c.JNZ(operand.LabelRef("unit"))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
@@ -76,6 +77,10 @@ func (l *laneArgs) eight(word reg.VecVirtual) {
 	}
 }
 
+// laneAhead is how many bytes ahead the codes of a lane are prefetched: about what the next strip of the same lanes reads, while this one is
+// multiplied.
+const laneAhead = 256
+
 // packLanes takes 32 elements of every row at a time.
 func packLanes(v vectors, dtype string) {
 	c, name := v.c, "packLanes"+dtype
@@ -122,6 +127,9 @@ func (l *laneArgs) transposed(rounds reg.GPVirtual) {
 				case 3:
 					m.Index, m.Scale = three, 1
 				}
+				next := m
+				next.Disp = laneAhead
+				c.PREFETCHT0(next)
 				switch {
 				case q == 0:
 					c.VMOVUPS(m, r[i].AsX())
@@ -208,8 +216,8 @@ func packFew(v vectors, dtype string) {
 	v.end()
 }
 
-// rowsAhead is how many stored rows ahead codes are prefetched: rows are often pages apart.
-const rowsAhead = 8
+// rowsAhead is how many stored rows ahead codes are prefetched, a power of two: rows are often pages apart.
+const rowsAhead = 32
 
 // packRows decodes parts of rows, which stay in order.
 func packRows(v vectors, dtype string) {
@@ -221,9 +229,13 @@ func packRows(v vectors, dtype string) {
 	rows, scales, shift, pos := param(c, "rows"), param(c, "scales"), param(c, "shift"), param(c, "pos")
 	values, round, order := v.book(at(param(c, "values"), 0)), v.rounding(dtype, name+v.suffix()), v.inOrder(name+v.suffix())
 	c.SHLQ(operand.U8(2), step)
+	ahead := c.GP64()
+	c.MOVQ(stride, ahead)
+	c.SHLQ(operand.U8(bits.TrailingZeros(rowsAhead)), ahead)
+	c.ADDQ(codes, ahead)
 	loop(c, "row", rows, 1, func() {
 		from, to, p, left := c.GP64(), c.GP64(), c.GP64(), c.GP64()
-		c.PREFETCHT0(operand.Mem{Base: codes, Index: stride, Scale: rowsAhead})
+		c.PREFETCHT0(at(ahead, 0))
 		c.MOVQ(codes, from)
 		c.MOVQ(dst, to)
 		c.MOVQ(pos, p)
@@ -243,6 +255,7 @@ func packRows(v vectors, dtype string) {
 			c.ADDQ(step, to)
 		})
 		c.ADDQ(stride, codes)
+		c.ADDQ(stride, ahead)
 		c.ADDQ(operand.U8(8*v.lanes()), dst)
 		c.ADDQ(inMemory(c, "cols"), pos)
 	})

@@ -9,9 +9,11 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Sizes that the blocks are made of. What is computed depends on maxKC alone: it cuts the sums over K.
+// Sizes that the blocks are made of. What is computed depends on maxKC and shortKC alone: they cut the sums over K.
 const (
-	maxKC   = 512  // K per packed block: long enough that reading and writing C between blocks costs little
+	maxKC   = 512 // K per packed block: long enough that reading and writing C between blocks costs little
+	shortKC = 128 // the same where B packs itself and shortM rows or fewer do not make up for a strip that leaves the first cache
+	shortM  = 48
 	group   = 64   // columns of B that are packed at a time, and what blocks of K are rounded to
 	rowsMax = 112  // rows of A that are packed at a time where A streams, at most
 	sumCols = 1024 // lanes of a block where the sums of a narrower C are kept in scratch, at most
@@ -83,14 +85,20 @@ type choice struct {
 	extra            int
 	costlyA, costlyB bool // decoding the operand costs more than packing the other one again
 	directA, directB bool // it can be multiplied where it lies
+	packsB           bool // B is decoded straight into strips
+	lanesB           bool // the lanes of B are stored rows
 	narrow           bool // C is not of the type of the sums, which are kept in scratch
 }
 
 // plan cuts a product of m x n x k into blocks.
 func (j *blocks) plan(m, n, k int, c choice) {
 	j.m, j.n, j.k, j.mr, j.nr, j.extra = m, n, k, c.mr, c.nr, c.extra
-	j.kc = min(maxKC, roundUp(ceil(k, ceil(k, maxKC)), group), k)
-	most := max(resident/j.kc, group)
+	most := maxKC
+	if c.packsB && m <= shortM {
+		most = shortKC
+	}
+	j.kc = min(most, roundUp(ceil(k, ceil(k, most)), group), k)
+	most = max(resident/j.kc, group)
 	mostA, mostB := most/c.mr*c.mr, most/c.nr*c.nr
 	j.streamB = m <= n
 	switch {
@@ -126,6 +134,9 @@ func (j *blocks) units(c choice) {
 		lanes, least = min(j.m, j.blockM), j.mr
 		j.unit = rowsMax / j.mr * j.mr
 	} else if c.costlyB {
+		if c.packsB && c.lanesB {
+			j.unit = least // it fits the first cache; columns would be less of a cache line than is read
+		}
 		return
 	}
 	for j.unit > least && ceil(lanes, j.unit) < 4*c.threads {

@@ -53,8 +53,10 @@ func (j *job) release() {
 }
 
 func (j *job) choice(threads int) choice {
+	_, packs := j.B.Source.(Packer)
 	plain := func(x *Mat) bool { return x.Source == nil && x.DType == tensor.F32 && j.kern.direct }
 	return choice{threads: threads, costlyA: j.A.Source != nil, costlyB: j.B.Source != nil, narrow: j.C.DType != tensor.F32,
+		packsB: packs, lanesB: j.B.Trans,
 		directA: plain(&j.A), directB: plain(&j.B) && !j.B.Trans, mr: j.kern.mr, nr: j.kern.nr}
 }
 
