@@ -160,10 +160,10 @@ func (a *accumulator) ends(c graph.Value, n *graph.Node) bool {
 	return !isLeaf(c.Node()) && a.users[c.Node().ID] == 1
 }
 
-// emit adds the op that accumulates, or the nodes as they were where the device has no kernel for it.
+// emit adds the op that accumulates, in scope and phase the product's, or the nodes as they were where the device has no kernel for it.
 func (a *accumulator) emit(p *Plan, r *graph.Rewriter, n *graph.Node) error {
 	s := a.into[n.ID]
-	done, err := replace(p, r, n, s.op, append([]graph.Value{r.Get(s.c)}, r.GetAll(s.node.In)...))
+	done, err := replace(p, r, n, s.node, s.op, append([]graph.Value{r.Get(s.c)}, r.GetAll(s.node.In)...))
 	if done || err != nil {
 		return err
 	}

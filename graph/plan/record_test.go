@@ -37,7 +37,7 @@ func sgd(t testing.TB, dev device.Device) (*plan.Plan, plan.Feed) {
 	loss := ops.Sum(ops.Square(y))
 	grads, err := autograd.Grad(loss, w)
 	require.NoError(t, err)
-	g.Write(w, ops.Sub(g.Read(w), ops.Scale(grads[0], 0.1)))
+	g.Write(w, ops.Sub(g.Read(w), ops.Scale(ops.Tanh(grads[0]), 0.1)))
 	p, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: dev})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
@@ -99,13 +99,37 @@ func TestLaunches(t *testing.T) {
 			require.True(t, l.Told)
 		}
 		if l.Phase == graph.Update {
-			require.Equal(t, "add_matmul", lastName(l.Node), "the hand-written update follows from the gradient")
+			require.Equal(t, "sub", lastName(l.Node), "the hand-written update follows from the gradient")
 		}
 	}
 	for _, ph := range graph.Phases {
 		require.Positive(t, seen[ph], "%v", ph)
 	}
 	require.Equal(t, p.Report().Flops, flops)
+}
+
+// TestSumOfProductBelongsToTheProduct: an update that is added within the product that makes the gradient counts as that product.
+func TestSumOfProductBelongsToTheProduct(t *testing.T) {
+	g := graph.New("sgd")
+	w := graph.NewVar("w", tensor.T(tensor.F32, 16, 16))
+	leave := g.Scope("layer")
+	y := ops.Linear(g.Input("x", tensor.T(tensor.F32, 8, 16)), g.Read(w))
+	leave()
+	grads, err := autograd.Grad(ops.Sum(ops.Square(y)), w)
+	require.NoError(t, err)
+	g.Write(w, ops.Sub(g.Read(w), ops.Scale(grads[0], 0.1)))
+	p, err := plan.Compile([]graph.Value{ops.Sum(y)}, plan.Options{Device: cpu.New(cpu.Options{Threads: 1})})
+	require.NoError(t, err)
+	found := false
+	for _, l := range p.Launches() {
+		if l.Node.Op.Name() == "add_matmul" {
+			found = true
+			require.Equal(t, "layer", l.Node.Scope())
+			require.Equal(t, graph.Backward, l.Phase)
+		}
+	}
+	require.True(t, found, "%v", p.Report().Kernels)
+	require.NoError(t, p.Close())
 }
 
 // lastName is the last operation of a node: of a chain the one whose value it has.

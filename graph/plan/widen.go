@@ -21,7 +21,7 @@ func widen(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.V
 			r.Move(n)
 			continue
 		}
-		done, err := replace(p, r, n, op, r.GetAll(in))
+		done, err := replace(p, r, n, n, op, r.GetAll(in))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -63,9 +63,10 @@ func widened(n *graph.Node) (graph.Op, []graph.Value) {
 	return op, in
 }
 
-// replace puts op in the place of old node n, and reports false where the device has no kernel for it.
-func replace(p *Plan, r *graph.Rewriter, n *graph.Node, op graph.Op, in []graph.Value) (bool, error) {
-	undo := r.New.OnBehalf(n)
+// replace puts op in the place of old node n on behalf of worker, the node that most of its work comes from, and reports false where
+// the device has no kernel for it.
+func replace(p *Plan, r *graph.Rewriter, n, worker *graph.Node, op graph.Op, in []graph.Value) (bool, error) {
+	undo := r.New.OnBehalf(worker)
 	out := r.New.Apply(op, in...)
 	undo()
 	if !out[0].Valid() {
