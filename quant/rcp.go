@@ -33,10 +33,7 @@ func Rcp(x float32) float32 {
 func rcpMantissa(man uint32) uint32 {
 	c, t := &rcpTable[man>>16], man&0xffff
 	a, b := t>>8, t
-	square := a * a >> 1
-	for i := uint32(1); i < 8; i++ {
-		square += a >> (8 - i) & -(b >> i & 1)
-	}
+	square := a*a>>1 + a>>7&-(b>>1&1) + a>>6&-(b>>2&1) + a>>5&-(b>>3&1) + a>>4&-(b>>4&1) + a>>3&-(b>>5&1) + a>>2&-(b>>6&1) + a>>1&-(b>>7&1)
 	// What is taken off C0 is positive and below 2^32, in units of 2^-15.
 	off := (c[1]>>16)*t - (c[1]&0xffff)*square + (1<<15 - 1 - 2023) - c[0]&3<<13
 	return 126<<23 - 1<<23 + c[0]>>2 - off>>15

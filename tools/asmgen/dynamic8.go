@@ -112,24 +112,23 @@ func newDecoder8(c *build.Context, planes reg.GPVirtual, order [16]uint32, name 
 // vbmi returns the values of 64 codes in memory.
 func (d decoder8) vbmi(codes operand.Mem) (out [4]reg.VecVirtual) {
 	c := d.c
-	k, upper := c.ZMM(), c.K()
+	k, shifted := c.ZMM(), c.ZMM()
 	c.VPERMD(codes, d.order, k)
-	c.VPMOVB2M(k, upper)
+	// Masks of the codes in each quarter of a book but the first. VPERMB takes the lower six bits of a code.
+	quarter := [4]reg.OpmaskVirtual{1: c.K(), 2: c.K(), 3: c.K()}
+	c.VPMOVB2M(k, quarter[2])
+	c.VPADDB(k, k, shifted)
+	c.VPMOVB2M(shifted, quarter[1])
+	c.KANDQ(quarter[1], quarter[2], quarter[3])
+	c.KANDNQ(quarter[1], quarter[2], quarter[1])
+	c.KXORQ(quarter[3], quarter[2], quarter[2])
 	var b [4]reg.VecVirtual
 	for p := range b {
-		low, high := c.ZMM(), c.ZMM()
-		for i, half := range []reg.VecVirtual{low, high} {
-			first := d.planes[p][2*i]
-			if m, ok := first.(operand.Mem); ok {
-				z := c.ZMM()
-				c.VMOVDQU32(m, z)
-				first = z
-			}
-			c.VMOVDQA32(k, half)
-			c.VPERMI2B(d.planes[p][2*i+1], first, half)
+		b[p] = c.ZMM()
+		c.VPERMB(d.planes[p][0], k, b[p])
+		for i := 1; i < 4; i++ {
+			c.VPERMB(d.planes[p][i], k, quarter[i], b[p])
 		}
-		c.VPBLENDMB(high, low, upper, low)
-		b[p] = low
 	}
 	var w [2][2]reg.VecVirtual // bytes 0 and 1, and 2 and 3, of the codes in the low and high halves of each 128 bits
 	for i := range w {

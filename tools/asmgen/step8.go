@@ -18,6 +18,9 @@ func b8Absmax(j int) int { return 96 + 4*j }
 func b8R(j int) int      { return 108 + 4*j }
 func b8Maxima(j int) int { return 120 + 4*j }
 
+// step8Ahead is how many bytes ahead parameters and gradients are asked for: two blocks.
+const step8Ahead = 2 * 4 * blockSize8
+
 // blockSize8 is the elements of a block of 8-bit moments.
 const blockSize8 = 256
 
@@ -53,7 +56,7 @@ func words64(c *build.Context, name string, words ...uint32) {
 	}
 }
 
-// gen8 emits one loop over a block. It updates and measures the moments of this block, quantizes those of the block before, whose scales are
+// gen8 emits one loop over a block. It updates and measures the moments of this block, quantizes those of a block before, whose scales are
 // known by now, and dequantizes those of the next: three chains that do not wait for each other, so that the lookups run beside the
 // divisions. In one chain they take half as long again, as it is longer than the processor looks ahead.
 type gen8 struct {
@@ -64,7 +67,8 @@ type gen8 struct {
 	absmax, r, maxima        [3]reg.VecVirtual
 	order, lowBytes          reg.VecVirtual
 	encode                   encoder8
-	fewer                    bool // too many moments for the registers: addresses and scales are read where they are used
+	aside                    []func() // code behind the function's end
+	fewer                    bool     // too many moments for the registers: addresses and scales are read where they are used
 }
 
 func update8(c *build.Context, r stepRule, l level) {
@@ -100,6 +104,9 @@ func update8(c *build.Context, r stepRule, l level) {
 	g.finish()
 	c.VZEROUPPER()
 	c.RET()
+	for _, emit := range g.aside {
+		emit()
+	}
 }
 
 // prepare loads what lives through the loop.
@@ -181,6 +188,11 @@ func (g *gen8) block(p, grad reg.GPVirtual, lane int) {
 	memory := func(base reg.GPVirtual) operand.Mem {
 		return operand.Mem{Base: base, Index: g.i, Scale: 4, Disp: 4 * lane}
 	}
+	for _, base := range []reg.GPVirtual{p, grad} {
+		ahead := memory(base)
+		ahead.Disp += step8Ahead
+		c.PREFETCHT0(ahead)
+	}
 	x, param := g.vec(), g.vec()
 	c.VMULPS(memory(grad), g.f(fGScale), x)
 	c.VMOVUPS(memory(p), param)
@@ -237,20 +249,30 @@ func (g *gen8) encodeMoment(j, lane int) {
 	storeBytes8(c, g.encode.avx2(q), low, to)
 }
 
-// stepWide advances, with masks for gradients that are not finite.
+// stepWide advances, and leaves the loop for gradients that are not finite.
 func (g *gen8) stepWide(x, p reg.VecVirtual, m []reg.VecVirtual, to operand.Mem) {
 	c := g.c
 	const nanOrInf = 0x01 | 0x08 | 0x10 | 0x80
-	finite := c.K()
-	c.VFPCLASSPSZ(operand.U8(nanOrInf), x, finite)
-	c.KNOTW(finite, finite)
+	gone, label := c.K(), fmt.Sprintf("gone%d", len(g.aside))
+	c.VFPCLASSPSZ(operand.U8(nanOrInf), x, gone)
+	c.KORTESTW(gone, gone)
 	g.rule.step(&g.stepGen, x, p, m)
-	c.VMOVUPS(p, finite, to)
+	c.JNZ(operand.LabelRef(label))
+	c.Label(label + "back")
+	c.VMOVUPS(p, to)
 	const largerMagnitude = 0b1011
 	for j := range m {
-		c.VMOVAPS_Z(m[j], finite, m[j])
 		c.VRANGEPS(operand.U8(largerMagnitude), m[j], g.maxima[j], g.maxima[j])
 	}
+	g.aside = append(g.aside, func() {
+		c.Label(label)
+		c.VMOVUPS(to, gone, p)
+		c.KNOTW(gone, gone)
+		for j := range m {
+			c.VMOVAPS_Z(m[j], gone, m[j])
+		}
+		c.JMP(operand.LabelRef(label + "back"))
+	})
 }
 
 // stepNarrow is stepWide without masks and VRANGEPS.

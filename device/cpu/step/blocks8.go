@@ -75,25 +75,36 @@ type block8 struct {
 	maxima [3]float32 // largest magnitudes of the block after the update
 }
 
+// unwritten is a block that has been updated but has no codes yet.
+type unwritten struct {
+	s  *moments // nil for none
+	lo int
+	to [3]*byte
+	r  [3]float32
+}
+
 // Blocks8 updates the blocks of one tensor with 8-bit moments in one pass over memory: Begin, then Block for each in ascending order, End.
 // Elements whose scaled gradient is not finite keep their parameter and get moments of 0; those with a moment that overflows get moments
-// of 0. Codes are read a block early and written a block late, beside the arithmetic of another.
+// of 0.
+//
+// Codes are read a block early and written two blocks late, beside the arithmetic of another: the largest magnitudes of a block, and their
+// reciprocals, are known only some time after its last element.
 type Blocks8 struct {
 	f      Factors
 	m      *Moments8
 	l      *loops
 	loop   func(b *byte, p, g, m, before, next, k *float32)
 	b      block8
-	lo, hi int        // from the next block on, of the slab
-	room   [3]moments // of the next block (its place modulo 3 in the order of blocks), the one after and the one before
-	turn   int        // the room of the next block
-	read   bool       // whether that is filled
-	late   bool       // whether the block before has no codes yet
-	spill  [Block]byte
+	lo, hi int          // from the next block on, of the slab
+	room   [4]moments   // of the next block, the one after and the two before
+	turn   int          // the room of the next block
+	read   bool         // whether that is filled
+	late   [2]unwritten // the two blocks before, the older one first
+	spill  [Block]byte  // for codes of no block
 	p      [Block]float32
 }
 
-// nothing stands for the block before the first. It is only read.
+// nothing stands for blocks before the first. It is only read.
 var nothing moments
 
 // Begin starts the update of the elements [lo, hi) of a slab; lo is a multiple of Block.
@@ -101,6 +112,7 @@ func (w *Blocks8) Begin(f *Factors, m *Moments8, lo, hi int) { w.begin(fast, f, 
 
 func (w *Blocks8) begin(l *loops, f *Factors, m *Moments8, lo, hi int) {
 	w.f, w.m, w.l, w.lo, w.hi, w.read = *f, m, l, lo, hi, false
+	w.late = [2]unwritten{}
 	w.f.prepare()
 	w.loop = l.update8[f.variant()]
 	for j := range m[:f.Moments] {
@@ -118,15 +130,6 @@ func (w *Blocks8) begin(l *loops, f *Factors, m *Moments8, lo, hi int) {
 			w.b.values[j] = &book.Planes()[0]
 		}
 	}
-	w.written()
-}
-
-// written makes the next loop write the codes of nothing.
-func (w *Blocks8) written() {
-	w.late = false
-	for j := range w.b.to {
-		w.b.to[j], w.b.r[j] = &w.spill[0], 0
-	}
 }
 
 // Block updates the next elements, at most Block: parameters p by the gradient g.
@@ -137,17 +140,16 @@ func (w *Blocks8) Block(p, g []float32) {
 		w.lo += len(p)
 		return
 	}
-	now, before := &w.room[w.turn], &w.room[(w.turn+2)%3]
+	s := &w.room[w.turn]
 	if !w.read {
-		w.dequantize(now, Block)
-	}
-	if !w.late {
-		before = &nothing
+		w.dequantize(s, Block)
 	}
 	w.lookAhead()
-	w.loop((*byte)(unsafe.Pointer(&w.b)), &p[0], &g[:Block][0], &now[0][0], &before[0][0], &w.room[(w.turn+1)%3][0][0], &w.f.GScale)
-	w.measured(now)
-	w.turn, w.lo = (w.turn+1)%3, w.lo+Block
+	old := w.lookBack()
+	w.loop((*byte)(unsafe.Pointer(&w.b)), &p[0], &g[:Block][0], &s[0][0], &old[0][0], &w.room[(w.turn+1)%4][0][0], &w.f.GScale)
+	w.late[0] = w.late[1]
+	w.measured(s)
+	w.turn, w.lo = (w.turn+1)%4, w.lo+Block
 }
 
 // lookAhead sets what the loop reads of the block after the next.
@@ -164,29 +166,44 @@ func (w *Blocks8) lookAhead() {
 	}
 }
 
+// lookBack sets where the loop writes the codes of the block before the last, and returns its moments.
+func (w *Blocks8) lookBack() *moments {
+	old := &w.late[0]
+	if old.s != nil {
+		w.b.to, w.b.r = old.to, old.r
+		return old.s
+	}
+	for j := range w.b.to {
+		w.b.to[j], w.b.r[j] = &w.spill[0], 0
+	}
+	return &nothing
+}
+
 // measured decides how the block just updated gets its codes, now that its largest magnitudes are known.
 func (w *Blocks8) measured(s *moments) {
-	b := &w.b
+	b, now := &w.b, &w.late[1]
 	for _, a := range b.maxima[:w.f.Moments] {
 		if !quant.PlainScale(a) {
-			w.written()
+			now.s = nil
 			w.store(s, Block, w.lo)
 			return
 		}
 	}
+	now.s, now.lo = s, w.lo
 	for j, a := range b.maxima[:w.f.Moments] {
 		m := &w.m[j]
 		m.Absmax[w.lo/Block] = a
-		b.r[j], b.to[j] = quant.Rcp(a), &m.Codes[w.lo]
+		now.r[j], now.to[j] = quant.Rcp(a), &m.Codes[w.lo]
 	}
-	w.late = true
 }
 
-// End writes the codes of the last block.
+// End writes the codes of the last blocks.
 func (w *Blocks8) End() {
-	if w.late {
-		w.store(&w.room[(w.turn+2)%3], Block, w.lo-Block)
-		w.written()
+	for i := range w.late {
+		if old := &w.late[i]; old.s != nil {
+			w.store(old.s, Block, old.lo)
+			old.s = nil
+		}
 	}
 }
 

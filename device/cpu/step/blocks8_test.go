@@ -153,7 +153,7 @@ func TestBlocks8(t *testing.T) {
 }
 
 func BenchmarkBlocks8(b *testing.B) {
-	const n = 16 * Block // in the first cache
+	const n = 128 * Block // a task of an update
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, name := range []string{"adam", "adamw", "ademamix", "lion", "momentum", "rmsprop", "adagrad"} {
 		for _, level := range isa.Levels {
