@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -27,19 +28,11 @@ func dropoutKernel[T floats](d *Device, op ops.DropoutOp, s device.Spec) *Kernel
 		for r := lo; r < hi; r++ {
 			x := readRow(dt, c.In[0], r*n, n, b.row(0))
 			y := targetRow(dt, c.Out[0], r*n, n, b.row(1))
-			for f := 0; f < n; f += 4 {
-				var w [4]uint32
-				w[0], w[1], w[2], w[3] = ids.words(r, f)
-				from := x[f:min(f+4, n)]
-				to := y[f : f+len(from)]
-				for i, v := range from {
-					if w[i&3] < threshold {
-						v = 0
-					} else {
-						v *= scale
-					}
-					to[i] = v
-				}
+			words := tensor.View[uint32](tensor.AsBytes(b.block))[:expBlock]
+			for f := 0; f < n; f += expBlock {
+				w := words[:min(expBlock, n-f)]
+				ids.words(w, r, f)
+				dropRow(y[f:f+len(w)], x[f:f+len(w)], w, threshold, scale)
 			}
 			writeRow(dt, c.Out[0], r*n, y)
 		}
@@ -52,11 +45,7 @@ func buildPhilox(d *Device, op ops.PhiloxOp, s device.Spec) (*Kernel, error) {
 		ids := newTokenIDs(c.In, op.Site)
 		out := tensor.View[uint32](c.Out[0])
 		for r := lo; r < hi; r++ {
-			for f := 0; f < n; f += 4 {
-				var w [4]uint32
-				w[0], w[1], w[2], w[3] = ids.words(r, f)
-				copy(out[r*n+f:(r+1)*n], w[:])
-			}
+			ids.words(out[r*n:(r+1)*n], r, 0)
 		}
 	}), nil
 }
@@ -73,7 +62,23 @@ func newTokenIDs(in [][]byte, site uint32) tokenIDs {
 	return tokenIDs{key[0], key[1], site, tensor.View[uint32](in[1]), tensor.View[uint32](in[2])}
 }
 
-// words are the random words of features f..f+3 of a token; f is a multiple of 4.
-func (t *tokenIDs) words(token, f int) (r0, r1, r2, r3 uint32) {
-	return ops.Philox4x32(uint32(f/4), t.pos[token], t.sample[token], t.site, t.seed, t.step)
+// words sets w to the random words of features f, f+1, ... of a token; f is a multiple of 4.
+func (t *tokenIDs) words(w []uint32, token, f int) {
+	vec.Philox(w, [4]uint32{uint32(f / 4), t.pos[token], t.sample[token], t.site}, [2]uint32{t.seed, t.step})
+}
+
+// dropRow is y = x·scale, or 0 where the word is below the threshold.
+func dropRow[T floats](y, x []T, words []uint32, threshold uint32, scale T) {
+	if y := f32s(y); y != nil {
+		vec.Drop(y, f32s(x), words, threshold, float32(scale))
+		return
+	}
+	for i, v := range x {
+		if words[i] < threshold {
+			v = 0
+		} else {
+			v *= scale
+		}
+		y[i] = v
+	}
 }

@@ -18,6 +18,7 @@ type stepWork struct {
 		s    [3][ops.SlabAlign]float32
 	}
 	kept  [ops.SlabAlign]uint8
+	words [ops.SlabAlign / 2]uint32 // random, for stochastic rounding
 	eight step.Blocks8
 }
 

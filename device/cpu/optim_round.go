@@ -21,7 +21,7 @@ func (u *tensorStep) storeP(w *stepWork, p []float32, n, lo, hi int) {
 	out := u.p[2*lo : 2*hi]
 	switch {
 	case u.rounding == ops.Stochastic: // what was not updated is exact, so that it stays
-		u.random.narrow(out, p, u.pType, lo)
+		u.random.narrow(out, p, u.pType, lo, &w.words)
 	case u.comp == nil:
 		vec.Narrow(out, p, u.pType)
 	case n == hi-lo:
@@ -55,19 +55,22 @@ func wide16(x uint16, d tensor.DType) float32 {
 	return tensor.Float16(x).Float32()
 }
 
-// narrow rounds elements of the slab from lo on, a multiple of ops.SlabAlign, to a 16-bit type.
-func (k roundKey) narrow(dst []byte, src []float32, d tensor.DType, lo int) {
+// narrow rounds elements of the slab from lo on, a multiple of ops.SlabAlign, to a 16-bit type. An element's bits
+// are those of ops.RoundingWords, 16 for each in the order of memory; words holds them.
+func (k roundKey) narrow(dst []byte, src []float32, d tensor.DType, lo int, words *[ops.SlabAlign / 2]uint32) {
 	out := tensor.View[uint16](dst)
-	const n = ops.RoundingElements
-	for at := 0; at < len(src); at += n {
-		words := ops.RoundingWords(k.seed, k.step, k.site, uint32((lo-k.offset+at)/n))
-		for i, x := range src[at:min(at+n, len(src))] {
-			random := uint16(words[i/2] >> (16 * (i % 2)))
-			if d == tensor.BF16 {
-				out[at+i] = ops.RoundToBF16(x, random)
-			} else {
-				out[at+i] = ops.RoundToF16(x, random)
-			}
+	for at := 0; at < len(src); at += ops.SlabAlign {
+		x := src[at:min(at+ops.SlabAlign, len(src))]
+		w := words[:(len(x)+1)/2]
+		first := ops.RoundingCounter(k.step, k.site, uint32((lo-k.offset+at)/ops.RoundingElements))
+		vec.Philox(w, first, [2]uint32{uint32(k.seed), uint32(k.seed >> 32)})
+		random := tensor.View[uint16](tensor.AsBytes(w))[:len(x)]
+		if d == tensor.BF16 {
+			vec.RoundRandomly(out[at:at+len(x)], x, random)
+			continue
+		}
+		for i, v := range x {
+			out[at+i] = ops.RoundToF16(v, random[i])
 		}
 	}
 }
@@ -77,9 +80,9 @@ func buildStochasticRound(d *Device, o ops.StochasticRound, s device.Spec) (*Ker
 	return &Kernel{Run: func(c *Call) error {
 		clear(c.Out[0]) // padding
 		x, step := tensor.View[float32](c.In[0]), uint32(tensor.View[float32](c.In[1])[0])
-		return tasks.run(d, func(_ *stepWork, _ int, p slabPart) {
+		return tasks.run(d, func(w *stepWork, _ int, p slabPart) {
 			k := roundKey{o.Seed, step, o.Layout.Site(p.tensor), o.Layout.Offsets[p.tensor]}
-			k.narrow(c.Out[0][2*p.lo:2*p.hi], x[p.lo:p.hi], to, p.lo)
+			k.narrow(c.Out[0][2*p.lo:2*p.hi], x[p.lo:p.hi], to, p.lo, &w.words)
 		})
 	}}, nil
 }

@@ -59,9 +59,15 @@ const RoundingElements = 8
 // RoundingWords are the random bits of elements 8·block to 8·block+7 of the tensor with a site at a step, 16 for each: element i has the
 // lower half of word i/2 if i is even, else the upper half.
 func RoundingWords(seed uint64, step, site, block uint32) [4]uint32 {
+	c := RoundingCounter(step, site, block)
 	var w [4]uint32
-	w[0], w[1], w[2], w[3] = Philox4x32(block, step, site, stochasticTag, uint32(seed), uint32(seed>>32))
+	w[0], w[1], w[2], w[3] = Philox4x32(c[0], c[1], c[2], c[3], uint32(seed), uint32(seed>>32))
 	return w
+}
+
+// RoundingCounter is the generator's counter for RoundingWords; the key is the seed, lower half first. Its first part counts blocks.
+func RoundingCounter(step, site, block uint32) [4]uint32 {
+	return [4]uint32{block, step, site, stochasticTag}
 }
 
 // RoundToBF16 rounds to one of the neighbours of x in bfloat16: to the one away from zero with the probability that 16 random bits are

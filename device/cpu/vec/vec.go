@@ -22,6 +22,7 @@ type loops struct {
 	rows                  [NumRowOps]rowLoop
 	sums                  sums
 	turnHalves            func(n int, y0, y1, x0, x1, cos, sin *float32, sign float32)
+	random                randomLoops
 	transpose16           tileLoop
 	transpose32           tileLoop
 	addWide               func(n int, sum *float64, x *float32) // n a multiple of 16
