@@ -61,48 +61,70 @@ func BenchmarkAttentionDecode(b *testing.B) {
 }
 
 func benchAttention(b *testing.B, c attnCase, dt tensor.DType, threads int, backward bool) {
-	dev := attnDevice(b, threads)
-	r := c.build(b, dt, false, false)
-	n := r.o.Node()
-	op, types, products := n.Op, n.InTypes(), 2
-	if backward {
-		products = 5
-		op = ops.AttentionGrad(n.Op.(ops.Attention))
-		types = []tensor.Type{types[0], types[1], types[2], r.o.Type(), r.lse.Type(), r.o.Type(), types[3], types[4], types[5], {}}
-	}
-	outTypes, err := op.Infer(types)
-	require.NoError(b, err)
-	k, err := dev.Kernel(device.Spec{Op: op, In: types, Out: outTypes})
-	require.NoError(b, err)
-	alloc := func(t tensor.Type) device.Ptr {
-		if t.DType == tensor.Invalid {
-			return device.Ptr{}
-		}
-		buf, err := dev.Alloc(t.Bytes())
-		require.NoError(b, err)
-		return device.Ptr{Buf: buf}
-	}
-	in, out := make([]device.Ptr, len(types)), make([]device.Ptr, len(outTypes))
-	for i, t := range outTypes {
-		out[i] = alloc(t)
-	}
-	for i, t := range types {
-		if in[i] = alloc(t); i < len(n.In) {
-			if x, ok := r.feed[n.In[i]].(*tensor.Tensor); ok && (!backward || i < 3) {
-				require.NoError(b, dev.Stream(0).Upload(in[i], x.Bytes()))
-			}
-		}
-	}
-	scratch, err := dev.Alloc(k.Scratch())
-	require.NoError(b, err)
+	launch, keyBytes := attnLauncher(b, c, dt, threads, backward)
 	best := math.Inf(1)
 	b.ReportAllocs()
 	for b.Loop() {
 		start := time.Now()
-		require.NoError(b, k.Launch(dev.Stream(0), in, out, device.Ptr{Buf: scratch}))
+		require.NoError(b, launch())
 		best = min(best, time.Since(start).Seconds())
 	}
-	c.report(b, best, products, 2*types[1].Bytes())
+	c.report(b, best, map[bool]int{false: 2, true: 5}[backward], keyBytes)
+}
+
+// attnLauncher builds the kernel of a case with operands on a device of its own, and returns what launches it.
+func attnLauncher(t testing.TB, c attnCase, dt tensor.DType, threads int, backward bool) (launch func() error, keyBytes int64) {
+	dev := attnDevice(t, threads)
+	r := c.build(t, dt, false, false)
+	n := r.o.Node()
+	op, types := n.Op, n.InTypes()
+	if backward {
+		op = ops.AttentionGrad(n.Op.(ops.Attention))
+		types = []tensor.Type{types[0], types[1], types[2], r.o.Type(), r.lse.Type(), r.o.Type(), types[3], types[4], types[5], {}}
+	}
+	outTypes, err := op.Infer(types)
+	require.NoError(t, err)
+	k, err := dev.Kernel(device.Spec{Op: op, In: types, Out: outTypes})
+	require.NoError(t, err)
+	alloc := func(x tensor.Type) device.Ptr {
+		if x.DType == tensor.Invalid {
+			return device.Ptr{}
+		}
+		buf, err := dev.Alloc(x.Bytes())
+		require.NoError(t, err)
+		return device.Ptr{Buf: buf}
+	}
+	in, out := make([]device.Ptr, len(types)), make([]device.Ptr, len(outTypes))
+	for i, x := range outTypes {
+		out[i] = alloc(x)
+	}
+	for i, x := range types {
+		if in[i] = alloc(x); i < len(n.In) {
+			if x, ok := r.feed[n.In[i]].(*tensor.Tensor); ok && (!backward || i < 3) {
+				require.NoError(t, dev.Stream(0).Upload(in[i], x.Bytes()))
+			}
+		}
+	}
+	scratch, err := dev.Alloc(k.Scratch())
+	require.NoError(t, err)
+	return func() error { return k.Launch(dev.Stream(0), in, out, device.Ptr{Buf: scratch}) }, 2 * types[1].Bytes()
+}
+
+// TestAttentionAllocatesNothing launches kernels of each kind: once warm they use their scratch alone.
+func TestAttentionAllocatesNothing(t *testing.T) {
+	for _, c := range []attnCase{
+		{name: "tiles", b: 2, tq: 70, tk: 70, hq: 4, hkv: 2, d: 20, causal: true},
+		{name: "few", b: 2, tq: 1, tk: 600, hq: 4, hkv: 2, d: 24, causal: true, headMajor: true, offset: []int32{599, 3}},
+	} {
+		for _, backward := range []bool{false, true} {
+			launch, _ := attnLauncher(t, c, tensor.BF16, 2, backward)
+			require.Zero(t, testing.AllocsPerRun(20, func() {
+				if err := launch(); err != nil {
+					t.Error(err)
+				}
+			}), "%s backward=%v", c.name, backward)
+		}
+	}
 }
 
 // report gives bandwidth where there is one query, else work.

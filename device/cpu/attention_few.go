@@ -16,7 +16,8 @@ const (
 
 type attnFew struct {
 	*attention
-	parts          int
+	parts          int // of a key head, at most
+	used           int // in the present call
 	partFn, joinFn func(worker, task int)
 }
 
@@ -31,15 +32,17 @@ func buildAttentionFew(a *attention) *Kernel {
 func (f *attnFew) run(c *Call) error {
 	f.begin(c, c.In[3:6])
 	defer f.end()
-	work := 0
+	work, most := 0, 0
 	for _, s := range f.seen {
 		work += (s[1] - s[0]) * f.Hkv * f.rows * f.D
+		most = max(most, s[1]-s[0])
 	}
+	f.used = min(max(most/attnFewKeys, 1), f.parts)
 	each := f.each
 	if work < attnFewSolo {
 		each = f.alone
 	}
-	if err := each(f.heads*f.parts, f.partFn); err != nil || f.parts == 1 {
+	if err := each(f.heads*f.used, f.partFn); err != nil || f.used == 1 {
 		return err
 	}
 	return f.alone(f.heads, f.joinFn)
@@ -50,24 +53,24 @@ func (f *attnFew) result(task int) flash.Part {
 }
 
 func (f *attnFew) part(worker, task int) {
-	head, part := task/f.parts, task%f.parts
+	head, part := task/f.used, task%f.used
 	t, p := f.tiler.Few(f.lane(worker)), f.result(task)
 	for r := range f.rows {
 		lo, hi := f.mask.keys(head/f.Hkv, r/f.Rep)
 		t.Lo[r], t.Hi[r] = int32(lo), int32(hi)
 	}
 	seen := f.seen[head/f.Hkv]
-	from, to := seen[0]+(seen[1]-seen[0])*part/f.parts, seen[0]+(seen[1]-seen[0])*(part+1)/f.parts
+	from, to := seen[0]+(seen[1]-seen[0])*part/f.used, seen[0]+(seen[1]-seen[0])*(part+1)/f.used
 	t.Attend(p, f.queries(f.call.In[0], head), f.rows, f.keys(f.call.In[1], head), f.keys(f.call.In[2], head), from, to)
-	if f.parts == 1 {
+	if f.used == 1 {
 		f.store(&t, head, p)
 	}
 }
 
 func (f *attnFew) join(worker, head int) {
-	t, p := f.tiler.Few(f.lane(worker)), f.result(head*f.parts)
-	for i := 1; i < f.parts; i++ {
-		t.Merge(p, f.result(head*f.parts+i), f.rows)
+	t, p := f.tiler.Few(f.lane(worker)), f.result(head*f.used)
+	for i := 1; i < f.used; i++ {
+		t.Merge(p, f.result(head*f.used+i), f.rows)
 	}
 	f.store(&t, head, p)
 }

@@ -118,6 +118,11 @@ func (f flash) weigh(c *build.Context) {
 		c.MOVQ(keys, n)
 		c.IMUL3Q(operand.U8(width), share, step)
 		x := f.vector(c)
+		if width == 1 {
+			f.quads(c, acc[0], n, row, ldv, pp, ahead, step)
+			c.TESTQ(n, n)
+			c.JZ(operand.LabelRef(label + "store"))
+		}
 		c.Label(label + "key")
 		c.VBROADCASTSS(at(pp, 0), x)
 		for i := range acc {
@@ -131,6 +136,7 @@ func (f flash) weigh(c *build.Context) {
 		c.ADDQ(operand.U8(4), pp)
 		c.DECQ(n)
 		c.JNZ(operand.LabelRef(label + "key"))
+		c.Label(label + "store")
 		for i := range acc {
 			c.VMOVUPS(acc[i], at(out, 4*f.lanes*i))
 		}
@@ -142,4 +148,28 @@ func (f flash) weigh(c *build.Context) {
 	}
 	c.VZEROUPPER()
 	c.RET()
+}
+
+// quads takes four keys at a time into sums of their own, so that none waits for the one before: narrow heads have one register.
+func (f flash) quads(c *build.Context, acc reg.VecVirtual, n, row, ldv, p, ahead, step reg.GPVirtual) {
+	three := c.GP64()
+	c.LEAQ(operand.Mem{Base: ldv, Index: ldv, Scale: 2}, three)
+	sums := []reg.VecVirtual{acc, f.vector(c), f.vector(c), f.vector(c)}
+	for _, s := range sums[1:] {
+		f.zero(c, s)
+	}
+	x := f.vector(c)
+	loop(c, "quad", n, 4, func() {
+		c.PREFETCHT0(at(ahead, 0))
+		for i, s := range sums {
+			c.VBROADCASTSS(at(p, 4*i), x)
+			c.VFMADD231PS([]operand.Mem{at(row, 0), indexed(row, ldv), {Base: row, Index: ldv, Scale: 2}, indexed(row, three)}[i], x, s)
+		}
+		c.LEAQ(operand.Mem{Base: row, Index: ldv, Scale: 4}, row)
+		c.LEAQ(operand.Mem{Base: ahead, Index: step, Scale: 4}, ahead)
+		c.ADDQ(operand.U8(16), p)
+	})
+	c.VADDPS(sums[1], sums[0], sums[0])
+	c.VADDPS(sums[3], sums[2], sums[2])
+	c.VADDPS(sums[2], sums[0], acc)
 }

@@ -119,7 +119,7 @@ func (f *Few) softmax(p Part, r int, s []float32) {
 			s[i] *= f.SoftCap
 		}
 	}
-	if m := largest(s); m > p.top[r] {
+	if m := vec.Peak(s); m > p.top[r] { // a NaN needs no maximum: its exponential spoils the sum
 		shrink := exp2((p.top[r] - m) * log2e)
 		p.top[r] = m
 		p.sum[r] *= shrink
@@ -129,18 +129,6 @@ func (f *Few) softmax(p Part, r int, s []float32) {
 		}
 	}
 	p.sum[r] += vec.ExpSum(s, s, p.top[r])
-}
-
-// largest is the largest element; which of two halves a NaN hides does not matter, as its exponential is a NaN.
-func largest(x []float32) float32 {
-	a, b, c, d := float32(lowest), float32(lowest), float32(lowest), float32(lowest)
-	for ; len(x) >= 4; x = x[4:] {
-		a, b, c, d = greater(a, x[0]), greater(b, x[1]), greater(c, x[2]), greater(d, x[3])
-	}
-	for _, v := range x {
-		a = greater(a, v)
-	}
-	return greater(greater(a, b), greater(c, d))
 }
 
 func greater(a, x float32) float32 {

@@ -287,6 +287,36 @@ wide1:
 	MOVQ    SI, R11
 	MOVQ    AX, R12
 	IMUL3Q  $0x01, R9, R13
+	LEAQ    (BX)(BX*2), R14
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	CMPQ    R12, $0x04
+	JLT     quaddone
+
+quad:
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R11), Y4
+	VFMADD231PS  (R10), Y4, Y0
+	VBROADCASTSS 4(R11), Y4
+	VFMADD231PS  (R10)(BX*1), Y4, Y1
+	VBROADCASTSS 8(R11), Y4
+	VFMADD231PS  (R10)(BX*2), Y4, Y2
+	VBROADCASTSS 12(R11), Y4
+	VFMADD231PS  (R10)(R14*1), Y4, Y3
+	LEAQ         (R10)(BX*4), R10
+	LEAQ         (R8)(R13*4), R8
+	ADDQ         $0x10, R11
+	SUBQ         $0x04, R12
+	CMPQ         R12, $0x04
+	JGE          quad
+
+quaddone:
+	VADDPS Y1, Y0, Y0
+	VADDPS Y3, Y2, Y2
+	VADDPS Y2, Y0, Y0
+	TESTQ  R12, R12
+	JZ     wide1store
 
 wide1key:
 	VBROADCASTSS (R11), Y1
@@ -297,11 +327,13 @@ wide1key:
 	ADDQ         $0x04, R11
 	DECQ         R12
 	JNZ          wide1key
-	VMOVUPS      Y0, (DI)
-	ADDQ         $+32, DX
-	ADDQ         $+32, DI
-	SUBQ         $0x01, CX
-	JMP          wide1
+
+wide1store:
+	VMOVUPS Y0, (DI)
+	ADDQ    $+32, DX
+	ADDQ    $+32, DI
+	SUBQ    $0x01, CX
+	JMP     wide1
 
 wide1done:
 	VZEROUPPER
@@ -418,6 +450,36 @@ wide1:
 	MOVQ    SI, R11
 	MOVQ    AX, R12
 	IMUL3Q  $0x01, R9, R13
+	LEAQ    (BX)(BX*2), R14
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	CMPQ    R12, $0x04
+	JLT     quaddone
+
+quad:
+	PREFETCHT0   (R8)
+	VBROADCASTSS (R11), Z1
+	VFMADD231PS  (R10), Z1, Z0
+	VBROADCASTSS 4(R11), Z1
+	VFMADD231PS  (R10)(BX*1), Z1, Z9
+	VBROADCASTSS 8(R11), Z1
+	VFMADD231PS  (R10)(BX*2), Z1, Z10
+	VBROADCASTSS 12(R11), Z1
+	VFMADD231PS  (R10)(R14*1), Z1, Z11
+	LEAQ         (R10)(BX*4), R10
+	LEAQ         (R8)(R13*4), R8
+	ADDQ         $0x10, R11
+	SUBQ         $0x04, R12
+	CMPQ         R12, $0x04
+	JGE          quad
+
+quaddone:
+	VADDPS Z9, Z0, Z0
+	VADDPS Z11, Z10, Z10
+	VADDPS Z10, Z0, Z0
+	TESTQ  R12, R12
+	JZ     wide1store
 
 wide1key:
 	VBROADCASTSS (R11), Z1
@@ -428,11 +490,13 @@ wide1key:
 	ADDQ         $0x04, R11
 	DECQ         R12
 	JNZ          wide1key
-	VMOVUPS      Z0, (DI)
-	ADDQ         $+64, DX
-	ADDQ         $+64, DI
-	SUBQ         $0x01, CX
-	JMP          wide1
+
+wide1store:
+	VMOVUPS Z0, (DI)
+	ADDQ    $+64, DX
+	ADDQ    $+64, DI
+	SUBQ    $0x01, CX
+	JMP     wide1
 
 wide1done:
 	VZEROUPPER
