@@ -35,9 +35,10 @@ var (
 // Widened implements graph.Widener.
 func (o MatMul) Widened([]bool) (graph.Op, bool) { return WideMatMul{o}, true }
 
-// AddTo implements graph.Accumulator for float32, where one rounding less cannot be told from the order of a sum.
+// AddTo implements graph.Accumulator. In 16 bits the sum is rounded once instead of twice. Float64 is for checking gradients, where the
+// plain form is what is checked.
 func (o MatMul) AddTo(factor float64, n *graph.Node) (graph.Op, bool) {
-	return AddMatMul{o.TransA, o.TransB, float32(factor)}, n.Out[0].DType == tensor.F32
+	return AddMatMul{o.TransA, o.TransB, float32(factor)}, n.Out[0].DType != tensor.F64
 }
 
 // Name implements graph.Op.

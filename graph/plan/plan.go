@@ -21,7 +21,8 @@ type Options struct {
 	Store   *Store      // values of the variables; nil: a store of the plan's own
 	Session *Session    // shares one store and one arena among plans; overrides Store
 	Budget  int64       // bytes the plan may take, variables included; 0: no limit
-	NoFuse  bool        // leave elementwise chains as single kernels
+	NoFuse  bool        // leave the ops of the graph as single kernels
+	Exact   bool        // round every value as the graph says: products are not added in place
 	Verify  bool        // verify the graph after every pass
 	Check   bool        // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)

@@ -111,7 +111,7 @@ func mutations(a optest.Arg) []optest.Arg {
 	return out
 }
 
-// TestPlans: fusing, lowering, in-place execution and the number of threads change no bit.
+// TestPlans: fusing, lowering, in-place execution and the number of threads change no bit, adding products in place no more than a rounding.
 func TestPlans(t *testing.T) {
 	one, two := cpu.New(cpu.Options{Threads: 1}), cpu.New(cpu.Options{Threads: 2})
 	each(t, func(t *testing.T, c optest.Case) {
@@ -122,7 +122,9 @@ func TestPlans(t *testing.T) {
 			b, grads, err := c.Backward(d)
 			require.NoError(t, err)
 			b.Out = append(b.Out, grads...)
-			fused, err := b.Plan(plan.Options{Device: one, Verify: true})
+			fused, err := b.Plan(plan.Options{Device: one, Verify: true, Exact: true})
+			require.NoError(t, err)
+			added, err := b.Plan(plan.Options{Device: one})
 			require.NoError(t, err)
 			plain, err := b.Plan(plan.Options{Device: one, NoFuse: true})
 			require.NoError(t, err)
@@ -130,7 +132,8 @@ func TestPlans(t *testing.T) {
 			require.NoError(t, err)
 			for i := range fused {
 				require.Equal(t, plain[i].Bytes(), fused[i].Bytes(), "%v: fusion changes output %d", d, i)
-				require.Equal(t, fused[i].Bytes(), wide[i].Bytes(), "%v: two threads change output %d", d, i)
+				require.Equal(t, added[i].Bytes(), wide[i].Bytes(), "%v: two threads change output %d", d, i)
+				require.NoError(t, optest.Compare(added[i], plain[i], c.Limit(d)), "%v: adding products in place changes output %d", d, i)
 			}
 		}
 	})
