@@ -154,7 +154,7 @@ func even(n, most, of int) int {
 
 // sizes are the floats of the resident operand, and of a worker's strips of the other one and its free memory.
 func (j *blocks) sizes() (res, stream, temp int) {
-	rows := func(k int) int { return k + (k/j.kc+1)*j.extra }
+	rows := func(k int) int { return k + ceil(k, j.kc)*j.extra }
 	if j.streamB {
 		res, stream = j.blockM*rows(j.phase), roundUp(j.unit, j.nr)*j.kc
 	} else {
