@@ -10,9 +10,12 @@ import (
 // pairs of bfloat16 of Za and Zb. The registers are numbers 0 to 31; avo does not see them, so a function that uses this names all of
 // its vector registers itself.
 func dotBF16(c *build.Context, a, b, dst int) {
-	for _, v := range encodeDotBF16(a, b, dst) {
-		c.Instruction(&ir.Instruction{Opcode: "BYTE", Operands: []operand.Op{operand.U8(v)}})
+	var v [6]uint32
+	for i, b := range encodeDotBF16(a, b, dst) {
+		v[i] = uint32(b)
 	}
+	c.Instruction(&ir.Instruction{Opcode: "LONG", Operands: []operand.Op{operand.U32(v[0] | v[1]<<8 | v[2]<<16 | v[3]<<24)}})
+	c.Instruction(&ir.Instruction{Opcode: "WORD", Operands: []operand.Op{operand.U16(v[4] | v[5]<<8)}})
 }
 
 func encodeDotBF16(a, b, dst int) []byte {

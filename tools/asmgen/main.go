@@ -31,7 +31,7 @@ type output struct {
 // outputs is everything that is generated. A file of this program writes the functions of one row.
 var outputs = []output{
 	{"internal/isa/cpuid", []func(*build.Context){cpuid}},
-	{"device/cpu/gemm/tile", []func(*build.Context){tileAVX2, tileAVX512}},
+	{"device/cpu/gemm/tile", []func(*build.Context){tileAVX2, tileAVX512, tileBF16}},
 	{"device/cpu/gemm/int8", []func(*build.Context){int8AVX2, int8AVX512, laneSums, panelRowsInt8, panelColsInt8, dotInt8}},
 	{"device/cpu/gemm/pack", []func(*build.Context){transpose8Rows, transpose6Rows}},
 	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},
@@ -53,7 +53,7 @@ var outputs = []output{
 		decode32, decode32Stream, decode16, decode16Stream)},
 	{"internal/fourbit/strips", both(eachDType(dtypes, packLanes), eachDType(dtypes, packFew), eachDType(dtypes, packRows))},
 	{"internal/fourbit/dot", both(dots, sumRows)},
-	{"device/cpu/gemm/panels", []func(*build.Context){panelRowsF32, panelRowsBF16, panelRowsF16, panelColsF32, panelColsBF16, panelColsF16}},
+	{"device/cpu/gemm/panels", []func(*build.Context){panelRowsF32, panelRowsBF16, panelRowsF16, panelColsF32, panelColsBF16, panelColsF16, panelColsPairs}},
 	{"device/cpu/gemm/dots", []func(*build.Context){dotsF32, dotsBF16, dotsF16}},
 	{"device/cpu/vec/sums", []func(*build.Context){sums}},
 	{"device/cpu/vec/rows", []func(*build.Context){rows}},

@@ -260,3 +260,19 @@ func panelColsF16(c *build.Context) {
 		c.VCVTPH2PS_Z(m, mask, r)
 	})
 }
+
+// panelColsPairs makes units of two 16-bit numbers, neighbours along K, where K runs over the stored rows.
+func panelColsPairs(c *build.Context) {
+	begin(c, "packColsPairsAVX512", "func(kc int, dst *uint32, w int, src *uint16, lds, have int)",
+		"packColsPairsAVX512 writes src[2*k*lds+l] to the lower and src[(2*k+1)*lds+l] to the upper half of dst[k*w+l], l < have, for k < kc,",
+		"and zeros for have <= l < w. w is 1 to 32, have 1 to w, kc at least 1.",
+		"Needs AVX-512F and BMI2.")
+	panelCols(c, 2, 2, func(src operand.Mem, lds, _ reg.GPVirtual, mask reg.OpmaskVirtual, r reg.VecVirtual) {
+		upper := c.ZMM()
+		c.VPMOVZXWD_Z(src, mask, r)
+		src.Index, src.Scale = lds, 1
+		c.VPMOVZXWD_Z(src, mask, upper)
+		c.VPSLLD(operand.U8(16), upper, upper)
+		c.VPORD(upper, r, r)
+	})
+}

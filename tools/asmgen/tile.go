@@ -259,3 +259,22 @@ func tileAVX512(c *build.Context) {
 	s.floats(c)
 	s.emit(c)
 }
+
+// tileBF16 is tileAVX512 for pairs of bfloat16 along K: A and B hold two in the four bytes of an element.
+func tileBF16(c *build.Context) {
+	s := tileSpec{name: "tileBF16AVX512", mr: 14, lanes: 16, masked: true, zero: func(r reg.VecPhysical) { c.VPXORD(r, r, r) },
+		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool)",
+		doc: tileDoc("alpha times the product of A and B, whose elements are pairs of bfloat16", "AVX-512F, AVX512-BF16 and BMI2",
+			14, 32, true)}
+	s.registers(zmm)
+	s.begin(c)
+	s.floats(c)
+	s.step = func(i int, m operand.Mem) {
+		x := i & 1
+		c.VPBROADCASTD(m, s.x[x])
+		for j := range s.b {
+			dotBF16(c, j, 2+x, 4+2*i+j) // the numbers that registers deals out
+		}
+	}
+	s.emit(c)
+}

@@ -12,11 +12,12 @@ import (
 type job struct {
 	Args
 	blocks
-	alpha   float32
-	alpha64 float64
-	kern    *kernel
-	sums    []float32 // of the present block where C is not float32
-	lds     int       // elements from one row of sums to the next
+	plain, pairs inner // the job as either kind of product
+	alpha        float32
+	alpha64      float64
+	kern         *kernel
+	sums         []float32 // of the present block where C is not float32
+	lds          int       // elements from one row of sums to the next
 
 	small                        bool
 	swapped                      bool  // small: computing the transpose of C
@@ -37,7 +38,7 @@ func newJob() *job {
 	default:
 	}
 	j := &job{}
-	j.in = j
+	j.plain, j.pairs = j, pairJob{j}
 	j.packFn, j.blockFn, j.f64Fn = j.packShare, j.part, j.block64
 	j.copyFn, j.dotFn, j.axpyFn = j.copyA, j.dots, j.axpys
 	return j
@@ -94,7 +95,11 @@ func (j *job) layout(scratch []byte, threads int) error {
 		}
 		need = smallFloats(j.M, j.N, j.K, threads)
 	} else {
-		j.plan(j.M, j.N, j.K, j.choice(threads))
+		steps := j.K
+		if j.in = j.plain; j.usesPairs() {
+			j.in, steps = j.pairs, ceil(j.K, 2)
+		}
+		j.plan(j.M, j.N, steps, j.choice(threads))
 		need = j.floats(threads)
 		if j.C.DType != tensor.F32 {
 			need += sumsFloats(&j.blocks)
@@ -142,14 +147,17 @@ func (j *job) sumRow(i, n0, n1 int) []float32 { return j.sums[(i-j.m0)*j.lds+n0-
 
 func (j *job) out(i, n int) []byte { return j.C.Data[(i*j.C.LD+n)*j.C.DType.Size():] }
 
+// target is where the sums of an element of C are, and the step to the next row.
+func (j *job) target(i, n int) (c *float32, ld int) {
+	if j.C.DType == tensor.F32 {
+		return (*float32)(unsafe.Pointer(&j.C.Data[4*(i*j.C.LD+n)])), j.C.LD
+	}
+	return &j.sums[(i-j.m0)*j.lds+n-j.n0], j.lds
+}
+
 // tile implements inner.
 func (j *job) tile(i, n, rows, cols, kb int, a, b panel, add bool) {
-	c, ld := (*float32)(nil), j.lds
-	if j.C.DType == tensor.F32 {
-		c, ld = (*float32)(unsafe.Pointer(&j.C.Data[4*(i*j.C.LD+n)])), j.C.LD
-	} else {
-		c = &j.sums[(i-j.m0)*j.lds+n-j.n0]
-	}
+	c, ld := j.target(i, n)
 	j.kern.tile(rows, kb, a.at, a.lane, a.k, b.at, b.k, c, ld, cols, j.alpha, add || j.Accumulate)
 }
 

@@ -8,10 +8,11 @@ type Kernel uint8
 // The kernels. Generic is pure Go and always there; the others need an amd64 processor with the named extensions and a build
 // without the tag noasm.
 const (
-	Auto    Kernel = iota // the fastest available
-	Generic               // pure Go
-	AVX2                  // AVX2, FMA and F16C
-	AVX512                // AVX-512F besides
+	Auto       Kernel = iota // the fastest available
+	Generic                  // pure Go
+	AVX2                     // AVX2, FMA and F16C
+	AVX512                   // AVX-512F, BW, DQ and VL
+	AVX512BF16               // AVX512-BF16 besides, for products of two bfloat16 matrices
 	numKernels
 )
 
@@ -20,7 +21,7 @@ func (k Kernel) String() string {
 	if k >= numKernels {
 		return "unknown"
 	}
-	return [...]string{"auto", "generic", "avx2", "avx512"}[k]
+	return [...]string{"auto", "generic", "avx2", "avx512", "avx512bf16"}[k]
 }
 
 // Available reports whether the kernel runs here.
@@ -33,10 +34,14 @@ func (k Kernel) resolve() Kernel {
 	if k != Auto {
 		return k
 	}
-	for k = numKernels - 1; kernels[k] == nil; k-- {
+	for k = fastest; kernels[k] == nil; k-- {
 	}
 	return k
 }
+
+// fastest is the kernel that Auto stands for, or the next lower one that there is. Intel's processors have pairs of bfloat16, but multiply them at
+// half the rate of float32.
+var fastest = AVX512
 
 // kernels holds what this processor runs; it is filled before main and never changed. kernels[Generic] is never nil.
 var kernels = [numKernels]*kernel{Generic: &generic}
@@ -51,6 +56,7 @@ type kernel struct {
 	// direct says that tile is fast for any strides, so that operands may stay where they lie.
 	direct bool
 	packers
+	pairs *pairKernel // nil without loops for pairs of bfloat16
 	// dots* are products of 1, 2 or 4 rows with four rows of w; nil without them. See the assembly.
 	dotsF32           func(m, n int, x *float32, ldx int, w *float32, ldw int, out *float32)
 	dotsBF16, dotsF16 func(m, n int, x *float32, ldx int, w *uint16, ldw int, out *float32)

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
+	"golang.org/x/sys/cpu"
 )
 
 func init() {
@@ -28,6 +29,14 @@ func init() {
 		colsF32: packColsF32AVX512, colsBF16: packColsBF16AVX512, colsF16: packColsF16AVX512}
 	avx512.dotsF32, avx512.dotsBF16, avx512.dotsF16 = dotsF32AVX512, dotsBF16AVX512, dotsF16AVX512
 	kernels[AVX512] = &avx512
+	if cpu.X86.HasAVX512BF16 {
+		paired := avx512
+		paired.pairs = &pairKernel{tile: tileBF16AVX512, rows: packRowsInt8AVX512, cols: packColsPairsAVX512}
+		kernels[AVX512BF16] = &paired
+	}
+	if isa.BF16() {
+		fastest = AVX512BF16
+	}
 	if isa.VNNI() {
 		kernels8[AVX512] = &kernel8{mr: 14, nr: 32, per: 4, tile: int8AVX512, laneSums: laneSumsAVX512, dot: dotInt8AVX2,
 			packers8: packers8{packRows: packRowsInt8AVX512, packCols: packColsInt8AVX512}}

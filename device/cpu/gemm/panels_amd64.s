@@ -995,3 +995,81 @@ one:
 	JNZ         one
 	VZEROUPPER
 	RET
+
+// func packColsPairsAVX512(kc int, dst *uint32, w int, src *uint16, lds int, have int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·packColsPairsAVX512(SB), NOSPLIT, $0-48
+	MOVQ   kc+0(FP), AX
+	MOVQ   dst+8(FP), CX
+	MOVQ   w+16(FP), DX
+	MOVQ   src+24(FP), BX
+	MOVQ   lds+32(FP), SI
+	MOVQ   have+40(FP), DI
+	IMUL3Q $0x02, SI, SI
+	MOVQ   $-1, R8
+	BZHIQ  DI, R8, R8
+	KMOVW  R8, K1
+	SHRQ   $0x10, R8
+	KMOVW  R8, K2
+	MOVQ   $-1, R8
+	BZHIQ  DX, R8, R8
+	KMOVW  R8, K3
+	SHRQ   $0x10, R8
+	KMOVW  R8, K4
+	IMUL3Q $0x02, SI, R9
+	LEAQ   (SI)(SI*2), R8
+	MOVQ   DX, R8
+	SHLQ   $0x02, R8
+	CMPQ   DX, $0x10
+	JLE    one
+	CMPQ   DI, $0x10
+	JLE    half
+
+two:
+	PREFETCHT0  (BX)(R9*8)
+	VPMOVZXWD.Z (BX), K1, Z0
+	VPMOVZXWD.Z (BX)(SI*1), K1, Z1
+	VPSLLD      $0x10, Z1, Z1
+	VPORD       Z1, Z0, Z0
+	VPMOVZXWD.Z 32(BX), K2, Z1
+	VPMOVZXWD.Z 32(BX)(SI*1), K2, Z2
+	VPSLLD      $0x10, Z2, Z2
+	VPORD       Z2, Z1, Z1
+	VMOVUPS     Z0, K3, (CX)
+	VMOVUPS     Z1, K4, 64(CX)
+	ADDQ        R9, BX
+	ADDQ        R8, CX
+	DECQ        AX
+	JNZ         two
+	VZEROUPPER
+	RET
+
+half:
+	PREFETCHT0  (BX)(R9*8)
+	VPMOVZXWD.Z (BX), K1, Z0
+	VPMOVZXWD.Z (BX)(SI*1), K1, Z2
+	VPSLLD      $0x10, Z2, Z2
+	VPORD       Z2, Z0, Z0
+	VPXORD      Z1, Z1, Z1
+	VMOVUPS     Z0, K3, (CX)
+	VMOVUPS     Z1, K4, 64(CX)
+	ADDQ        R9, BX
+	ADDQ        R8, CX
+	DECQ        AX
+	JNZ         half
+	VZEROUPPER
+	RET
+
+one:
+	PREFETCHT0  (BX)(R9*8)
+	VPMOVZXWD.Z (BX), K1, Z0
+	VPMOVZXWD.Z (BX)(SI*1), K1, Z1
+	VPSLLD      $0x10, Z1, Z1
+	VPORD       Z1, Z0, Z0
+	VMOVUPS     Z0, K3, (CX)
+	ADDQ        R9, BX
+	ADDQ        R8, CX
+	DECQ        AX
+	JNZ         one
+	VZEROUPPER
+	RET

@@ -45,3 +45,10 @@ func packColsBF16AVX512(kc int, dst *float32, w int, src *uint16, lds int, have 
 //
 //go:noescape
 func packColsF16AVX512(kc int, dst *float32, w int, src *uint16, lds int, have int)
+
+// packColsPairsAVX512 writes src[2*k*lds+l] to the lower and src[(2*k+1)*lds+l] to the upper half of dst[k*w+l], l < have, for k < kc,
+// and zeros for have <= l < w. w is 1 to 32, have 1 to w, kc at least 1.
+// Needs AVX-512F and BMI2.
+//
+//go:noescape
+func packColsPairsAVX512(kc int, dst *uint32, w int, src *uint16, lds int, have int)

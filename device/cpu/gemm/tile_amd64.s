@@ -1324,3 +1324,1186 @@ set1:
 	VMOVUPS Z5, K2, 64(AX)
 	VZEROUPPER
 	RET
+
+// func tileBF16AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·tileBF16AVX512(SB), NOSPLIT, $8-85
+	MOVQ rows+0(FP), AX
+	MOVQ kc+8(FP), CX
+	MOVQ a+16(FP), DX
+	MOVQ rs+24(FP), BX
+	MOVQ ks+32(FP), SI
+	MOVQ b+40(FP), DI
+	MOVQ bs+48(FP), R8
+	MOVQ c+56(FP), R9
+	MOVQ ldc+64(FP), R10
+	SHLQ $0x02, BX
+	SHLQ $0x02, SI
+	SHLQ $0x02, R8
+	SHLQ $0x02, R10
+	LEAQ (BX)(BX*2), R11
+	LEAQ (BX)(BX*4), R12
+	LEAQ (R12)(BX*2), R13
+	ADDQ DX, R13
+	MOVQ CX, R14
+	SHRQ $0x04, R14
+	JNZ  rounds
+	INCQ R14
+
+rounds:
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
+	VPXORD Z25, Z25, Z25
+	VPXORD Z26, Z26, Z26
+	VPXORD Z27, Z27, Z27
+	VPXORD Z28, Z28, Z28
+	VPXORD Z29, Z29, Z29
+	VPXORD Z30, Z30, Z30
+	VPXORD Z31, Z31, Z31
+	MOVQ   cols+72(FP), R15
+	MOVQ   $-1, BP
+	BZHIQ  R15, BP, BP
+	KMOVW  BP, K1
+	SHRQ   $0x10, BP
+	KMOVW  BP, K2
+	CMPQ   AX, $0x0e
+	JNE    fewer
+
+round14:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step14:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(BX*1), Z2
+	LONG         $0x486ee262
+	WORD         $0xe052
+	LONG         $0x486ee262
+	WORD         $0xe952
+	VPBROADCASTD (R13)(BX*2), Z3
+	LONG         $0x4866e262
+	WORD         $0xf052
+	LONG         $0x4866e262
+	WORD         $0xf952
+	VPBROADCASTD (R13)(R11*1), Z2
+	LONG         $0x486e6262
+	WORD         $0xc052
+	LONG         $0x486e6262
+	WORD         $0xc952
+	VPBROADCASTD (R13)(BX*4), Z3
+	LONG         $0x48666262
+	WORD         $0xd052
+	LONG         $0x48666262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(R12*1), Z2
+	LONG         $0x486e6262
+	WORD         $0xe052
+	LONG         $0x486e6262
+	WORD         $0xe952
+	VPBROADCASTD (R13)(R11*2), Z3
+	LONG         $0x48666262
+	WORD         $0xf052
+	LONG         $0x48666262
+	WORD         $0xf952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done14
+	DECQ         AX
+	JNZ          step14
+	JMP          round14
+
+done14:
+	IMUL3Q       $0x0d, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set14
+	JMP          add14
+
+fewer:
+	CMPQ AX, $0x0d
+	JEQ  round13
+	CMPQ AX, $0x0c
+	JEQ  round12
+	CMPQ AX, $0x0b
+	JEQ  round11
+	CMPQ AX, $0x0a
+	JEQ  round10
+	CMPQ AX, $0x09
+	JEQ  round9
+	CMPQ AX, $0x08
+	JEQ  round8
+	CMPQ AX, $0x07
+	JEQ  round7
+	CMPQ AX, $0x06
+	JEQ  round6
+	CMPQ AX, $0x05
+	JEQ  round5
+	CMPQ AX, $0x04
+	JEQ  round4
+	CMPQ AX, $0x03
+	JEQ  round3
+	CMPQ AX, $0x02
+	JEQ  round2
+
+round1:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step1:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done1
+	DECQ         AX
+	JNZ          step1
+	JMP          round1
+
+done1:
+	IMUL3Q       $0x00, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set1
+	JMP          add1
+
+round2:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step2:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done2
+	DECQ         AX
+	JNZ          step2
+	JMP          round2
+
+done2:
+	IMUL3Q       $0x01, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set2
+	JMP          add2
+
+round3:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step3:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done3
+	DECQ         AX
+	JNZ          step3
+	JMP          round3
+
+done3:
+	IMUL3Q       $0x02, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set3
+	JMP          add3
+
+round4:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step4:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done4
+	DECQ         AX
+	JNZ          step4
+	JMP          round4
+
+done4:
+	IMUL3Q       $0x03, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set4
+	JMP          add4
+
+round5:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step5:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done5
+	DECQ         AX
+	JNZ          step5
+	JMP          round5
+
+done5:
+	IMUL3Q       $0x04, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set5
+	JMP          add5
+
+round6:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step6:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done6
+	DECQ         AX
+	JNZ          step6
+	JMP          round6
+
+done6:
+	IMUL3Q       $0x05, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set6
+	JMP          add6
+
+round7:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step7:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	ADDQ         SI, DX
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done7
+	DECQ         AX
+	JNZ          step7
+	JMP          round7
+
+done7:
+	IMUL3Q       $0x06, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set7
+	JMP          add7
+
+round8:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step8:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done8
+	DECQ         AX
+	JNZ          step8
+	JMP          round8
+
+done8:
+	IMUL3Q       $0x07, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set8
+	JMP          add8
+
+round9:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step9:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(BX*1), Z2
+	LONG         $0x486ee262
+	WORD         $0xe052
+	LONG         $0x486ee262
+	WORD         $0xe952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done9
+	DECQ         AX
+	JNZ          step9
+	JMP          round9
+
+done9:
+	IMUL3Q       $0x08, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set9
+	JMP          add9
+
+round10:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step10:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(BX*1), Z2
+	LONG         $0x486ee262
+	WORD         $0xe052
+	LONG         $0x486ee262
+	WORD         $0xe952
+	VPBROADCASTD (R13)(BX*2), Z3
+	LONG         $0x4866e262
+	WORD         $0xf052
+	LONG         $0x4866e262
+	WORD         $0xf952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done10
+	DECQ         AX
+	JNZ          step10
+	JMP          round10
+
+done10:
+	IMUL3Q       $0x09, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set10
+	JMP          add10
+
+round11:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step11:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(BX*1), Z2
+	LONG         $0x486ee262
+	WORD         $0xe052
+	LONG         $0x486ee262
+	WORD         $0xe952
+	VPBROADCASTD (R13)(BX*2), Z3
+	LONG         $0x4866e262
+	WORD         $0xf052
+	LONG         $0x4866e262
+	WORD         $0xf952
+	VPBROADCASTD (R13)(R11*1), Z2
+	LONG         $0x486e6262
+	WORD         $0xc052
+	LONG         $0x486e6262
+	WORD         $0xc952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done11
+	DECQ         AX
+	JNZ          step11
+	JMP          round11
+
+done11:
+	IMUL3Q       $0x0a, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set11
+	JMP          add11
+
+round12:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step12:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(BX*1), Z2
+	LONG         $0x486ee262
+	WORD         $0xe052
+	LONG         $0x486ee262
+	WORD         $0xe952
+	VPBROADCASTD (R13)(BX*2), Z3
+	LONG         $0x4866e262
+	WORD         $0xf052
+	LONG         $0x4866e262
+	WORD         $0xf952
+	VPBROADCASTD (R13)(R11*1), Z2
+	LONG         $0x486e6262
+	WORD         $0xc052
+	LONG         $0x486e6262
+	WORD         $0xc952
+	VPBROADCASTD (R13)(BX*4), Z3
+	LONG         $0x48666262
+	WORD         $0xd052
+	LONG         $0x48666262
+	WORD         $0xd952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done12
+	DECQ         AX
+	JNZ          step12
+	JMP          round12
+
+done12:
+	IMUL3Q       $0x0b, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set12
+	JMP          add12
+
+round13:
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R10, R9
+	MOVQ       R14, AX
+
+step13:
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VPBROADCASTD (DX), Z2
+	LONG         $0x486ef262
+	WORD         $0xe052
+	LONG         $0x486ef262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(BX*1), Z3
+	LONG         $0x4866f262
+	WORD         $0xf052
+	LONG         $0x4866f262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(BX*2), Z2
+	LONG         $0x486e7262
+	WORD         $0xc052
+	LONG         $0x486e7262
+	WORD         $0xc952
+	VPBROADCASTD (DX)(R11*1), Z3
+	LONG         $0x48667262
+	WORD         $0xd052
+	LONG         $0x48667262
+	WORD         $0xd952
+	VPBROADCASTD (DX)(BX*4), Z2
+	LONG         $0x486e7262
+	WORD         $0xe052
+	LONG         $0x486e7262
+	WORD         $0xe952
+	VPBROADCASTD (DX)(R12*1), Z3
+	LONG         $0x48667262
+	WORD         $0xf052
+	LONG         $0x48667262
+	WORD         $0xf952
+	VPBROADCASTD (DX)(R11*2), Z2
+	LONG         $0x486ee262
+	WORD         $0xc052
+	LONG         $0x486ee262
+	WORD         $0xc952
+	VPBROADCASTD (R13), Z3
+	LONG         $0x4866e262
+	WORD         $0xd052
+	LONG         $0x4866e262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(BX*1), Z2
+	LONG         $0x486ee262
+	WORD         $0xe052
+	LONG         $0x486ee262
+	WORD         $0xe952
+	VPBROADCASTD (R13)(BX*2), Z3
+	LONG         $0x4866e262
+	WORD         $0xf052
+	LONG         $0x4866e262
+	WORD         $0xf952
+	VPBROADCASTD (R13)(R11*1), Z2
+	LONG         $0x486e6262
+	WORD         $0xc052
+	LONG         $0x486e6262
+	WORD         $0xc952
+	VPBROADCASTD (R13)(BX*4), Z3
+	LONG         $0x48666262
+	WORD         $0xd052
+	LONG         $0x48666262
+	WORD         $0xd952
+	VPBROADCASTD (R13)(R12*1), Z2
+	LONG         $0x486e6262
+	WORD         $0xe052
+	LONG         $0x486e6262
+	WORD         $0xe952
+	ADDQ         SI, DX
+	ADDQ         SI, R13
+	ADDQ         R8, DI
+	DECQ         CX
+	JZ           done13
+	DECQ         AX
+	JNZ          step13
+	JMP          round13
+
+done13:
+	IMUL3Q       $0x0c, R10, AX
+	MOVQ         c+56(FP), CX
+	ADDQ         CX, AX
+	VBROADCASTSS alpha+80(FP), Z2
+	CMPB         add+84(FP), $0x00
+	JEQ          set13
+	JMP          add13
+
+add14:
+	VFMADD213PS (AX), Z2, K1, Z30
+	VMOVUPS     Z30, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z31
+	VMOVUPS     Z31, K2, 64(AX)
+	SUBQ        R10, AX
+
+add13:
+	VFMADD213PS (AX), Z2, K1, Z28
+	VMOVUPS     Z28, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z29
+	VMOVUPS     Z29, K2, 64(AX)
+	SUBQ        R10, AX
+
+add12:
+	VFMADD213PS (AX), Z2, K1, Z26
+	VMOVUPS     Z26, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z27
+	VMOVUPS     Z27, K2, 64(AX)
+	SUBQ        R10, AX
+
+add11:
+	VFMADD213PS (AX), Z2, K1, Z24
+	VMOVUPS     Z24, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z25
+	VMOVUPS     Z25, K2, 64(AX)
+	SUBQ        R10, AX
+
+add10:
+	VFMADD213PS (AX), Z2, K1, Z22
+	VMOVUPS     Z22, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z23
+	VMOVUPS     Z23, K2, 64(AX)
+	SUBQ        R10, AX
+
+add9:
+	VFMADD213PS (AX), Z2, K1, Z20
+	VMOVUPS     Z20, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z21
+	VMOVUPS     Z21, K2, 64(AX)
+	SUBQ        R10, AX
+
+add8:
+	VFMADD213PS (AX), Z2, K1, Z18
+	VMOVUPS     Z18, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z19
+	VMOVUPS     Z19, K2, 64(AX)
+	SUBQ        R10, AX
+
+add7:
+	VFMADD213PS (AX), Z2, K1, Z16
+	VMOVUPS     Z16, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z17
+	VMOVUPS     Z17, K2, 64(AX)
+	SUBQ        R10, AX
+
+add6:
+	VFMADD213PS (AX), Z2, K1, Z14
+	VMOVUPS     Z14, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z15
+	VMOVUPS     Z15, K2, 64(AX)
+	SUBQ        R10, AX
+
+add5:
+	VFMADD213PS (AX), Z2, K1, Z12
+	VMOVUPS     Z12, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z13
+	VMOVUPS     Z13, K2, 64(AX)
+	SUBQ        R10, AX
+
+add4:
+	VFMADD213PS (AX), Z2, K1, Z10
+	VMOVUPS     Z10, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z11
+	VMOVUPS     Z11, K2, 64(AX)
+	SUBQ        R10, AX
+
+add3:
+	VFMADD213PS (AX), Z2, K1, Z8
+	VMOVUPS     Z8, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z9
+	VMOVUPS     Z9, K2, 64(AX)
+	SUBQ        R10, AX
+
+add2:
+	VFMADD213PS (AX), Z2, K1, Z6
+	VMOVUPS     Z6, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z7
+	VMOVUPS     Z7, K2, 64(AX)
+	SUBQ        R10, AX
+
+add1:
+	VFMADD213PS (AX), Z2, K1, Z4
+	VMOVUPS     Z4, K1, (AX)
+	VFMADD213PS 64(AX), Z2, K2, Z5
+	VMOVUPS     Z5, K2, 64(AX)
+	VZEROUPPER
+	RET
+
+set14:
+	VMULPS  Z2, Z30, Z30
+	VMOVUPS Z30, K1, (AX)
+	VMULPS  Z2, Z31, Z31
+	VMOVUPS Z31, K2, 64(AX)
+	SUBQ    R10, AX
+
+set13:
+	VMULPS  Z2, Z28, Z28
+	VMOVUPS Z28, K1, (AX)
+	VMULPS  Z2, Z29, Z29
+	VMOVUPS Z29, K2, 64(AX)
+	SUBQ    R10, AX
+
+set12:
+	VMULPS  Z2, Z26, Z26
+	VMOVUPS Z26, K1, (AX)
+	VMULPS  Z2, Z27, Z27
+	VMOVUPS Z27, K2, 64(AX)
+	SUBQ    R10, AX
+
+set11:
+	VMULPS  Z2, Z24, Z24
+	VMOVUPS Z24, K1, (AX)
+	VMULPS  Z2, Z25, Z25
+	VMOVUPS Z25, K2, 64(AX)
+	SUBQ    R10, AX
+
+set10:
+	VMULPS  Z2, Z22, Z22
+	VMOVUPS Z22, K1, (AX)
+	VMULPS  Z2, Z23, Z23
+	VMOVUPS Z23, K2, 64(AX)
+	SUBQ    R10, AX
+
+set9:
+	VMULPS  Z2, Z20, Z20
+	VMOVUPS Z20, K1, (AX)
+	VMULPS  Z2, Z21, Z21
+	VMOVUPS Z21, K2, 64(AX)
+	SUBQ    R10, AX
+
+set8:
+	VMULPS  Z2, Z18, Z18
+	VMOVUPS Z18, K1, (AX)
+	VMULPS  Z2, Z19, Z19
+	VMOVUPS Z19, K2, 64(AX)
+	SUBQ    R10, AX
+
+set7:
+	VMULPS  Z2, Z16, Z16
+	VMOVUPS Z16, K1, (AX)
+	VMULPS  Z2, Z17, Z17
+	VMOVUPS Z17, K2, 64(AX)
+	SUBQ    R10, AX
+
+set6:
+	VMULPS  Z2, Z14, Z14
+	VMOVUPS Z14, K1, (AX)
+	VMULPS  Z2, Z15, Z15
+	VMOVUPS Z15, K2, 64(AX)
+	SUBQ    R10, AX
+
+set5:
+	VMULPS  Z2, Z12, Z12
+	VMOVUPS Z12, K1, (AX)
+	VMULPS  Z2, Z13, Z13
+	VMOVUPS Z13, K2, 64(AX)
+	SUBQ    R10, AX
+
+set4:
+	VMULPS  Z2, Z10, Z10
+	VMOVUPS Z10, K1, (AX)
+	VMULPS  Z2, Z11, Z11
+	VMOVUPS Z11, K2, 64(AX)
+	SUBQ    R10, AX
+
+set3:
+	VMULPS  Z2, Z8, Z8
+	VMOVUPS Z8, K1, (AX)
+	VMULPS  Z2, Z9, Z9
+	VMOVUPS Z9, K2, 64(AX)
+	SUBQ    R10, AX
+
+set2:
+	VMULPS  Z2, Z6, Z6
+	VMOVUPS Z6, K1, (AX)
+	VMULPS  Z2, Z7, Z7
+	VMOVUPS Z7, K2, 64(AX)
+	SUBQ    R10, AX
+
+set1:
+	VMULPS  Z2, Z4, Z4
+	VMOVUPS Z4, K1, (AX)
+	VMULPS  Z2, Z5, Z5
+	VMOVUPS Z5, K2, 64(AX)
+	VZEROUPPER
+	RET
