@@ -115,7 +115,7 @@ func (q *Quantized) Quantize(t *tensor.Tensor, values Values) error {
 			return fmt.Errorf("tensor %q: %w", q.Name, err)
 		}
 	}
-	st, err := quant.Quantize(t, q.Config())
+	st, err := quant.QuantizeTensor(t, q.Config(), quant.Options{Parallel: quant.Parallel})
 	if err != nil {
 		return fmt.Errorf("tensor %q: %w", q.Name, err)
 	}

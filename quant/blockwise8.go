@@ -13,19 +13,31 @@ const StateBlocksize = 256
 // Quantize8 writes the 8-bit code of each element and one absmax per block of blocksize elements (at least 1). codes must hold len(src)
 // bytes and absmax Blocks(len(src), blocksize) values. Special values are treated as by Quantize4.
 func Quantize8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook) error {
+	return quantizeBlocks8(codes, absmax, src, blocksize, book, false)
+}
+
+// QuantizeMoments8 is Quantize8 with the correction of QuantizeBlockSigned.
+func QuantizeMoments8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook) error {
+	return quantizeBlocks8(codes, absmax, src, blocksize, book, true)
+}
+
+func quantizeBlocks8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook, signed bool) error {
 	if err := check8(len(codes), len(absmax), len(src), blocksize, book); err != nil {
 		return err
 	}
-	for b := quantizeRuns8(codes, absmax, src, blocksize, book); b < Blocks(len(src), blocksize); b++ {
+	for b := quantizeRuns8(codes, absmax, src, blocksize, book, signed); b < Blocks(len(src), blocksize); b++ {
 		lo, hi := b*blocksize, min((b+1)*blocksize, len(src))
-		absmax[b] = quantizeBlock8(codes[lo:hi], src[lo:hi], book)
+		absmax[b] = quantizeBlock8(codes[lo:hi], src[lo:hi], book, signed)
 	}
 	return nil
 }
 
 // quantizeRuns8 quantizes as many whole blocks as vector loops can and returns their number.
-func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook) (blocks int) {
+func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook, signed bool) (blocks int) {
 	t := book.Cells()
+	if signed {
+		t = book.MomentCells()
+	}
 	if t == nil || blocksize < step8() || blocksize%16 != 0 {
 		return 0
 	}
@@ -42,7 +54,7 @@ func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize in
 		encode8(out, x, r[:n], blocksize, t)
 		for i := 0; i < n && !plain; i++ {
 			if !PlainScale(scales[i]) {
-				absmax[b+i] = quantizeBlock8(out[i*blocksize:(i+1)*blocksize], x[i*blocksize:(i+1)*blocksize], book)
+				absmax[b+i] = quantizeBlock8(out[i*blocksize:(i+1)*blocksize], x[i*blocksize:(i+1)*blocksize], book, signed)
 			}
 		}
 	}
@@ -50,23 +62,28 @@ func quantizeRuns8[E Real](codes []byte, absmax []float32, src []E, blocksize in
 }
 
 // quantizeBlock8 quantizes one block of any length through a scratch of bounded length.
-func quantizeBlock8[E Real](codes []byte, x []E, book *Codebook) float32 {
+func quantizeBlock8[E Real](codes []byte, x []E, book *Codebook, signed bool) (absmax float32) {
 	if f, ok := any(x).([]float32); ok {
+		if signed {
+			return book.QuantizeBlockSigned(codes, f)
+		}
 		return book.QuantizeBlock(codes, f)
 	}
 	var scratch [1024]float32
-	if len(x) <= len(scratch) {
-		return book.QuantizeBlock(codes, toFloat32(scratch[:], x))
-	}
-	var a float32
 	for i := 0; i < len(x); i += len(scratch) {
-		a = max(a, AbsMax(toFloat32(scratch[:], x[i:min(i+len(scratch), len(x))])))
+		absmax = max(absmax, AbsMax(toFloat32(scratch[:], x[i:min(i+len(scratch), len(x))])))
 	}
 	for i := 0; i < len(x); i += len(scratch) {
 		f := toFloat32(scratch[:], x[i:min(i+len(scratch), len(x))])
-		book.codes(codes[i:i+len(f)], f, a)
+		book.codes(codes[i:i+len(f)], f, absmax)
+		for j, v := range f {
+			if !signed {
+				break
+			}
+			codes[i+j] = book.SignAdjust(codes[i+j], v)
+		}
 	}
-	return a
+	return absmax
 }
 
 // Dequantize8 writes the len(dst) elements that codes and absmax hold: value*absmax in float32, rounded once to E.
@@ -82,20 +99,40 @@ func Dequantize8Range[E Real](dst []E, codes []byte, absmax []float32, lo, hi, b
 	if err := check8(len(codes), len(absmax), hi, blocksize, book); err != nil {
 		return err
 	}
-	stream := hi-lo >= streamElements
 	dst = dst[:hi-lo]
+	first := lo / blocksize
+	dequantize8(dst, codes[first*blocksize:], absmax[first:], lo-first*blocksize, blocksize, &book.decodeTable, large(dst))
+	return nil
+}
+
+// Dequantize8Large is Dequantize8 for a part of an output that is too large to stay in the caches: it is written past them.
+func Dequantize8Large[E Real](dst []E, codes []byte, absmax []float32, blocksize int, book *Codebook) error {
+	if err := check8(len(codes), len(absmax), len(dst), blocksize, book); err != nil {
+		return err
+	}
+	dequantize8(dst, codes, absmax, 0, blocksize, &book.decodeTable, true)
+	return nil
+}
+
+// StreamBytes is the size of an output from which it is written past the caches: it would not stay in them until it is read.
+const StreamBytes = 16 << 20
+
+func large[E Real](dst []E) bool { return len(tensor.AsBytes(dst)) >= StreamBytes }
+
+// dequantize8 writes elements lo to lo+len(dst)-1, past the caches with stream.
+func dequantize8[E Real](dst []E, codes []byte, absmax []float32, lo, blocksize int, t *decodeTable, stream bool) {
+	hi := lo + len(dst)
 	for lo < hi {
 		b := lo / blocksize
 		n := min((b+1)*blocksize, hi) - lo
 		if blocks := wholeBlocks(absmax, b, lo, hi, blocksize); blocks > 0 {
 			n = blocks * blocksize
-			decode8(dst, codes[lo:lo+n], absmax[b:b+blocks], blocksize, book, stream)
+			decode8(dst, codes[lo:lo+n], absmax[b:b+blocks], blocksize, t, stream)
 		} else {
-			decodeBlock8(dst[:n], codes[lo:lo+n], absmax[b], book)
+			decodeBlock8(dst[:n], codes[lo:lo+n], absmax[b], t)
 		}
 		dst, lo = dst[n:], lo+n
 	}
-	return nil
 }
 
 // wholeBlocks is how many of the blocks of [lo, hi) from b on a vector loop may decode together: those that are whole, beginning at lo,
@@ -114,30 +151,27 @@ func wholeBlocks(absmax []float32, b, lo, hi, blocksize int) int {
 	return n
 }
 
-// streamElements is how many elements are written past the caches: more than stay in them until they are read.
-const streamElements = 1 << 20
-
 // decodeBlock8 decodes part of one block.
-func decodeBlock8[E Real](dst []E, codes []byte, absmax float32, book *Codebook) {
+func decodeBlock8[E Real](dst []E, codes []byte, absmax float32, t *decodeTable) {
 	codes = codes[:len(dst)]
 	if step := decode8Step(); len(dst) >= step && finite(absmax) {
 		n := len(dst) &^ (step - 1)
 		scale := [1]float32{absmax}
-		decode8(dst, codes, scale[:], n, book, false)
+		decode8(dst, codes, scale[:], n, t, false)
 		dst, codes = dst[n:], codes[n:]
 	}
 	switch d := any(dst).(type) {
 	case []float32:
 		for i, k := range codes {
-			d[i] = book.values[k] * absmax
+			d[i] = t.values[k] * absmax
 		}
 	case []tensor.Float16:
 		for i, k := range codes {
-			d[i] = tensor.ToF16(book.values[k] * absmax)
+			d[i] = tensor.ToF16(t.values[k] * absmax)
 		}
 	case []tensor.BFloat16:
 		for i, k := range codes {
-			d[i] = tensor.ToBF16(book.values[k] * absmax)
+			d[i] = tensor.ToBF16(t.values[k] * absmax)
 		}
 	}
 }
@@ -206,5 +240,5 @@ func (c *Codebook) SignAdjust(code uint8, x float32) uint8 {
 // DequantizeBlock writes value*absmax for each code of one block. It allocates nothing; of dst and codes the shorter length counts.
 func (c *Codebook) DequantizeBlock(dst []float32, codes []byte, absmax float32) {
 	n := min(len(codes), len(dst))
-	decodeBlock8(dst[:n], codes[:n], absmax, c)
+	decodeBlock8(dst[:n], codes[:n], absmax, &c.decodeTable)
 }

@@ -10,8 +10,7 @@ import (
 // Codebook is an 8-bit code book: 256 ascending values, and a table that finds the code of a value in constant time with the results of
 // the CUDA kernels' binary search. It is immutable and may be shared between goroutines.
 type Codebook struct {
-	values [256]float32
-	planes [1024]byte // Planes
+	decodeTable
 	// above[c] is the largest value whose code is at most c, +Inf for the last.
 	above [256]float32
 	// cells is nil for books that do not fit one.
@@ -19,6 +18,21 @@ type Codebook struct {
 	moments func() *Cells
 	// flat: no code ends within 2^-26 of zero, so that denormal elements have the code of zero without being flushed.
 	flat bool
+}
+
+// decodeTable holds the values of 8-bit codes, and their bytes as Planes has them.
+type decodeTable struct {
+	values [256]float32
+	planes [1024]byte
+}
+
+func newDecodeTable(values [256]float32) decodeTable {
+	t := decodeTable{values: values}
+	for i, v := range values {
+		b := math.Float32bits(v)
+		t.planes[i], t.planes[256+i], t.planes[512+i], t.planes[768+i] = byte(b), byte(b>>8), byte(b>>16), byte(b>>24)
+	}
+	return t
 }
 
 // Cells is a table of codes. The upper 16 bits of a float32 select a cell. Its lower 16 bits, if greater than the cell's upper 16 bits,
@@ -107,11 +121,7 @@ func (c *Codebook) codes(codes []uint8, x []float32, absmax float32) {
 }
 
 func newCodebook(values [256]float32) *Codebook {
-	c := &Codebook{values: values}
-	for i, v := range values {
-		b := math.Float32bits(v)
-		c.planes[i], c.planes[256+i], c.planes[512+i], c.planes[768+i] = byte(b), byte(b>>8), byte(b>>16), byte(b>>24)
-	}
+	c := &Codebook{decodeTable: newDecodeTable(values)}
 	// For ascending values the search is monotone in x, so each border between codes is found by bisection over the ordered floats.
 	for k := range 255 {
 		if searchNaive(&values, math.Float32frombits(infBits)) <= uint8(k) {

@@ -46,6 +46,7 @@ func DequantizeRange[E Real](s *State, dst []E, lo, hi int) error {
 		return fmt.Errorf("quant: %d code bytes in blocks of %d do not hold %v: call Validate for the reason", len(s.Codes), s.Blocksize, s.Shape)
 	}
 	var scales [64]float32
+	stream := large(dst[:hi-lo])
 	last := s.Block(hi - 1)
 	for b := s.Block(lo); b <= last; {
 		n := min(len(scales), last+1-b)
@@ -55,6 +56,12 @@ func DequantizeRange[E Real](s *State, dst []E, lo, hi int) error {
 		if s.Scheme.FourBit() {
 			end := min((b+n)*s.Blocksize, hi)
 			dequantize4(dst[:end-lo], s.Codes[b*s.Blocksize/2:], scales[:n], lo-b*s.Blocksize, s.Blocksize, s.Scheme)
+			dst, lo, b = dst[end-lo:], end, b+n
+			continue
+		}
+		if t := s.table8(); t != nil && !s.ByRow {
+			end := min((b+n)*s.Blocksize, hi)
+			dequantize8(dst[:end-lo], s.Codes[b*s.Blocksize:], scales[:n], lo-b*s.Blocksize, s.Blocksize, t, stream)
 			dst, lo, b = dst[end-lo:], end, b+n
 			continue
 		}
@@ -68,11 +75,33 @@ func DequantizeRange[E Real](s *State, dst []E, lo, hi int) error {
 	return nil
 }
 
+// table8 is the table of an 8-bit scheme whose values are those of codes times a scale and nothing else, nil where there is none ready.
+func (s *State) table8() *decodeTable {
+	switch {
+	case s.Scheme == FP8E4M3:
+		return E4M3.table()
+	case s.Scheme == FP8E5M2:
+		return E5M2.table()
+	case s.Scheme == Blockwise8 && s.Map == nil:
+		return &DynamicSigned().decodeTable
+	}
+	return nil
+}
+
 // Read implements Source: it writes the elements from lo on, in float32, to dst.
 func (s *State) Read(dst []float32, lo int) error { return DequantizeRange(s, dst, lo, lo+len(dst)) }
 
 // decodeBlock writes len(dst) elements of block b, beginning at element lo of the tensor, whose scheme is not one of 4 bits.
 func decodeBlock[E Real](s *State, dst []E, b int, scale float32, lo int) {
+	if t := s.table8(); t != nil {
+		decodeBlock8(dst, s.Codes[lo:lo+len(dst)], scale, t)
+		return
+	}
+	if step := step8(); len(dst) >= step && (s.Scheme == Int8 || s.Scheme == Affine) {
+		n := len(dst) &^ (step - 1)
+		decodeInts(s, dst[:n], b, scale, lo)
+		dst, lo = dst[n:], lo+n
+	}
 	values, zero, post, bits := s.levels(), s.zero(b), s.post(), s.CodeBits()
 	if f, ok := any(dst).([]float32); ok {
 		var buffer [256]uint8
@@ -86,6 +115,19 @@ func decodeBlock[E Real](s *State, dst []E, b int, scale float32, lo int) {
 		return
 	}
 	decodeHalves(dst, s.Codes, lo, bits, func(c uint8) float32 { return float32(float32(values[c]-zero)*scale) * post })
+}
+
+// decodeInts is decodeBlock for integers and a multiple of step8 elements.
+func decodeInts[E Real](s *State, dst []E, b int, scale float32, lo int) {
+	flip, zero, bits := int32(0), int32(s.zero(b)), s.CodeBits()
+	if s.Scheme == Int8 {
+		flip, zero = 0x80, 0x80
+	}
+	var buffer [256]uint8
+	for i := 0; i < len(dst); i += len(buffer) {
+		out := dst[i:min(i+len(buffer), len(dst))]
+		decodeInt(out, codesAt(buffer[:], s.Codes, lo+i, len(out), bits), flip, zero, scale, s.post())
+	}
 }
 
 // decodeHalves rounds through a table where the block is longer than the table.

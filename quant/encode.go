@@ -137,8 +137,13 @@ func encodeRow(codes []uint8, x []float32, stat float32) {
 		}
 		return
 	}
+	// A calibrated statistic may be below the largest element.
+	if step := rowCodesStep(); len(x) >= step && maxAbsBits(x) <= math.Float32bits(stat) {
+		n := len(x) &^ (step - 1)
+		rowCodes(tensor.View[int8](codes[:n]), x, r, float32(math.Inf(1)))
+		codes, x = codes[n:], x[n:]
+	}
 	for i, v := range x {
-		// A calibrated statistic may be below the largest element.
 		codes[i] = uint8(math.Float32bits(min(max(float32(v*r), -127), 127) + roundMagic))
 	}
 }
@@ -148,43 +153,66 @@ func encodeFloat8(f Float8, codes []uint8, x []float32, scale float32) {
 		clear(codes)
 		return
 	}
-	for i, v := range x {
-		codes[i] = f.Encode(v/scale, true)
+	done := 0
+	if step := step8(); len(x) >= step {
+		done = len(x) &^ (step - 1)
+		float8Codes(f, codes, x[:done], scale)
 	}
+	for i, v := range x[done:] {
+		codes[done+i] = f.Encode(v/scale, true)
+	}
+}
+
+// affine is how a block's elements become integers.
+type affine struct {
+	step, zero, lowest, highest float64
+	stochastic                  bool
+	base, first                 uint64 // of the random numbers
 }
 
 func (e *Encoder) encodeAffine(codes []uint8, x []float32, b, first int) {
-	// magic64 added to a float64 below 2^51 in magnitude and taken off again rounds it to an integer, ties to even.
-	const magic64 = 3 << 51
-	step, zero := float64(e.s.Absmax[b]), float64(e.s.zero(b))
-	lowest, highest := -zero, float64(int(1)<<e.s.Bits-1)-zero
+	a := affine{step: float64(e.s.Absmax[b]), zero: float64(e.s.zero(b)), stochastic: e.stochastic, base: mix64(e.seed + gamma), first: uint64(first)}
+	a.lowest, a.highest = -a.zero, float64(int(1)<<e.s.Bits-1)-a.zero
 	switch {
-	case step == 0:
-		lowest, highest = 0, 0
+	case a.step == 0:
+		a.lowest, a.highest = 0, 0
 	case e.stochastic && e.s.Zeros == nil:
 		// The step is rounded, so -absmax may lie a little beyond the code that stands for it: it is not to be rounded to the next.
-		lowest++
+		a.lowest++
 	}
+	if done := len(x) &^ 7; affineCodes(codes, x[:done], a) {
+		codes, x = codes[done:], x[done:]
+		a.first += uint64(done)
+	}
+	a.codes(codes, x)
+}
+
+// codes is the definition.
+func (a affine) codes(codes []uint8, x []float32) {
+	// magic64 added to a float64 below 2^51 in magnitude and taken off again rounds it to an integer, ties to even.
+	const magic64 = 3 << 51
 	for i, v := range x {
 		// The bounds are integers, so clamping first gives the same code and keeps the sum exact.
-		q := float64(v) / step
-		if e.stochastic {
-			q = math.Floor(q + uniform(e.seed, uint64(first+i)))
+		q := float64(v) / a.step
+		if a.stochastic {
+			q = math.Floor(q + uniform(a.base, a.first+uint64(i)))
 		}
 		switch {
-		case !(q > lowest):
-			q = lowest
-		case q > highest:
-			q = highest
+		case !(q > a.lowest):
+			q = a.lowest
+		case q > a.highest:
+			q = a.highest
 		}
-		codes[i] = uint8(int(q + magic64 - magic64 + zero))
+		codes[i] = uint8(int(q + magic64 - magic64 + a.zero))
 	}
 }
 
-// uniform is a number in [0, 1) that depends on seed and counter alone: two rounds of the finalizer of SplitMix64 (Steele, Lea, Flood
-// 2014) over their combination.
-func uniform(seed, counter uint64) float64 {
-	return float64(mix64(mix64(seed+0x9e3779b97f4a7c15)+counter*0x9e3779b97f4a7c15)>>11) / (1 << 53)
+const gamma = 0x9e3779b97f4a7c15
+
+// uniform is a number in [0, 1) that depends on base, the mixed seed, and counter alone: two rounds of the finalizer of SplitMix64
+// (Steele, Lea, Flood 2014) over their combination.
+func uniform(base, counter uint64) float64 {
+	return float64(mix64(base+counter*gamma)>>11) / (1 << 53)
 }
 
 func mix64(z uint64) uint64 {
@@ -199,158 +227,6 @@ func extremes(x []float32) (lo, hi float32) {
 		lo, hi = min(lo, v), max(hi, v)
 	}
 	return lo, hi
-}
-
-// piece is how many elements are read at a time; a multiple of 8, so that packed codes of parts do not share a byte.
-const piece = 4096
-
-// fill quantizes elements lo to hi-1 of src: first the scales of the blocks that begin there, then the codes. lo and hi must lie on
-// borders of blocks and pieces, or be the ends.
-func (e *Encoder) fill(src Source, o Options, lo, hi int) error {
-	if lo == hi {
-		return nil
-	}
-	first, last := e.s.Block(lo), e.s.Block(hi-1)
-	failed := firstError{}
-	o.parallel()(last+1-first, func(from, to int) {
-		failed.set(e.fitBlocks(src, first+from, first+to, nil))
-	})
-	if failed.err != nil {
-		return failed.err
-	}
-	pieces := Blocks(hi-lo, piece)
-	o.parallel()(pieces, func(from, to int) {
-		buffer, codes := make([]float32, piece), make([]uint8, piece)
-		for p := from; p < to; p++ {
-			at := lo + p*piece
-			if failed.set(e.encodePiece(src, buffer[:min(piece, hi-at)], codes, at)) {
-				return
-			}
-		}
-	})
-	return failed.err
-}
-
-// fitBlocks sets the scales of blocks from to to-1, of any length, and shows the elements of short ones to then, where it is given.
-func (e *Encoder) fitBlocks(src Source, from, to int, then func(b int, x []float32)) error {
-	buffer := make([]float32, piece)
-	for b := from; b < to; {
-		lo, hi := e.s.Span(b)
-		if hi-lo > piece {
-			if err := e.fitLong(src, b, buffer); err != nil {
-				return err
-			}
-			b++
-			continue
-		}
-		// As many whole blocks as fit are read at once.
-		last, end := b, hi
-		for last+1 < to {
-			if _, next := e.s.Span(last + 1); next-lo <= piece {
-				last, end = last+1, next
-				continue
-			}
-			break
-		}
-		x := buffer[:end-lo]
-		if err := src.Read(x, lo); err != nil {
-			return err
-		}
-		for ; b <= last; b++ {
-			_, hi := e.s.Span(b)
-			if err := e.fitFinite(src, b, x[:hi-lo], lo); err != nil {
-				return err
-			}
-			if then != nil {
-				then(b, x[:hi-lo])
-			}
-			x, lo = x[hi-lo:], hi
-		}
-	}
-	return nil
-}
-
-// fitFinite sets the scale of block b from all of its elements, the first of which is element lo.
-func (e *Encoder) fitFinite(src Source, b int, x []float32, lo int) error {
-	bits := maxAbsBits(x)
-	if err := e.s.checkElements(bits, lo, lo+len(x)-1, src.Type()); err != nil {
-		return err
-	}
-	if e.s.Zeros != nil {
-		e.Fit(b, x)
-		return nil
-	}
-	e.SetRange(b, 0, math.Float32frombits(bits))
-	return nil
-}
-
-// fitLong sets the scale of one block that is read in several pieces.
-func (e *Encoder) fitLong(src Source, b int, buffer []float32) error {
-	var low, high float32
-	err := eachPiece(src, e.s, b, buffer, func(x []float32, at int) error {
-		if err := e.s.checkElements(maxAbsBits(x), at, at+len(x)-1, src.Type()); err != nil {
-			return err
-		}
-		l, h := extremes(x)
-		low, high = min(low, l), max(high, h)
-		return nil
-	})
-	e.SetRange(b, low, high)
-	return err
-}
-
-// eachPiece reads block b in pieces of the buffer's length.
-func eachPiece(src Source, s *State, b int, buffer []float32, f func(x []float32, at int) error) error {
-	lo, hi := s.Span(b)
-	for at := lo; at < hi; at += len(buffer) {
-		x := buffer[:min(len(buffer), hi-at)]
-		if err := src.Read(x, at); err != nil {
-			return err
-		}
-		if err := f(x, at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkElements refuses elements that a scheme cannot hold, given their maxAbsBits.
-func (s *State) checkElements(bits uint32, first, last int, t tensor.Type) error {
-	if bits >= infBits {
-		return fmt.Errorf("quant: elements %d to %d of %v hold NaN or infinity: repair the weights or keep this tensor unquantized", first, last, t)
-	}
-	if largest := math.Float32frombits(bits); largest > s.largest() {
-		return fmt.Errorf("quant: elements %d to %d of %v reach %v, and %v holds up to %v: repair the weights or keep this tensor unquantized",
-			first, last, t, largest, s.Scheme, s.largest())
-	}
-	return nil
-}
-
-// largest is the largest magnitude that a scheme quantizes. The reciprocal of a greater absmax is 0 in bitsandbytes' kernels, which would
-// make the whole block zero, and an int8 code times its statistic would be infinite.
-func (s *State) largest() float32 {
-	switch s.Scheme {
-	case NF4, FP4, Blockwise8:
-		return math.Float32frombits(fastHigh - 1)
-	case Int8:
-		return 0x1p121
-	}
-	return math.MaxFloat32
-}
-
-// encodePiece reads elements from `at` on and stores their codes.
-func (e *Encoder) encodePiece(src Source, x []float32, codes []uint8, at int) error {
-	if err := src.Read(x, at); err != nil {
-		return err
-	}
-	for i := 0; i < len(x); {
-		b := e.s.Block(at + i)
-		_, end := e.s.Span(b)
-		n := min(end-at, len(x)) - i
-		e.Encode(codes[i:], x[i:i+n], b, at+i)
-		i += n
-	}
-	return e.s.Pack(codes[:len(x)], at)
 }
 
 // firstError keeps one of the errors of parts that run at the same time, the first to arrive.

@@ -3,7 +3,9 @@ package quant
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -44,6 +46,22 @@ func (o Options) parallel() func(n int, f func(lo, hi int)) {
 		return func(n int, f func(lo, hi int)) { f(0, n) }
 	}
 	return o.Parallel
+}
+
+// Parallel splits [0, n) evenly over the processors that the program may use. It is for Options.Parallel where there is no pool of threads
+// to share.
+func Parallel(n int, f func(lo, hi int)) {
+	parts := min(runtime.GOMAXPROCS(0), n)
+	if parts <= 1 {
+		f(0, n)
+		return
+	}
+	var wg sync.WaitGroup
+	for p := 1; p < parts; p++ {
+		wg.Go(func() { f(n*p/parts, n*(p+1)/parts) })
+	}
+	f(0, n/parts)
+	wg.Wait()
 }
 
 // From makes a source of a host tensor.

@@ -69,12 +69,12 @@ func (f Float8) Encode(x float32, saturate bool) uint8 {
 }
 
 // Decode is exact. NaN codes give a quiet NaN of their sign.
-func (f Float8) Decode(code uint8) float32 { return f.table()[code] }
+func (f Float8) Decode(code uint8) float32 { return f.table().values[code] }
 
 // Values returns the value of each code; some are NaN, in e5m2 two are infinite.
-func (f Float8) Values() [256]float32 { return *f.table() }
+func (f Float8) Values() [256]float32 { return f.table().values }
 
-func (f Float8) table() *[256]float32 {
+func (f Float8) table() *decodeTable {
 	if f == E4M3 {
 		return e4m3Table()
 	}
@@ -82,11 +82,11 @@ func (f Float8) table() *[256]float32 {
 }
 
 var (
-	e4m3Table = sync.OnceValue(func() *[256]float32 { return float8Table(E4M3) })
-	e5m2Table = sync.OnceValue(func() *[256]float32 { return float8Table(E5M2) })
+	e4m3Table = sync.OnceValue(func() *decodeTable { return float8Table(E4M3) })
+	e5m2Table = sync.OnceValue(func() *decodeTable { return float8Table(E5M2) })
 )
 
-func float8Table(f Float8) *[256]float32 {
+func float8Table(f Float8) *decodeTable {
 	m, bias, top := f.layout()
 	var t [256]float32
 	for code := range t {
@@ -103,5 +103,6 @@ func float8Table(f Float8) *[256]float32 {
 		}
 		t[code] = math.Float32frombits(math.Float32bits(float32(v))&^signBit | uint32(code)>>7<<31)
 	}
-	return &t
+	table := newDecodeTable(t)
+	return &table
 }

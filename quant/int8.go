@@ -236,7 +236,25 @@ func DequantizeRows[E Real](dst []E, codes []int8, stats []float32, rows, cols i
 	return nil
 }
 
+// ScaleCodes writes code·scale for each code, rounded to float32 and then to E. codes holds at least len(dst).
+func ScaleCodes[E Real](dst []E, codes []int8, scale float32) {
+	codes = codes[:len(dst)]
+	if step := step8(); len(dst) >= step {
+		n := len(dst) &^ (step - 1)
+		decodeInt(dst[:n], tensor.AsBytes(codes[:n]), 0x80, 0x80, scale, 1)
+		dst, codes = dst[n:], codes[n:]
+	}
+	for i, c := range codes {
+		dst[i] = fromFloat32[E](float32(c) * scale)
+	}
+}
+
 func dequantizeRow8[E Real](dst []E, codes []int8, stat float32) {
+	if step := step8(); len(dst) >= step {
+		n := len(dst) &^ (step - 1)
+		decodeInt(dst[:n], tensor.AsBytes(codes[:n]), 0x80, 0x80, stat, Int8RowScale)
+		dst, codes = dst[n:], codes[n:]
+	}
 	if f, ok := any(dst).([]float32); ok {
 		for i, c := range codes[:len(f)] {
 			f[i] = float32(float32(c)*stat) * Int8RowScale

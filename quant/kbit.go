@@ -128,7 +128,15 @@ func (e *Encoder) countBlocks(src Source, from, to int, counts []int64) error {
 			}
 		}
 	}
-	if err := e.fitBlocks(src, from, to, count); err != nil {
+	err := e.fitBlocks(src, from, to, func(x []float32, first, lo int) error {
+		for b := first; len(x) > 0; b++ {
+			_, hi := e.s.Span(b)
+			count(b, x[:hi-lo])
+			x, lo = x[hi-lo:], hi
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	buffer := make([]float32, piece)

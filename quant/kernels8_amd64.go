@@ -129,3 +129,59 @@ func outlierRow[E Real](dst []E, kept, weight []float32) {
 		}
 	}
 }
+
+// decodeInt writes ((codes^flip)-zero)·scale·post for len(dst) codes, a multiple of step8.
+func decodeInt[E Real](dst []E, codes []uint8, flip, zero int32, scale, post float32) {
+	n, from, wide := len(dst), &codes[0], level == isa.AVX512
+	switch dst := any(dst).(type) {
+	case []float32:
+		if wide {
+			decodeIntF32AVX512(n, &dst[0], from, flip, zero, scale, post)
+		} else {
+			decodeIntF32AVX2(n, &dst[0], from, flip, zero, scale, post)
+		}
+	case []tensor.BFloat16:
+		if wide {
+			decodeIntBF16AVX512(n, words(dst), from, flip, zero, scale, post)
+		} else {
+			decodeIntBF16AVX2(n, words(dst), from, flip, zero, scale, post)
+		}
+	case []tensor.Float16:
+		if wide {
+			decodeIntF16AVX512(n, words(dst), from, flip, zero, scale, post)
+		} else {
+			decodeIntF16AVX2(n, words(dst), from, flip, zero, scale, post)
+		}
+	}
+}
+
+// affineCodes writes the codes of a multiple of 8 elements and reports whether it could.
+func affineCodes(codes []uint8, x []float32, a affine) bool {
+	n := len(x)
+	switch {
+	case level < isa.AVX2 || n == 0 || a.stochastic && level < isa.AVX512:
+		return false
+	case a.stochastic:
+		encodeStochasticAVX512(n, &codes[0], &x[0], a.step, a.lowest, a.highest, int32(a.zero), a.base, a.first)
+	case level == isa.AVX512:
+		encodeAffineAVX512(n, &codes[0], &x[0], a.step, a.lowest, a.highest, int32(a.zero))
+	default:
+		encodeAffineAVX2(n, &codes[0], &x[0], a.step, a.lowest, a.highest, int32(a.zero))
+	}
+	return true
+}
+
+// float8Codes writes the codes of x/scale, a multiple of step8.
+func float8Codes(f Float8, codes []uint8, x []float32, scale float32) {
+	n, wide, to, from := len(x), level == isa.AVX512, &codes[0], &x[0]
+	switch {
+	case f == E4M3 && wide:
+		encodeE4M3AVX512(n, to, from, scale)
+	case f == E4M3:
+		encodeE4M3AVX2(n, to, from, scale)
+	case wide:
+		encodeE5M2AVX512(n, to, from, scale)
+	default:
+		encodeE5M2AVX2(n, to, from, scale)
+	}
+}

@@ -141,7 +141,7 @@ func vbmi() bool { return level == isa.AVX512 && isa.VBMI() && !avoidVBMI }
 var avoidVBMI bool
 
 // decode8 writes the values of len(absmax) blocks of n codes, a multiple of decode8Step. stream writes past the caches.
-func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *Codebook, stream bool) {
+func decode8[E Real](dst []E, codes []byte, absmax []float32, n int, c *decodeTable, stream bool) {
 	wide := level == isa.AVX512
 	blocks, from, scale, table := len(absmax), &codes[0], &absmax[0], &c.values[0]
 	switch d := any(dst).(type) {

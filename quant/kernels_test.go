@@ -94,6 +94,11 @@ func levelsOfQuantize8[E Real](t *testing.T) {
 					what := fmt.Sprintf("%s, %s, %d in blocks of %d", level, name, n, blocksize)
 					require.Equal(t, bitsOf(absmax), bitsOf(scales), what)
 					require.Equal(t, codes, got, what)
+					require.NoError(t, QuantizeMoments8(got, scales, x, blocksize, book))
+					require.Equal(t, bitsOf(absmax), bitsOf(scales), what)
+					for i, v := range x {
+						require.Equal(t, book.SignAdjust(codes[i], widened(v)), got[i], what)
+					}
 				})
 			}
 		}
@@ -131,8 +136,8 @@ func levelsOfDequantize8[E Real](t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	scales := []float32{1, 0.1, 3e-39, 0, float32(math.Inf(1)), 1e38, 6e4, float32(math.NaN()), 1e-7, 2, 2, 2}
 	for name, book := range books(t) {
-		for _, n := range append(awkward, streamElements+64*3) {
-			if n > streamElements && name != "dynamic true 7/8" {
+		for _, n := range append(awkward, StreamBytes/2+64*3) {
+			if n > 5000 && name != "dynamic true 7/8" {
 				continue
 			}
 			codes := make([]byte, n)
@@ -331,4 +336,27 @@ func levelsOfOutliers[E Real](t *testing.T) {
 		}
 	}
 	require.ErrorContains(t, AddOutliers(make([]E, 33), make([]float32, 2), make([]float32, 64)), "do not fit")
+}
+
+func TestLevelsOfScaledCodes(t *testing.T) {
+	t.Run("f32", levelsOfScaledCodes[float32])
+	t.Run("bf16", levelsOfScaledCodes[tensor.BFloat16])
+	t.Run("f16", levelsOfScaledCodes[tensor.Float16])
+}
+
+func levelsOfScaledCodes[E Real](t *testing.T) {
+	for _, n := range awkward {
+		codes, want := make([]int8, n+1), make([]E, n)
+		for _, scale := range []float32{0.3, 1e-42, 1e37, float32(math.Inf(1)), float32(math.NaN())} {
+			for i := range want {
+				codes[i] = int8(i * 7)
+				want[i] = fromFloat32[E](float32(codes[i]) * scale)
+			}
+			eachLevel(t, func(level string) {
+				got := make([]E, n)
+				ScaleCodes(got, codes, scale)
+				require.Equal(t, bitsOf(want), bitsOf(got), "%s, %d codes times %v", level, n, scale)
+			})
+		}
+	}
 }

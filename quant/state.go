@@ -324,9 +324,9 @@ func (s *State) levels() []float32 {
 	case Affine:
 		return affineLevels[:]
 	case FP8E4M3:
-		return E4M3.table()[:]
+		return E4M3.table().values[:]
 	case FP8E5M2:
-		return E5M2.table()[:]
+		return E5M2.table().values[:]
 	}
 	switch {
 	case s.Map != nil:

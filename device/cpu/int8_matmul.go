@@ -3,6 +3,7 @@ package cpu
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/gemm"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -88,18 +89,22 @@ func (w *weight8) Block(dst []float32, ld, r0, r1, c0, c1 int) {
 		scale := float32(w.stats[r] * quant.Int8RowScale)
 		switch w.round {
 		case tensor.BF16:
-			for i, v := range src {
-				row[i] = tensor.ToBF16(float32(v) * scale).Float32()
-			}
+			scaleThrough[tensor.BFloat16](row, src, scale, w.round)
 		case tensor.F16:
-			for i, v := range src {
-				row[i] = tensor.ToF16(float32(v) * scale).Float32()
-			}
+			scaleThrough[tensor.Float16](row, src, scale, w.round)
 		default:
-			for i, v := range src {
-				row[i] = float32(v) * scale
-			}
+			quant.ScaleCodes(row, src, scale)
 		}
+	}
+}
+
+// scaleThrough writes code·scale as a 16-bit type has it.
+func scaleThrough[E quant.Real](row []float32, src []int8, scale float32, d tensor.DType) {
+	var half [512]E
+	for i := 0; i < len(src); i += len(half) {
+		n := min(len(half), len(src)-i)
+		quant.ScaleCodes(half[:n], src[i:], scale)
+		vec.Widen(row[i:i+n], tensor.AsBytes(half[:n]), d)
 	}
 }
 

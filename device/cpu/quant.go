@@ -56,25 +56,10 @@ func buildQuantize8(d *Device, o ops.Quantize8, s device.Spec) (*Kernel, error) 
 }
 
 func quantize8[E quant.Real](codes []byte, absmax []float32, x []E, o ops.Quantize8, book *quant.Codebook) error {
-	err := quant.Quantize8(codes, absmax, x, o.Blocksize, book)
-	if err == nil && o.Moment {
-		for i, k := range codes {
-			codes[i] = book.SignAdjust(k, wide(x[i]))
-		}
+	if o.Moment {
+		return quant.QuantizeMoments8(codes, absmax, x, o.Blocksize, book)
 	}
-	return err
-}
-
-func wide[E quant.Real](x E) float32 {
-	switch x := any(x).(type) {
-	case tensor.BFloat16:
-		return x.Float32()
-	case tensor.Float16:
-		return x.Float32()
-	case float32:
-		return x
-	}
-	return 0
+	return quant.Quantize8(codes, absmax, x, o.Blocksize, book)
 }
 
 func bookOf(unsigned bool) *quant.Codebook {
@@ -88,21 +73,29 @@ func buildDequantize8(d *Device, o ops.Dequantize8, s device.Spec) (*Kernel, err
 	if o.To == tensor.F64 {
 		return nil, device.ErrNoKernel
 	}
-	n, bs, book := s.In[0].Size(), o.Blocksize, bookOf(o.Unsigned)
+	n, bs, book, size := s.In[0].Size(), o.Blocksize, bookOf(o.Unsigned), o.To.Size()
 	return &Kernel{Run: func(c *Call) error {
 		absmax := tensor.View[float32](c.In[1])
 		return d.firstError(quant.Blocks(n, bs), blocksPerTask(bs), func(lo, hi int) error {
 			from, to := lo*bs, min(hi*bs, n)
-			codes, scales := c.In[0][from:to], absmax[lo:hi]
+			dst, codes, scales := c.Out[0][from*size:to*size], c.In[0][from:to], absmax[lo:hi]
 			switch o.To {
 			case tensor.BF16:
-				return quant.Dequantize8(tensor.View[tensor.BFloat16](c.Out[0])[from:to], codes, scales, bs, book)
+				return dequantize8(tensor.View[tensor.BFloat16](dst), codes, scales, bs, book, n*size)
 			case tensor.F16:
-				return quant.Dequantize8(tensor.View[tensor.Float16](c.Out[0])[from:to], codes, scales, bs, book)
+				return dequantize8(tensor.View[tensor.Float16](dst), codes, scales, bs, book, n*size)
 			}
-			return quant.Dequantize8(tensor.View[float32](c.Out[0])[from:to], codes, scales, bs, book)
+			return dequantize8(tensor.View[float32](dst), codes, scales, bs, book, n*size)
 		})
 	}}, nil
+}
+
+// dequantize8 writes a part of an output of that many bytes.
+func dequantize8[E quant.Real](dst []E, codes []byte, absmax []float32, blocksize int, book *quant.Codebook, bytes int) error {
+	if bytes >= quant.StreamBytes {
+		return quant.Dequantize8Large(dst, codes, absmax, blocksize, book)
+	}
+	return quant.Dequantize8(dst, codes, absmax, blocksize, book)
 }
 
 // firstError is ranges for a function that can fail; of several errors one is returned.

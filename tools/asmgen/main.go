@@ -46,6 +46,7 @@ var outputs = []output{
 	{"quant/maxima", []func(*build.Context){maxima, reciprocals}},
 	{"quant/encode4", []func(*build.Context){encodeNF4AVX512, encodeFP4AVX512, encodeNF4AVX2, encodeFP4AVX2}},
 	{"quant/rows8", []func(*build.Context){limits, rowCodes, productRow, outlierRow}},
+	{"quant/formats", []func(*build.Context){decodeInt, encodeAffine, encodeStochastic, encodeFloat8}},
 	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
 	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
 	{"device/cpu/vec/random", []func(*build.Context){random}},

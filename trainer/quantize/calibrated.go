@@ -11,6 +11,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/calibrate"
@@ -73,7 +74,7 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 	if rows == 0 {
 		rows = calibrationRows
 	}
-	o := calibrate.Options{Model: m.Llama, Store: store, Method: method, Format: p.format, Parallel: parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
+	o := calibrate.Options{Model: m.Llama, Store: store, Method: method, Format: p.format, Parallel: quant.Parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
 		Keep: func(name string) bool { return !p.weights[name] }}
 	if o.Rows, err = m.TokenRows(ctx, c.Data, c.SeqLen, rows); err != nil {
 		return err

@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"maps"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
@@ -207,19 +205,5 @@ func (w *writer) round(name string, x *tensor.Tensor) (*quant.State, error) {
 		}
 		x = half
 	}
-	return quant.QuantizeTensor(x, w.format, quant.Options{Parallel: parallel})
-}
-
-// parallel splits work over the processors.
-func parallel(n int, f func(lo, hi int)) {
-	parts := min(runtime.GOMAXPROCS(0), n)
-	if parts <= 1 {
-		f(0, n)
-		return
-	}
-	var wg sync.WaitGroup
-	for p := range parts {
-		wg.Go(func() { f(n*p/parts, n*(p+1)/parts) })
-	}
-	wg.Wait()
+	return quant.QuantizeTensor(x, w.format, quant.Options{Parallel: quant.Parallel})
 }
