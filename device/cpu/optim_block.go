@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"math"
-
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/step"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -188,23 +186,15 @@ func (u *tensorStep) couple(p, g []float32) {
 	roundTo(g, u.rounded)
 }
 
-func scaleBy(x []float32, f float32) {
-	for i := range x {
-		x[i] *= f
-	}
-}
+func scaleBy(x []float32, f float32) { step.Scale(x, x, f) }
 
 // roundTo rounds to a 16-bit type; other types change nothing.
 func roundTo(x []float32, d tensor.DType) {
 	switch d {
 	case tensor.BF16:
-		for i, v := range x {
-			x[i] = tensor.ToBF16(v).Float32()
-		}
+		vec.OpRoundBF16.Run(x, x, nil, nil)
 	case tensor.F16:
-		for i, v := range x {
-			x[i] = tensor.ToF16(v).Float32()
-		}
+		vec.OpRoundF16.Run(x, x, nil, nil)
 	}
 }
 
@@ -287,9 +277,7 @@ func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
 	if u.comp != nil {
 		lost := w.d[:hi-lo]
 		vec.Widen(lost, u.comp[2*lo:2*hi], u.pType)
-		for i, x := range lost {
-			p[i] += x
-		}
+		vec.OpAdd.Run(p, p, lost, nil)
 	}
 	return p
 }
@@ -297,23 +285,11 @@ func (u *tensorStep) loadP(w *stepWork, lo, hi int) []float32 {
 // loadG returns the scaled gradients and whether none is infinite or NaN.
 func (u *tensorStep) loadG(w *stepWork, lo, hi int) (g []float32, finite bool) {
 	g = w.g[:hi-lo]
-	var carry uint32 // into the sign, from an exponent of ones
 	if u.gType == tensor.F32 {
-		for i, x := range tensor.View[float32](u.g)[lo:hi] {
-			x *= u.gscale
-			g[i] = x
-			carry |= math.Float32bits(x)&^(1<<31) + 1<<23
-		}
-		return g, carry>>31 == 0
+		return g, step.Scale(g, tensor.View[float32](u.g)[lo:hi], u.gscale)
 	}
 	vec.Widen(g, u.g[2*lo:2*hi], u.gType)
-	if u.gscale != 1 {
-		scaleBy(g, u.gscale)
-	}
-	for _, x := range g {
-		carry |= math.Float32bits(x)&^(1<<31) + 1<<23
-	}
-	return g, carry>>31 == 0
+	return g, step.Scale(g, g, u.gscale)
 }
 
 // loadStates sets s to the moments: 32-bit ones in place, 8-bit ones dequantized.

@@ -28,9 +28,7 @@ func (u *tensorStep) storeP(w *stepWork, p []float32, n, lo, hi int) {
 		vec.Narrow(out, p, u.pType)
 		held := w.d[:n]
 		vec.Widen(held, out, u.pType)
-		for i, x := range held {
-			held[i] = p[i] - x
-		}
+		vec.OpSub.Run(held, p, held, nil)
 		vec.Narrow(u.comp[2*lo:2*hi], held, u.pType)
 	default: // value and compensation of the others keep their split
 		held, comp := tensor.View[uint16](out), tensor.View[uint16](u.comp[2*lo:2*hi])

@@ -42,6 +42,7 @@ var outputs = []output{
 	{"device/cpu/pool/pause", []func(*build.Context){pause}},
 	{"device/cpu/step/update", updates()},
 	{"device/cpu/step/update8", updates8()},
+	{"device/cpu/step/gradient", gradients()},
 	{"quant/dynamic8", []func(*build.Context){encode8AVX512, encode8AVX2, decode8VBMI, decode8AVX512, decode8AVX2}},
 	{"quant/maxima", []func(*build.Context){maxima, reciprocals}},
 	{"quant/encode4", []func(*build.Context){encodeNF4AVX512, encodeFP4AVX512, encodeNF4AVX2, encodeFP4AVX2}},

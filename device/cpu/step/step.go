@@ -40,7 +40,8 @@ const (
 type loops struct {
 	update  [variants]func(blocks int, p, g, s0, s1, s2, k *float32)
 	update8 [variants]func(b *byte, p, g, m, before, next, k *float32) // over a block of 256
-	planes  bool                                                       // update8 takes the values of codes cut into bytes
+	scaled  func(blocks int, dst, src *float32, s float32) uint32
+	planes  bool // update8 takes the values of codes cut into bytes
 }
 
 // byLevel is filled before main and never changed; fast is what is in use.
@@ -96,3 +97,6 @@ func mask(on bool) uint32 {
 	}
 	return 0
 }
+
+// exponentCarry has its highest bit set if x is not finite.
+func exponentCarry(x float32) uint32 { return math.Float32bits(x)&^(1<<31) + 1<<23 }
