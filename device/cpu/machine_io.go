@@ -107,7 +107,11 @@ func (m *machine) store(v, lo, hi int) {
 	d := m.p.out.DType
 	out := m.c.Out[0]
 	switch d {
-	case tensor.F32, tensor.F64:
+	case tensor.F32:
+		if m.p.stream {
+			m.storePast(tensor.View[float32](out)[lo:hi], m.f32[v])
+		}
+	case tensor.F64:
 	case tensor.BF16, tensor.F16:
 		vec.Narrow(out[2*lo:2*hi], m.f32[v], d)
 	case tensor.Bool:
@@ -127,6 +131,17 @@ func (m *machine) store(v, lo, hi int) {
 	case tensor.I64, tensor.U64:
 		copy(tensor.View[int64](out)[lo:hi], m.ints[v])
 	}
+}
+
+// storePast writes a block past the caches, unless the output is where an input was: those lines are in the caches already.
+func (m *machine) storePast(dst, x []float32) {
+	for _, in := range m.c.In {
+		if len(in) > 0 && &in[0] == &m.c.Out[0][0] {
+			copy(dst, x)
+			return
+		}
+	}
+	vec.Stream(dst, x)
 }
 
 func narrow[D int8 | int16 | int32 | uint8 | uint16 | uint32](dst []D, src []int64) {

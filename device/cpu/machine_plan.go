@@ -23,7 +23,7 @@ func (p *program) classOf(v int) class {
 // inPlace reports whether value v is used where it lies: floats of full width.
 func (p *program) inPlace(v int) bool {
 	if v == p.value(len(p.instrs)-1) {
-		return isWide(p.out.DType)
+		return isWide(p.out.DType) && !p.stream
 	}
 	if v >= len(p.inputs) {
 		return false

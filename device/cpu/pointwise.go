@@ -56,7 +56,8 @@ type program struct {
 	once   []int // values that are the same for each block: fills and scalar inputs
 	reg    []int // by value: its register, -1 for none
 	regs   int
-	slot   int // bytes of a register
+	slot   int  // bytes of a register
+	stream bool // the result is so large that it goes past the caches, from a register
 }
 
 // instr is one instruction; args index values.
@@ -99,11 +100,17 @@ func buildProgram(d *Device, prog *graph.Program, s device.Spec) (*Kernel, error
 	if values > maxValues {
 		return nil, device.ErrNoKernel
 	}
+	p.stream = s.Out[0].DType == tensor.F32 && s.Out[0].Bytes() >= vec.StreamBytes
 	p.mergeAxes()
 	p.schedule()
 	perTask := int64(p.regs * p.slot)
 	tasks := max(min(d.threads, p.work()/pointwiseGrain), 1)
 	return &Kernel{ScratchBytes: perTask * int64(tasks), Run: func(c *Call) error {
+		if tasks == 1 {
+			m := machine{p: p, c: c, regs: c.Scratch}
+			m.run(0, p.size)
+			return nil
+		}
 		return d.parallel(tasks, func(t int) {
 			m := machine{p: p, c: c, regs: c.Scratch[int64(t)*perTask : int64(t+1)*perTask]}
 			m.run(taskEdge(p.size, t, tasks), taskEdge(p.size, t+1, tasks))

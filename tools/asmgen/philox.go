@@ -28,12 +28,25 @@ func philox(l *lanes) {
 	if l.wide {
 		order = []uint64{0, 4, 1, 5, 2, 6, 3, 7}
 	}
-	begin(l.Context, name, "func(n int, dst *uint32, first uint64, state *[24]uint64)",
-		name+fmt.Sprintf(" writes the four words of n counters, a multiple of %d, whose first part counts up from first. state has the other", len(order)),
-		"parts, an unused word, and the two keys of each of ten rounds. "+l.needs())
-	n, dst, state := param(l.Context, "n"), param(l.Context, "dst"), param(l.Context, "state")
+	begin(l.Context, name, "func(n int, dst *uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32, k0 uint32, k1 uint32)",
+		name+fmt.Sprintf(" writes the four words of n counters, a multiple of %d, whose first part counts up from c0, for a key. ", len(order))+l.needs())
+	n, dst := param(l.Context, "n"), param(l.Context, "dst")
+	state := l.AllocLocal(8 * 23) // the three other parts and the two keys of each round
+	for i, part := range []string{"c1", "c2", "c3"} {
+		r := l.GP64()
+		l.Load(l.Param(part), r.As32())
+		l.MOVQ(r, state.Offset(8*i))
+	}
+	for i, part := range []string{"k0", "k1"} {
+		r := l.GP64()
+		l.Load(l.Param(part), r.As32())
+		for round := range 10 {
+			l.MOVQ(r, state.Offset(24+16*round+8*i))
+			l.ADDL(operand.U32([]uint32{0x9E3779B9, 0xBB67AE85}[i]), r.As32())
+		}
+	}
 	first := l.GP64()
-	l.Load(l.Param("first"), first)
+	l.Load(l.Param("c0"), first.As32())
 	vec := func(m operand.Mem) reg.VecVirtual {
 		z := l.vector()
 		l.VPBROADCASTQ(m, z)
@@ -46,12 +59,12 @@ func philox(l *lanes) {
 	l.VPBROADCASTQ(count.AsX(), count)
 	l.VPADDQ(l.data("Order"+l.suffix(), len(order), func(i int) operand.Constant { return operand.U64(order[i]) }), count, count)
 	loop(l.Context, "counters", n, len(order), func() {
-		c := [4]reg.VecVirtual{count, vec(at(state, 0)), vec(at(state, 8)), vec(at(state, 16))}
+		c := [4]reg.VecVirtual{count, vec(state), vec(state.Offset(8)), vec(state.Offset(16))}
 		for r := range 10 {
 			p0, p1 := l.vector(), l.vector()
 			l.VPMULUDQ(c[0], m0, p0)
 			l.VPMULUDQ(c[2], m1, p1)
-			c = [4]reg.VecVirtual{l.round3(p1, c[1], at(state, 32+16*r)), p1, l.round3(p0, c[3], at(state, 40+16*r)), p0}
+			c = [4]reg.VecVirtual{l.round3(p1, c[1], state.Offset(24+16*r)), p1, l.round3(p0, c[3], state.Offset(32+16*r)), p0}
 		}
 		l.VPADDQ(step, count, count)
 		a, b := l.pairUp(c[0], c[1]), l.pairUp(c[2], c[3])

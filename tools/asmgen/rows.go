@@ -66,14 +66,15 @@ func rows(c *build.Context) {
 	for _, wide := range []bool{false, true} {
 		turnHalves(&lanes{c, wide, sets, "rows"})
 		addWide(&lanes{c, wide, sets, "rows"})
+		copyPast(&lanes{c, wide, sets, "rows"})
 	}
 }
 
 func emitRowFormula(l *lanes, f rowFormula) {
 	name := f.name + l.suffix()
-	begin(l.Context, name, "func(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)",
+	begin(l.Context, name, "func(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)",
 		fmt.Sprintf("%s sets each of n elements of dst to %s. %s", name, f.doc, l.needs()))
-	n, dst, numbers := param(l.Context, "n"), param(l.Context, "dst"), param(l.Context, "k")
+	n, dst := param(l.Context, "n"), param(l.Context, "dst")
 	var ptr []reg.GPVirtual
 	for _, a := range []string{"a", "b", "c"}[:f.arity] {
 		ptr = append(ptr, param(l.Context, a))
@@ -81,7 +82,7 @@ func emitRowFormula(l *lanes, f rowFormula) {
 	k := make([]reg.VecVirtual, f.numbers)
 	for i := range k {
 		k[i] = l.vector()
-		l.VBROADCASTSS(at(numbers, 4*i), k[i])
+		broadcastParam(l.Context, fmt.Sprintf("k%d", i), k[i])
 	}
 	row := append(ptr, dst)
 	const unroll = 2
@@ -150,6 +151,26 @@ func addWide(l *lanes) {
 		l.ADDQ(operand.I32(l.bytes()), x)
 		l.ADDQ(operand.I32(2*l.bytes()), sum)
 	})
+	l.VZEROUPPER()
+	l.RET()
+}
+
+// copyPast copies past the caches. The store fence makes the stores visible before any later one.
+func copyPast(l *lanes) {
+	name := "copyPast" + l.suffix()
+	begin(l.Context, name, "func(lines int, dst *float32, src *float32)",
+		name+" copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. "+l.needs())
+	n, dst, src := param(l.Context, "lines"), param(l.Context, "dst"), param(l.Context, "src")
+	loop(l.Context, "line", n, 1, func() {
+		for i := range 64 / l.bytes() {
+			v := l.vector()
+			l.VMOVUPS(at(src, i*l.bytes()), v)
+			l.VMOVNTPS(v, at(dst, i*l.bytes()))
+		}
+		l.ADDQ(operand.I32(64), src)
+		l.ADDQ(operand.I32(64), dst)
+	})
+	l.SFENCE()
 	l.VZEROUPPER()
 	l.RET()
 }

@@ -17,11 +17,7 @@ const philoxStep = 8
 func (l *loops) philox(dst []uint32, counter [4]uint32, key [2]uint32) {
 	if l.random.philox != nil && len(dst) >= 4*philoxStep {
 		n := len(dst) / (4 * philoxStep) * philoxStep
-		state := [24]uint64{uint64(counter[1]), uint64(counter[2]), uint64(counter[3])}
-		for r := range uint32(10) {
-			state[4+2*r], state[5+2*r] = uint64(key[0]+r*philoxKey0), uint64(key[1]+r*philoxKey1)
-		}
-		l.random.philox(n, &dst[0], uint64(counter[0]), &state)
+		l.random.philox(n, &dst[0], counter[0], counter[1], counter[2], counter[3], key[0], key[1])
 		dst, counter[0] = dst[4*n:], counter[0]+uint32(n)
 	}
 	for len(dst) > 0 {
@@ -95,7 +91,7 @@ func (l *loops) roundRandomly(dst []uint16, src []float32, random []uint16) {
 
 // randomLoops are the assembly loops of random numbers.
 type randomLoops struct {
-	philox func(n int, dst *uint32, first uint64, state *[24]uint64) // n a multiple of philoxStep
+	philox func(n int, dst *uint32, c0, c1, c2, c3, k0, k1 uint32) // n a multiple of philoxStep
 	drop   func(n int, dst, src, words *float32, threshold uint32, scale float32)
 	round  func(n int, dst *uint16, src *float32, random *uint16) // n a multiple of 16
 }

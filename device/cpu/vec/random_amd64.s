@@ -4,124 +4,171 @@
 
 #include "textflag.h"
 
-// func philoxAVX2(n int, dst *uint32, first uint64, state *[24]uint64)
+// func philoxAVX2(n int, dst *uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32, k0 uint32, k1 uint32)
 // Requires: AVX, AVX2
-TEXT ·philoxAVX2(SB), NOSPLIT, $0-32
+TEXT ·philoxAVX2(SB), NOSPLIT, $184-40
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         state+24(FP), DX
-	MOVQ         first+16(FP), BX
+	MOVL         c1+20(FP), DX
+	MOVQ         DX, (SP)
+	MOVL         c2+24(FP), DX
+	MOVQ         DX, 8(SP)
+	MOVL         c3+28(FP), DX
+	MOVQ         DX, 16(SP)
+	MOVL         k0+32(FP), DX
+	MOVQ         DX, 24(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 40(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 56(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 72(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 88(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 104(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 120(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 136(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 152(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 168(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVL         k1+36(FP), DX
+	MOVQ         DX, 32(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 48(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 64(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 80(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 96(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 112(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 128(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 144(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 160(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 176(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVL         c0+16(FP), DX
 	VPBROADCASTQ randomM0<>+0(SB), Y0
 	VPBROADCASTQ randomM1<>+0(SB), Y1
 	VPBROADCASTQ randomStep4<>+0(SB), Y2
-	VMOVQ        BX, X3
+	VMOVQ        DX, X3
 	VPBROADCASTQ X3, Y3
 	VPADDQ       randomOrderAVX2<>+0(SB), Y3, Y3
 	CMPQ         AX, $0x04
 	JLT          countersdone
 
 counters:
-	VPBROADCASTQ (DX), Y4
-	VPBROADCASTQ 8(DX), Y5
-	VPBROADCASTQ 16(DX), Y6
+	VPBROADCASTQ (SP), Y4
+	VPBROADCASTQ 8(SP), Y5
+	VPBROADCASTQ 16(SP), Y6
 	VPMULUDQ     Y3, Y0, Y7
 	VPMULUDQ     Y5, Y1, Y5
 	VPSRLQ       $0x20, Y5, Y8
-	VPBROADCASTQ 32(DX), Y9
+	VPBROADCASTQ 24(SP), Y9
 	VPXOR        Y4, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y7, Y4
-	VPBROADCASTQ 40(DX), Y9
+	VPBROADCASTQ 32(SP), Y9
 	VPXOR        Y6, Y4, Y4
 	VPXOR        Y9, Y4, Y4
 	VPMULUDQ     Y8, Y0, Y6
 	VPMULUDQ     Y4, Y1, Y4
 	VPSRLQ       $0x20, Y4, Y8
-	VPBROADCASTQ 48(DX), Y9
+	VPBROADCASTQ 40(SP), Y9
 	VPXOR        Y5, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y6, Y5
-	VPBROADCASTQ 56(DX), Y9
+	VPBROADCASTQ 48(SP), Y9
 	VPXOR        Y7, Y5, Y5
 	VPXOR        Y9, Y5, Y5
 	VPMULUDQ     Y8, Y0, Y7
 	VPMULUDQ     Y5, Y1, Y5
 	VPSRLQ       $0x20, Y5, Y8
-	VPBROADCASTQ 64(DX), Y9
+	VPBROADCASTQ 56(SP), Y9
 	VPXOR        Y4, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y7, Y4
-	VPBROADCASTQ 72(DX), Y9
+	VPBROADCASTQ 64(SP), Y9
 	VPXOR        Y6, Y4, Y4
 	VPXOR        Y9, Y4, Y4
 	VPMULUDQ     Y8, Y0, Y6
 	VPMULUDQ     Y4, Y1, Y4
 	VPSRLQ       $0x20, Y4, Y8
-	VPBROADCASTQ 80(DX), Y9
+	VPBROADCASTQ 72(SP), Y9
 	VPXOR        Y5, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y6, Y5
-	VPBROADCASTQ 88(DX), Y9
+	VPBROADCASTQ 80(SP), Y9
 	VPXOR        Y7, Y5, Y5
 	VPXOR        Y9, Y5, Y5
 	VPMULUDQ     Y8, Y0, Y7
 	VPMULUDQ     Y5, Y1, Y5
 	VPSRLQ       $0x20, Y5, Y8
-	VPBROADCASTQ 96(DX), Y9
+	VPBROADCASTQ 88(SP), Y9
 	VPXOR        Y4, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y7, Y4
-	VPBROADCASTQ 104(DX), Y9
+	VPBROADCASTQ 96(SP), Y9
 	VPXOR        Y6, Y4, Y4
 	VPXOR        Y9, Y4, Y4
 	VPMULUDQ     Y8, Y0, Y6
 	VPMULUDQ     Y4, Y1, Y4
 	VPSRLQ       $0x20, Y4, Y8
-	VPBROADCASTQ 112(DX), Y9
+	VPBROADCASTQ 104(SP), Y9
 	VPXOR        Y5, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y6, Y5
-	VPBROADCASTQ 120(DX), Y9
+	VPBROADCASTQ 112(SP), Y9
 	VPXOR        Y7, Y5, Y5
 	VPXOR        Y9, Y5, Y5
 	VPMULUDQ     Y8, Y0, Y7
 	VPMULUDQ     Y5, Y1, Y5
 	VPSRLQ       $0x20, Y5, Y8
-	VPBROADCASTQ 128(DX), Y9
+	VPBROADCASTQ 120(SP), Y9
 	VPXOR        Y4, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y7, Y4
-	VPBROADCASTQ 136(DX), Y9
+	VPBROADCASTQ 128(SP), Y9
 	VPXOR        Y6, Y4, Y4
 	VPXOR        Y9, Y4, Y4
 	VPMULUDQ     Y8, Y0, Y6
 	VPMULUDQ     Y4, Y1, Y4
 	VPSRLQ       $0x20, Y4, Y8
-	VPBROADCASTQ 144(DX), Y9
+	VPBROADCASTQ 136(SP), Y9
 	VPXOR        Y5, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y6, Y5
-	VPBROADCASTQ 152(DX), Y9
+	VPBROADCASTQ 144(SP), Y9
 	VPXOR        Y7, Y5, Y5
 	VPXOR        Y9, Y5, Y5
 	VPMULUDQ     Y8, Y0, Y7
 	VPMULUDQ     Y5, Y1, Y5
 	VPSRLQ       $0x20, Y5, Y8
-	VPBROADCASTQ 160(DX), Y9
+	VPBROADCASTQ 152(SP), Y9
 	VPXOR        Y4, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y7, Y4
-	VPBROADCASTQ 168(DX), Y9
+	VPBROADCASTQ 160(SP), Y9
 	VPXOR        Y6, Y4, Y4
 	VPXOR        Y9, Y4, Y4
 	VPMULUDQ     Y8, Y0, Y6
 	VPMULUDQ     Y4, Y1, Y4
 	VPSRLQ       $0x20, Y4, Y8
-	VPBROADCASTQ 176(DX), Y9
+	VPBROADCASTQ 168(SP), Y9
 	VPXOR        Y5, Y8, Y8
 	VPXOR        Y9, Y8, Y8
 	VPSRLQ       $0x20, Y6, Y5
-	VPBROADCASTQ 184(DX), Y9
+	VPBROADCASTQ 176(SP), Y9
 	VPXOR        Y7, Y5, Y5
 	VPXOR        Y9, Y5, Y5
 	VPADDQ       Y2, Y3, Y3
@@ -285,94 +332,141 @@ DATA random00000040<>+24(SB)/4, $0x00000040
 DATA random00000040<>+28(SB)/4, $0x00000040
 GLOBL random00000040<>(SB), RODATA|NOPTR, $32
 
-// func philoxAVX512(n int, dst *uint32, first uint64, state *[24]uint64)
+// func philoxAVX512(n int, dst *uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32, k0 uint32, k1 uint32)
 // Requires: AVX, AVX512F
-TEXT ·philoxAVX512(SB), NOSPLIT, $0-32
+TEXT ·philoxAVX512(SB), NOSPLIT, $184-40
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         state+24(FP), DX
-	MOVQ         first+16(FP), BX
+	MOVL         c1+20(FP), DX
+	MOVQ         DX, (SP)
+	MOVL         c2+24(FP), DX
+	MOVQ         DX, 8(SP)
+	MOVL         c3+28(FP), DX
+	MOVQ         DX, 16(SP)
+	MOVL         k0+32(FP), DX
+	MOVQ         DX, 24(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 40(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 56(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 72(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 88(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 104(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 120(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 136(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 152(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVQ         DX, 168(SP)
+	ADDL         $0x9e3779b9, DX
+	MOVL         k1+36(FP), DX
+	MOVQ         DX, 32(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 48(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 64(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 80(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 96(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 112(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 128(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 144(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 160(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVQ         DX, 176(SP)
+	ADDL         $0xbb67ae85, DX
+	MOVL         c0+16(FP), DX
 	VPBROADCASTQ randomM0<>+0(SB), Z0
 	VPBROADCASTQ randomM1<>+0(SB), Z1
 	VPBROADCASTQ randomStep8<>+0(SB), Z2
-	VMOVQ        BX, X3
+	VMOVQ        DX, X3
 	VPBROADCASTQ X3, Z3
 	VPADDQ       randomOrderAVX512<>+0(SB), Z3, Z3
 	CMPQ         AX, $0x08
 	JLT          countersdone
 
 counters:
-	VPBROADCASTQ    (DX), Z4
-	VPBROADCASTQ    8(DX), Z5
-	VPBROADCASTQ    16(DX), Z6
+	VPBROADCASTQ    (SP), Z4
+	VPBROADCASTQ    8(SP), Z5
+	VPBROADCASTQ    16(SP), Z6
 	VPMULUDQ        Z3, Z0, Z7
 	VPMULUDQ        Z5, Z1, Z5
 	VPSRLQ          $0x20, Z5, Z8
-	VPTERNLOGQ.BCST $0x96, 32(DX), Z4, Z8
+	VPTERNLOGQ.BCST $0x96, 24(SP), Z4, Z8
 	VPSRLQ          $0x20, Z7, Z4
-	VPTERNLOGQ.BCST $0x96, 40(DX), Z6, Z4
+	VPTERNLOGQ.BCST $0x96, 32(SP), Z6, Z4
 	VPMULUDQ        Z8, Z0, Z6
 	VPMULUDQ        Z4, Z1, Z4
 	VPSRLQ          $0x20, Z4, Z8
-	VPTERNLOGQ.BCST $0x96, 48(DX), Z5, Z8
+	VPTERNLOGQ.BCST $0x96, 40(SP), Z5, Z8
 	VPSRLQ          $0x20, Z6, Z5
-	VPTERNLOGQ.BCST $0x96, 56(DX), Z7, Z5
+	VPTERNLOGQ.BCST $0x96, 48(SP), Z7, Z5
 	VPMULUDQ        Z8, Z0, Z7
 	VPMULUDQ        Z5, Z1, Z5
 	VPSRLQ          $0x20, Z5, Z8
-	VPTERNLOGQ.BCST $0x96, 64(DX), Z4, Z8
+	VPTERNLOGQ.BCST $0x96, 56(SP), Z4, Z8
 	VPSRLQ          $0x20, Z7, Z4
-	VPTERNLOGQ.BCST $0x96, 72(DX), Z6, Z4
+	VPTERNLOGQ.BCST $0x96, 64(SP), Z6, Z4
 	VPMULUDQ        Z8, Z0, Z6
 	VPMULUDQ        Z4, Z1, Z4
 	VPSRLQ          $0x20, Z4, Z8
-	VPTERNLOGQ.BCST $0x96, 80(DX), Z5, Z8
+	VPTERNLOGQ.BCST $0x96, 72(SP), Z5, Z8
 	VPSRLQ          $0x20, Z6, Z5
-	VPTERNLOGQ.BCST $0x96, 88(DX), Z7, Z5
+	VPTERNLOGQ.BCST $0x96, 80(SP), Z7, Z5
 	VPMULUDQ        Z8, Z0, Z7
 	VPMULUDQ        Z5, Z1, Z5
 	VPSRLQ          $0x20, Z5, Z8
-	VPTERNLOGQ.BCST $0x96, 96(DX), Z4, Z8
+	VPTERNLOGQ.BCST $0x96, 88(SP), Z4, Z8
 	VPSRLQ          $0x20, Z7, Z4
-	VPTERNLOGQ.BCST $0x96, 104(DX), Z6, Z4
+	VPTERNLOGQ.BCST $0x96, 96(SP), Z6, Z4
 	VPMULUDQ        Z8, Z0, Z6
 	VPMULUDQ        Z4, Z1, Z4
 	VPSRLQ          $0x20, Z4, Z8
-	VPTERNLOGQ.BCST $0x96, 112(DX), Z5, Z8
+	VPTERNLOGQ.BCST $0x96, 104(SP), Z5, Z8
 	VPSRLQ          $0x20, Z6, Z5
-	VPTERNLOGQ.BCST $0x96, 120(DX), Z7, Z5
+	VPTERNLOGQ.BCST $0x96, 112(SP), Z7, Z5
 	VPMULUDQ        Z8, Z0, Z7
 	VPMULUDQ        Z5, Z1, Z5
 	VPSRLQ          $0x20, Z5, Z8
-	VPTERNLOGQ.BCST $0x96, 128(DX), Z4, Z8
+	VPTERNLOGQ.BCST $0x96, 120(SP), Z4, Z8
 	VPSRLQ          $0x20, Z7, Z4
-	VPTERNLOGQ.BCST $0x96, 136(DX), Z6, Z4
+	VPTERNLOGQ.BCST $0x96, 128(SP), Z6, Z4
 	VPMULUDQ        Z8, Z0, Z6
 	VPMULUDQ        Z4, Z1, Z4
 	VPSRLQ          $0x20, Z4, Z8
-	VPTERNLOGQ.BCST $0x96, 144(DX), Z5, Z8
+	VPTERNLOGQ.BCST $0x96, 136(SP), Z5, Z8
 	VPSRLQ          $0x20, Z6, Z5
-	VPTERNLOGQ.BCST $0x96, 152(DX), Z7, Z5
+	VPTERNLOGQ.BCST $0x96, 144(SP), Z7, Z5
 	VPMULUDQ        Z8, Z0, Z7
 	VPMULUDQ        Z5, Z1, Z5
 	VPSRLQ          $0x20, Z5, Z8
-	VPTERNLOGQ.BCST $0x96, 160(DX), Z4, Z8
+	VPTERNLOGQ.BCST $0x96, 152(SP), Z4, Z8
 	VPSRLQ          $0x20, Z7, Z4
-	VPTERNLOGQ.BCST $0x96, 168(DX), Z6, Z4
+	VPTERNLOGQ.BCST $0x96, 160(SP), Z6, Z4
 	VPMULUDQ        Z8, Z0, Z6
 	VPMULUDQ        Z4, Z1, Z4
 	VPSRLQ          $0x20, Z4, Z8
-	VPTERNLOGQ.BCST $0x96, 176(DX), Z5, Z8
+	VPTERNLOGQ.BCST $0x96, 168(SP), Z5, Z8
 	VPSRLQ          $0x20, Z6, Z5
-	VPTERNLOGQ.BCST $0x96, 184(DX), Z7, Z5
+	VPTERNLOGQ.BCST $0x96, 176(SP), Z7, Z5
 	VPADDQ          Z2, Z3, Z3
 	VPSLLQ          $0x20, Z4, Z4
-	MOVL            $0x00005555, BX
-	KMOVW           BX, K1
+	MOVL            $0x00005555, DX
+	KMOVW           DX, K1
 	VMOVDQA32       Z8, K1, Z4
 	VPSLLQ          $0x20, Z6, Z6
-	MOVL            $0x00005555, BX
-	KMOVW           BX, K1
+	MOVL            $0x00005555, DX
+	KMOVW           DX, K1
 	VMOVDQA32       Z5, K1, Z6
 	VPUNPCKLQDQ     Z6, Z4, Z5
 	VPUNPCKHQDQ     Z6, Z4, Z4

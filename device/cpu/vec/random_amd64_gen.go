@@ -4,11 +4,10 @@
 
 package vec
 
-// philoxAVX2 writes the four words of n counters, a multiple of 4, whose first part counts up from first. state has the other
-// parts, an unused word, and the two keys of each of ten rounds. Needs AVX2, FMA and F16C.
+// philoxAVX2 writes the four words of n counters, a multiple of 4, whose first part counts up from c0, for a key. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func philoxAVX2(n int, dst *uint32, first uint64, state *[24]uint64)
+func philoxAVX2(n int, dst *uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32, k0 uint32, k1 uint32)
 
 // dropWordsAVX2 sets dst[i] to src[i]*scale, or 0 where the bits of words[i] are a number below threshold, i < n. Needs AVX2, FMA and F16C.
 //
@@ -21,11 +20,10 @@ func dropWordsAVX2(n int, dst *float32, src *float32, words *float32, threshold 
 //go:noescape
 func roundRandomAVX2(n int, dst *uint16, src *float32, random *uint16)
 
-// philoxAVX512 writes the four words of n counters, a multiple of 8, whose first part counts up from first. state has the other
-// parts, an unused word, and the two keys of each of ten rounds. Needs AVX-512.
+// philoxAVX512 writes the four words of n counters, a multiple of 8, whose first part counts up from c0, for a key. Needs AVX-512.
 //
 //go:noescape
-func philoxAVX512(n int, dst *uint32, first uint64, state *[24]uint64)
+func philoxAVX512(n int, dst *uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32, k0 uint32, k1 uint32)
 
 // dropWordsAVX512 sets dst[i] to src[i]*scale, or 0 where the bits of words[i] are a number below threshold, i < n. Needs AVX-512.
 //

@@ -23,36 +23,36 @@ const (
 )
 
 // rowLoop is the assembly loop of a formula.
-type rowLoop func(n int, dst, a, b, c *float32, k *[4]float32)
+type rowLoop func(n int, dst, a, b, c *float32, k0, k1, k2, k3 float32)
 
 // rowTwins are the formulas in Go and how many rows they take.
 var rowTwins = [NumRowOps]struct {
 	arity int
-	f     func(a, b, c float32, k *[4]float32) float32
+	f     func(a, b, c float32, k [4]float32) float32
 }{
-	RowScale:           {1, func(a, b, c float32, k *[4]float32) float32 { return a * k[0] }},
-	RowShiftTwice:      {1, func(a, b, c float32, k *[4]float32) float32 { return (a - k[0]) - k[1] }},
-	RowWeighDifference: {2, func(a, b, c float32, k *[4]float32) float32 { return a * (b - k[0]) }},
-	RowSubtractScaled:  {2, func(a, b, c float32, k *[4]float32) float32 { return b - float32(a*k[0]) }},
-	RowNormal:          {1, func(a, b, c float32, k *[4]float32) float32 { return (a - k[0]) * k[1] }},
-	RowNormalShifted:   {1, func(a, b, c float32, k *[4]float32) float32 { return float32((a-k[0])*k[1]) + k[2] }},
-	RowNormalWeighted:  {2, func(a, b, c float32, k *[4]float32) float32 { return float32((a-k[0])*k[1]) * b }},
-	RowNormalAffine:    {3, func(a, b, c float32, k *[4]float32) float32 { return float32(float32((a-k[0])*k[1])*b) + c }},
-	RowAddNormal:       {3, func(a, b, c float32, k *[4]float32) float32 { return c + float32(b*float32((a-k[0])*k[1])) }},
-	RowNormalGrad: {2, func(a, b, c float32, k *[4]float32) float32 {
+	RowScale:           {1, func(a, b, c float32, k [4]float32) float32 { return a * k[0] }},
+	RowShiftTwice:      {1, func(a, b, c float32, k [4]float32) float32 { return (a - k[0]) - k[1] }},
+	RowWeighDifference: {2, func(a, b, c float32, k [4]float32) float32 { return a * (b - k[0]) }},
+	RowSubtractScaled:  {2, func(a, b, c float32, k [4]float32) float32 { return b - float32(a*k[0]) }},
+	RowNormal:          {1, func(a, b, c float32, k [4]float32) float32 { return (a - k[0]) * k[1] }},
+	RowNormalShifted:   {1, func(a, b, c float32, k [4]float32) float32 { return float32((a-k[0])*k[1]) + k[2] }},
+	RowNormalWeighted:  {2, func(a, b, c float32, k [4]float32) float32 { return float32((a-k[0])*k[1]) * b }},
+	RowNormalAffine:    {3, func(a, b, c float32, k [4]float32) float32 { return float32(float32((a-k[0])*k[1])*b) + c }},
+	RowAddNormal:       {3, func(a, b, c float32, k [4]float32) float32 { return c + float32(b*float32((a-k[0])*k[1])) }},
+	RowNormalGrad: {2, func(a, b, c float32, k [4]float32) float32 {
 		return k[1] * ((b - k[2]) - float32(float32((a-k[0])*k[1])*k[3]))
 	}},
-	RowNormalGradWeighted: {3, func(a, b, c float32, k *[4]float32) float32 {
+	RowNormalGradWeighted: {3, func(a, b, c float32, k [4]float32) float32 {
 		return k[1] * ((float32(b*c) - k[2]) - float32(float32((a-k[0])*k[1])*k[3]))
 	}},
-	RowChannelGrad: {2, func(a, b, c float32, k *[4]float32) float32 { return k[1] * ((b - k[2]) - float32((a-k[0])*k[3])) }},
+	RowChannelGrad: {2, func(a, b, c float32, k [4]float32) float32 { return k[1] * ((b - k[2]) - float32((a-k[0])*k[3])) }},
 }
 
 // Run sets dst to the formula of rows a, b and c, which must not be shorter than dst where the formula takes them; dst may be one of
 // them.
-func (o RowOp) Run(dst, a, b, c []float32, k [4]float32) { fast.runRow(o, dst, a, b, c, &k) }
+func (o RowOp) Run(dst, a, b, c []float32, k [4]float32) { fast.runRow(o, dst, a, b, c, k) }
 
-func (l *loops) runRow(o RowOp, dst, a, b, c []float32, k *[4]float32) {
+func (l *loops) runRow(o RowOp, dst, a, b, c []float32, k [4]float32) {
 	n := len(dst)
 	if n == 0 {
 		return
@@ -70,7 +70,7 @@ func (l *loops) runRow(o RowOp, dst, a, b, c []float32, k *[4]float32) {
 		c = a
 	}
 	if f := l.rows[o]; f != nil {
-		f(n, &dst[0], &a[0], &b[0], &c[0], k)
+		f(n, &dst[0], &a[0], &b[0], &c[0], k[0], k[1], k[2], k[3])
 		return
 	}
 	for i, x := range a {

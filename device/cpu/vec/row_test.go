@@ -81,14 +81,14 @@ func TestRowFormulasHaveEqualBits(t *testing.T) {
 		for _, n := range lengths {
 			a, b, c := normals(r, n), normals(r, n), normals(r, n)
 			want := make([]float32, n)
-			levels[0].runRow(o, want, a, b, c, &k)
+			levels[0].runRow(o, want, a, b, c, k)
 			for level, l := range implementations() {
 				got := append(make([]float32, n), 77)
-				l.runRow(o, got[:n], a, b, c, &k)
+				l.runRow(o, got[:n], a, b, c, k)
 				equalBits(t, want, got[:n], "%s formula %d of %d", level, o, n)
 				require.EqualValues(t, 77, got[n])
 				in := append([]float32(nil), a...)
-				l.runRow(o, in, in, b, c, &k)
+				l.runRow(o, in, in, b, c, k)
 				equalBits(t, want, in, "%s formula %d of %d in place", level, o, n)
 			}
 		}
@@ -115,6 +115,21 @@ func TestTurnAndAddWide(t *testing.T) {
 	}
 }
 
+func TestStream(t *testing.T) {
+	r := rand.New(rand.NewPCG(15, 8))
+	for _, n := range lengths {
+		for shift := range 4 {
+			x := normals(r, n)
+			for level, l := range implementations() {
+				y := make([]float32, n+6)
+				l.stream(y[shift:shift+n], x)
+				require.Equal(t, x, y[shift:shift+n], "%s of %d", level, n)
+				require.Equal(t, make([]float32, 6-shift), y[shift+n:])
+			}
+		}
+	}
+}
+
 func BenchmarkRow(b *testing.B) {
 	const n = 1024
 	r := rand.New(rand.NewPCG(11, 8))
@@ -128,8 +143,8 @@ func BenchmarkRow(b *testing.B) {
 			"Peak":        func() { l.peakOf(x) },
 			"Highest":     func() { l.highestOf(x) },
 			"ExpSum":      func() { l.expShifted(w, x, 1) },
-			"Scale":       func() { l.runRow(RowScale, w, x, nil, nil, &[4]float32{1}) },
-			"NormalGrad":  func() { l.runRow(RowNormalGradWeighted, w, x, y, x, &[4]float32{1}) },
+			"Scale":       func() { l.runRow(RowScale, w, x, nil, nil, [4]float32{1}) },
+			"NormalGrad":  func() { l.runRow(RowNormalGradWeighted, w, x, y, x, [4]float32{1}) },
 		} {
 			b.Run(name+"/"+level, func(b *testing.B) {
 				b.SetBytes(4 * n)

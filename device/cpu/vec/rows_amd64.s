@@ -4,25 +4,24 @@
 
 #include "textflag.h"
 
-// func scaleAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func scaleAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·scaleAVX2(SB), NOSPLIT, $0-48
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Y0
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Y0
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y1
+	VMOVUPS (DX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (CX)
-	VMOVUPS 32(BX), Y1
+	VMOVUPS 32(DX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, 32(CX)
-	ADDQ    $+64, BX
+	ADDQ    $+64, DX
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -35,15 +34,15 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y1
+	VMOVUPS (DX), Y1
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), BX
 	MOVQ       AX, SI
 	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y1
-	VMASKMOVPS (BX), Y1, Y1
+	VMOVUPS    (BX)(SI*4), Y1
+	VMASKMOVPS (DX), Y1, Y1
 
 restloaded:
 	VMULPS  Y0, Y1, Y1
@@ -53,14 +52,14 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), BX
 	MOVQ       AX, SI
 	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y2
+	VMOVUPS    (BX)(SI*4), Y2
 	VMASKMOVPS Y1, Y2, (CX)
 
 reststoreed:
-	ADDQ $0x20, BX
+	ADDQ $0x20, DX
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -87,25 +86,24 @@ DATA rowsLanes<>+56(SB)/4, $+0
 DATA rowsLanes<>+60(SB)/4, $+0
 GLOBL rowsLanes<>(SB), RODATA|NOPTR, $64
 
-// func scaleAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func scaleAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·scaleAVX512(SB), NOSPLIT, $0-48
+TEXT ·scaleAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Z0
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Z0
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z1
+	VMOVUPS (DX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (CX)
-	VMOVUPS 64(BX), Z1
+	VMOVUPS 64(DX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, 64(CX)
-	ADDQ    $+128, BX
+	ADDQ    $+128, DX
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -119,15 +117,15 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, BX
+	BZHIL AX, BX, BX
+	KMOVW BX, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z1
+	VMOVUPS.Z (DX), K1, Z1
 	VMULPS    Z0, Z1, Z1
 	VMOVUPS   Z1, K1, (CX)
-	ADDQ      $0x40, BX
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -136,28 +134,27 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func shiftTwiceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func shiftTwiceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·shiftTwiceAVX2(SB), NOSPLIT, $0-48
+TEXT ·shiftTwiceAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y2
+	VMOVUPS (DX), Y2
 	VSUBPS  Y0, Y2, Y2
 	VSUBPS  Y1, Y2, Y2
 	VMOVUPS Y2, (CX)
-	VMOVUPS 32(BX), Y2
+	VMOVUPS 32(DX), Y2
 	VSUBPS  Y0, Y2, Y2
 	VSUBPS  Y1, Y2, Y2
 	VMOVUPS Y2, 32(CX)
-	ADDQ    $+64, BX
+	ADDQ    $+64, DX
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -170,15 +167,15 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y2
+	VMOVUPS (DX), Y2
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), BX
 	MOVQ       AX, SI
 	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y2
-	VMASKMOVPS (BX), Y2, Y2
+	VMOVUPS    (BX)(SI*4), Y2
+	VMASKMOVPS (DX), Y2, Y2
 
 restloaded:
 	VSUBPS  Y0, Y2, Y2
@@ -189,14 +186,14 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), BX
 	MOVQ       AX, SI
 	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y3
+	VMOVUPS    (BX)(SI*4), Y3
 	VMASKMOVPS Y2, Y3, (CX)
 
 reststoreed:
-	ADDQ $0x20, BX
+	ADDQ $0x20, DX
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -205,28 +202,27 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func shiftTwiceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func shiftTwiceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·shiftTwiceAVX512(SB), NOSPLIT, $0-48
+TEXT ·shiftTwiceAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z2
+	VMOVUPS (DX), Z2
 	VSUBPS  Z0, Z2, Z2
 	VSUBPS  Z1, Z2, Z2
 	VMOVUPS Z2, (CX)
-	VMOVUPS 64(BX), Z2
+	VMOVUPS 64(DX), Z2
 	VSUBPS  Z0, Z2, Z2
 	VSUBPS  Z1, Z2, Z2
 	VMOVUPS Z2, 64(CX)
-	ADDQ    $+128, BX
+	ADDQ    $+128, DX
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -240,16 +236,16 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, BX
+	BZHIL AX, BX, BX
+	KMOVW BX, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z2
+	VMOVUPS.Z (DX), K1, Z2
 	VSUBPS    Z0, Z2, Z2
 	VSUBPS    Z1, Z2, Z2
 	VMOVUPS   Z2, K1, (CX)
-	ADDQ      $0x40, BX
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -258,293 +254,29 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func weighDifferenceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func weighDifferenceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·weighDifferenceAVX2(SB), NOSPLIT, $0-48
+TEXT ·weighDifferenceAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Y0
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Y0
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y1
-	VMOVUPS (SI), Y2
-	VSUBPS  Y0, Y2, Y2
-	VMULPS  Y2, Y1, Y1
-	VMOVUPS Y1, (CX)
-	VMOVUPS 32(BX), Y1
-	VMOVUPS 32(SI), Y2
-	VSUBPS  Y0, Y2, Y2
-	VMULPS  Y2, Y1, Y1
-	VMOVUPS Y1, 32(CX)
-	ADDQ    $+64, BX
-	ADDQ    $+64, SI
-	ADDQ    $+64, CX
-	SUBQ    $0x10, AX
-	CMPQ    AX, $0x10
-	JGE     many
-
-manydone:
-	TESTQ AX, AX
-	JLE   restdone
-
-rest:
-	CMPQ    AX, $0x08
-	JL      restloadpart
-	VMOVUPS (BX), Y1
-	VMOVUPS (SI), Y2
-	JMP     restloaded
-
-restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
-	MOVQ       AX, DI
-	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y2
-	VMASKMOVPS (BX), Y2, Y1
-	VMASKMOVPS (SI), Y2, Y2
-
-restloaded:
-	VSUBPS  Y0, Y2, Y2
-	VMULPS  Y2, Y1, Y1
-	CMPQ    AX, $0x08
-	JL      reststorepart
-	VMOVUPS Y1, (CX)
-	JMP     reststoreed
-
-reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
-	MOVQ       AX, DI
-	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y2
-	VMASKMOVPS Y1, Y2, (CX)
-
-reststoreed:
-	ADDQ $0x20, BX
-	ADDQ $0x20, SI
-	ADDQ $0x20, CX
-	SUBQ $0x08, AX
-	JG   rest
-
-restdone:
-	VZEROUPPER
-	RET
-
-// func weighDifferenceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·weighDifferenceAVX512(SB), NOSPLIT, $0-48
-	MOVQ         n+0(FP), AX
-	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Z0
-	CMPQ         AX, $0x20
-	JLT          manydone
-
-many:
-	VMOVUPS (BX), Z1
-	VMOVUPS (SI), Z2
-	VSUBPS  Z0, Z2, Z2
-	VMULPS  Z2, Z1, Z1
-	VMOVUPS Z1, (CX)
-	VMOVUPS 64(BX), Z1
-	VMOVUPS 64(SI), Z2
-	VSUBPS  Z0, Z2, Z2
-	VMULPS  Z2, Z1, Z1
-	VMOVUPS Z1, 64(CX)
-	ADDQ    $+128, BX
-	ADDQ    $+128, SI
-	ADDQ    $+128, CX
-	SUBQ    $0x20, AX
-	CMPQ    AX, $0x20
-	JGE     many
-
-manydone:
-	TESTQ  AX, AX
-	JLE    restdone
-	KXNORW K1, K1, K1
-
-rest:
-	CMPQ  AX, $0x10
-	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
-
-restfull:
-	VMOVUPS.Z (BX), K1, Z1
-	VMOVUPS.Z (SI), K1, Z2
-	VSUBPS    Z0, Z2, Z2
-	VMULPS    Z2, Z1, Z1
-	VMOVUPS   Z1, K1, (CX)
-	ADDQ      $0x40, BX
-	ADDQ      $0x40, SI
-	ADDQ      $0x40, CX
-	SUBQ      $0x10, AX
-	JG        rest
-
-restdone:
-	VZEROUPPER
-	RET
-
-// func subtractScaledAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
-// Requires: AVX
-TEXT ·subtractScaledAVX2(SB), NOSPLIT, $0-48
-	MOVQ         n+0(FP), AX
-	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Y0
-	CMPQ         AX, $0x10
-	JLT          manydone
-
-many:
-	VMOVUPS (BX), Y1
-	VMOVUPS (SI), Y2
-	VMULPS  Y0, Y1, Y1
-	VSUBPS  Y1, Y2, Y1
-	VMOVUPS Y1, (CX)
-	VMOVUPS 32(BX), Y1
-	VMOVUPS 32(SI), Y2
-	VMULPS  Y0, Y1, Y1
-	VSUBPS  Y1, Y2, Y1
-	VMOVUPS Y1, 32(CX)
-	ADDQ    $+64, BX
-	ADDQ    $+64, SI
-	ADDQ    $+64, CX
-	SUBQ    $0x10, AX
-	CMPQ    AX, $0x10
-	JGE     many
-
-manydone:
-	TESTQ AX, AX
-	JLE   restdone
-
-rest:
-	CMPQ    AX, $0x08
-	JL      restloadpart
-	VMOVUPS (BX), Y1
-	VMOVUPS (SI), Y2
-	JMP     restloaded
-
-restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
-	MOVQ       AX, DI
-	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y2
-	VMASKMOVPS (BX), Y2, Y1
-	VMASKMOVPS (SI), Y2, Y2
-
-restloaded:
-	VMULPS  Y0, Y1, Y1
-	VSUBPS  Y1, Y2, Y1
-	CMPQ    AX, $0x08
-	JL      reststorepart
-	VMOVUPS Y1, (CX)
-	JMP     reststoreed
-
-reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
-	MOVQ       AX, DI
-	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y2
-	VMASKMOVPS Y1, Y2, (CX)
-
-reststoreed:
-	ADDQ $0x20, BX
-	ADDQ $0x20, SI
-	ADDQ $0x20, CX
-	SUBQ $0x08, AX
-	JG   rest
-
-restdone:
-	VZEROUPPER
-	RET
-
-// func subtractScaledAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·subtractScaledAVX512(SB), NOSPLIT, $0-48
-	MOVQ         n+0(FP), AX
-	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Z0
-	CMPQ         AX, $0x20
-	JLT          manydone
-
-many:
-	VMOVUPS (BX), Z1
-	VMOVUPS (SI), Z2
-	VMULPS  Z0, Z1, Z1
-	VSUBPS  Z1, Z2, Z1
-	VMOVUPS Z1, (CX)
-	VMOVUPS 64(BX), Z1
-	VMOVUPS 64(SI), Z2
-	VMULPS  Z0, Z1, Z1
-	VSUBPS  Z1, Z2, Z1
-	VMOVUPS Z1, 64(CX)
-	ADDQ    $+128, BX
-	ADDQ    $+128, SI
-	ADDQ    $+128, CX
-	SUBQ    $0x20, AX
-	CMPQ    AX, $0x20
-	JGE     many
-
-manydone:
-	TESTQ  AX, AX
-	JLE    restdone
-	KXNORW K1, K1, K1
-
-rest:
-	CMPQ  AX, $0x10
-	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
-
-restfull:
-	VMOVUPS.Z (BX), K1, Z1
-	VMOVUPS.Z (SI), K1, Z2
-	VMULPS    Z0, Z1, Z1
-	VSUBPS    Z1, Z2, Z1
-	VMOVUPS   Z1, K1, (CX)
-	ADDQ      $0x40, BX
-	ADDQ      $0x40, SI
-	ADDQ      $0x40, CX
-	SUBQ      $0x10, AX
-	JG        rest
-
-restdone:
-	VZEROUPPER
-	RET
-
-// func normalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
-// Requires: AVX
-TEXT ·normalAVX2(SB), NOSPLIT, $0-48
-	MOVQ         n+0(FP), AX
-	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
-	CMPQ         AX, $0x10
-	JLT          manydone
-
-many:
+	VMOVUPS (DX), Y1
 	VMOVUPS (BX), Y2
 	VSUBPS  Y0, Y2, Y2
-	VMULPS  Y1, Y2, Y2
-	VMOVUPS Y2, (CX)
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (CX)
+	VMOVUPS 32(DX), Y1
 	VMOVUPS 32(BX), Y2
 	VSUBPS  Y0, Y2, Y2
-	VMULPS  Y1, Y2, Y2
-	VMOVUPS Y2, 32(CX)
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
@@ -558,32 +290,35 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
+	VMOVUPS (DX), Y1
 	VMOVUPS (BX), Y2
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
-	MOVQ       AX, SI
-	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y2
+	LEAQ       rowsLanes<>+32(SB), SI
+	MOVQ       AX, DI
+	NEGQ       DI
+	VMOVUPS    (SI)(DI*4), Y2
+	VMASKMOVPS (DX), Y2, Y1
 	VMASKMOVPS (BX), Y2, Y2
 
 restloaded:
 	VSUBPS  Y0, Y2, Y2
-	VMULPS  Y1, Y2, Y2
+	VMULPS  Y2, Y1, Y1
 	CMPQ    AX, $0x08
 	JL      reststorepart
-	VMOVUPS Y2, (CX)
+	VMOVUPS Y1, (CX)
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
-	MOVQ       AX, SI
-	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y3
-	VMASKMOVPS Y2, Y3, (CX)
+	LEAQ       rowsLanes<>+32(SB), SI
+	MOVQ       AX, DI
+	NEGQ       DI
+	VMOVUPS    (SI)(DI*4), Y2
+	VMASKMOVPS Y1, Y2, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
@@ -593,27 +328,29 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func weighDifferenceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·normalAVX512(SB), NOSPLIT, $0-48
+TEXT ·weighDifferenceAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Z0
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
+	VMOVUPS (DX), Z1
 	VMOVUPS (BX), Z2
 	VSUBPS  Z0, Z2, Z2
-	VMULPS  Z1, Z2, Z2
-	VMOVUPS Z2, (CX)
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, (CX)
+	VMOVUPS 64(DX), Z1
 	VMOVUPS 64(BX), Z2
 	VSUBPS  Z0, Z2, Z2
-	VMULPS  Z1, Z2, Z2
-	VMOVUPS Z2, 64(CX)
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
@@ -628,15 +365,17 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, SI
+	BZHIL AX, SI, SI
+	KMOVW SI, K1
 
 restfull:
+	VMOVUPS.Z (DX), K1, Z1
 	VMOVUPS.Z (BX), K1, Z2
 	VSUBPS    Z0, Z2, Z2
-	VMULPS    Z1, Z2, Z2
-	VMOVUPS   Z2, K1, (CX)
+	VMULPS    Z2, Z1, Z1
+	VMOVUPS   Z1, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
@@ -646,31 +385,281 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalShiftedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func subtractScaledAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·normalShiftedAVX2(SB), NOSPLIT, $0-48
+TEXT ·subtractScaledAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
-	VBROADCASTSS 8(DX), Y2
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Y0
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y3
+	VMOVUPS (DX), Y1
+	VMOVUPS (BX), Y2
+	VMULPS  Y0, Y1, Y1
+	VSUBPS  Y1, Y2, Y1
+	VMOVUPS Y1, (CX)
+	VMOVUPS 32(DX), Y1
+	VMOVUPS 32(BX), Y2
+	VMULPS  Y0, Y1, Y1
+	VSUBPS  Y1, Y2, Y1
+	VMOVUPS Y1, 32(CX)
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	ADDQ    $+64, CX
+	SUBQ    $0x10, AX
+	CMPQ    AX, $0x10
+	JGE     many
+
+manydone:
+	TESTQ AX, AX
+	JLE   restdone
+
+rest:
+	CMPQ    AX, $0x08
+	JL      restloadpart
+	VMOVUPS (DX), Y1
+	VMOVUPS (BX), Y2
+	JMP     restloaded
+
+restloadpart:
+	LEAQ       rowsLanes<>+32(SB), SI
+	MOVQ       AX, DI
+	NEGQ       DI
+	VMOVUPS    (SI)(DI*4), Y2
+	VMASKMOVPS (DX), Y2, Y1
+	VMASKMOVPS (BX), Y2, Y2
+
+restloaded:
+	VMULPS  Y0, Y1, Y1
+	VSUBPS  Y1, Y2, Y1
+	CMPQ    AX, $0x08
+	JL      reststorepart
+	VMOVUPS Y1, (CX)
+	JMP     reststoreed
+
+reststorepart:
+	LEAQ       rowsLanes<>+32(SB), SI
+	MOVQ       AX, DI
+	NEGQ       DI
+	VMOVUPS    (SI)(DI*4), Y2
+	VMASKMOVPS Y1, Y2, (CX)
+
+reststoreed:
+	ADDQ $0x20, DX
+	ADDQ $0x20, BX
+	ADDQ $0x20, CX
+	SUBQ $0x08, AX
+	JG   rest
+
+restdone:
+	VZEROUPPER
+	RET
+
+// func subtractScaledAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·subtractScaledAVX512(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         dst+8(FP), CX
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Z0
+	CMPQ         AX, $0x20
+	JLT          manydone
+
+many:
+	VMOVUPS (DX), Z1
+	VMOVUPS (BX), Z2
+	VMULPS  Z0, Z1, Z1
+	VSUBPS  Z1, Z2, Z1
+	VMOVUPS Z1, (CX)
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 64(BX), Z2
+	VMULPS  Z0, Z1, Z1
+	VSUBPS  Z1, Z2, Z1
+	VMOVUPS Z1, 64(CX)
+	ADDQ    $+128, DX
+	ADDQ    $+128, BX
+	ADDQ    $+128, CX
+	SUBQ    $0x20, AX
+	CMPQ    AX, $0x20
+	JGE     many
+
+manydone:
+	TESTQ  AX, AX
+	JLE    restdone
+	KXNORW K1, K1, K1
+
+rest:
+	CMPQ  AX, $0x10
+	JGE   restfull
+	MOVL  $0x0000ffff, SI
+	BZHIL AX, SI, SI
+	KMOVW SI, K1
+
+restfull:
+	VMOVUPS.Z (DX), K1, Z1
+	VMOVUPS.Z (BX), K1, Z2
+	VMULPS    Z0, Z1, Z1
+	VSUBPS    Z1, Z2, Z1
+	VMOVUPS   Z1, K1, (CX)
+	ADDQ      $0x40, DX
+	ADDQ      $0x40, BX
+	ADDQ      $0x40, CX
+	SUBQ      $0x10, AX
+	JG        rest
+
+restdone:
+	VZEROUPPER
+	RET
+
+// func normalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
+// Requires: AVX
+TEXT ·normalAVX2(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         dst+8(FP), CX
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
+	CMPQ         AX, $0x10
+	JLT          manydone
+
+many:
+	VMOVUPS (DX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, (CX)
+	VMOVUPS 32(DX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, 32(CX)
+	ADDQ    $+64, DX
+	ADDQ    $+64, CX
+	SUBQ    $0x10, AX
+	CMPQ    AX, $0x10
+	JGE     many
+
+manydone:
+	TESTQ AX, AX
+	JLE   restdone
+
+rest:
+	CMPQ    AX, $0x08
+	JL      restloadpart
+	VMOVUPS (DX), Y2
+	JMP     restloaded
+
+restloadpart:
+	LEAQ       rowsLanes<>+32(SB), BX
+	MOVQ       AX, SI
+	NEGQ       SI
+	VMOVUPS    (BX)(SI*4), Y2
+	VMASKMOVPS (DX), Y2, Y2
+
+restloaded:
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	CMPQ    AX, $0x08
+	JL      reststorepart
+	VMOVUPS Y2, (CX)
+	JMP     reststoreed
+
+reststorepart:
+	LEAQ       rowsLanes<>+32(SB), BX
+	MOVQ       AX, SI
+	NEGQ       SI
+	VMOVUPS    (BX)(SI*4), Y3
+	VMASKMOVPS Y2, Y3, (CX)
+
+reststoreed:
+	ADDQ $0x20, DX
+	ADDQ $0x20, CX
+	SUBQ $0x08, AX
+	JG   rest
+
+restdone:
+	VZEROUPPER
+	RET
+
+// func normalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·normalAVX512(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         dst+8(FP), CX
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
+	CMPQ         AX, $0x20
+	JLT          manydone
+
+many:
+	VMOVUPS (DX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, (CX)
+	VMOVUPS 64(DX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, 64(CX)
+	ADDQ    $+128, DX
+	ADDQ    $+128, CX
+	SUBQ    $0x20, AX
+	CMPQ    AX, $0x20
+	JGE     many
+
+manydone:
+	TESTQ  AX, AX
+	JLE    restdone
+	KXNORW K1, K1, K1
+
+rest:
+	CMPQ  AX, $0x10
+	JGE   restfull
+	MOVL  $0x0000ffff, BX
+	BZHIL AX, BX, BX
+	KMOVW BX, K1
+
+restfull:
+	VMOVUPS.Z (DX), K1, Z2
+	VSUBPS    Z0, Z2, Z2
+	VMULPS    Z1, Z2, Z2
+	VMOVUPS   Z2, K1, (CX)
+	ADDQ      $0x40, DX
+	ADDQ      $0x40, CX
+	SUBQ      $0x10, AX
+	JG        rest
+
+restdone:
+	VZEROUPPER
+	RET
+
+// func normalShiftedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
+// Requires: AVX
+TEXT ·normalShiftedAVX2(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         dst+8(FP), CX
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
+	VBROADCASTSS k2+48(FP), Y2
+	CMPQ         AX, $0x10
+	JLT          manydone
+
+many:
+	VMOVUPS (DX), Y3
 	VSUBPS  Y0, Y3, Y3
 	VMULPS  Y1, Y3, Y3
 	VADDPS  Y2, Y3, Y3
 	VMOVUPS Y3, (CX)
-	VMOVUPS 32(BX), Y3
+	VMOVUPS 32(DX), Y3
 	VSUBPS  Y0, Y3, Y3
 	VMULPS  Y1, Y3, Y3
 	VADDPS  Y2, Y3, Y3
 	VMOVUPS Y3, 32(CX)
-	ADDQ    $+64, BX
+	ADDQ    $+64, DX
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -683,15 +672,15 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y3
+	VMOVUPS (DX), Y3
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), BX
 	MOVQ       AX, SI
 	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y3
-	VMASKMOVPS (BX), Y3, Y3
+	VMOVUPS    (BX)(SI*4), Y3
+	VMASKMOVPS (DX), Y3, Y3
 
 restloaded:
 	VSUBPS  Y0, Y3, Y3
@@ -703,14 +692,14 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), BX
 	MOVQ       AX, SI
 	NEGQ       SI
-	VMOVUPS    (DX)(SI*4), Y4
+	VMOVUPS    (BX)(SI*4), Y4
 	VMASKMOVPS Y3, Y4, (CX)
 
 reststoreed:
-	ADDQ $0x20, BX
+	ADDQ $0x20, DX
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -719,31 +708,30 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalShiftedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalShiftedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·normalShiftedAVX512(SB), NOSPLIT, $0-48
+TEXT ·normalShiftedAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
-	VBROADCASTSS 8(DX), Z2
+	MOVQ         a+16(FP), DX
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
+	VBROADCASTSS k2+48(FP), Z2
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z3
+	VMOVUPS (DX), Z3
 	VSUBPS  Z0, Z3, Z3
 	VMULPS  Z1, Z3, Z3
 	VADDPS  Z2, Z3, Z3
 	VMOVUPS Z3, (CX)
-	VMOVUPS 64(BX), Z3
+	VMOVUPS 64(DX), Z3
 	VSUBPS  Z0, Z3, Z3
 	VMULPS  Z1, Z3, Z3
 	VADDPS  Z2, Z3, Z3
 	VMOVUPS Z3, 64(CX)
-	ADDQ    $+128, BX
+	ADDQ    $+128, DX
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -757,17 +745,17 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, BX
+	BZHIL AX, BX, BX
+	KMOVW BX, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z3
+	VMOVUPS.Z (DX), K1, Z3
 	VSUBPS    Z0, Z3, Z3
 	VMULPS    Z1, Z3, Z3
 	VADDPS    Z2, Z3, Z3
 	VMOVUPS   Z3, K1, (CX)
-	ADDQ      $0x40, BX
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -776,34 +764,33 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·normalWeightedAVX2(SB), NOSPLIT, $0-48
+TEXT ·normalWeightedAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y2
-	VMOVUPS (SI), Y3
+	VMOVUPS (DX), Y2
+	VMOVUPS (BX), Y3
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMULPS  Y3, Y2, Y2
 	VMOVUPS Y2, (CX)
-	VMOVUPS 32(BX), Y2
-	VMOVUPS 32(SI), Y3
+	VMOVUPS 32(DX), Y2
+	VMOVUPS 32(BX), Y3
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMULPS  Y3, Y2, Y2
 	VMOVUPS Y2, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    $+64, SI
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -816,17 +803,17 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y2
-	VMOVUPS (SI), Y3
+	VMOVUPS (DX), Y2
+	VMOVUPS (BX), Y3
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), SI
 	MOVQ       AX, DI
 	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y3
-	VMASKMOVPS (BX), Y3, Y2
-	VMASKMOVPS (SI), Y3, Y3
+	VMOVUPS    (SI)(DI*4), Y3
+	VMASKMOVPS (DX), Y3, Y2
+	VMASKMOVPS (BX), Y3, Y3
 
 restloaded:
 	VSUBPS  Y0, Y2, Y2
@@ -838,15 +825,15 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), SI
 	MOVQ       AX, DI
 	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y3
+	VMOVUPS    (SI)(DI*4), Y3
 	VMASKMOVPS Y2, Y3, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
-	ADDQ $0x20, SI
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -855,34 +842,33 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·normalWeightedAVX512(SB), NOSPLIT, $0-48
+TEXT ·normalWeightedAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z2
-	VMOVUPS (SI), Z3
+	VMOVUPS (DX), Z2
+	VMOVUPS (BX), Z3
 	VSUBPS  Z0, Z2, Z2
 	VMULPS  Z1, Z2, Z2
 	VMULPS  Z3, Z2, Z2
 	VMOVUPS Z2, (CX)
-	VMOVUPS 64(BX), Z2
-	VMOVUPS 64(SI), Z3
+	VMOVUPS 64(DX), Z2
+	VMOVUPS 64(BX), Z3
 	VSUBPS  Z0, Z2, Z2
 	VMULPS  Z1, Z2, Z2
 	VMULPS  Z3, Z2, Z2
 	VMOVUPS Z2, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
-	ADDQ    $+128, SI
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -896,19 +882,19 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, SI
+	BZHIL AX, SI, SI
+	KMOVW SI, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z2
-	VMOVUPS.Z (SI), K1, Z3
+	VMOVUPS.Z (DX), K1, Z2
+	VMOVUPS.Z (BX), K1, Z3
 	VSUBPS    Z0, Z2, Z2
 	VMULPS    Z1, Z2, Z2
 	VMULPS    Z3, Z2, Z2
 	VMOVUPS   Z2, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
-	ADDQ      $0x40, SI
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -917,40 +903,39 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalAffineAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalAffineAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·normalAffineAVX2(SB), NOSPLIT, $0-48
+TEXT ·normalAffineAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	MOVQ         c+32(FP), DI
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         c+32(FP), SI
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y2
-	VMOVUPS (SI), Y3
-	VMOVUPS (DI), Y4
+	VMOVUPS (DX), Y2
+	VMOVUPS (BX), Y3
+	VMOVUPS (SI), Y4
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMULPS  Y3, Y2, Y2
 	VADDPS  Y4, Y2, Y2
 	VMOVUPS Y2, (CX)
-	VMOVUPS 32(BX), Y2
-	VMOVUPS 32(SI), Y3
-	VMOVUPS 32(DI), Y4
+	VMOVUPS 32(DX), Y2
+	VMOVUPS 32(BX), Y3
+	VMOVUPS 32(SI), Y4
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMULPS  Y3, Y2, Y2
 	VADDPS  Y4, Y2, Y2
 	VMOVUPS Y2, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
 	ADDQ    $+64, SI
-	ADDQ    $+64, DI
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -963,19 +948,19 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y2
-	VMOVUPS (SI), Y3
-	VMOVUPS (DI), Y4
+	VMOVUPS (DX), Y2
+	VMOVUPS (BX), Y3
+	VMOVUPS (SI), Y4
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), DI
 	MOVQ       AX, R8
 	NEGQ       R8
-	VMOVUPS    (DX)(R8*4), Y4
-	VMASKMOVPS (BX), Y4, Y2
-	VMASKMOVPS (SI), Y4, Y3
-	VMASKMOVPS (DI), Y4, Y4
+	VMOVUPS    (DI)(R8*4), Y4
+	VMASKMOVPS (DX), Y4, Y2
+	VMASKMOVPS (BX), Y4, Y3
+	VMASKMOVPS (SI), Y4, Y4
 
 restloaded:
 	VSUBPS  Y0, Y2, Y2
@@ -988,16 +973,16 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), DI
 	MOVQ       AX, R8
 	NEGQ       R8
-	VMOVUPS    (DX)(R8*4), Y3
+	VMOVUPS    (DI)(R8*4), Y3
 	VMASKMOVPS Y2, Y3, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
 	ADDQ $0x20, SI
-	ADDQ $0x20, DI
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -1006,40 +991,39 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalAffineAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalAffineAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·normalAffineAVX512(SB), NOSPLIT, $0-48
+TEXT ·normalAffineAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	MOVQ         c+32(FP), DI
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         c+32(FP), SI
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z2
-	VMOVUPS (SI), Z3
-	VMOVUPS (DI), Z4
+	VMOVUPS (DX), Z2
+	VMOVUPS (BX), Z3
+	VMOVUPS (SI), Z4
 	VSUBPS  Z0, Z2, Z2
 	VMULPS  Z1, Z2, Z2
 	VMULPS  Z3, Z2, Z2
 	VADDPS  Z4, Z2, Z2
 	VMOVUPS Z2, (CX)
-	VMOVUPS 64(BX), Z2
-	VMOVUPS 64(SI), Z3
-	VMOVUPS 64(DI), Z4
+	VMOVUPS 64(DX), Z2
+	VMOVUPS 64(BX), Z3
+	VMOVUPS 64(SI), Z4
 	VSUBPS  Z0, Z2, Z2
 	VMULPS  Z1, Z2, Z2
 	VMULPS  Z3, Z2, Z2
 	VADDPS  Z4, Z2, Z2
 	VMOVUPS Z2, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
 	ADDQ    $+128, SI
-	ADDQ    $+128, DI
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -1053,22 +1037,22 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, DI
+	BZHIL AX, DI, DI
+	KMOVW DI, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z2
-	VMOVUPS.Z (SI), K1, Z3
-	VMOVUPS.Z (DI), K1, Z4
+	VMOVUPS.Z (DX), K1, Z2
+	VMOVUPS.Z (BX), K1, Z3
+	VMOVUPS.Z (SI), K1, Z4
 	VSUBPS    Z0, Z2, Z2
 	VMULPS    Z1, Z2, Z2
 	VMULPS    Z3, Z2, Z2
 	VADDPS    Z4, Z2, Z2
 	VMOVUPS   Z2, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
 	ADDQ      $0x40, SI
-	ADDQ      $0x40, DI
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -1077,40 +1061,39 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func addNormalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func addNormalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·addNormalAVX2(SB), NOSPLIT, $0-48
+TEXT ·addNormalAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	MOVQ         c+32(FP), DI
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         c+32(FP), SI
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y2
-	VMOVUPS (SI), Y3
-	VMOVUPS (DI), Y4
+	VMOVUPS (DX), Y2
+	VMOVUPS (BX), Y3
+	VMOVUPS (SI), Y4
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMULPS  Y2, Y3, Y2
 	VADDPS  Y2, Y4, Y2
 	VMOVUPS Y2, (CX)
-	VMOVUPS 32(BX), Y2
-	VMOVUPS 32(SI), Y3
-	VMOVUPS 32(DI), Y4
+	VMOVUPS 32(DX), Y2
+	VMOVUPS 32(BX), Y3
+	VMOVUPS 32(SI), Y4
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMULPS  Y2, Y3, Y2
 	VADDPS  Y2, Y4, Y2
 	VMOVUPS Y2, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
 	ADDQ    $+64, SI
-	ADDQ    $+64, DI
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -1123,19 +1106,19 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y2
-	VMOVUPS (SI), Y3
-	VMOVUPS (DI), Y4
+	VMOVUPS (DX), Y2
+	VMOVUPS (BX), Y3
+	VMOVUPS (SI), Y4
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), DI
 	MOVQ       AX, R8
 	NEGQ       R8
-	VMOVUPS    (DX)(R8*4), Y4
-	VMASKMOVPS (BX), Y4, Y2
-	VMASKMOVPS (SI), Y4, Y3
-	VMASKMOVPS (DI), Y4, Y4
+	VMOVUPS    (DI)(R8*4), Y4
+	VMASKMOVPS (DX), Y4, Y2
+	VMASKMOVPS (BX), Y4, Y3
+	VMASKMOVPS (SI), Y4, Y4
 
 restloaded:
 	VSUBPS  Y0, Y2, Y2
@@ -1148,16 +1131,16 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), DI
 	MOVQ       AX, R8
 	NEGQ       R8
-	VMOVUPS    (DX)(R8*4), Y3
+	VMOVUPS    (DI)(R8*4), Y3
 	VMASKMOVPS Y2, Y3, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
 	ADDQ $0x20, SI
-	ADDQ $0x20, DI
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -1166,40 +1149,39 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func addNormalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func addNormalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·addNormalAVX512(SB), NOSPLIT, $0-48
+TEXT ·addNormalAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	MOVQ         c+32(FP), DI
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         c+32(FP), SI
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z2
-	VMOVUPS (SI), Z3
-	VMOVUPS (DI), Z4
+	VMOVUPS (DX), Z2
+	VMOVUPS (BX), Z3
+	VMOVUPS (SI), Z4
 	VSUBPS  Z0, Z2, Z2
 	VMULPS  Z1, Z2, Z2
 	VMULPS  Z2, Z3, Z2
 	VADDPS  Z2, Z4, Z2
 	VMOVUPS Z2, (CX)
-	VMOVUPS 64(BX), Z2
-	VMOVUPS 64(SI), Z3
-	VMOVUPS 64(DI), Z4
+	VMOVUPS 64(DX), Z2
+	VMOVUPS 64(BX), Z3
+	VMOVUPS 64(SI), Z4
 	VSUBPS  Z0, Z2, Z2
 	VMULPS  Z1, Z2, Z2
 	VMULPS  Z2, Z3, Z2
 	VADDPS  Z2, Z4, Z2
 	VMOVUPS Z2, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
 	ADDQ    $+128, SI
-	ADDQ    $+128, DI
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -1213,22 +1195,22 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, DI
+	BZHIL AX, DI, DI
+	KMOVW DI, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z2
-	VMOVUPS.Z (SI), K1, Z3
-	VMOVUPS.Z (DI), K1, Z4
+	VMOVUPS.Z (DX), K1, Z2
+	VMOVUPS.Z (BX), K1, Z3
+	VMOVUPS.Z (SI), K1, Z4
 	VSUBPS    Z0, Z2, Z2
 	VMULPS    Z1, Z2, Z2
 	VMULPS    Z2, Z3, Z2
 	VADDPS    Z2, Z4, Z2
 	VMOVUPS   Z2, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
 	ADDQ      $0x40, SI
-	ADDQ      $0x40, DI
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -1237,24 +1219,23 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·normalGradAVX2(SB), NOSPLIT, $0-48
+TEXT ·normalGradAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
-	VBROADCASTSS 8(DX), Y2
-	VBROADCASTSS 12(DX), Y3
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
+	VBROADCASTSS k2+48(FP), Y2
+	VBROADCASTSS k3+52(FP), Y3
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y4
-	VMOVUPS (SI), Y5
+	VMOVUPS (DX), Y4
+	VMOVUPS (BX), Y5
 	VSUBPS  Y2, Y5, Y5
 	VSUBPS  Y0, Y4, Y4
 	VMULPS  Y1, Y4, Y4
@@ -1262,8 +1243,8 @@ many:
 	VSUBPS  Y4, Y5, Y4
 	VMULPS  Y1, Y4, Y4
 	VMOVUPS Y4, (CX)
-	VMOVUPS 32(BX), Y4
-	VMOVUPS 32(SI), Y5
+	VMOVUPS 32(DX), Y4
+	VMOVUPS 32(BX), Y5
 	VSUBPS  Y2, Y5, Y5
 	VSUBPS  Y0, Y4, Y4
 	VMULPS  Y1, Y4, Y4
@@ -1271,8 +1252,8 @@ many:
 	VSUBPS  Y4, Y5, Y4
 	VMULPS  Y1, Y4, Y4
 	VMOVUPS Y4, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    $+64, SI
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -1285,17 +1266,17 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y4
-	VMOVUPS (SI), Y5
+	VMOVUPS (DX), Y4
+	VMOVUPS (BX), Y5
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), SI
 	MOVQ       AX, DI
 	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y5
-	VMASKMOVPS (BX), Y5, Y4
-	VMASKMOVPS (SI), Y5, Y5
+	VMOVUPS    (SI)(DI*4), Y5
+	VMASKMOVPS (DX), Y5, Y4
+	VMASKMOVPS (BX), Y5, Y5
 
 restloaded:
 	VSUBPS  Y2, Y5, Y5
@@ -1310,15 +1291,15 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), SI
 	MOVQ       AX, DI
 	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y5
+	VMOVUPS    (SI)(DI*4), Y5
 	VMASKMOVPS Y4, Y5, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
-	ADDQ $0x20, SI
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -1327,24 +1308,23 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·normalGradAVX512(SB), NOSPLIT, $0-48
+TEXT ·normalGradAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
-	VBROADCASTSS 8(DX), Z2
-	VBROADCASTSS 12(DX), Z3
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
+	VBROADCASTSS k2+48(FP), Z2
+	VBROADCASTSS k3+52(FP), Z3
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z4
-	VMOVUPS (SI), Z5
+	VMOVUPS (DX), Z4
+	VMOVUPS (BX), Z5
 	VSUBPS  Z2, Z5, Z5
 	VSUBPS  Z0, Z4, Z4
 	VMULPS  Z1, Z4, Z4
@@ -1352,8 +1332,8 @@ many:
 	VSUBPS  Z4, Z5, Z4
 	VMULPS  Z1, Z4, Z4
 	VMOVUPS Z4, (CX)
-	VMOVUPS 64(BX), Z4
-	VMOVUPS 64(SI), Z5
+	VMOVUPS 64(DX), Z4
+	VMOVUPS 64(BX), Z5
 	VSUBPS  Z2, Z5, Z5
 	VSUBPS  Z0, Z4, Z4
 	VMULPS  Z1, Z4, Z4
@@ -1361,8 +1341,8 @@ many:
 	VSUBPS  Z4, Z5, Z4
 	VMULPS  Z1, Z4, Z4
 	VMOVUPS Z4, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
-	ADDQ    $+128, SI
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -1376,13 +1356,13 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, SI
+	BZHIL AX, SI, SI
+	KMOVW SI, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z4
-	VMOVUPS.Z (SI), K1, Z5
+	VMOVUPS.Z (DX), K1, Z4
+	VMOVUPS.Z (BX), K1, Z5
 	VSUBPS    Z2, Z5, Z5
 	VSUBPS    Z0, Z4, Z4
 	VMULPS    Z1, Z4, Z4
@@ -1390,8 +1370,8 @@ restfull:
 	VSUBPS    Z4, Z5, Z4
 	VMULPS    Z1, Z4, Z4
 	VMOVUPS   Z4, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
-	ADDQ      $0x40, SI
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -1400,26 +1380,25 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalGradWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalGradWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·normalGradWeightedAVX2(SB), NOSPLIT, $0-48
+TEXT ·normalGradWeightedAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	MOVQ         c+32(FP), DI
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
-	VBROADCASTSS 8(DX), Y2
-	VBROADCASTSS 12(DX), Y3
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         c+32(FP), SI
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
+	VBROADCASTSS k2+48(FP), Y2
+	VBROADCASTSS k3+52(FP), Y3
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y4
-	VMOVUPS (SI), Y5
-	VMOVUPS (DI), Y6
+	VMOVUPS (DX), Y4
+	VMOVUPS (BX), Y5
+	VMOVUPS (SI), Y6
 	VMULPS  Y6, Y5, Y5
 	VSUBPS  Y2, Y5, Y5
 	VSUBPS  Y0, Y4, Y4
@@ -1428,9 +1407,9 @@ many:
 	VSUBPS  Y4, Y5, Y4
 	VMULPS  Y1, Y4, Y4
 	VMOVUPS Y4, (CX)
-	VMOVUPS 32(BX), Y4
-	VMOVUPS 32(SI), Y5
-	VMOVUPS 32(DI), Y6
+	VMOVUPS 32(DX), Y4
+	VMOVUPS 32(BX), Y5
+	VMOVUPS 32(SI), Y6
 	VMULPS  Y6, Y5, Y5
 	VSUBPS  Y2, Y5, Y5
 	VSUBPS  Y0, Y4, Y4
@@ -1439,9 +1418,9 @@ many:
 	VSUBPS  Y4, Y5, Y4
 	VMULPS  Y1, Y4, Y4
 	VMOVUPS Y4, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
 	ADDQ    $+64, SI
-	ADDQ    $+64, DI
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -1454,19 +1433,19 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y4
-	VMOVUPS (SI), Y5
-	VMOVUPS (DI), Y6
+	VMOVUPS (DX), Y4
+	VMOVUPS (BX), Y5
+	VMOVUPS (SI), Y6
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), DI
 	MOVQ       AX, R8
 	NEGQ       R8
-	VMOVUPS    (DX)(R8*4), Y6
-	VMASKMOVPS (BX), Y6, Y4
-	VMASKMOVPS (SI), Y6, Y5
-	VMASKMOVPS (DI), Y6, Y6
+	VMOVUPS    (DI)(R8*4), Y6
+	VMASKMOVPS (DX), Y6, Y4
+	VMASKMOVPS (BX), Y6, Y5
+	VMASKMOVPS (SI), Y6, Y6
 
 restloaded:
 	VMULPS  Y6, Y5, Y5
@@ -1482,16 +1461,16 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), DI
 	MOVQ       AX, R8
 	NEGQ       R8
-	VMOVUPS    (DX)(R8*4), Y5
+	VMOVUPS    (DI)(R8*4), Y5
 	VMASKMOVPS Y4, Y5, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
 	ADDQ $0x20, SI
-	ADDQ $0x20, DI
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -1500,26 +1479,25 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func normalGradWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func normalGradWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·normalGradWeightedAVX512(SB), NOSPLIT, $0-48
+TEXT ·normalGradWeightedAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	MOVQ         c+32(FP), DI
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
-	VBROADCASTSS 8(DX), Z2
-	VBROADCASTSS 12(DX), Z3
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         c+32(FP), SI
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
+	VBROADCASTSS k2+48(FP), Z2
+	VBROADCASTSS k3+52(FP), Z3
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z4
-	VMOVUPS (SI), Z5
-	VMOVUPS (DI), Z6
+	VMOVUPS (DX), Z4
+	VMOVUPS (BX), Z5
+	VMOVUPS (SI), Z6
 	VMULPS  Z6, Z5, Z5
 	VSUBPS  Z2, Z5, Z5
 	VSUBPS  Z0, Z4, Z4
@@ -1528,9 +1506,9 @@ many:
 	VSUBPS  Z4, Z5, Z4
 	VMULPS  Z1, Z4, Z4
 	VMOVUPS Z4, (CX)
-	VMOVUPS 64(BX), Z4
-	VMOVUPS 64(SI), Z5
-	VMOVUPS 64(DI), Z6
+	VMOVUPS 64(DX), Z4
+	VMOVUPS 64(BX), Z5
+	VMOVUPS 64(SI), Z6
 	VMULPS  Z6, Z5, Z5
 	VSUBPS  Z2, Z5, Z5
 	VSUBPS  Z0, Z4, Z4
@@ -1539,9 +1517,9 @@ many:
 	VSUBPS  Z4, Z5, Z4
 	VMULPS  Z1, Z4, Z4
 	VMOVUPS Z4, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
 	ADDQ    $+128, SI
-	ADDQ    $+128, DI
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -1555,14 +1533,14 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, DI
+	BZHIL AX, DI, DI
+	KMOVW DI, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z4
-	VMOVUPS.Z (SI), K1, Z5
-	VMOVUPS.Z (DI), K1, Z6
+	VMOVUPS.Z (DX), K1, Z4
+	VMOVUPS.Z (BX), K1, Z5
+	VMOVUPS.Z (SI), K1, Z6
 	VMULPS    Z6, Z5, Z5
 	VSUBPS    Z2, Z5, Z5
 	VSUBPS    Z0, Z4, Z4
@@ -1571,9 +1549,9 @@ restfull:
 	VSUBPS    Z4, Z5, Z4
 	VMULPS    Z1, Z4, Z4
 	VMOVUPS   Z4, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
 	ADDQ      $0x40, SI
-	ADDQ      $0x40, DI
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -1582,40 +1560,39 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func channelGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func channelGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX
-TEXT ·channelGradAVX2(SB), NOSPLIT, $0-48
+TEXT ·channelGradAVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Y0
-	VBROADCASTSS 4(DX), Y1
-	VBROADCASTSS 8(DX), Y2
-	VBROADCASTSS 12(DX), Y3
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Y0
+	VBROADCASTSS k1+44(FP), Y1
+	VBROADCASTSS k2+48(FP), Y2
+	VBROADCASTSS k3+52(FP), Y3
 	CMPQ         AX, $0x10
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Y4
-	VMOVUPS (SI), Y5
+	VMOVUPS (DX), Y4
+	VMOVUPS (BX), Y5
 	VSUBPS  Y2, Y5, Y5
 	VSUBPS  Y0, Y4, Y4
 	VMULPS  Y3, Y4, Y4
 	VSUBPS  Y4, Y5, Y4
 	VMULPS  Y1, Y4, Y4
 	VMOVUPS Y4, (CX)
-	VMOVUPS 32(BX), Y4
-	VMOVUPS 32(SI), Y5
+	VMOVUPS 32(DX), Y4
+	VMOVUPS 32(BX), Y5
 	VSUBPS  Y2, Y5, Y5
 	VSUBPS  Y0, Y4, Y4
 	VMULPS  Y3, Y4, Y4
 	VSUBPS  Y4, Y5, Y4
 	VMULPS  Y1, Y4, Y4
 	VMOVUPS Y4, 32(CX)
+	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    $+64, SI
 	ADDQ    $+64, CX
 	SUBQ    $0x10, AX
 	CMPQ    AX, $0x10
@@ -1628,17 +1605,17 @@ manydone:
 rest:
 	CMPQ    AX, $0x08
 	JL      restloadpart
-	VMOVUPS (BX), Y4
-	VMOVUPS (SI), Y5
+	VMOVUPS (DX), Y4
+	VMOVUPS (BX), Y5
 	JMP     restloaded
 
 restloadpart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), SI
 	MOVQ       AX, DI
 	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y5
-	VMASKMOVPS (BX), Y5, Y4
-	VMASKMOVPS (SI), Y5, Y5
+	VMOVUPS    (SI)(DI*4), Y5
+	VMASKMOVPS (DX), Y5, Y4
+	VMASKMOVPS (BX), Y5, Y5
 
 restloaded:
 	VSUBPS  Y2, Y5, Y5
@@ -1652,15 +1629,15 @@ restloaded:
 	JMP     reststoreed
 
 reststorepart:
-	LEAQ       rowsLanes<>+32(SB), DX
+	LEAQ       rowsLanes<>+32(SB), SI
 	MOVQ       AX, DI
 	NEGQ       DI
-	VMOVUPS    (DX)(DI*4), Y5
+	VMOVUPS    (SI)(DI*4), Y5
 	VMASKMOVPS Y4, Y5, (CX)
 
 reststoreed:
+	ADDQ $0x20, DX
 	ADDQ $0x20, BX
-	ADDQ $0x20, SI
 	ADDQ $0x20, CX
 	SUBQ $0x08, AX
 	JG   rest
@@ -1669,40 +1646,39 @@ restdone:
 	VZEROUPPER
 	RET
 
-// func channelGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+// func channelGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·channelGradAVX512(SB), NOSPLIT, $0-48
+TEXT ·channelGradAVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         dst+8(FP), CX
-	MOVQ         k+40(FP), DX
-	MOVQ         a+16(FP), BX
-	MOVQ         b+24(FP), SI
-	VBROADCASTSS (DX), Z0
-	VBROADCASTSS 4(DX), Z1
-	VBROADCASTSS 8(DX), Z2
-	VBROADCASTSS 12(DX), Z3
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	VBROADCASTSS k0+40(FP), Z0
+	VBROADCASTSS k1+44(FP), Z1
+	VBROADCASTSS k2+48(FP), Z2
+	VBROADCASTSS k3+52(FP), Z3
 	CMPQ         AX, $0x20
 	JLT          manydone
 
 many:
-	VMOVUPS (BX), Z4
-	VMOVUPS (SI), Z5
+	VMOVUPS (DX), Z4
+	VMOVUPS (BX), Z5
 	VSUBPS  Z2, Z5, Z5
 	VSUBPS  Z0, Z4, Z4
 	VMULPS  Z3, Z4, Z4
 	VSUBPS  Z4, Z5, Z4
 	VMULPS  Z1, Z4, Z4
 	VMOVUPS Z4, (CX)
-	VMOVUPS 64(BX), Z4
-	VMOVUPS 64(SI), Z5
+	VMOVUPS 64(DX), Z4
+	VMOVUPS 64(BX), Z5
 	VSUBPS  Z2, Z5, Z5
 	VSUBPS  Z0, Z4, Z4
 	VMULPS  Z3, Z4, Z4
 	VSUBPS  Z4, Z5, Z4
 	VMULPS  Z1, Z4, Z4
 	VMOVUPS Z4, 64(CX)
+	ADDQ    $+128, DX
 	ADDQ    $+128, BX
-	ADDQ    $+128, SI
 	ADDQ    $+128, CX
 	SUBQ    $0x20, AX
 	CMPQ    AX, $0x20
@@ -1716,21 +1692,21 @@ manydone:
 rest:
 	CMPQ  AX, $0x10
 	JGE   restfull
-	MOVL  $0x0000ffff, DX
-	BZHIL AX, DX, DX
-	KMOVW DX, K1
+	MOVL  $0x0000ffff, SI
+	BZHIL AX, SI, SI
+	KMOVW SI, K1
 
 restfull:
-	VMOVUPS.Z (BX), K1, Z4
-	VMOVUPS.Z (SI), K1, Z5
+	VMOVUPS.Z (DX), K1, Z4
+	VMOVUPS.Z (BX), K1, Z5
 	VSUBPS    Z2, Z5, Z5
 	VSUBPS    Z0, Z4, Z4
 	VMULPS    Z3, Z4, Z4
 	VSUBPS    Z4, Z5, Z4
 	VMULPS    Z1, Z4, Z4
 	VMOVUPS   Z4, K1, (CX)
+	ADDQ      $0x40, DX
 	ADDQ      $0x40, BX
-	ADDQ      $0x40, SI
 	ADDQ      $0x40, CX
 	SUBQ      $0x10, AX
 	JG        rest
@@ -1834,6 +1810,31 @@ manydone:
 	VZEROUPPER
 	RET
 
+// func copyPastAVX2(lines int, dst *float32, src *float32)
+// Requires: AVX, MMX+
+TEXT ·copyPastAVX2(SB), NOSPLIT, $0-24
+	MOVQ lines+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+	CMPQ AX, $0x01
+	JLT  linedone
+
+line:
+	VMOVUPS  (DX), Y0
+	VMOVNTPS Y0, (CX)
+	VMOVUPS  32(DX), Y0
+	VMOVNTPS Y0, 32(CX)
+	ADDQ     $+64, DX
+	ADDQ     $+64, CX
+	SUBQ     $0x01, AX
+	CMPQ     AX, $0x01
+	JGE      line
+
+linedone:
+	SFENCE
+	VZEROUPPER
+	RET
+
 // func turnHalvesAVX512(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, cos *float32, sin *float32, sign float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·turnHalvesAVX512(SB), NOSPLIT, $0-60
@@ -1906,5 +1907,28 @@ many:
 	JGE       many
 
 manydone:
+	VZEROUPPER
+	RET
+
+// func copyPastAVX512(lines int, dst *float32, src *float32)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·copyPastAVX512(SB), NOSPLIT, $0-24
+	MOVQ lines+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+	CMPQ AX, $0x01
+	JLT  linedone
+
+line:
+	VMOVUPS  (DX), Z0
+	VMOVNTPS Z0, (CX)
+	ADDQ     $+64, DX
+	ADDQ     $+64, CX
+	SUBQ     $0x01, AX
+	CMPQ     AX, $0x01
+	JGE      line
+
+linedone:
+	SFENCE
 	VZEROUPPER
 	RET

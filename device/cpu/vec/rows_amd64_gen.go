@@ -7,122 +7,122 @@ package vec
 // scaleAVX2 sets each of n elements of dst to a*k0. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func scaleAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func scaleAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // scaleAVX512 sets each of n elements of dst to a*k0. Needs AVX-512.
 //
 //go:noescape
-func scaleAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func scaleAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // shiftTwiceAVX2 sets each of n elements of dst to (a-k0)-k1. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func shiftTwiceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func shiftTwiceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // shiftTwiceAVX512 sets each of n elements of dst to (a-k0)-k1. Needs AVX-512.
 //
 //go:noescape
-func shiftTwiceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func shiftTwiceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // weighDifferenceAVX2 sets each of n elements of dst to a*(b-k0). Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func weighDifferenceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func weighDifferenceAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // weighDifferenceAVX512 sets each of n elements of dst to a*(b-k0). Needs AVX-512.
 //
 //go:noescape
-func weighDifferenceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func weighDifferenceAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // subtractScaledAVX2 sets each of n elements of dst to b-a*k0. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func subtractScaledAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func subtractScaledAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // subtractScaledAVX512 sets each of n elements of dst to b-a*k0. Needs AVX-512.
 //
 //go:noescape
-func subtractScaledAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func subtractScaledAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalAVX2 sets each of n elements of dst to (a-k0)*k1. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func normalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalAVX512 sets each of n elements of dst to (a-k0)*k1. Needs AVX-512.
 //
 //go:noescape
-func normalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalShiftedAVX2 sets each of n elements of dst to (a-k0)*k1+k2. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func normalShiftedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalShiftedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalShiftedAVX512 sets each of n elements of dst to (a-k0)*k1+k2. Needs AVX-512.
 //
 //go:noescape
-func normalShiftedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalShiftedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalWeightedAVX2 sets each of n elements of dst to (a-k0)*k1*b. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func normalWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalWeightedAVX512 sets each of n elements of dst to (a-k0)*k1*b. Needs AVX-512.
 //
 //go:noescape
-func normalWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalAffineAVX2 sets each of n elements of dst to (a-k0)*k1*b+c. Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func normalAffineAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalAffineAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalAffineAVX512 sets each of n elements of dst to (a-k0)*k1*b+c. Needs AVX-512.
 //
 //go:noescape
-func normalAffineAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalAffineAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // addNormalAVX2 sets each of n elements of dst to c+b*((a-k0)*k1). Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func addNormalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func addNormalAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // addNormalAVX512 sets each of n elements of dst to c+b*((a-k0)*k1). Needs AVX-512.
 //
 //go:noescape
-func addNormalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func addNormalAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalGradAVX2 sets each of n elements of dst to k1*(b-k2-(a-k0)*k1*k3). Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func normalGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalGradAVX512 sets each of n elements of dst to k1*(b-k2-(a-k0)*k1*k3). Needs AVX-512.
 //
 //go:noescape
-func normalGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalGradWeightedAVX2 sets each of n elements of dst to k1*(b*c-k2-(a-k0)*k1*k3). Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func normalGradWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalGradWeightedAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // normalGradWeightedAVX512 sets each of n elements of dst to k1*(b*c-k2-(a-k0)*k1*k3). Needs AVX-512.
 //
 //go:noescape
-func normalGradWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func normalGradWeightedAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // channelGradAVX2 sets each of n elements of dst to k1*(b-k2-(a-k0)*k3). Needs AVX2, FMA and F16C.
 //
 //go:noescape
-func channelGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func channelGradAVX2(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // channelGradAVX512 sets each of n elements of dst to k1*(b-k2-(a-k0)*k3). Needs AVX-512.
 //
 //go:noescape
-func channelGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k *[4]float32)
+func channelGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, k0 float32, k1 float32, k2 float32, k3 float32)
 
 // turnHalvesAVX2 sets y0 to x0*cos-x1*sin*sign and y1 to x1*cos+x0*sin*sign, n elements each; y may be x. Needs AVX2, FMA and F16C.
 //
@@ -134,6 +134,11 @@ func turnHalvesAVX2(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, c
 //go:noescape
 func addWideAVX2(n int, sum *float64, x *float32)
 
+// copyPastAVX2 copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. Needs AVX2, FMA and F16C.
+//
+//go:noescape
+func copyPastAVX2(lines int, dst *float32, src *float32)
+
 // turnHalvesAVX512 sets y0 to x0*cos-x1*sin*sign and y1 to x1*cos+x0*sin*sign, n elements each; y may be x. Needs AVX-512.
 //
 //go:noescape
@@ -143,3 +148,8 @@ func turnHalvesAVX512(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32,
 //
 //go:noescape
 func addWideAVX512(n int, sum *float64, x *float32)
+
+// copyPastAVX512 copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. Needs AVX-512.
+//
+//go:noescape
+func copyPastAVX512(lines int, dst *float32, src *float32)

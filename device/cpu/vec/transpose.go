@@ -13,8 +13,8 @@ type tileLoop struct {
 	stream     func(tiles int, dst *byte, ldd int, src *byte, lds int) // past the caches, for lines of 64 bytes
 }
 
-// streamBytes is the size from which results are written past the caches: by then they would push out more than they are worth there.
-const streamBytes = 16 << 20
+// StreamBytes is the size from which results are written past the caches: by then they would push out more than they are worth there.
+const StreamBytes = 16 << 20
 
 // transposePanel is how many columns of the source are turned before the next rows: as many pages of the result are in use.
 const transposePanel = 512
@@ -42,7 +42,7 @@ func (l *loops) transpose(elem int, dst []byte, ldd int, src []byte, lds, rows, 
 		fullRows, fullCols = rows-rows%t.rows, cols-cols%t.cols
 	}
 	turn := t.turn
-	if t.stream != nil && total >= streamBytes && fullRows*fullCols > 0 && uintptr(unsafe.Pointer(&dst[0]))%64 == 0 && ldd*elem%64 == 0 {
+	if t.stream != nil && total >= StreamBytes && fullRows*fullCols > 0 && uintptr(unsafe.Pointer(&dst[0]))%64 == 0 && ldd*elem%64 == 0 {
 		turn = t.stream
 	}
 	for c := 0; c < fullCols; c += transposePanel {

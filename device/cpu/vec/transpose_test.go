@@ -35,7 +35,7 @@ func TestTranspose(t *testing.T) {
 					}
 				}
 				for level, l := range implementations() {
-					l.transpose(elem, got[level], ldd, src, lds, rows, cols, r.IntN(2)*streamBytes)
+					l.transpose(elem, got[level], ldd, src, lds, rows, cols, r.IntN(2)*StreamBytes)
 					require.Equal(t, want, got[level], "%s: %d x %d of %d bytes", level, rows, cols, elem)
 				}
 			}
