@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -27,12 +28,15 @@ func (m *machine) run(lo, hi int) {
 	}
 	m.begin(min(blockSize, hi-lo))
 	for lo < hi {
-		end := min(lo+blockSize, hi)
+		end := min(lo+p.block, hi)
 		if p.byRow {
 			end = min(end, lo-lo%p.inner+p.inner)
 		}
 		m.block(lo, end)
 		lo = end
+	}
+	if p.stream {
+		vec.Fence()
 	}
 }
 

@@ -24,6 +24,9 @@ func init() {
 // for its registers to stay in the first-level cache.
 const blockSize = 1024
 
+// streamBlock is that for results that go past the caches: with shorter blocks, reading and writing overlap.
+const streamBlock = 512
+
 // class is the arithmetic an element type is computed in: float32 for the halves and, as 0 and 1, for bool; int64 for integers.
 type class uint8
 
@@ -58,6 +61,7 @@ type program struct {
 	regs   int
 	slot   int  // bytes of a register
 	stream bool // the result is so large that it goes past the caches, from a register
+	block  int  // elements at a time
 }
 
 // instr is one instruction; args index values.
@@ -101,6 +105,10 @@ func buildProgram(d *Device, prog *graph.Program, s device.Spec) (*Kernel, error
 		return nil, device.ErrNoKernel
 	}
 	p.stream = s.Out[0].DType == tensor.F32 && s.Out[0].Bytes() >= vec.StreamBytes
+	p.block = blockSize
+	if p.stream {
+		p.block = streamBlock
+	}
 	p.mergeAxes()
 	p.schedule()
 	perTask := int64(p.regs * p.slot)

@@ -132,3 +132,22 @@ func TestSumOrder(t *testing.T) {
 		require.Equal(t, first, all)
 	}
 }
+
+// TestLargeResultsGoPastTheCaches: the same values, also where the size is no multiple of a block and rows broadcast.
+func TestLargeResultsGoPastTheCaches(t *testing.T) {
+	const rows, n = 4099, 1031
+	x, row := tensor.New(tensor.T(tensor.F32, rows, n)), tensor.New(tensor.T(tensor.F32, n))
+	data, add := tensor.Data[float32](x), tensor.Data[float32](row)
+	for i := range data {
+		data[i] = float32(i%977) / 7
+	}
+	for i := range add {
+		add[i] = float32(i)
+	}
+	got := tensor.Data[float32](eval(t, func(_ *graph.Graph, in []graph.Value) graph.Value { return ops.Add(in[0], in[1]) }, x, row))
+	for i, v := range got {
+		if v != data[i]+add[i%n] {
+			require.Equal(t, data[i]+add[i%n], v, "element %d", i)
+		}
+	}
+}

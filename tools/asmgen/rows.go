@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -68,6 +69,7 @@ func rows(c *build.Context) {
 		addWide(&lanes{c, wide, sets, "rows"})
 		copyPast(&lanes{c, wide, sets, "rows"})
 	}
+	fence(c)
 }
 
 func emitRowFormula(l *lanes, f rowFormula) {
@@ -155,11 +157,12 @@ func addWide(l *lanes) {
 	l.RET()
 }
 
-// copyPast copies past the caches. The store fence makes the stores visible before any later one.
+// copyPast copies past the caches.
 func copyPast(l *lanes) {
 	name := "copyPast" + l.suffix()
 	begin(l.Context, name, "func(lines int, dst *float32, src *float32)",
-		name+" copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. "+l.needs())
+		name+" copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. A",
+		"fence must follow before another thread reads it. "+l.needs())
 	n, dst, src := param(l.Context, "lines"), param(l.Context, "dst"), param(l.Context, "src")
 	loop(l.Context, "line", n, 1, func() {
 		for i := range 64 / l.bytes() {
@@ -170,7 +173,16 @@ func copyPast(l *lanes) {
 		l.ADDQ(operand.I32(64), src)
 		l.ADDQ(operand.I32(64), dst)
 	})
-	l.SFENCE()
 	l.VZEROUPPER()
 	l.RET()
+}
+
+// fence orders the stores past the caches before all that follow.
+func fence(c *build.Context) {
+	c.Function("fence")
+	c.Attributes(attr.NOSPLIT)
+	c.SignatureExpr("func()")
+	c.Doc("fence makes all stores before it visible before any after it.")
+	c.SFENCE()
+	c.RET()
 }

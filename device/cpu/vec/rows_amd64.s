@@ -1811,7 +1811,7 @@ manydone:
 	RET
 
 // func copyPastAVX2(lines int, dst *float32, src *float32)
-// Requires: AVX, MMX+
+// Requires: AVX
 TEXT ·copyPastAVX2(SB), NOSPLIT, $0-24
 	MOVQ lines+0(FP), AX
 	MOVQ dst+8(FP), CX
@@ -1831,7 +1831,6 @@ line:
 	JGE      line
 
 linedone:
-	SFENCE
 	VZEROUPPER
 	RET
 
@@ -1911,7 +1910,7 @@ manydone:
 	RET
 
 // func copyPastAVX512(lines int, dst *float32, src *float32)
-// Requires: AVX, AVX512F, MMX+
+// Requires: AVX, AVX512F
 TEXT ·copyPastAVX512(SB), NOSPLIT, $0-24
 	MOVQ lines+0(FP), AX
 	MOVQ dst+8(FP), CX
@@ -1929,6 +1928,11 @@ line:
 	JGE      line
 
 linedone:
-	SFENCE
 	VZEROUPPER
+	RET
+
+// func fence()
+// Requires: MMX+
+TEXT ·fence(SB), NOSPLIT, $0
+	SFENCE
 	RET

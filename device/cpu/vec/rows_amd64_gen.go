@@ -134,7 +134,8 @@ func turnHalvesAVX2(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, c
 //go:noescape
 func addWideAVX2(n int, sum *float64, x *float32)
 
-// copyPastAVX2 copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. Needs AVX2, FMA and F16C.
+// copyPastAVX2 copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. A
+// fence must follow before another thread reads it. Needs AVX2, FMA and F16C.
 //
 //go:noescape
 func copyPastAVX2(lines int, dst *float32, src *float32)
@@ -149,7 +150,11 @@ func turnHalvesAVX512(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32,
 //go:noescape
 func addWideAVX512(n int, sum *float64, x *float32)
 
-// copyPastAVX512 copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. Needs AVX-512.
+// copyPastAVX512 copies 16*lines floats to dst, a multiple of 64, without reading its lines into the caches. A
+// fence must follow before another thread reads it. Needs AVX-512.
 //
 //go:noescape
 func copyPastAVX512(lines int, dst *float32, src *float32)
+
+// fence makes all stores before it visible before any after it.
+func fence()

@@ -3,8 +3,15 @@ package vec
 import "unsafe"
 
 // Stream copies src to dst past the caches, as many elements as the shorter has: for a part of a result of at least StreamBytes that is
-// not read soon.
+// not read soon. Fence must follow before another thread reads it.
 func Stream(dst, src []float32) { fast.stream(dst, src) }
+
+// Fence makes what Stream wrote visible before all that is written later.
+func Fence() {
+	if fast.fence != nil {
+		fast.fence()
+	}
+}
 
 func (l *loops) stream(dst, src []float32) {
 	n := min(len(dst), len(src))

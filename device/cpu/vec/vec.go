@@ -24,6 +24,7 @@ type loops struct {
 	turnHalves            func(n int, y0, y1, x0, x1, cos, sin *float32, sign float32)
 	random                randomLoops
 	copyPast              func(lines int, dst, src *float32) // dst a multiple of 64
+	fence                 func()
 	transpose16           tileLoop
 	transpose32           tileLoop
 	addWide               func(n int, sum *float64, x *float32) // n a multiple of 16

@@ -10,7 +10,7 @@ func init() {
 			widenBF16: widenBF16AVX2, widenF16: widenF16AVX2,
 			narrowBF16: narrowBF16AVX2, narrowF16: narrowF16AVX2,
 			expSum: expSumAVX2, ops: opsAVX2, rows: rowsAVX2, sums: sumsAVX2,
-			turnHalves: turnHalvesAVX2, addWide: addWideAVX2, copyPast: copyPastAVX2,
+			turnHalves: turnHalvesAVX2, addWide: addWideAVX2, copyPast: copyPastAVX2, fence: fence,
 			random:      randomLoops{philoxAVX2, dropWordsAVX2, roundRandomAVX2},
 			transpose16: tileLoop{rows: 8, cols: 16, turn: transpose16AVX2}, transpose32: tileLoop{rows: 8, cols: 8, turn: transpose32AVX2},
 		}
