@@ -11,7 +11,7 @@ import (
 // int8AVX512 keeps 14x32 sums in 28 registers. A step multiplies four signed bytes of a row of A with four unsigned ones of each column.
 func int8AVX512(c *build.Context) {
 	s := tileSpec{name: "int8AVX512", mr: 14, lanes: 16, masked: true, zero: func(r reg.VecPhysical) { c.VPXORD(r, r, r) },
-		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool)",
+		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool, next uintptr, step int)",
 		doc: tileDoc("the product of A and B plus start[row], four bytes an element, signed in A and unsigned in B",
 			"AVX-512F, AVX512-VNNI and BMI2", 14, 32, true)}
 	s.registers(zmm)
@@ -38,7 +38,7 @@ func int8AVX512(c *build.Context) {
 // int8AVX2 keeps 6x16 sums in 12 registers. A step multiplies two 16-bit numbers of a row of A with two of each column.
 func int8AVX2(c *build.Context) {
 	s := tileSpec{name: "int8AVX2", mr: 6, lanes: 8, zero: func(r reg.VecPhysical) { c.VPXOR(r, r, r) },
-		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool)",
+		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool, next uintptr, step int)",
 		doc:       tileDoc("the product of A and B plus start[row], two 16-bit numbers an element", "AVX2", 6, 16, false)}
 	s.registers(ymm)
 	s.begin(c)

@@ -49,7 +49,7 @@ func tileDoc(what, needs string, mr, nr int, masked bool) []string {
 	doc := []string{
 		fmt.Sprintf("sets a tile of c, 1 to %d rows of %d columns, to %s,", mr, nr, what),
 		"or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is",
-		"at least 1.",
+		"at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.",
 	}
 	if masked {
 		doc = append(doc, fmt.Sprintf("Of the columns the first cols, 1 to %d, are stored; B is read in full.", nr))
@@ -67,7 +67,9 @@ func (s *tileSpec) begin(c *build.Context) {
 // prefetch next, every how many steps later the one after it; to is the last row of C once the sums are done.
 type tileRegs struct {
 	rows, kc, a, rs, ks, b, bs, ahead, ldc reg.GPVirtual
-	three, five, upper, every, left, to    reg.GPVirtual
+	next                                   reg.GPVirtual
+	three, five, upper, left, to           reg.GPVirtual
+	every                                  operand.Mem // registers are short
 }
 
 // emit writes the function after begin.
@@ -99,8 +101,8 @@ func (s *tileSpec) emit(c *build.Context) {
 // the operands.
 func (s *tileSpec) arguments(c *build.Context) tileRegs {
 	t := tileRegs{rows: param(c, "rows"), kc: param(c, "kc"), a: param(c, "a"), rs: param(c, "rs"), ks: param(c, "ks"), b: param(c, "b"),
-		bs: param(c, "bs"), ahead: param(c, "c"), ldc: param(c, "ldc"),
-		three: c.GP64(), five: c.GP64(), upper: c.GP64(), every: c.GP64(), left: c.GP64(), to: c.GP64()}
+		bs: param(c, "bs"), ahead: param(c, "c"), ldc: param(c, "ldc"), next: param(c, "next"),
+		three: c.GP64(), five: c.GP64(), upper: c.GP64(), every: c.AllocLocal(8), left: c.GP64(), to: c.GP64()}
 	for _, r := range []reg.GPVirtual{t.rs, t.ks, t.bs, t.ldc} {
 		c.SHLQ(operand.U8(2), r)
 	}
@@ -110,11 +112,12 @@ func (s *tileSpec) arguments(c *build.Context) tileRegs {
 		c.LEAQ(operand.Mem{Base: t.five, Index: t.rs, Scale: 2}, t.upper)
 		c.ADDQ(t.a, t.upper)
 	}
-	c.MOVQ(t.kc, t.every)
-	c.SHRQ(operand.U8(4), t.every)
+	c.MOVQ(t.kc, t.left)
+	c.SHRQ(operand.U8(4), t.left)
 	c.JNZ(operand.LabelRef("rounds"))
-	c.INCQ(t.every)
+	c.INCQ(t.left)
 	c.Label("rounds")
+	c.MOVQ(t.left, t.every)
 	return t
 }
 
@@ -126,6 +129,11 @@ func (s *tileSpec) loop(c *build.Context, t tileRegs, n int) {
 		c.PREFETCHT0(at(t.ahead, 64*l))
 	}
 	c.ADDQ(t.ldc, t.ahead)
+	c.PREFETCHT1(at(t.next, 0))
+	c.PREFETCHT1(at(t.next, 64))
+	if step, err := c.Param("step").Resolve(); err == nil {
+		c.ADDQ(step.Addr, t.next)
+	}
 	c.MOVQ(t.every, t.left)
 	c.Label(step)
 	for j := range s.b {
@@ -241,7 +249,7 @@ func (s *tileSpec) floats(c *build.Context) {
 // tileAVX2 keeps 6x16 sums in 12 of the 16 vector registers.
 func tileAVX2(c *build.Context) {
 	s := tileSpec{name: "tileAVX2", mr: 6, lanes: 8, zero: func(r reg.VecPhysical) { c.VXORPS(r, r, r) },
-		signature: "func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool)",
+		signature: "func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)",
 		doc:       tileDoc("alpha times the product of A and B", "AVX2 and FMA", 6, 16, false)}
 	s.registers(ymm)
 	s.begin(c)
@@ -252,7 +260,7 @@ func tileAVX2(c *build.Context) {
 // tileAVX512 keeps 14x32 sums in 28 of the 32 vector registers.
 func tileAVX512(c *build.Context) {
 	s := tileSpec{name: "tileAVX512", mr: 14, lanes: 16, masked: true, zero: func(r reg.VecPhysical) { c.VPXORD(r, r, r) },
-		signature: "func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool)",
+		signature: "func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int)",
 		doc:       tileDoc("alpha times the product of A and B", "AVX-512F and BMI2", 14, 32, true)}
 	s.registers(zmm)
 	s.begin(c)
@@ -263,7 +271,7 @@ func tileAVX512(c *build.Context) {
 // tileBF16 is tileAVX512 for pairs of bfloat16 along K: A and B hold two in the four bytes of an element.
 func tileBF16(c *build.Context) {
 	s := tileSpec{name: "tileBF16AVX512", mr: 14, lanes: 16, masked: true, zero: func(r reg.VecPhysical) { c.VPXORD(r, r, r) },
-		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool)",
+		signature: "func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int)",
 		doc: tileDoc("alpha times the product of A and B, whose elements are pairs of bfloat16", "AVX-512F, AVX512-BF16 and BMI2",
 			14, 32, true)}
 	s.registers(zmm)

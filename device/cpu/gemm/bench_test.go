@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -61,7 +62,7 @@ func BenchmarkTile(b *testing.B) {
 				x[i] = float32(i)
 			}
 			for b.Loop() {
-				k.tile(k.mr, maxKC, &x[0], 1, k.mr, &y[0], k.nr, &c[0], k.nr, k.nr, 1, false)
+				k.tile(k.mr, maxKC, &x[0], 1, k.mr, &y[0], k.nr, &c[0], k.nr, k.nr, 1, false, uintptr(unsafe.Pointer(&x[0])), 0)
 			}
 			b.ReportMetric(2*float64(k.mr*k.nr*maxKC)/1e9*float64(b.N)/b.Elapsed().Seconds(), "GFLOP/s")
 		})

@@ -14,7 +14,7 @@ import (
 
 // pairKernel has the loops for pairs.
 type pairKernel struct {
-	tile func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool)
+	tile func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int)
 	// rows and cols pack whole pairs as packRowsInt8AVX512 and packColsPairsAVX512 do; nil: in Go.
 	rows func(kc int, dst *uint32, w, put int, src *int8, lds, lanes int, flip uint32)
 	cols func(kc int, dst *uint32, w int, src *uint16, lds, have int)
@@ -38,10 +38,10 @@ func (j pairJob) packB(dst []float32, lane, lanes, k0, kb int, _ []float32) {
 	}
 }
 
-func (j pairJob) tile(i, n, rows, cols, kb int, a, b panel, add bool) {
+func (j pairJob) tile(i, n, rows, cols, kb int, a, b panel, add bool, next uintptr, step int) {
 	c, ld := j.target(i, n)
 	j.kern.pairs.tile(rows, kb, (*uint32)(unsafe.Pointer(a.at)), a.lane, a.k, (*uint32)(unsafe.Pointer(b.at)), b.k, c, ld, cols, j.alpha,
-		add || j.Accumulate)
+		add || j.Accumulate, next, step)
 }
 
 // strip packs `have` lanes from lane0 on into a strip of w, kb pairs from pair k0 on. Beyond K there are zeros; what is in missing lanes

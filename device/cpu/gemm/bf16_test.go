@@ -13,7 +13,7 @@ import (
 
 // pairTileGo is the micro-kernel for pairs with the rounding of VDPBF16PS: the upper product is added before the lower one, each sum rounded
 // to nearest even, and denormal numbers are zero on the way in and out.
-func pairTileGo(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool) {
+func pairTileGo(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *float32, ldc, cols int, alpha float32, add bool, _ uintptr, _ int) {
 	as, bv, cs := unsafe.Slice(a, (rows-1)*rs+(kc-1)*ks+1), unsafe.Slice(b, (kc-1)*bs+cols), unsafe.Slice(c, (rows-1)*ldc+cols)
 	flush := func(x float32) float32 {
 		if math.Abs(float64(x)) < 0x1p-126 {
@@ -80,8 +80,8 @@ func TestPairTilesAgree(t *testing.T) {
 			cols, ldc := 1+r.IntN(k.nr), k.nr+1
 			a, b := random(rows*kc), random(k.nr*kc)
 			got, want := make([]float32, rows*ldc), make([]float32, rows*ldc)
-			k.pairs.tile(rows, kc, &a[0], 1, rows, &b[0], k.nr, &got[0], ldc, cols, 1, rows%2 == 0)
-			pairTileGo(rows, kc, &a[0], 1, rows, &b[0], k.nr, &want[0], ldc, cols, 1, rows%2 == 0)
+			k.pairs.tile(rows, kc, &a[0], 1, rows, &b[0], k.nr, &got[0], ldc, cols, 1, rows%2 == 0, uintptr(unsafe.Pointer(&a[0])), 64)
+			pairTileGo(rows, kc, &a[0], 1, rows, &b[0], k.nr, &want[0], ldc, cols, 1, rows%2 == 0, uintptr(unsafe.Pointer(&a[0])), 64)
 			require.Equal(t, want, got, "rows %d kc %d cols %d", rows, kc, cols)
 		}
 	}

@@ -24,8 +24,9 @@ const (
 	inline     = 1 << 19 // multiply-adds below which a product stays on the calling goroutine
 )
 
-// resident is how many floats of a packed operand stay in the second cache of a core: half of it. Results do not depend on it.
-var resident = min(max(isa.L2()/2/4, 1<<16), 1<<18)
+// resident is how many floats of a packed operand stay in the second cache of a core: a little over half of it, so that 512 x 512 fit 2 MiB
+// with room to spare for whole strips. Results do not depend on it.
+var resident = min(max(isa.L2()/4*9/16, 1<<16), 9<<15)
 
 // inner is a kind of product: what the elements of panels are and how strips are multiplied. Elements have four bytes; K is counted in
 // them.
@@ -37,8 +38,11 @@ type inner interface {
 	// open and close are called before the first and after the last block of K of a part of C.
 	open(i0, i1, n0, n1 int)
 	close(i0, i1, n0, n1 int)
-	// tile multiplies rows from i and columns from n over kb steps and stores them, or adds them to what is there.
-	tile(i, n, rows, cols, kb int, a, b panel, add bool)
+	// raw is where lanes of op(A) or op(B) lie for k0 <= k < k0+kb, as rows of bytes; none if that is not known.
+	raw(ofB bool, lane, lanes, k0, kb int) region
+	// tile multiplies rows from i and columns from n over kb steps and stores them, or adds them to what is there; on the way it
+	// prefetches from next on.
+	tile(i, n, rows, cols, kb int, a, b panel, add bool, next uintptr, step int)
 }
 
 // panel is an operand of a micro-tile, packed or where it lies. Strides are in elements; the step of B from column to column is one.
@@ -68,6 +72,7 @@ type blocks struct {
 	mb, nb, kp  int // its extents
 	first, last bool
 
+	threads         int
 	epoch           int   // counts blocks
 	packed          []int // epoch of the resident operand of each worker
 	mem             []float32
@@ -184,7 +189,7 @@ func boundFloats(m, n, k int, c choice) int {
 // place cuts up mem, of floats() floats.
 func (j *blocks) place(mem []float32, threads int) {
 	res, stream, _ := j.sizes()
-	j.mem, j.resSize = mem, res
+	j.mem, j.resSize, j.threads = mem, res, threads
 	shared := 0
 	if j.shared {
 		shared, res = res, 0
@@ -350,7 +355,8 @@ func (j *blocks) part(worker, task int) {
 				j.packRows(a, i0, i1, i1, j.k0+k, kb, temp)
 			}
 		}
-		j.tiles(i0, i1, n0, n1, j.k0+k, kb, a, b, k > 0 || !j.first)
+		ahead := j.nextStream(task, k+kb)
+		j.tiles(i0, i1, n0, n1, j.k0+k, kb, a, b, k > 0 || !j.first, &ahead)
 	}
 	if j.last {
 		j.in.close(i0, i1, n0, n1)
@@ -358,7 +364,7 @@ func (j *blocks) part(worker, task int) {
 }
 
 // tiles multiplies packed strips of rows [i0,i1) and columns [n0,n1).
-func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool) {
+func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool, ahead *fetch) {
 	for n := n0; n < n1; n += j.nr {
 		cols := min(j.nr, n1-n)
 		pb := panel{k: j.nr}
@@ -375,7 +381,8 @@ func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool) {
 			} else {
 				pa.at = &a[(i-i0)*(kb+j.extra)]
 			}
-			j.in.tile(i, n, rows, cols, kb, pa, pb, add)
+			next, step := ahead.some(pb.at)
+			j.in.tile(i, n, rows, cols, kb, pa, pb, add, next, step)
 			i += rows
 		}
 	}

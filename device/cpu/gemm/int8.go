@@ -155,9 +155,22 @@ func (j *job8) open(_, _, _, _ int) {}
 
 func (j *job8) close(_, _, _, _ int) {}
 
+// raw implements inner.
+func (j *job8) raw(ofB bool, lane, lanes, k0, kb int) region {
+	x, laneRows := &j.A, !j.A.Trans
+	if ofB {
+		x, laneRows = &j.B, j.B.Trans
+	}
+	k0, kb = k0*j.kern.per, min(kb*j.kern.per, j.K-k0*j.kern.per)
+	if laneRows {
+		return region{unsafe.Pointer(&x.Data[lane*x.LD+k0]), x.LD, lanes, kb}
+	}
+	return region{unsafe.Pointer(&x.Data[k0*x.LD+lane]), x.LD, kb, lanes}
+}
+
 // tile implements inner. What the sums of the rows begin at lies behind the strip of A.
-func (j *job8) tile(i, n, rows, cols, kb int, a, b panel, add bool) {
+func (j *job8) tile(i, n, rows, cols, kb int, a, b panel, add bool, next uintptr, step int) {
 	pa := unsafe.Slice((*uint32)(unsafe.Pointer(a.at)), rows*(kb+1))
 	j.kern.tile(rows, kb, &pa[0], a.lane, a.k, (*uint32)(unsafe.Pointer(b.at)), b.k, &j.C[i*j.LDC+n], j.LDC, cols,
-		(*int32)(unsafe.Pointer(&pa[rows*kb])), add || j.Accumulate)
+		(*int32)(unsafe.Pointer(&pa[rows*kb])), add || j.Accumulate, next, step)
 }

@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func int8AVX2(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool)
+// func int8AVX2(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool, next uintptr, step int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·int8AVX2(SB), NOSPLIT, $0-81
+TEXT ·int8AVX2(SB), NOSPLIT, $8-104
 	MOVQ rows+0(FP), AX
 	MOVQ kc+8(FP), DX
 	MOVQ a+16(FP), BX
@@ -16,18 +16,20 @@ TEXT ·int8AVX2(SB), NOSPLIT, $0-81
 	MOVQ bs+48(FP), R9
 	MOVQ c+56(FP), R10
 	MOVQ ldc+64(FP), CX
+	MOVQ next+88(FP), R11
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
 	SHLQ $0x02, R9
 	SHLQ $0x02, CX
-	LEAQ (SI)(SI*2), R11
-	LEAQ (SI)(SI*4), R12
-	MOVQ DX, R13
-	SHRQ $0x04, R13
+	LEAQ (SI)(SI*2), R12
+	LEAQ (SI)(SI*4), R13
+	MOVQ DX, R14
+	SHRQ $0x04, R14
 	JNZ  rounds
-	INCQ R13
+	INCQ R14
 
 rounds:
+	MOVQ  R14, (SP)
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
@@ -46,7 +48,10 @@ rounds:
 round6:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R14
 
 step6:
 	VMOVDQU      (R8), Y0
@@ -66,7 +71,7 @@ step6:
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	VPBROADCASTD (BX)(R11*1), Y2
+	VPBROADCASTD (BX)(R12*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y10, Y10
 	VPMADDWD     Y1, Y2, Y2
@@ -76,7 +81,7 @@ step6:
 	VPADDD       Y3, Y12, Y12
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y13, Y13
-	VPBROADCASTD (BX)(R12*1), Y2
+	VPBROADCASTD (BX)(R13*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y14, Y14
 	VPMADDWD     Y1, Y2, Y2
@@ -85,7 +90,7 @@ step6:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done6
-	DECQ         AX
+	DECQ         R14
 	JNZ          step6
 	JMP          round6
 
@@ -111,7 +116,10 @@ fewer:
 round1:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R14
 
 step1:
 	VMOVDQU      (R8), Y0
@@ -125,7 +133,7 @@ step1:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done1
-	DECQ         AX
+	DECQ         R14
 	JNZ          step1
 	JMP          round1
 
@@ -141,7 +149,10 @@ done1:
 round2:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R14
 
 step2:
 	VMOVDQU      (R8), Y0
@@ -160,7 +171,7 @@ step2:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done2
-	DECQ         AX
+	DECQ         R14
 	JNZ          step2
 	JMP          round2
 
@@ -176,7 +187,10 @@ done2:
 round3:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R14
 
 step3:
 	VMOVDQU      (R8), Y0
@@ -200,7 +214,7 @@ step3:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done3
-	DECQ         AX
+	DECQ         R14
 	JNZ          step3
 	JMP          round3
 
@@ -216,7 +230,10 @@ done3:
 round4:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R14
 
 step4:
 	VMOVDQU      (R8), Y0
@@ -236,7 +253,7 @@ step4:
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	VPBROADCASTD (BX)(R11*1), Y2
+	VPBROADCASTD (BX)(R12*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y10, Y10
 	VPMADDWD     Y1, Y2, Y2
@@ -245,7 +262,7 @@ step4:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done4
-	DECQ         AX
+	DECQ         R14
 	JNZ          step4
 	JMP          round4
 
@@ -261,7 +278,10 @@ done4:
 round5:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R14
 
 step5:
 	VMOVDQU      (R8), Y0
@@ -281,7 +301,7 @@ step5:
 	VPADDD       Y3, Y8, Y8
 	VPMADDWD     Y1, Y2, Y2
 	VPADDD       Y2, Y9, Y9
-	VPBROADCASTD (BX)(R11*1), Y2
+	VPBROADCASTD (BX)(R12*1), Y2
 	VPMADDWD     Y0, Y2, Y3
 	VPADDD       Y3, Y10, Y10
 	VPMADDWD     Y1, Y2, Y2
@@ -295,7 +315,7 @@ step5:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done5
-	DECQ         AX
+	DECQ         R14
 	JNZ          step5
 	JMP          round5
 
@@ -430,9 +450,9 @@ set1:
 	VZEROUPPER
 	RET
 
-// func int8AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, cols int, start *int32, add bool)
+// func int8AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, cols int, start *int32, add bool, next uintptr, step int)
 // Requires: AVX, AVX512F, AVX512VNNI, BMI2, MMX+
-TEXT ·int8AVX512(SB), NOSPLIT, $8-89
+TEXT ·int8AVX512(SB), NOSPLIT, $8-112
 	MOVQ rows+0(FP), AX
 	MOVQ kc+8(FP), DX
 	MOVQ a+16(FP), BX
@@ -442,20 +462,22 @@ TEXT ·int8AVX512(SB), NOSPLIT, $8-89
 	MOVQ bs+48(FP), R9
 	MOVQ c+56(FP), R10
 	MOVQ ldc+64(FP), CX
+	MOVQ next+96(FP), R11
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
 	SHLQ $0x02, R9
 	SHLQ $0x02, CX
-	LEAQ (SI)(SI*2), R11
-	LEAQ (SI)(SI*4), R12
-	LEAQ (R12)(SI*2), R13
-	ADDQ BX, R13
-	MOVQ DX, R14
-	SHRQ $0x04, R14
+	LEAQ (SI)(SI*2), R12
+	LEAQ (SI)(SI*4), R13
+	LEAQ (R13)(SI*2), R14
+	ADDQ BX, R14
+	MOVQ DX, R15
+	SHRQ $0x04, R15
 	JNZ  rounds
-	INCQ R14
+	INCQ R15
 
 rounds:
+	MOVQ   R15, (SP)
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
@@ -497,7 +519,10 @@ round14:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step14:
 	VMOVDQU32    (R8), Z0
@@ -511,45 +536,45 @@ step14:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(SI*1), Z2
+	VPBROADCASTD (R14)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(SI*2), Z3
+	VPBROADCASTD (R14)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	VPBROADCASTD (R13)(SI*4), Z3
+	VPBROADCASTD (R14)(SI*4), Z3
 	VPDPBUSD     Z3, Z0, Z26
 	VPDPBUSD     Z3, Z1, Z27
-	VPBROADCASTD (R13)(R12*1), Z2
+	VPBROADCASTD (R14)(R13*1), Z2
 	VPDPBUSD     Z2, Z0, Z28
 	VPDPBUSD     Z2, Z1, Z29
-	VPBROADCASTD (R13)(R11*2), Z3
+	VPBROADCASTD (R14)(R12*2), Z3
 	VPDPBUSD     Z3, Z0, Z30
 	VPDPBUSD     Z3, Z1, Z31
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done14
-	DECQ         AX
+	DECQ         R15
 	JNZ          step14
 	JMP          round14
 
@@ -592,7 +617,10 @@ round1:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step1:
 	VMOVDQU32    (R8), Z0
@@ -604,7 +632,7 @@ step1:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done1
-	DECQ         AX
+	DECQ         R15
 	JNZ          step1
 	JMP          round1
 
@@ -621,7 +649,10 @@ round2:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step2:
 	VMOVDQU32    (R8), Z0
@@ -636,7 +667,7 @@ step2:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done2
-	DECQ         AX
+	DECQ         R15
 	JNZ          step2
 	JMP          round2
 
@@ -653,7 +684,10 @@ round3:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step3:
 	VMOVDQU32    (R8), Z0
@@ -671,7 +705,7 @@ step3:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done3
-	DECQ         AX
+	DECQ         R15
 	JNZ          step3
 	JMP          round3
 
@@ -688,7 +722,10 @@ round4:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step4:
 	VMOVDQU32    (R8), Z0
@@ -702,14 +739,14 @@ step4:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	ADDQ         DI, BX
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done4
-	DECQ         AX
+	DECQ         R15
 	JNZ          step4
 	JMP          round4
 
@@ -726,7 +763,10 @@ round5:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step5:
 	VMOVDQU32    (R8), Z0
@@ -740,7 +780,7 @@ step5:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
@@ -750,7 +790,7 @@ step5:
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done5
-	DECQ         AX
+	DECQ         R15
 	JNZ          step5
 	JMP          round5
 
@@ -767,7 +807,10 @@ round6:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step6:
 	VMOVDQU32    (R8), Z0
@@ -781,20 +824,20 @@ step6:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
 	ADDQ         DI, BX
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done6
-	DECQ         AX
+	DECQ         R15
 	JNZ          step6
 	JMP          round6
 
@@ -811,7 +854,10 @@ round7:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step7:
 	VMOVDQU32    (R8), Z0
@@ -825,23 +871,23 @@ step7:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
 	ADDQ         DI, BX
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done7
-	DECQ         AX
+	DECQ         R15
 	JNZ          step7
 	JMP          round7
 
@@ -858,7 +904,10 @@ round8:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step8:
 	VMOVDQU32    (R8), Z0
@@ -872,27 +921,27 @@ step8:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done8
-	DECQ         AX
+	DECQ         R15
 	JNZ          step8
 	JMP          round8
 
@@ -909,7 +958,10 @@ round9:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step9:
 	VMOVDQU32    (R8), Z0
@@ -923,30 +975,30 @@ step9:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(SI*1), Z2
+	VPBROADCASTD (R14)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done9
-	DECQ         AX
+	DECQ         R15
 	JNZ          step9
 	JMP          round9
 
@@ -963,7 +1015,10 @@ round10:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step10:
 	VMOVDQU32    (R8), Z0
@@ -977,33 +1032,33 @@ step10:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(SI*1), Z2
+	VPBROADCASTD (R14)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(SI*2), Z3
+	VPBROADCASTD (R14)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done10
-	DECQ         AX
+	DECQ         R15
 	JNZ          step10
 	JMP          round10
 
@@ -1020,7 +1075,10 @@ round11:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step11:
 	VMOVDQU32    (R8), Z0
@@ -1034,36 +1092,36 @@ step11:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(SI*1), Z2
+	VPBROADCASTD (R14)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(SI*2), Z3
+	VPBROADCASTD (R14)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done11
-	DECQ         AX
+	DECQ         R15
 	JNZ          step11
 	JMP          round11
 
@@ -1080,7 +1138,10 @@ round12:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step12:
 	VMOVDQU32    (R8), Z0
@@ -1094,39 +1155,39 @@ step12:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(SI*1), Z2
+	VPBROADCASTD (R14)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(SI*2), Z3
+	VPBROADCASTD (R14)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	VPBROADCASTD (R13)(SI*4), Z3
+	VPBROADCASTD (R14)(SI*4), Z3
 	VPDPBUSD     Z3, Z0, Z26
 	VPDPBUSD     Z3, Z1, Z27
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done12
-	DECQ         AX
+	DECQ         R15
 	JNZ          step12
 	JMP          round12
 
@@ -1143,7 +1204,10 @@ round13:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       CX, R10
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+104(FP), R11
+	MOVQ       (SP), R15
 
 step13:
 	VMOVDQU32    (R8), Z0
@@ -1157,42 +1221,42 @@ step13:
 	VPBROADCASTD (BX)(SI*2), Z2
 	VPDPBUSD     Z2, Z0, Z8
 	VPDPBUSD     Z2, Z1, Z9
-	VPBROADCASTD (BX)(R11*1), Z3
+	VPBROADCASTD (BX)(R12*1), Z3
 	VPDPBUSD     Z3, Z0, Z10
 	VPDPBUSD     Z3, Z1, Z11
 	VPBROADCASTD (BX)(SI*4), Z2
 	VPDPBUSD     Z2, Z0, Z12
 	VPDPBUSD     Z2, Z1, Z13
-	VPBROADCASTD (BX)(R12*1), Z3
+	VPBROADCASTD (BX)(R13*1), Z3
 	VPDPBUSD     Z3, Z0, Z14
 	VPDPBUSD     Z3, Z1, Z15
-	VPBROADCASTD (BX)(R11*2), Z2
+	VPBROADCASTD (BX)(R12*2), Z2
 	VPDPBUSD     Z2, Z0, Z16
 	VPDPBUSD     Z2, Z1, Z17
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	VPDPBUSD     Z3, Z0, Z18
 	VPDPBUSD     Z3, Z1, Z19
-	VPBROADCASTD (R13)(SI*1), Z2
+	VPBROADCASTD (R14)(SI*1), Z2
 	VPDPBUSD     Z2, Z0, Z20
 	VPDPBUSD     Z2, Z1, Z21
-	VPBROADCASTD (R13)(SI*2), Z3
+	VPBROADCASTD (R14)(SI*2), Z3
 	VPDPBUSD     Z3, Z0, Z22
 	VPDPBUSD     Z3, Z1, Z23
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	VPDPBUSD     Z2, Z0, Z24
 	VPDPBUSD     Z2, Z1, Z25
-	VPBROADCASTD (R13)(SI*4), Z3
+	VPBROADCASTD (R14)(SI*4), Z3
 	VPDPBUSD     Z3, Z0, Z26
 	VPDPBUSD     Z3, Z1, Z27
-	VPBROADCASTD (R13)(R12*1), Z2
+	VPBROADCASTD (R14)(R13*1), Z2
 	VPDPBUSD     Z2, Z0, Z28
 	VPDPBUSD     Z2, Z1, Z29
 	ADDQ         DI, BX
-	ADDQ         DI, R13
+	ADDQ         DI, R14
 	ADDQ         R9, R8
 	DECQ         DX
 	JZ           done13
-	DECQ         AX
+	DECQ         R15
 	JNZ          step13
 	JMP          round13
 

@@ -6,20 +6,20 @@ package gemm
 
 // int8AVX2 sets a tile of c, 1 to 6 rows of 16 columns, to the product of A and B plus start[row], two 16-bit numbers an element,
 // or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
-// at least 1.
+// at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.
 // Needs AVX2.
 //
 //go:noescape
-func int8AVX2(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool)
+func int8AVX2(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, start *int32, add bool, next uintptr, step int)
 
 // int8AVX512 sets a tile of c, 1 to 14 rows of 32 columns, to the product of A and B plus start[row], four bytes an element, signed in A and unsigned in B,
 // or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
-// at least 1.
+// at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.
 // Of the columns the first cols, 1 to 32, are stored; B is read in full.
 // Needs AVX-512F, AVX512-VNNI and BMI2.
 //
 //go:noescape
-func int8AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, cols int, start *int32, add bool)
+func int8AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *int32, ldc int, cols int, start *int32, add bool, next uintptr, step int)
 
 // laneSumsAVX512 writes the sum of the signed bytes in each of the w lanes, 1 to 16, of a strip of kc columns.
 // Needs AVX-512F, AVX512-VNNI and BMI2; kc is at least 1.

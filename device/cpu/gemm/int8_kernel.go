@@ -8,7 +8,7 @@ type kernel8 struct {
 	per    int // 4 bytes, signed in A and plus 128 in B; or 2 numbers of 16 bits
 	// tile sets rows x cols of c, at most mr x nr, to the product over kc units plus start[row], or adds that. Row r of A at unit k is
 	// a[r*rs+k*ks], row k of B begins at b[k*bs].
-	tile func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool)
+	tile func(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool, next uintptr, step int)
 	// laneSums adds the bytes of each of the w lanes of a strip of A; nil where per is 2.
 	laneSums func(kc int, a *uint32, w int, sums *int32)
 	packers8
@@ -35,7 +35,7 @@ func (k Kernel) int8Kernel() *kernel8 {
 }
 
 // int8Go is the micro-kernel in Go, 4x4.
-func int8Go(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool) {
+func int8Go(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool, _ uintptr, _ int) {
 	var s [4][4]int32
 	as, bv := unsafe.Slice(a, (rows-1)*rs+(kc-1)*ks+1), unsafe.Slice(b, (kc-1)*bs+cols)
 	for k := range kc {

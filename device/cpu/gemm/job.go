@@ -156,9 +156,28 @@ func (j *job) target(i, n int) (c *float32, ld int) {
 }
 
 // tile implements inner.
-func (j *job) tile(i, n, rows, cols, kb int, a, b panel, add bool) {
+func (j *job) tile(i, n, rows, cols, kb int, a, b panel, add bool, next uintptr, step int) {
 	c, ld := j.target(i, n)
-	j.kern.tile(rows, kb, a.at, a.lane, a.k, b.at, b.k, c, ld, cols, j.alpha, add || j.Accumulate)
+	j.kern.tile(rows, kb, a.at, a.lane, a.k, b.at, b.k, c, ld, cols, j.alpha, add || j.Accumulate, next, step)
+}
+
+// raw implements inner.
+func (j *job) raw(ofB bool, lane, lanes, k0, kb int) region {
+	x, laneRows := &j.A, !j.A.Trans
+	if ofB {
+		x, laneRows = &j.B, j.B.Trans
+	}
+	if x.Source != nil {
+		return region{}
+	}
+	if j.in == j.pairs {
+		k0, kb = 2*k0, min(2*kb, j.K-2*k0)
+	}
+	size := x.DType.Size()
+	if laneRows {
+		return region{unsafe.Pointer(&x.Data[(lane*x.LD+k0)*size]), x.LD * size, lanes, kb * size}
+	}
+	return region{unsafe.Pointer(&x.Data[(k0*x.LD+lane)*size]), x.LD * size, kb, lanes * size}
 }
 
 func (j *job) directA(i, k int) panel {

@@ -51,8 +51,8 @@ var kernels = [numKernels]*kernel{Generic: &generic}
 type kernel struct {
 	mr, nr int // rows and columns of a micro-tile
 	// tile sets rows x cols of c, at most mr x nr, to alpha times a product over kc steps, or adds it. Row r of A at step k is
-	// a[r*rs+k*ks]; row k of B begins at b[k*bs] and may be read for nr columns.
-	tile func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool)
+	// a[r*rs+k*ks]; row k of B begins at b[k*bs] and may be read for nr columns. On the way it prefetches 128 bytes at next and each step on.
+	tile func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int)
 	// direct says that tile is fast for any strides, so that operands may stay where they lie.
 	direct bool
 	packers
@@ -80,7 +80,7 @@ type packers struct {
 var generic = kernel{mr: 4, nr: 4, tile: tileGo, dot: dotGo, dot4: dot4Go, axpy: axpyGo, axpy4: axpy4Go}
 
 // tileGo is the micro-kernel in Go, 4x4.
-func tileGo(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool) {
+func tileGo(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, _ uintptr, _ int) {
 	if rows == 4 && rs == 1 && ks == 4 && bs == 4 {
 		var s [16]float32
 		squareGo(kc, a, b, &s)

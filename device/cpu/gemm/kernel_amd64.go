@@ -44,13 +44,13 @@ func init() {
 }
 
 // tile16 is tileAVX2 for any number of columns: a tile narrower than 16 goes through memory of its own.
-func tile16(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool) {
+func tile16(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int) {
 	if cols == 16 {
-		tileAVX2(rows, kc, a, rs, ks, b, bs, c, ldc, alpha, add)
+		tileAVX2(rows, kc, a, rs, ks, b, bs, c, ldc, alpha, add, next, step)
 		return
 	}
 	var t [6 * 16]float32
-	tileAVX2(rows, kc, a, rs, ks, b, bs, &t[0], 16, alpha, false)
+	tileAVX2(rows, kc, a, rs, ks, b, bs, &t[0], 16, alpha, false, next, step)
 	cs := unsafe.Slice(c, (rows-1)*ldc+cols)
 	for r := range rows {
 		row := cs[r*ldc : r*ldc+cols]
@@ -64,13 +64,13 @@ func tile16(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32
 }
 
 // int8Tile16 is int8AVX2 for any number of columns.
-func int8Tile16(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool) {
+func int8Tile16(rows, kc int, a *uint32, rs, ks int, b *uint32, bs int, c *int32, ldc, cols int, start *int32, add bool, next uintptr, step int) {
 	if cols == 16 {
-		int8AVX2(rows, kc, a, rs, ks, b, bs, c, ldc, start, add)
+		int8AVX2(rows, kc, a, rs, ks, b, bs, c, ldc, start, add, next, step)
 		return
 	}
 	var t [6 * 16]int32
-	int8AVX2(rows, kc, a, rs, ks, b, bs, &t[0], 16, start, false)
+	int8AVX2(rows, kc, a, rs, ks, b, bs, &t[0], 16, start, false, next, step)
 	cs := unsafe.Slice(c, (rows-1)*ldc+cols)
 	for r := range rows {
 		row := cs[r*ldc : r*ldc+cols]

@@ -252,7 +252,8 @@ func (j *job) tileBlock(sums, b []float32, ld, cols, k0, kb int, rest []float32)
 			}
 		}
 		for i := 0; i < j.M; i += j.kern.mr {
-			j.kern.tile(min(j.kern.mr, j.M-i), kb, j.x.from(i, k0), j.x.lane, j.x.k, part, lb, &sums[i*cols+n], cols, have, 1, k0 > 0)
+			j.kern.tile(min(j.kern.mr, j.M-i), kb, j.x.from(i, k0), j.x.lane, j.x.k, part, lb, &sums[i*cols+n], cols, have, 1, k0 > 0,
+				uintptr(unsafe.Pointer(part)), 0)
 		}
 	}
 }

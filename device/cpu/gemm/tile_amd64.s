@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func tileAVX2(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool)
+// func tileAVX2(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·tileAVX2(SB), NOSPLIT, $0-77
+TEXT ·tileAVX2(SB), NOSPLIT, $8-96
 	MOVQ rows+0(FP), AX
 	MOVQ kc+8(FP), CX
 	MOVQ a+16(FP), DX
@@ -16,18 +16,20 @@ TEXT ·tileAVX2(SB), NOSPLIT, $0-77
 	MOVQ bs+48(FP), R8
 	MOVQ c+56(FP), R9
 	MOVQ ldc+64(FP), R10
+	MOVQ next+80(FP), R11
 	SHLQ $0x02, BX
 	SHLQ $0x02, SI
 	SHLQ $0x02, R8
 	SHLQ $0x02, R10
-	LEAQ (BX)(BX*2), R11
-	LEAQ (BX)(BX*4), R12
-	MOVQ CX, R13
-	SHRQ $0x04, R13
+	LEAQ (BX)(BX*2), R12
+	LEAQ (BX)(BX*4), R13
+	MOVQ CX, R14
+	SHRQ $0x04, R14
 	JNZ  rounds
-	INCQ R13
+	INCQ R14
 
 rounds:
+	MOVQ   R14, (SP)
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
@@ -46,7 +48,10 @@ rounds:
 round6:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+88(FP), R11
+	MOVQ       (SP), R14
 
 step6:
 	VMOVUPS      (DI), Y0
@@ -60,20 +65,20 @@ step6:
 	VBROADCASTSS (DX)(BX*2), Y2
 	VFMADD231PS  Y0, Y2, Y8
 	VFMADD231PS  Y1, Y2, Y9
-	VBROADCASTSS (DX)(R11*1), Y3
+	VBROADCASTSS (DX)(R12*1), Y3
 	VFMADD231PS  Y0, Y3, Y10
 	VFMADD231PS  Y1, Y3, Y11
 	VBROADCASTSS (DX)(BX*4), Y2
 	VFMADD231PS  Y0, Y2, Y12
 	VFMADD231PS  Y1, Y2, Y13
-	VBROADCASTSS (DX)(R12*1), Y3
+	VBROADCASTSS (DX)(R13*1), Y3
 	VFMADD231PS  Y0, Y3, Y14
 	VFMADD231PS  Y1, Y3, Y15
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done6
-	DECQ         AX
+	DECQ         R14
 	JNZ          step6
 	JMP          round6
 
@@ -99,7 +104,10 @@ fewer:
 round1:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+88(FP), R11
+	MOVQ       (SP), R14
 
 step1:
 	VMOVUPS      (DI), Y0
@@ -111,7 +119,7 @@ step1:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done1
-	DECQ         AX
+	DECQ         R14
 	JNZ          step1
 	JMP          round1
 
@@ -127,7 +135,10 @@ done1:
 round2:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+88(FP), R11
+	MOVQ       (SP), R14
 
 step2:
 	VMOVUPS      (DI), Y0
@@ -142,7 +153,7 @@ step2:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done2
-	DECQ         AX
+	DECQ         R14
 	JNZ          step2
 	JMP          round2
 
@@ -158,7 +169,10 @@ done2:
 round3:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+88(FP), R11
+	MOVQ       (SP), R14
 
 step3:
 	VMOVUPS      (DI), Y0
@@ -176,7 +190,7 @@ step3:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done3
-	DECQ         AX
+	DECQ         R14
 	JNZ          step3
 	JMP          round3
 
@@ -192,7 +206,10 @@ done3:
 round4:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+88(FP), R11
+	MOVQ       (SP), R14
 
 step4:
 	VMOVUPS      (DI), Y0
@@ -206,14 +223,14 @@ step4:
 	VBROADCASTSS (DX)(BX*2), Y2
 	VFMADD231PS  Y0, Y2, Y8
 	VFMADD231PS  Y1, Y2, Y9
-	VBROADCASTSS (DX)(R11*1), Y3
+	VBROADCASTSS (DX)(R12*1), Y3
 	VFMADD231PS  Y0, Y3, Y10
 	VFMADD231PS  Y1, Y3, Y11
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done4
-	DECQ         AX
+	DECQ         R14
 	JNZ          step4
 	JMP          round4
 
@@ -229,7 +246,10 @@ done4:
 round5:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
-	MOVQ       R13, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+88(FP), R11
+	MOVQ       (SP), R14
 
 step5:
 	VMOVUPS      (DI), Y0
@@ -243,7 +263,7 @@ step5:
 	VBROADCASTSS (DX)(BX*2), Y2
 	VFMADD231PS  Y0, Y2, Y8
 	VFMADD231PS  Y1, Y2, Y9
-	VBROADCASTSS (DX)(R11*1), Y3
+	VBROADCASTSS (DX)(R12*1), Y3
 	VFMADD231PS  Y0, Y3, Y10
 	VFMADD231PS  Y1, Y3, Y11
 	VBROADCASTSS (DX)(BX*4), Y2
@@ -253,7 +273,7 @@ step5:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done5
-	DECQ         AX
+	DECQ         R14
 	JNZ          step5
 	JMP          round5
 
@@ -352,9 +372,9 @@ set1:
 	VZEROUPPER
 	RET
 
-// func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
+// func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, cols int, alpha float32, add bool, next uintptr, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tileAVX512(SB), NOSPLIT, $8-85
+TEXT ·tileAVX512(SB), NOSPLIT, $8-104
 	MOVQ rows+0(FP), AX
 	MOVQ kc+8(FP), CX
 	MOVQ a+16(FP), DX
@@ -364,20 +384,22 @@ TEXT ·tileAVX512(SB), NOSPLIT, $8-85
 	MOVQ bs+48(FP), R8
 	MOVQ c+56(FP), R9
 	MOVQ ldc+64(FP), R10
+	MOVQ next+88(FP), R11
 	SHLQ $0x02, BX
 	SHLQ $0x02, SI
 	SHLQ $0x02, R8
 	SHLQ $0x02, R10
-	LEAQ (BX)(BX*2), R11
-	LEAQ (BX)(BX*4), R12
-	LEAQ (R12)(BX*2), R13
-	ADDQ DX, R13
-	MOVQ CX, R14
-	SHRQ $0x04, R14
+	LEAQ (BX)(BX*2), R12
+	LEAQ (BX)(BX*4), R13
+	LEAQ (R13)(BX*2), R14
+	ADDQ DX, R14
+	MOVQ CX, R15
+	SHRQ $0x04, R15
 	JNZ  rounds
-	INCQ R14
+	INCQ R15
 
 rounds:
+	MOVQ   R15, (SP)
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
@@ -419,7 +441,10 @@ round14:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step14:
 	VMOVUPS      (DI), Z0
@@ -433,45 +458,45 @@ step14:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
-	VBROADCASTSS (R13)(BX*1), Z2
+	VBROADCASTSS (R14)(BX*1), Z2
 	VFMADD231PS  Z0, Z2, Z20
 	VFMADD231PS  Z1, Z2, Z21
-	VBROADCASTSS (R13)(BX*2), Z3
+	VBROADCASTSS (R14)(BX*2), Z3
 	VFMADD231PS  Z0, Z3, Z22
 	VFMADD231PS  Z1, Z3, Z23
-	VBROADCASTSS (R13)(R11*1), Z2
+	VBROADCASTSS (R14)(R12*1), Z2
 	VFMADD231PS  Z0, Z2, Z24
 	VFMADD231PS  Z1, Z2, Z25
-	VBROADCASTSS (R13)(BX*4), Z3
+	VBROADCASTSS (R14)(BX*4), Z3
 	VFMADD231PS  Z0, Z3, Z26
 	VFMADD231PS  Z1, Z3, Z27
-	VBROADCASTSS (R13)(R12*1), Z2
+	VBROADCASTSS (R14)(R13*1), Z2
 	VFMADD231PS  Z0, Z2, Z28
 	VFMADD231PS  Z1, Z2, Z29
-	VBROADCASTSS (R13)(R11*2), Z3
+	VBROADCASTSS (R14)(R12*2), Z3
 	VFMADD231PS  Z0, Z3, Z30
 	VFMADD231PS  Z1, Z3, Z31
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done14
-	DECQ         AX
+	DECQ         R15
 	JNZ          step14
 	JMP          round14
 
@@ -514,7 +539,10 @@ round1:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step1:
 	VMOVUPS      (DI), Z0
@@ -526,7 +554,7 @@ step1:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done1
-	DECQ         AX
+	DECQ         R15
 	JNZ          step1
 	JMP          round1
 
@@ -543,7 +571,10 @@ round2:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step2:
 	VMOVUPS      (DI), Z0
@@ -558,7 +589,7 @@ step2:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done2
-	DECQ         AX
+	DECQ         R15
 	JNZ          step2
 	JMP          round2
 
@@ -575,7 +606,10 @@ round3:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step3:
 	VMOVUPS      (DI), Z0
@@ -593,7 +627,7 @@ step3:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done3
-	DECQ         AX
+	DECQ         R15
 	JNZ          step3
 	JMP          round3
 
@@ -610,7 +644,10 @@ round4:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step4:
 	VMOVUPS      (DI), Z0
@@ -624,14 +661,14 @@ step4:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done4
-	DECQ         AX
+	DECQ         R15
 	JNZ          step4
 	JMP          round4
 
@@ -648,7 +685,10 @@ round5:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step5:
 	VMOVUPS      (DI), Z0
@@ -662,7 +702,7 @@ step5:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
@@ -672,7 +712,7 @@ step5:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done5
-	DECQ         AX
+	DECQ         R15
 	JNZ          step5
 	JMP          round5
 
@@ -689,7 +729,10 @@ round6:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step6:
 	VMOVUPS      (DI), Z0
@@ -703,20 +746,20 @@ step6:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done6
-	DECQ         AX
+	DECQ         R15
 	JNZ          step6
 	JMP          round6
 
@@ -733,7 +776,10 @@ round7:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step7:
 	VMOVUPS      (DI), Z0
@@ -747,23 +793,23 @@ step7:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
 	ADDQ         SI, DX
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done7
-	DECQ         AX
+	DECQ         R15
 	JNZ          step7
 	JMP          round7
 
@@ -780,7 +826,10 @@ round8:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step8:
 	VMOVUPS      (DI), Z0
@@ -794,27 +843,27 @@ step8:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done8
-	DECQ         AX
+	DECQ         R15
 	JNZ          step8
 	JMP          round8
 
@@ -831,7 +880,10 @@ round9:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step9:
 	VMOVUPS      (DI), Z0
@@ -845,30 +897,30 @@ step9:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
-	VBROADCASTSS (R13)(BX*1), Z2
+	VBROADCASTSS (R14)(BX*1), Z2
 	VFMADD231PS  Z0, Z2, Z20
 	VFMADD231PS  Z1, Z2, Z21
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done9
-	DECQ         AX
+	DECQ         R15
 	JNZ          step9
 	JMP          round9
 
@@ -885,7 +937,10 @@ round10:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step10:
 	VMOVUPS      (DI), Z0
@@ -899,33 +954,33 @@ step10:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
-	VBROADCASTSS (R13)(BX*1), Z2
+	VBROADCASTSS (R14)(BX*1), Z2
 	VFMADD231PS  Z0, Z2, Z20
 	VFMADD231PS  Z1, Z2, Z21
-	VBROADCASTSS (R13)(BX*2), Z3
+	VBROADCASTSS (R14)(BX*2), Z3
 	VFMADD231PS  Z0, Z3, Z22
 	VFMADD231PS  Z1, Z3, Z23
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done10
-	DECQ         AX
+	DECQ         R15
 	JNZ          step10
 	JMP          round10
 
@@ -942,7 +997,10 @@ round11:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step11:
 	VMOVUPS      (DI), Z0
@@ -956,36 +1014,36 @@ step11:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
-	VBROADCASTSS (R13)(BX*1), Z2
+	VBROADCASTSS (R14)(BX*1), Z2
 	VFMADD231PS  Z0, Z2, Z20
 	VFMADD231PS  Z1, Z2, Z21
-	VBROADCASTSS (R13)(BX*2), Z3
+	VBROADCASTSS (R14)(BX*2), Z3
 	VFMADD231PS  Z0, Z3, Z22
 	VFMADD231PS  Z1, Z3, Z23
-	VBROADCASTSS (R13)(R11*1), Z2
+	VBROADCASTSS (R14)(R12*1), Z2
 	VFMADD231PS  Z0, Z2, Z24
 	VFMADD231PS  Z1, Z2, Z25
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done11
-	DECQ         AX
+	DECQ         R15
 	JNZ          step11
 	JMP          round11
 
@@ -1002,7 +1060,10 @@ round12:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step12:
 	VMOVUPS      (DI), Z0
@@ -1016,39 +1077,39 @@ step12:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
-	VBROADCASTSS (R13)(BX*1), Z2
+	VBROADCASTSS (R14)(BX*1), Z2
 	VFMADD231PS  Z0, Z2, Z20
 	VFMADD231PS  Z1, Z2, Z21
-	VBROADCASTSS (R13)(BX*2), Z3
+	VBROADCASTSS (R14)(BX*2), Z3
 	VFMADD231PS  Z0, Z3, Z22
 	VFMADD231PS  Z1, Z3, Z23
-	VBROADCASTSS (R13)(R11*1), Z2
+	VBROADCASTSS (R14)(R12*1), Z2
 	VFMADD231PS  Z0, Z2, Z24
 	VFMADD231PS  Z1, Z2, Z25
-	VBROADCASTSS (R13)(BX*4), Z3
+	VBROADCASTSS (R14)(BX*4), Z3
 	VFMADD231PS  Z0, Z3, Z26
 	VFMADD231PS  Z1, Z3, Z27
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done12
-	DECQ         AX
+	DECQ         R15
 	JNZ          step12
 	JMP          round12
 
@@ -1065,7 +1126,10 @@ round13:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step13:
 	VMOVUPS      (DI), Z0
@@ -1079,42 +1143,42 @@ step13:
 	VBROADCASTSS (DX)(BX*2), Z2
 	VFMADD231PS  Z0, Z2, Z8
 	VFMADD231PS  Z1, Z2, Z9
-	VBROADCASTSS (DX)(R11*1), Z3
+	VBROADCASTSS (DX)(R12*1), Z3
 	VFMADD231PS  Z0, Z3, Z10
 	VFMADD231PS  Z1, Z3, Z11
 	VBROADCASTSS (DX)(BX*4), Z2
 	VFMADD231PS  Z0, Z2, Z12
 	VFMADD231PS  Z1, Z2, Z13
-	VBROADCASTSS (DX)(R12*1), Z3
+	VBROADCASTSS (DX)(R13*1), Z3
 	VFMADD231PS  Z0, Z3, Z14
 	VFMADD231PS  Z1, Z3, Z15
-	VBROADCASTSS (DX)(R11*2), Z2
+	VBROADCASTSS (DX)(R12*2), Z2
 	VFMADD231PS  Z0, Z2, Z16
 	VFMADD231PS  Z1, Z2, Z17
-	VBROADCASTSS (R13), Z3
+	VBROADCASTSS (R14), Z3
 	VFMADD231PS  Z0, Z3, Z18
 	VFMADD231PS  Z1, Z3, Z19
-	VBROADCASTSS (R13)(BX*1), Z2
+	VBROADCASTSS (R14)(BX*1), Z2
 	VFMADD231PS  Z0, Z2, Z20
 	VFMADD231PS  Z1, Z2, Z21
-	VBROADCASTSS (R13)(BX*2), Z3
+	VBROADCASTSS (R14)(BX*2), Z3
 	VFMADD231PS  Z0, Z3, Z22
 	VFMADD231PS  Z1, Z3, Z23
-	VBROADCASTSS (R13)(R11*1), Z2
+	VBROADCASTSS (R14)(R12*1), Z2
 	VFMADD231PS  Z0, Z2, Z24
 	VFMADD231PS  Z1, Z2, Z25
-	VBROADCASTSS (R13)(BX*4), Z3
+	VBROADCASTSS (R14)(BX*4), Z3
 	VFMADD231PS  Z0, Z3, Z26
 	VFMADD231PS  Z1, Z3, Z27
-	VBROADCASTSS (R13)(R12*1), Z2
+	VBROADCASTSS (R14)(R13*1), Z2
 	VFMADD231PS  Z0, Z2, Z28
 	VFMADD231PS  Z1, Z2, Z29
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done13
-	DECQ         AX
+	DECQ         R15
 	JNZ          step13
 	JMP          round13
 
@@ -1325,9 +1389,9 @@ set1:
 	VZEROUPPER
 	RET
 
-// func tileBF16AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
+// func tileBF16AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *float32, ldc int, cols int, alpha float32, add bool, next uintptr, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tileBF16AVX512(SB), NOSPLIT, $8-85
+TEXT ·tileBF16AVX512(SB), NOSPLIT, $8-104
 	MOVQ rows+0(FP), AX
 	MOVQ kc+8(FP), CX
 	MOVQ a+16(FP), DX
@@ -1337,20 +1401,22 @@ TEXT ·tileBF16AVX512(SB), NOSPLIT, $8-85
 	MOVQ bs+48(FP), R8
 	MOVQ c+56(FP), R9
 	MOVQ ldc+64(FP), R10
+	MOVQ next+88(FP), R11
 	SHLQ $0x02, BX
 	SHLQ $0x02, SI
 	SHLQ $0x02, R8
 	SHLQ $0x02, R10
-	LEAQ (BX)(BX*2), R11
-	LEAQ (BX)(BX*4), R12
-	LEAQ (R12)(BX*2), R13
-	ADDQ DX, R13
-	MOVQ CX, R14
-	SHRQ $0x04, R14
+	LEAQ (BX)(BX*2), R12
+	LEAQ (BX)(BX*4), R13
+	LEAQ (R13)(BX*2), R14
+	ADDQ DX, R14
+	MOVQ CX, R15
+	SHRQ $0x04, R15
 	JNZ  rounds
-	INCQ R14
+	INCQ R15
 
 rounds:
+	MOVQ   R15, (SP)
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
@@ -1392,7 +1458,10 @@ round14:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step14:
 	VMOVUPS      (DI), Z0
@@ -1412,7 +1481,7 @@ step14:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1422,57 +1491,57 @@ step14:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(BX*1), Z2
+	VPBROADCASTD (R14)(BX*1), Z2
 	LONG         $0x486ee262
 	WORD         $0xe052
 	LONG         $0x486ee262
 	WORD         $0xe952
-	VPBROADCASTD (R13)(BX*2), Z3
+	VPBROADCASTD (R14)(BX*2), Z3
 	LONG         $0x4866e262
 	WORD         $0xf052
 	LONG         $0x4866e262
 	WORD         $0xf952
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	LONG         $0x486e6262
 	WORD         $0xc052
 	LONG         $0x486e6262
 	WORD         $0xc952
-	VPBROADCASTD (R13)(BX*4), Z3
+	VPBROADCASTD (R14)(BX*4), Z3
 	LONG         $0x48666262
 	WORD         $0xd052
 	LONG         $0x48666262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(R12*1), Z2
+	VPBROADCASTD (R14)(R13*1), Z2
 	LONG         $0x486e6262
 	WORD         $0xe052
 	LONG         $0x486e6262
 	WORD         $0xe952
-	VPBROADCASTD (R13)(R11*2), Z3
+	VPBROADCASTD (R14)(R12*2), Z3
 	LONG         $0x48666262
 	WORD         $0xf052
 	LONG         $0x48666262
 	WORD         $0xf952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done14
-	DECQ         AX
+	DECQ         R15
 	JNZ          step14
 	JMP          round14
 
@@ -1515,7 +1584,10 @@ round1:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step1:
 	VMOVUPS      (DI), Z0
@@ -1529,7 +1601,7 @@ step1:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done1
-	DECQ         AX
+	DECQ         R15
 	JNZ          step1
 	JMP          round1
 
@@ -1546,7 +1618,10 @@ round2:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step2:
 	VMOVUPS      (DI), Z0
@@ -1565,7 +1640,7 @@ step2:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done2
-	DECQ         AX
+	DECQ         R15
 	JNZ          step2
 	JMP          round2
 
@@ -1582,7 +1657,10 @@ round3:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step3:
 	VMOVUPS      (DI), Z0
@@ -1606,7 +1684,7 @@ step3:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done3
-	DECQ         AX
+	DECQ         R15
 	JNZ          step3
 	JMP          round3
 
@@ -1623,7 +1701,10 @@ round4:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step4:
 	VMOVUPS      (DI), Z0
@@ -1643,7 +1724,7 @@ step4:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1652,7 +1733,7 @@ step4:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done4
-	DECQ         AX
+	DECQ         R15
 	JNZ          step4
 	JMP          round4
 
@@ -1669,7 +1750,10 @@ round5:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step5:
 	VMOVUPS      (DI), Z0
@@ -1689,7 +1773,7 @@ step5:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1703,7 +1787,7 @@ step5:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done5
-	DECQ         AX
+	DECQ         R15
 	JNZ          step5
 	JMP          round5
 
@@ -1720,7 +1804,10 @@ round6:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step6:
 	VMOVUPS      (DI), Z0
@@ -1740,7 +1827,7 @@ step6:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1750,7 +1837,7 @@ step6:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
@@ -1759,7 +1846,7 @@ step6:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done6
-	DECQ         AX
+	DECQ         R15
 	JNZ          step6
 	JMP          round6
 
@@ -1776,7 +1863,10 @@ round7:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step7:
 	VMOVUPS      (DI), Z0
@@ -1796,7 +1886,7 @@ step7:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1806,12 +1896,12 @@ step7:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
@@ -1820,7 +1910,7 @@ step7:
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done7
-	DECQ         AX
+	DECQ         R15
 	JNZ          step7
 	JMP          round7
 
@@ -1837,7 +1927,10 @@ round8:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step8:
 	VMOVUPS      (DI), Z0
@@ -1857,7 +1950,7 @@ step8:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1867,27 +1960,27 @@ step8:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done8
-	DECQ         AX
+	DECQ         R15
 	JNZ          step8
 	JMP          round8
 
@@ -1904,7 +1997,10 @@ round9:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step9:
 	VMOVUPS      (DI), Z0
@@ -1924,7 +2020,7 @@ step9:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -1934,32 +2030,32 @@ step9:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(BX*1), Z2
+	VPBROADCASTD (R14)(BX*1), Z2
 	LONG         $0x486ee262
 	WORD         $0xe052
 	LONG         $0x486ee262
 	WORD         $0xe952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done9
-	DECQ         AX
+	DECQ         R15
 	JNZ          step9
 	JMP          round9
 
@@ -1976,7 +2072,10 @@ round10:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step10:
 	VMOVUPS      (DI), Z0
@@ -1996,7 +2095,7 @@ step10:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -2006,37 +2105,37 @@ step10:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(BX*1), Z2
+	VPBROADCASTD (R14)(BX*1), Z2
 	LONG         $0x486ee262
 	WORD         $0xe052
 	LONG         $0x486ee262
 	WORD         $0xe952
-	VPBROADCASTD (R13)(BX*2), Z3
+	VPBROADCASTD (R14)(BX*2), Z3
 	LONG         $0x4866e262
 	WORD         $0xf052
 	LONG         $0x4866e262
 	WORD         $0xf952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done10
-	DECQ         AX
+	DECQ         R15
 	JNZ          step10
 	JMP          round10
 
@@ -2053,7 +2152,10 @@ round11:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step11:
 	VMOVUPS      (DI), Z0
@@ -2073,7 +2175,7 @@ step11:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -2083,42 +2185,42 @@ step11:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(BX*1), Z2
+	VPBROADCASTD (R14)(BX*1), Z2
 	LONG         $0x486ee262
 	WORD         $0xe052
 	LONG         $0x486ee262
 	WORD         $0xe952
-	VPBROADCASTD (R13)(BX*2), Z3
+	VPBROADCASTD (R14)(BX*2), Z3
 	LONG         $0x4866e262
 	WORD         $0xf052
 	LONG         $0x4866e262
 	WORD         $0xf952
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	LONG         $0x486e6262
 	WORD         $0xc052
 	LONG         $0x486e6262
 	WORD         $0xc952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done11
-	DECQ         AX
+	DECQ         R15
 	JNZ          step11
 	JMP          round11
 
@@ -2135,7 +2237,10 @@ round12:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step12:
 	VMOVUPS      (DI), Z0
@@ -2155,7 +2260,7 @@ step12:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -2165,47 +2270,47 @@ step12:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(BX*1), Z2
+	VPBROADCASTD (R14)(BX*1), Z2
 	LONG         $0x486ee262
 	WORD         $0xe052
 	LONG         $0x486ee262
 	WORD         $0xe952
-	VPBROADCASTD (R13)(BX*2), Z3
+	VPBROADCASTD (R14)(BX*2), Z3
 	LONG         $0x4866e262
 	WORD         $0xf052
 	LONG         $0x4866e262
 	WORD         $0xf952
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	LONG         $0x486e6262
 	WORD         $0xc052
 	LONG         $0x486e6262
 	WORD         $0xc952
-	VPBROADCASTD (R13)(BX*4), Z3
+	VPBROADCASTD (R14)(BX*4), Z3
 	LONG         $0x48666262
 	WORD         $0xd052
 	LONG         $0x48666262
 	WORD         $0xd952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done12
-	DECQ         AX
+	DECQ         R15
 	JNZ          step12
 	JMP          round12
 
@@ -2222,7 +2327,10 @@ round13:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
 	ADDQ       R10, R9
-	MOVQ       R14, AX
+	PREFETCHT1 (R11)
+	PREFETCHT1 64(R11)
+	ADDQ       step+96(FP), R11
+	MOVQ       (SP), R15
 
 step13:
 	VMOVUPS      (DI), Z0
@@ -2242,7 +2350,7 @@ step13:
 	WORD         $0xc052
 	LONG         $0x486e7262
 	WORD         $0xc952
-	VPBROADCASTD (DX)(R11*1), Z3
+	VPBROADCASTD (DX)(R12*1), Z3
 	LONG         $0x48667262
 	WORD         $0xd052
 	LONG         $0x48667262
@@ -2252,52 +2360,52 @@ step13:
 	WORD         $0xe052
 	LONG         $0x486e7262
 	WORD         $0xe952
-	VPBROADCASTD (DX)(R12*1), Z3
+	VPBROADCASTD (DX)(R13*1), Z3
 	LONG         $0x48667262
 	WORD         $0xf052
 	LONG         $0x48667262
 	WORD         $0xf952
-	VPBROADCASTD (DX)(R11*2), Z2
+	VPBROADCASTD (DX)(R12*2), Z2
 	LONG         $0x486ee262
 	WORD         $0xc052
 	LONG         $0x486ee262
 	WORD         $0xc952
-	VPBROADCASTD (R13), Z3
+	VPBROADCASTD (R14), Z3
 	LONG         $0x4866e262
 	WORD         $0xd052
 	LONG         $0x4866e262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(BX*1), Z2
+	VPBROADCASTD (R14)(BX*1), Z2
 	LONG         $0x486ee262
 	WORD         $0xe052
 	LONG         $0x486ee262
 	WORD         $0xe952
-	VPBROADCASTD (R13)(BX*2), Z3
+	VPBROADCASTD (R14)(BX*2), Z3
 	LONG         $0x4866e262
 	WORD         $0xf052
 	LONG         $0x4866e262
 	WORD         $0xf952
-	VPBROADCASTD (R13)(R11*1), Z2
+	VPBROADCASTD (R14)(R12*1), Z2
 	LONG         $0x486e6262
 	WORD         $0xc052
 	LONG         $0x486e6262
 	WORD         $0xc952
-	VPBROADCASTD (R13)(BX*4), Z3
+	VPBROADCASTD (R14)(BX*4), Z3
 	LONG         $0x48666262
 	WORD         $0xd052
 	LONG         $0x48666262
 	WORD         $0xd952
-	VPBROADCASTD (R13)(R12*1), Z2
+	VPBROADCASTD (R14)(R13*1), Z2
 	LONG         $0x486e6262
 	WORD         $0xe052
 	LONG         $0x486e6262
 	WORD         $0xe952
 	ADDQ         SI, DX
-	ADDQ         SI, R13
+	ADDQ         SI, R14
 	ADDQ         R8, DI
 	DECQ         CX
 	JZ           done13
-	DECQ         AX
+	DECQ         R15
 	JNZ          step13
 	JMP          round13
 

@@ -6,26 +6,26 @@ package gemm
 
 // tileAVX2 sets a tile of c, 1 to 6 rows of 16 columns, to alpha times the product of A and B,
 // or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
-// at least 1.
+// at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.
 // Needs AVX2 and FMA.
 //
 //go:noescape
-func tileAVX2(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool)
+func tileAVX2(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
 
 // tileAVX512 sets a tile of c, 1 to 14 rows of 32 columns, to alpha times the product of A and B,
 // or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
-// at least 1.
+// at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.
 // Of the columns the first cols, 1 to 32, are stored; B is read in full.
 // Needs AVX-512F and BMI2.
 //
 //go:noescape
-func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
+func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int, c *float32, ldc int, cols int, alpha float32, add bool, next uintptr, step int)
 
 // tileBF16AVX512 sets a tile of c, 1 to 14 rows of 32 columns, to alpha times the product of A and B, whose elements are pairs of bfloat16,
 // or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
-// at least 1.
+// at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.
 // Of the columns the first cols, 1 to 32, are stored; B is read in full.
 // Needs AVX-512F, AVX512-BF16 and BMI2.
 //
 //go:noescape
-func tileBF16AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *float32, ldc int, cols int, alpha float32, add bool)
+func tileBF16AVX512(rows int, kc int, a *uint32, rs int, ks int, b *uint32, bs int, c *float32, ldc int, cols int, alpha float32, add bool, next uintptr, step int)

@@ -12,7 +12,7 @@ import (
 )
 
 // tileOf is the micro-kernel of any size, in Go.
-func tileOf(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool) {
+func tileOf(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, _ uintptr, _ int) {
 	as, bv, cs := unsafe.Slice(a, (rows-1)*rs+(kc-1)*ks+1), unsafe.Slice(b, (kc-1)*bs+cols), unsafe.Slice(c, (rows-1)*ldc+cols)
 	for i := range rows {
 		for j := range cols {
@@ -75,8 +75,8 @@ func TestTilesAgree(t *testing.T) {
 					ldc, add := cols+kc%3, rows%2 == 0
 					a, b, c := random(s[0]*rows+s[1]*kc), random(kc*s[2]), random(rows*ldc+40)
 					want := append([]float32(nil), c...)
-					k.tile(rows, kc, &a[0], s[0], s[1], &b[0], s[2], &c[0], ldc, cols, 1.5, add)
-					tileOf(rows, kc, &a[0], s[0], s[1], &b[0], s[2], &want[0], ldc, cols, 1.5, add)
+					k.tile(rows, kc, &a[0], s[0], s[1], &b[0], s[2], &c[0], ldc, cols, 1.5, add, uintptr(unsafe.Pointer(&a[0])), 64)
+					tileOf(rows, kc, &a[0], s[0], s[1], &b[0], s[2], &want[0], ldc, cols, 1.5, add, uintptr(unsafe.Pointer(&a[0])), 64)
 					require.InDeltaSlice(t, want, c, 1e-5, "%v rows %d cols %d kc %d strides %v", kern, rows, cols, kc, s)
 					for i := range c {
 						if i%ldc >= cols || i >= rows*ldc {
