@@ -117,30 +117,36 @@ func (v *vectors4) run(x []byte) error {
 	return nil
 }
 
-// eachGroup calls f for the groups of rows of a task, with their tables.
-func (v *vectors4) eachGroup(worker, task int, f func(v *vectors4, r, rows, task int, tables []fourbit.Table)) {
+// eachGroup calls f for the groups of rows of a task, with their scales.
+func (v *vectors4) eachGroup(worker, task int, f func(v *vectors4, r, rows, task int, scales []float32, tables []fourbit.Table)) {
 	last := v.groups * (task + 1) / v.tasks * v.group
 	at := worker * v.group * v.blocks
 	for r := v.groups * task / v.tasks * v.group; r < min(last, v.rows); r += v.group {
 		rows := min(v.group, v.rows-r)
 		n := rows * v.blocks
-		scales, tables := v.some[at:at+n], v.tables[at:at+n]
+		scales := v.some[at : at+n]
 		v.w.Scales(scales, r*v.blocks)
-		v.w.Tables(tables, scales, v.dtype)
-		f(v, r, rows, task, tables)
+		f(v, r, rows, task, scales, v.tables[at:at+n])
 	}
 }
 
 // dot multiplies the rows of a task by the vectors.
 func (v *vectors4) dot(worker, task int) {
-	v.eachGroup(worker, task, func(v *vectors4, r, rows, _ int, tables []fourbit.Table) {
-		fourbit.Dot(v.y[r:], v.rows, rows, v.w.Codes[r*v.w.Cols/2:], tables, v.blocks, v.w.Blocksize, v.x, v.w.Cols, v.m, v.unit)
+	v.eachGroup(worker, task, func(v *vectors4, r, rows, _ int, scales []float32, tables []fourbit.Table) {
+		codes := v.w.Codes[r*v.w.Cols/2:]
+		if v.m == 1 {
+			v.w.DotScaled(v.y[r:r+rows], codes, scales, tables, v.blocks, v.x, v.unit, v.dtype)
+			return
+		}
+		v.w.Tables(tables, scales, v.dtype)
+		fourbit.Dot(v.y[r:], v.rows, rows, codes, tables, v.blocks, v.w.Blocksize, v.x, v.w.Cols, v.m, v.unit)
 	})
 }
 
 // sum adds the rows of a task times the elements of the vectors.
 func (v *vectors4) sum(worker, task int) {
-	v.eachGroup(worker, task, func(v *vectors4, r, rows, task int, tables []fourbit.Table) {
+	v.eachGroup(worker, task, func(v *vectors4, r, rows, task int, scales []float32, tables []fourbit.Table) {
+		v.w.Tables(tables, scales, v.dtype)
 		cols := v.w.Cols
 		for i := range v.m {
 			fourbit.SumRows(v.y[(task*v.m+i)*cols:][:cols], v.x[i*v.rows+r:][:rows], v.w.Codes[r*cols/2:], cols/2, tables, v.blocks,

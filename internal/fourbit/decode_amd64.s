@@ -82,54 +82,54 @@ tables1_done:
 // func tablesBF16AVX512(n int, dst *uint32, scales *float32, values *float32)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·tablesBF16AVX512(SB), NOSPLIT, $0-32
+	VMOVUPS tablesBF16AVX512One<>+0(SB), Z0
+	VMOVUPS tablesBF16AVX512Half<>+0(SB), Z1
+	VMOVUPS tablesBF16AVX512Quiet<>+0(SB), Z2
+	VMOVUPS tablesBF16AVX512Mask<>+0(SB), Z3
 	MOVQ    n+0(FP), AX
 	MOVQ    dst+8(FP), CX
 	MOVQ    scales+16(FP), DX
 	MOVQ    values+24(FP), BX
-	VMOVUPS (BX), Z0
-	VMOVUPS tablesBF16AVX512One<>+0(SB), Z1
-	VMOVUPS tablesBF16AVX512Half<>+0(SB), Z2
-	VMOVUPS tablesBF16AVX512Quiet<>+0(SB), Z3
-	VMOVUPS tablesBF16AVX512Mask<>+0(SB), Z4
+	VMOVUPS (BX), Z4
 	CMPQ    AX, $0x04
 	JLT     tables4_done
 
 tables4_:
-	VMULPS.BCST (DX), Z0, Z5
+	VMULPS.BCST (DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VMOVUPS     Z5, (CX)
-	VMULPS.BCST 4(DX), Z0, Z5
+	VMULPS.BCST 4(DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VMOVUPS     Z5, 64(CX)
-	VMULPS.BCST 8(DX), Z0, Z5
+	VMULPS.BCST 8(DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VMOVUPS     Z5, 128(CX)
-	VMULPS.BCST 12(DX), Z0, Z5
+	VMULPS.BCST 12(DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VMOVUPS     Z5, 192(CX)
 	ADDQ        $0x10, DX
 	ADDQ        $+256, CX
@@ -142,14 +142,14 @@ tables4_done:
 	JLT  tables1_done
 
 tables1_:
-	VMULPS.BCST (DX), Z0, Z5
+	VMULPS.BCST (DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VMOVUPS     Z5, (CX)
 	ADDQ        $0x04, DX
 	ADDQ        $+64, CX
@@ -289,60 +289,60 @@ tables1_done:
 // func pairsBF16AVX512(n int, dst *uint32, scales *float32, values *float32)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·pairsBF16AVX512(SB), NOSPLIT, $0-32
+	VMOVUPS pairsBF16AVX512One<>+0(SB), Z0
+	VMOVUPS pairsBF16AVX512Half<>+0(SB), Z1
+	VMOVUPS pairsBF16AVX512Quiet<>+0(SB), Z2
+	VMOVUPS pairsBF16AVX512Mask<>+0(SB), Z3
 	MOVQ    n+0(FP), AX
 	MOVQ    dst+8(FP), CX
 	MOVQ    scales+16(FP), DX
 	MOVQ    values+24(FP), BX
-	VMOVUPS (BX), Z0
-	VMOVUPS pairsBF16AVX512One<>+0(SB), Z1
-	VMOVUPS pairsBF16AVX512Half<>+0(SB), Z2
-	VMOVUPS pairsBF16AVX512Quiet<>+0(SB), Z3
-	VMOVUPS pairsBF16AVX512Mask<>+0(SB), Z4
+	VMOVUPS (BX), Z4
 	CMPQ    AX, $0x04
 	JLT     tables4_done
 
 tables4_:
-	VMULPS.BCST (DX), Z0, Z5
+	VMULPS.BCST (DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VPSRLD      $0x10, Z5, Z6
 	VORPS       Z6, Z5, Z5
 	VMOVUPS     Z5, (CX)
-	VMULPS.BCST 4(DX), Z0, Z5
+	VMULPS.BCST 4(DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VPSRLD      $0x10, Z5, Z6
 	VORPS       Z6, Z5, Z5
 	VMOVUPS     Z5, 64(CX)
-	VMULPS.BCST 8(DX), Z0, Z5
+	VMULPS.BCST 8(DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VPSRLD      $0x10, Z5, Z6
 	VORPS       Z6, Z5, Z5
 	VMOVUPS     Z5, 128(CX)
-	VMULPS.BCST 12(DX), Z0, Z5
+	VMULPS.BCST 12(DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VPSRLD      $0x10, Z5, Z6
 	VORPS       Z6, Z5, Z5
 	VMOVUPS     Z5, 192(CX)
@@ -357,14 +357,14 @@ tables4_done:
 	JLT  tables1_done
 
 tables1_:
-	VMULPS.BCST (DX), Z0, Z5
+	VMULPS.BCST (DX), Z4, Z5
 	VPSRLD      $0x10, Z5, Z6
-	VANDPS      Z1, Z6, Z6
-	VPADDD      Z2, Z6, Z6
+	VANDPS      Z0, Z6, Z6
+	VPADDD      Z1, Z6, Z6
 	VPADDD      Z5, Z6, Z6
 	VCMPPS      $0x03, Z5, Z5, K1
-	VORPS       Z3, Z5, K1, Z6
-	VANDPS      Z4, Z6, Z5
+	VORPS       Z2, Z5, K1, Z6
+	VANDPS      Z3, Z6, Z5
 	VPSRLD      $0x10, Z5, Z6
 	VORPS       Z6, Z5, Z5
 	VMOVUPS     Z5, (CX)
@@ -522,6 +522,211 @@ tables1_:
 tables1_done:
 	VZEROUPPER
 	RET
+
+// func ordinaryAVX512(rounds int, scales *float32, values *float32) bool
+// Requires: AVX, AVX512F
+TEXT ·ordinaryAVX512(SB), NOSPLIT, $0-25
+	MOVQ     rounds+0(FP), AX
+	MOVQ     scales+8(FP), CX
+	MOVQ     values+16(FP), DX
+	VMOVUPS  (DX), Z0
+	VPSLLD   $0x01, Z0, Z1
+	VPSRLD   $0x01, Z1, Z1
+	VMOVUPS  ordinaryLeastValue<>+0(SB), Z3
+	VPSUBD   Z3, Z1, Z1
+	VPTESTMD Z0, Z0, K1
+	VMOVUPS  ordinaryValues<>+0(SB), Z0
+	VPCMPUD  $0x06, Z0, Z1, K1, K1
+	VPXORD   Z2, Z2, Z2
+	VMOVUPS  ordinaryLeastScale<>+0(SB), Z0
+	CMPQ     AX, $0x01
+	JLT      rounddone
+
+round:
+	VMOVUPS (CX), Z1
+	VPSUBD  Z0, Z1, Z1
+	VPMAXUD Z1, Z2, Z2
+	ADDQ    $0x40, CX
+	SUBQ    $0x01, AX
+	CMPQ    AX, $0x01
+	JGE     round
+
+rounddone:
+	VMOVUPS  ordinaryScales<>+0(SB), Z0
+	VPCMPUD  $0x06, Z0, Z2, K2
+	KORTESTW K1, K2
+	SETEQ    AL
+	VZEROUPPER
+	MOVB     AL, ret+24(FP)
+	RET
+
+DATA ordinaryLeastValue<>+0(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+4(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+8(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+12(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+16(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+20(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+24(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+28(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+32(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+36(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+40(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+44(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+48(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+52(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+56(SB)/4, $0x3a800000
+DATA ordinaryLeastValue<>+60(SB)/4, $0x3a800000
+GLOBL ordinaryLeastValue<>(SB), RODATA|NOPTR, $64
+
+DATA ordinaryValues<>+0(SB)/4, $0x06000000
+DATA ordinaryValues<>+4(SB)/4, $0x06000000
+DATA ordinaryValues<>+8(SB)/4, $0x06000000
+DATA ordinaryValues<>+12(SB)/4, $0x06000000
+DATA ordinaryValues<>+16(SB)/4, $0x06000000
+DATA ordinaryValues<>+20(SB)/4, $0x06000000
+DATA ordinaryValues<>+24(SB)/4, $0x06000000
+DATA ordinaryValues<>+28(SB)/4, $0x06000000
+DATA ordinaryValues<>+32(SB)/4, $0x06000000
+DATA ordinaryValues<>+36(SB)/4, $0x06000000
+DATA ordinaryValues<>+40(SB)/4, $0x06000000
+DATA ordinaryValues<>+44(SB)/4, $0x06000000
+DATA ordinaryValues<>+48(SB)/4, $0x06000000
+DATA ordinaryValues<>+52(SB)/4, $0x06000000
+DATA ordinaryValues<>+56(SB)/4, $0x06000000
+DATA ordinaryValues<>+60(SB)/4, $0x06000000
+GLOBL ordinaryValues<>(SB), RODATA|NOPTR, $64
+
+DATA ordinaryLeastScale<>+0(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+4(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+8(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+12(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+16(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+20(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+24(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+28(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+32(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+36(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+40(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+44(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+48(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+52(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+56(SB)/4, $0x0d800000
+DATA ordinaryLeastScale<>+60(SB)/4, $0x0d800000
+GLOBL ordinaryLeastScale<>(SB), RODATA|NOPTR, $64
+
+DATA ordinaryScales<>+0(SB)/4, $0x64000000
+DATA ordinaryScales<>+4(SB)/4, $0x64000000
+DATA ordinaryScales<>+8(SB)/4, $0x64000000
+DATA ordinaryScales<>+12(SB)/4, $0x64000000
+DATA ordinaryScales<>+16(SB)/4, $0x64000000
+DATA ordinaryScales<>+20(SB)/4, $0x64000000
+DATA ordinaryScales<>+24(SB)/4, $0x64000000
+DATA ordinaryScales<>+28(SB)/4, $0x64000000
+DATA ordinaryScales<>+32(SB)/4, $0x64000000
+DATA ordinaryScales<>+36(SB)/4, $0x64000000
+DATA ordinaryScales<>+40(SB)/4, $0x64000000
+DATA ordinaryScales<>+44(SB)/4, $0x64000000
+DATA ordinaryScales<>+48(SB)/4, $0x64000000
+DATA ordinaryScales<>+52(SB)/4, $0x64000000
+DATA ordinaryScales<>+56(SB)/4, $0x64000000
+DATA ordinaryScales<>+60(SB)/4, $0x64000000
+GLOBL ordinaryScales<>(SB), RODATA|NOPTR, $64
+
+// func nearBF16AVX512(n int, dst *uint32, scales *float32, values *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·nearBF16AVX512(SB), NOSPLIT, $0-32
+	VMOVUPS nearFactor<>+0(SB), Z0
+	VMOVUPS nearPower<>+0(SB), Z1
+	MOVQ    n+0(FP), AX
+	MOVQ    dst+8(FP), CX
+	MOVQ    scales+16(FP), DX
+	MOVQ    values+24(FP), BX
+	VMOVUPS (BX), Z2
+	CMPQ    AX, $0x04
+	JLT     tables4_done
+
+tables4_:
+	VMULPS.BCST  (DX), Z2, Z3
+	VANDPS       Z1, Z3, Z4
+	VFMADD231PS  Z0, Z4, Z3
+	VFNMADD231PS Z0, Z4, Z3
+	VMOVUPS      Z3, (CX)
+	VMULPS.BCST  4(DX), Z2, Z3
+	VANDPS       Z1, Z3, Z4
+	VFMADD231PS  Z0, Z4, Z3
+	VFNMADD231PS Z0, Z4, Z3
+	VMOVUPS      Z3, 64(CX)
+	VMULPS.BCST  8(DX), Z2, Z3
+	VANDPS       Z1, Z3, Z4
+	VFMADD231PS  Z0, Z4, Z3
+	VFNMADD231PS Z0, Z4, Z3
+	VMOVUPS      Z3, 128(CX)
+	VMULPS.BCST  12(DX), Z2, Z3
+	VANDPS       Z1, Z3, Z4
+	VFMADD231PS  Z0, Z4, Z3
+	VFNMADD231PS Z0, Z4, Z3
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x10, DX
+	ADDQ         $+256, CX
+	SUBQ         $0x04, AX
+	CMPQ         AX, $0x04
+	JGE          tables4_
+
+tables4_done:
+	CMPQ AX, $0x01
+	JLT  tables1_done
+
+tables1_:
+	VMULPS.BCST  (DX), Z2, Z3
+	VANDPS       Z1, Z3, Z4
+	VFMADD231PS  Z0, Z4, Z3
+	VFNMADD231PS Z0, Z4, Z3
+	VMOVUPS      Z3, (CX)
+	ADDQ         $0x04, DX
+	ADDQ         $+64, CX
+	SUBQ         $0x01, AX
+	CMPQ         AX, $0x01
+	JGE          tables1_
+
+tables1_done:
+	VZEROUPPER
+	RET
+
+DATA nearFactor<>+0(SB)/4, $0x47c00000
+DATA nearFactor<>+4(SB)/4, $0x47c00000
+DATA nearFactor<>+8(SB)/4, $0x47c00000
+DATA nearFactor<>+12(SB)/4, $0x47c00000
+DATA nearFactor<>+16(SB)/4, $0x47c00000
+DATA nearFactor<>+20(SB)/4, $0x47c00000
+DATA nearFactor<>+24(SB)/4, $0x47c00000
+DATA nearFactor<>+28(SB)/4, $0x47c00000
+DATA nearFactor<>+32(SB)/4, $0x47c00000
+DATA nearFactor<>+36(SB)/4, $0x47c00000
+DATA nearFactor<>+40(SB)/4, $0x47c00000
+DATA nearFactor<>+44(SB)/4, $0x47c00000
+DATA nearFactor<>+48(SB)/4, $0x47c00000
+DATA nearFactor<>+52(SB)/4, $0x47c00000
+DATA nearFactor<>+56(SB)/4, $0x47c00000
+DATA nearFactor<>+60(SB)/4, $0x47c00000
+GLOBL nearFactor<>(SB), RODATA|NOPTR, $64
+
+DATA nearPower<>+0(SB)/4, $0xff800000
+DATA nearPower<>+4(SB)/4, $0xff800000
+DATA nearPower<>+8(SB)/4, $0xff800000
+DATA nearPower<>+12(SB)/4, $0xff800000
+DATA nearPower<>+16(SB)/4, $0xff800000
+DATA nearPower<>+20(SB)/4, $0xff800000
+DATA nearPower<>+24(SB)/4, $0xff800000
+DATA nearPower<>+28(SB)/4, $0xff800000
+DATA nearPower<>+32(SB)/4, $0xff800000
+DATA nearPower<>+36(SB)/4, $0xff800000
+DATA nearPower<>+40(SB)/4, $0xff800000
+DATA nearPower<>+44(SB)/4, $0xff800000
+DATA nearPower<>+48(SB)/4, $0xff800000
+DATA nearPower<>+52(SB)/4, $0xff800000
+DATA nearPower<>+56(SB)/4, $0xff800000
+DATA nearPower<>+60(SB)/4, $0xff800000
+GLOBL nearPower<>(SB), RODATA|NOPTR, $64
 
 // func decode32AVX512(dst *uint32, codes *byte, tables *uint32, blocks int, groups int)
 // Requires: AVX, AVX512BW, AVX512F

@@ -40,6 +40,18 @@ func pairsBF16AVX512(n int, dst *uint32, scales *float32, values *float32)
 //go:noescape
 func pairsF16AVX512(n int, dst *uint32, scales *float32, values *float32)
 
+// ordinaryAVX512 reports whether the 16*rounds scales are from 2^-100 to 2^100, and the 16 values +0 or from 2^-10 to 4 in size.
+// Needs AVX-512 F, BW and DQ.
+//
+//go:noescape
+func ordinaryAVX512(rounds int, scales *float32, values *float32) bool
+
+// nearBF16AVX512 is tablesBF16AVX512 in half the instructions, for scales and values that are ordinary.
+// Needs AVX-512 F, BW and DQ.
+//
+//go:noescape
+func nearBF16AVX512(n int, dst *uint32, scales *float32, values *float32)
+
 // decode32AVX512 writes the table entries of blocks of 16*groups codes; groups is at least 1.
 // Needs AVX-512 F, BW and DQ.
 //

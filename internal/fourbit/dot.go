@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // Products of few vectors work on units of codes. The elements of a vector are brought into the order in which a unit's codes come out
@@ -78,6 +79,33 @@ func levelOf(best isa.Level, unit int) isa.Level {
 // rows as out has, at most ldo. A row is blocks tables; codes and tables begin with row 0.
 func Dot(out []float32, ldo, rows int, codes []byte, tables []Table, blocks, blocksize int, x []float32, ldx, vectors, unit int) {
 	dot(isa.Best(), &dotArgs{out, ldo, rows, codes, tables, blocks, blocksize / unit, x, ldx}, vectors, unit)
+}
+
+// DotScaled is Dot for one vector, from scales: where tables are cheap they are made on the way. tables is free memory, a table for each
+// scale.
+func (w *Weight) DotScaled(out []float32, codes []byte, scales []float32, tables []Table, blocks int, x []float32, unit int, round tensor.DType) {
+	w.dotScaled(isa.Best(), &scaledArgs{out, codes, scales, &w.Values, blocks, x}, tables, unit, round)
+}
+
+type scaledArgs struct {
+	out    []float32
+	codes  []byte
+	scales []float32
+	values *[16]float32
+	blocks int
+	x      []float32
+}
+
+func (w *Weight) dotScaled(best isa.Level, a *scaledArgs, tables []Table, unit int, round tensor.DType) {
+	rows, cols := len(a.out), a.blocks*w.Blocksize
+	if rows > 0 && cols > 0 {
+		_, _, _ = a.codes[rows*cols/2-1], a.scales[rows*a.blocks-1], a.x[cols-1]
+		if dotScaledFast(levelOf(best, unit), a, w.Blocksize/unit, round) {
+			return
+		}
+	}
+	makeTables(best, tables[:rows*a.blocks], a.scales, &w.Values, round, false)
+	dot(best, &dotArgs{a.out, rows, rows, a.codes, tables, a.blocks, w.Blocksize / unit, a.x, cols}, 1, unit)
 }
 
 type dotArgs struct {

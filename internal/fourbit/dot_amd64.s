@@ -326,6 +326,173 @@ unit:
 	VZEROUPPER
 	RET
 
+// func dotScaledF32AVX512(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·dotScaledF32AVX512(SB), NOSPLIT, $0-64
+	MOVQ    rows+0(FP), AX
+	MOVQ    codes+8(FP), CX
+	MOVQ    scales+16(FP), DX
+	MOVQ    blocks+32(FP), BX
+	MOVQ    units+40(FP), SI
+	MOVQ    x+48(FP), DI
+	MOVQ    out+56(FP), R8
+	MOVQ    values+24(FP), R9
+	VMOVUPS (R9), Z0
+
+row:
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	MOVQ   DI, R9
+	MOVQ   BX, R10
+
+block:
+	VMULPS.BCST (DX), Z0, Z5
+	ADDQ        $0x04, DX
+	MOVQ        SI, R11
+
+unit:
+	VPMOVZXWD     (CX), Z6
+	PREFETCHT0    4096(CX)
+	VPERMPS       Z5, Z6, Z7
+	VFMADD231PS   (R9), Z7, Z1
+	VPSRLD        $0x04, Z6, Z7
+	VPERMPS       Z5, Z7, Z7
+	VFMADD231PS   64(R9), Z7, Z2
+	VPSRLD        $0x08, Z6, Z7
+	VPERMPS       Z5, Z7, Z7
+	VFMADD231PS   128(R9), Z7, Z3
+	VPSRLD        $0x0c, Z6, Z6
+	VPERMPS       Z5, Z6, Z6
+	VFMADD231PS   192(R9), Z6, Z4
+	ADDQ          $0x20, CX
+	ADDQ          $+256, R9
+	DECQ          R11
+	JNZ           unit
+	DECQ          R10
+	JNZ           block
+	MOVQ          R8, R9
+	VADDPS        Z3, Z1, Z1
+	VADDPS        Z4, Z2, Z2
+	VADDPS        Z2, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y2
+	VADDPS        Y1, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X1
+	VADDPS        X2, X1, X1
+	VHADDPS       X1, X1, X1
+	VHADDPS       X1, X1, X1
+	VMOVSS        X1, (R9)
+	ADDQ          $0x04, R8
+	DECQ          AX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+// func dotScaledBF16AVX512(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·dotScaledBF16AVX512(SB), NOSPLIT, $0-64
+	MOVQ    rows+0(FP), AX
+	MOVQ    codes+8(FP), CX
+	MOVQ    scales+16(FP), DX
+	MOVQ    blocks+32(FP), BX
+	MOVQ    units+40(FP), SI
+	MOVQ    x+48(FP), DI
+	MOVQ    out+56(FP), R8
+	MOVQ    values+24(FP), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS dotScaledBF16Factor<>+0(SB), Z1
+	VMOVUPS dotScaledBF16Power<>+0(SB), Z2
+
+row:
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	MOVQ   DI, R9
+	MOVQ   BX, R10
+
+block:
+	VMULPS.BCST  (DX), Z0, Z7
+	VANDPS       Z2, Z7, Z8
+	VFMADD231PS  Z1, Z8, Z7
+	VFNMADD231PS Z1, Z8, Z7
+	ADDQ         $0x04, DX
+	MOVQ         SI, R11
+
+unit:
+	VPMOVZXWD     (CX), Z8
+	PREFETCHT0    4096(CX)
+	VPERMPS       Z7, Z8, Z9
+	VFMADD231PS   (R9), Z9, Z3
+	VPSRLD        $0x04, Z8, Z9
+	VPERMPS       Z7, Z9, Z9
+	VFMADD231PS   64(R9), Z9, Z4
+	VPSRLD        $0x08, Z8, Z9
+	VPERMPS       Z7, Z9, Z9
+	VFMADD231PS   128(R9), Z9, Z5
+	VPSRLD        $0x0c, Z8, Z8
+	VPERMPS       Z7, Z8, Z8
+	VFMADD231PS   192(R9), Z8, Z6
+	ADDQ          $0x20, CX
+	ADDQ          $+256, R9
+	DECQ          R11
+	JNZ           unit
+	DECQ          R10
+	JNZ           block
+	MOVQ          R8, R9
+	VADDPS        Z5, Z3, Z3
+	VADDPS        Z6, Z4, Z4
+	VADDPS        Z4, Z3, Z3
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y3, Y4, Y4
+	VEXTRACTF128  $0x01, Y4, X3
+	VADDPS        X4, X3, X3
+	VHADDPS       X3, X3, X3
+	VHADDPS       X3, X3, X3
+	VMOVSS        X3, (R9)
+	ADDQ          $0x04, R8
+	DECQ          AX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+DATA dotScaledBF16Factor<>+0(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+4(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+8(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+12(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+16(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+20(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+24(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+28(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+32(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+36(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+40(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+44(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+48(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+52(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+56(SB)/4, $0x47c00000
+DATA dotScaledBF16Factor<>+60(SB)/4, $0x47c00000
+GLOBL dotScaledBF16Factor<>(SB), RODATA|NOPTR, $64
+
+DATA dotScaledBF16Power<>+0(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+4(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+8(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+12(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+16(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+20(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+24(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+28(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+32(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+36(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+40(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+44(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+48(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+52(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+56(SB)/4, $0xff800000
+DATA dotScaledBF16Power<>+60(SB)/4, $0xff800000
+GLOBL dotScaledBF16Power<>(SB), RODATA|NOPTR, $64
+
 // func sum4AVX512(x *float32, codes *byte, stride int, tables *uint32, ldt int, blocks int, units int, y *float32)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·sum4AVX512(SB), NOSPLIT, $0-64
@@ -731,6 +898,83 @@ unit:
 	VMOVSS       X0, (R9)
 	ADDQ         $0x04, SI
 	SUBQ         $0x01, R10
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func dotScaledF32AVX2(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·dotScaledF32AVX2(SB), NOSPLIT, $0-64
+	MOVQ    rows+0(FP), AX
+	MOVQ    codes+8(FP), CX
+	MOVQ    scales+16(FP), DX
+	MOVQ    blocks+32(FP), BX
+	MOVQ    units+40(FP), SI
+	MOVQ    x+48(FP), DI
+	MOVQ    out+56(FP), R8
+	MOVQ    values+24(FP), R9
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+
+row:
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   DI, R9
+	MOVQ   BX, R10
+
+block:
+	VBROADCASTSS (DX), Y6
+	VMULPS       Y0, Y6, Y6
+	VBROADCASTSS (DX), Y7
+	VMULPS       Y1, Y7, Y7
+	ADDQ         $0x04, DX
+	MOVQ         SI, R11
+
+unit:
+	VPMOVZXWD    (CX), Y8
+	PREFETCHT0   4096(CX)
+	VPSLLD       $0x1c, Y8, Y9
+	VPERMPS      Y6, Y8, Y10
+	VPERMPS      Y7, Y8, Y11
+	VBLENDVPS    Y9, Y11, Y10, Y9
+	VFMADD231PS  (R9), Y9, Y2
+	VPSRLD       $0x04, Y8, Y9
+	VPSLLD       $0x18, Y8, Y10
+	VPERMPS      Y6, Y9, Y11
+	VPERMPS      Y7, Y9, Y9
+	VBLENDVPS    Y10, Y9, Y11, Y9
+	VFMADD231PS  32(R9), Y9, Y3
+	VPSRLD       $0x08, Y8, Y9
+	VPSLLD       $0x14, Y8, Y10
+	VPERMPS      Y6, Y9, Y11
+	VPERMPS      Y7, Y9, Y9
+	VBLENDVPS    Y10, Y9, Y11, Y9
+	VFMADD231PS  64(R9), Y9, Y4
+	VPSRLD       $0x0c, Y8, Y9
+	VPSLLD       $0x10, Y8, Y8
+	VPERMPS      Y6, Y9, Y10
+	VPERMPS      Y7, Y9, Y9
+	VBLENDVPS    Y8, Y9, Y10, Y8
+	VFMADD231PS  96(R9), Y8, Y5
+	ADDQ         $0x10, CX
+	ADDQ         $+128, R9
+	DECQ         R11
+	JNZ          unit
+	DECQ         R10
+	JNZ          block
+	MOVQ         R8, R9
+	VADDPS       Y4, Y2, Y2
+	VADDPS       Y5, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X3
+	VADDPS       X2, X3, X3
+	VHADDPS      X3, X3, X3
+	VHADDPS      X3, X3, X3
+	VMOVSS       X3, (R9)
+	ADDQ         $0x04, R8
+	DECQ         AX
 	JNZ          row
 	VZEROUPPER
 	RET

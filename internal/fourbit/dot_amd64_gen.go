@@ -25,6 +25,20 @@ func dot2AVX512(rows int, codes *byte, tables *uint32, blocks int, units int, x 
 //go:noescape
 func dot4AVX512(rows int, codes *byte, tables *uint32, blocks int, units int, x *float32, ldx int, out *float32, ldo int)
 
+// dotScaledF32AVX512 sets out[r] to the sum of row r of the weight times x. A row is blocks scales, which multiply the 16 values, of units of
+// 64 codes, in float32; rows and their scales follow each other. rows, blocks and units are at least 1.
+// Needs AVX-512 F, BW and DQ.
+//
+//go:noescape
+func dotScaledF32AVX512(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)
+
+// dotScaledBF16AVX512 sets out[r] to the sum of row r of the weight times x. A row is blocks scales, which multiply the 16 values, of units of
+// 64 codes, rounded to bfloat16, for scales and values that are ordinary; rows and their scales follow each other. rows, blocks and units are at least 1.
+// Needs AVX-512 F, BW and DQ.
+//
+//go:noescape
+func dotScaledBF16AVX512(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)
+
 // sum4AVX512 adds x[r] times row r of the weight, r < 4, to y, whose elements are in the order of a unit. A row is blocks tables of
 // units of 64 codes; codes are stride bytes apart, tables ldt words. blocks and units are at least 1.
 // Needs AVX-512 F, BW and DQ.
@@ -59,6 +73,13 @@ func dot2AVX2(rows int, codes *byte, tables *uint32, blocks int, units int, x *f
 //
 //go:noescape
 func dot4AVX2(rows int, codes *byte, tables *uint32, blocks int, units int, x *float32, ldx int, out *float32, ldo int)
+
+// dotScaledF32AVX2 sets out[r] to the sum of row r of the weight times x. A row is blocks scales, which multiply the 16 values, of units of
+// 32 codes, in float32; rows and their scales follow each other. rows, blocks and units are at least 1.
+// Needs AVX2, FMA and F16C.
+//
+//go:noescape
+func dotScaledF32AVX2(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)
 
 // sum4AVX2 adds x[r] times row r of the weight, r < 4, to y, whose elements are in the order of a unit. A row is blocks tables of
 // units of 32 codes; codes are stride bytes apart, tables ldt words. blocks and units are at least 1.

@@ -65,6 +65,34 @@ func TestDot(t *testing.T) {
 	}
 }
 
+// TestDotScaled compares the product from scales with the one from tables, also for scales that are not ordinary.
+func TestDotScaled(t *testing.T) {
+	r := rand.New(rand.NewPCG(25, 26))
+	for i, s := range append(dotShapes, dotShapes...) {
+		for _, l := range append(fastLevels(), isa.Generic) {
+			for _, d := range floatTypes {
+				n, blocks := unit(l, s.cols, s.blocksize), s.cols/s.blocksize
+				m, tables := finiteMatrix(r, s.rows, s.cols, s.blocksize, d)
+				for k := range m.Values {
+					m.Values[k] = float32(k-7) / 8
+				}
+				if i >= len(dotShapes) {
+					m.Absmax[r.IntN(len(m.Absmax))] = []float32{0, 1e-39, -2}[i%3]
+				}
+				m.Tables(tables, m.Absmax, d)
+				x, got, want := randomFloats(r, s.cols), make([]float32, s.rows), make([]float32, s.rows)
+				dot(l, &dotArgs{want, s.rows, s.rows, m.Codes, tables, blocks, s.blocksize / n, x, s.cols}, 1, n)
+				free := make([]Table, len(tables))
+				m.dotScaled(l, &scaledArgs{got, m.Codes, m.Absmax, &m.Values, blocks, x}, free, n, d)
+				require.Equal(t, want, got, "%v %v %+v", l, d, s)
+			}
+		}
+	}
+	out := []float32{1}
+	new(Weight).DotScaled(out, nil, nil, nil, 0, nil, 64, tensor.F32)
+	require.Zero(t, out[0])
+}
+
 // TestSumRows does so for the transposed product, on a part of the columns.
 func TestSumRows(t *testing.T) {
 	r := rand.New(rand.NewPCG(17, 18))

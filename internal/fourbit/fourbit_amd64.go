@@ -43,6 +43,8 @@ func tablesFast(l isa.Level, dst []Table, scales []float32, values *[16]float32,
 		return false
 	case pairs:
 		pairsFast(l, n, to, from, v, round)
+	case l == isa.AVX512 && round == tensor.BF16 && ordinary(scales[:n], v):
+		nearBF16AVX512(n, to, from, v)
 	case l == isa.AVX512 && round == tensor.BF16:
 		tablesBF16AVX512(n, to, from, v)
 	case l == isa.AVX512 && round == tensor.F16:
@@ -57,6 +59,17 @@ func tablesFast(l isa.Level, dst []Table, scales []float32, values *[16]float32,
 		tablesF32AVX2(n, to, from, v)
 	}
 	return true
+}
+
+// ordinary reports whether rounding to bfloat16 may take the short way.
+func ordinary(scales []float32, values *float32) bool {
+	rounds := len(scales) / 16
+	for _, s := range scales[16*rounds:] {
+		if !(s >= 0x1p-100 && s <= 0x1p100) {
+			return false
+		}
+	}
+	return rounds > 0 && ordinaryAVX512(rounds, &scales[0], values)
 }
 
 func pairsFast(l isa.Level, n int, dst *uint32, scales, values *float32, round tensor.DType) {
@@ -190,6 +203,21 @@ func dotFast(l isa.Level, a *dotArgs, vectors int) bool {
 		dot2AVX2(a.rows, codes, tables, a.blocks, a.units, x, a.ldx, out, a.ldo)
 	case l == isa.AVX2:
 		dot4AVX2(a.rows, codes, tables, a.blocks, a.units, x, a.ldx, out, a.ldo)
+	default:
+		return false
+	}
+	return true
+}
+
+func dotScaledFast(l isa.Level, a *scaledArgs, units int, round tensor.DType) bool {
+	codes, scales, values, x, out := &a.codes[0], &a.scales[0], &a.values[0], &a.x[0], &a.out[0]
+	switch {
+	case l == isa.AVX512 && round == tensor.F32:
+		dotScaledF32AVX512(len(a.out), codes, scales, values, a.blocks, units, x, out)
+	case l == isa.AVX2 && round == tensor.F32:
+		dotScaledF32AVX2(len(a.out), codes, scales, values, a.blocks, units, x, out)
+	case l == isa.AVX512 && round == tensor.BF16 && ordinary(a.scales[:len(a.out)*a.blocks], values):
+		dotScaledBF16AVX512(len(a.out), codes, scales, values, a.blocks, units, x, out)
 	default:
 		return false
 	}

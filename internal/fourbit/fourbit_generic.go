@@ -28,3 +28,5 @@ func (p *piece) rows(isa.Level, int, int, int, int) {}
 func dotFast(isa.Level, *dotArgs, int) bool { return false }
 
 func sumFast(isa.Level, *sumArgs) bool { return false }
+
+func dotScaledFast(isa.Level, *scaledArgs, int, tensor.DType) bool { return false }

@@ -142,6 +142,37 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// TestOrdinaryTables rounds all kinds of mantissas and ties the short way, at the borders of what it takes and beyond.
+func TestOrdinaryTables(t *testing.T) {
+	r := rand.New(rand.NewPCG(23, 24))
+	w := newWeight(r, 64, 64, false)
+	for _, l := range fastLevels() {
+		for round := range 400 {
+			scales := make([]float32, 16+round%20)
+			for i := range scales {
+				scales[i] = math.Float32frombits(uint32(27+r.IntN(200))<<23 | r.Uint32()>>9)
+				if i%3 == 0 {
+					scales[i] = math.Float32frombits(uint32(27+r.IntN(200))<<23 | 0x8000 | r.Uint32()&0x7f0000) // ties
+				}
+			}
+			for i := range w.Values {
+				w.Values[i] = math.Float32frombits(r.Uint32()&1<<31 | uint32(117+r.IntN(12))<<23 | r.Uint32()>>9)
+			}
+			w.Values[3], w.Values[5] = 0, 1
+			switch round % 8 {
+			case 0:
+				scales[r.IntN(len(scales))] = []float32{0, -1, 0x1p-101, 0x1p101, 0x1p-140, float32(math.Inf(1)), float32(math.NaN())}[r.IntN(7)]
+			case 1:
+				w.Values[r.IntN(16)] = []float32{float32(math.Copysign(0, -1)), 0x1p-11, -8, 0x1p-130}[r.IntN(4)]
+			}
+			got, want := make([]Table, len(scales)), make([]Table, len(scales))
+			makeTables(l, got, scales, &w.Values, tensor.BF16, false)
+			makeTables(isa.Generic, want, scales, &w.Values, tensor.BF16, false)
+			require.Equal(t, want, got, "%v", l)
+		}
+	}
+}
+
 // TestScales compares restored scales, over the borders of second-level blocks.
 func TestScales(t *testing.T) {
 	w := newWeight(rand.New(rand.NewPCG(5, 6)), 32*1000, 32, true)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -286,6 +287,70 @@ func blockTables(v vectors, dtype string) {
 	v.eachTable(name, dtype, func(reg.VecVirtual) {})
 }
 
+// Bounds of ordinary scales and values: products of two are normal numbers, and so are they times 1.5*2^16.
+const (
+	leastScale, mostScale = 27 << 23, 227 << 23 // 2^-100 and 2^100
+	leastValue, mostValue = 117 << 23, 129 << 23
+)
+
+// ordinary looks whether nearTables may be used.
+func ordinary(v vectors) {
+	if !v.wide {
+		return // the tables are a small part of what AVX2 takes
+	}
+	c := v.c
+	v.begin("ordinary", "func(rounds int, scales *float32, values *float32) bool",
+		"NAME reports whether the 16*rounds scales are from 2^-100 to 2^100, and the 16 values +0 or from 2^-10 to 4 in size.")
+	n, scales := param(c, "rounds"), param(c, "scales")
+	value, size, most := v.reg(), v.reg(), v.reg()
+	c.VMOVUPS(at(param(c, "values"), 0), value)
+	c.VPSLLD(operand.U8(1), value, size)
+	c.VPSRLD(operand.U8(1), size, size)
+	c.VPSUBD(v.held("ordinaryLeastValue", leastValue), size, size)
+	const greater = 6
+	strange, used, large := c.K(), c.K(), c.K()
+	c.VPTESTMD(value, value, used)
+	c.VPCMPUD(operand.U8(greater), v.held("ordinaryValues", mostValue-leastValue), size, used, strange)
+	c.VPXORD(most, most, most)
+	least := v.held("ordinaryLeastScale", leastScale)
+	loop(c, "round", n, 1, func() {
+		x := v.reg()
+		c.VMOVUPS(at(scales, 0), x)
+		c.VPSUBD(least, x, x)
+		c.VPMAXUD(x, most, most)
+		c.ADDQ(operand.U8(64), scales)
+	})
+	c.VPCMPUD(operand.U8(greater), v.held("ordinaryScales", mostScale-leastScale), most, large)
+	c.KORTESTW(strange, large)
+	result := c.GP8()
+	c.SETEQ(result)
+	c.VZEROUPPER()
+	c.Store(result, c.ReturnIndex(0))
+	c.RET()
+}
+
+// nearTables rounds to bfloat16 by adding 1.5*2^16 times the power of two below a product, and taking it off: what is added has its last bit
+// where bfloat16 has its own, and an even quotient by it.
+func nearTables(v vectors) {
+	if !v.wide {
+		return
+	}
+	v.begin("nearBF16", "func(n int, dst *uint32, scales *float32, values *float32)",
+		"NAME is tablesBF16AVX512 in half the instructions, for scales and values that are ordinary.")
+	v.tableLoops(v.near("near"))
+}
+
+// near returns what rounds ordinary products to bfloat16.
+func (v vectors) near(function string) func(x reg.VecVirtual) {
+	factor, power := v.held(function+"Factor", math.Float32bits(1.5*(1<<16))), v.held(function+"Power", 0xff800000)
+	return func(x reg.VecVirtual) {
+		e := v.reg()
+		v.c.VANDPS(power, x, e)
+		v.c.VFMADD231PS(factor, e, x)
+		v.c.VFNMADD231PS(factor, e, x)
+	}
+}
+
 // tablePairs is blockTables for outputs of 16 bits.
 func tablePairs(v vectors, dtype string) {
 	c, name := v.c, "pairs"+dtype
@@ -307,9 +372,18 @@ func tablePairs(v vectors, dtype string) {
 
 // eachTable emits the loop over tables; finish changes a register of rounded values before it is stored.
 func (v vectors) eachTable(name, dtype string, finish func(x reg.VecVirtual)) {
+	round := v.rounding(dtype, name+v.suffix())
+	v.tableLoops(func(x reg.VecVirtual) {
+		round.apply(x)
+		finish(x)
+	})
+}
+
+// tableLoops emits the loops over tables; finish changes a register of products before it is stored.
+func (v vectors) tableLoops(finish func(x reg.VecVirtual)) {
 	c := v.c
 	n, dst, scales, from := param(c, "n"), param(c, "dst"), param(c, "scales"), param(c, "values")
-	values, round := v.book(at(from, 0)), v.rounding(dtype, name+v.suffix())
+	values := v.book(at(from, 0))
 	parts := []operand.Op{values.low}
 	if !v.wide {
 		parts = append(parts, values.high)
@@ -320,7 +394,6 @@ func (v vectors) eachTable(name, dtype string, finish func(x reg.VecVirtual)) {
 				for i, p := range parts {
 					x := v.reg()
 					v.times(p, at(scales, 4*t), x)
-					round.apply(x)
 					finish(x)
 					c.VMOVUPS(x, at(dst, 64*t+4*v.lanes()*i))
 				}

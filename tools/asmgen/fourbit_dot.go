@@ -14,7 +14,7 @@ import (
 // codesAhead is how many bytes ahead codes are prefetched.
 const codesAhead = 4096
 
-// dots emits dot1, dot2 and dot4. Four vectors are often more than the first cache holds: two rows share what is read of them, where there
+// dots emits dot1, dot2, dot4 and dotScaled. Four vectors are often more than the first cache holds: two rows share what is read of them, where there
 // are registers enough.
 func dots(v vectors) {
 	v.dot(1, 1)
@@ -23,6 +23,67 @@ func dots(v vectors) {
 		v.dot(4, 2)
 	} else {
 		v.dot(4, 1)
+	}
+	v.dotScaled("dotScaledF32", "in float32")
+	if v.wide {
+		v.dotScaled("dotScaledBF16", "rounded to bfloat16, for scales and values that are ordinary")
+	}
+}
+
+// dotScaled is dot1 with tables that are made on the way, in few instructions a block.
+func (v vectors) dotScaled(name, elements string) {
+	c := v.c
+	v.begin(name, "func(rows int, codes *byte, scales *float32, values *float32, blocks int, units int, x *float32, out *float32)",
+		"NAME sets out[r] to the sum of row r of the weight times x. A row is blocks scales, which multiply the 16 values, of units of",
+		fmt.Sprintf("%d codes, %s; rows and their scales follow each other. rows, blocks and units are at least 1.", 4*v.lanes(), elements))
+	rows, codes, scales, blocks := param(c, "rows"), param(c, "codes"), param(c, "scales"), param(c, "blocks")
+	units, x, out, from := param(c, "units"), param(c, "x"), param(c, "out"), c.GP64()
+	values := v.book(at(param(c, "values"), 0))
+	d := &dotLoop{v: v, m: 1, codes: codes, vector: func(_, disp int) operand.Mem { return at(from, disp) }}
+	round := func(reg.VecVirtual) {}
+	if name == "dotScaledBF16" {
+		round = v.near(name)
+	}
+	c.Label("row")
+	d.clear(1)
+	block, unit := c.GP64(), c.GP64()
+	c.MOVQ(x, from)
+	c.MOVQ(blocks, block)
+	c.Label("block")
+	b := book{low: v.reg()}
+	v.times(values.low, at(scales, 0), b.low.(reg.VecVirtual))
+	if !v.wide {
+		b.high = v.reg()
+		v.times(values.high, at(scales, 0), b.high.(reg.VecVirtual))
+	}
+	round(b.low.(reg.VecVirtual))
+	d.books = []book{b}
+	c.ADDQ(operand.U8(4), scales)
+	c.MOVQ(units, unit)
+	c.Label("unit")
+	d.unit(nil)
+	c.ADDQ(operand.U8(2*v.lanes()), codes)
+	c.ADDQ(operand.I32(16*v.lanes()), from)
+	c.DECQ(unit)
+	c.JNZ(operand.LabelRef("unit"))
+	c.DECQ(block)
+	c.JNZ(operand.LabelRef("block"))
+	v.storeSums(1, d.sums[0], out, nil)
+	c.ADDQ(operand.U8(4), out)
+	c.DECQ(rows)
+	c.JNZ(operand.LabelRef("row"))
+	v.end()
+}
+
+// clear begins sums of so many rows.
+func (d *dotLoop) clear(rows int) {
+	d.sums = make([][]reg.VecVirtual, rows)
+	for r := range d.sums {
+		d.sums[r] = make([]reg.VecVirtual, max(4/rows, d.m))
+		for i := range d.sums[r] {
+			d.sums[r][i] = d.v.reg()
+			d.v.c.VXORPS(d.sums[r][i], d.sums[r][i], d.sums[r][i])
+		}
 	}
 }
 
@@ -49,14 +110,7 @@ func (v vectors) dot(m, together int) {
 		c.SHLQ(operand.U8(6), rowTables)
 	}
 	c.Label("row")
-	d.sums = make([][]reg.VecVirtual, together)
-	for r := range d.sums {
-		d.sums[r] = make([]reg.VecVirtual, max(4/together, m))
-		for i := range d.sums[r] {
-			d.sums[r][i] = v.reg()
-			c.VXORPS(d.sums[r][i], d.sums[r][i], d.sums[r][i])
-		}
-	}
+	d.clear(together)
 	block := c.GP64()
 	c.MOVQ(inMemory(c, "x"), from)
 	c.MOVQ(blocks, block)

@@ -51,7 +51,7 @@ var outputs = []output{
 	{"device/cpu/vec/arith", []func(*build.Context){formulas("arith", arithmetic)}},
 	{"device/cpu/vec/func", []func(*build.Context){formulas("func", transcendental), expSum}},
 	{"device/cpu/vec/random", []func(*build.Context){random}},
-	{"internal/fourbit/decode", both(restoreScales, eachDType(dtypes, blockTables), eachDType(dtypes[1:], tablePairs),
+	{"internal/fourbit/decode", both(restoreScales, eachDType(dtypes, blockTables), eachDType(dtypes[1:], tablePairs), ordinary, nearTables,
 		decode32, decode32Stream, decode16, decode16Stream)},
 	{"internal/fourbit/strips", both(eachDType(dtypes, packLanes), eachDType(dtypes, packFew), eachDType(dtypes, packRows))},
 	{"internal/fourbit/dot", both(dots, sumRows)},
