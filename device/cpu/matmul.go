@@ -31,12 +31,14 @@ const smallProduct = 1 << 20
 
 // buildProduct makes the kernel of a product of type t, added to the first of three inputs.
 func buildProduct(d *Device, op ops.MatMul, alpha float32, in []tensor.Type, t, out tensor.Type) (*Kernel, error) {
-	p := product{op: op, alpha: float64(alpha), first: len(in) - 2, out: out}
-	p.a, p.b = in[p.first], in[p.first+1]
+	p := product{alpha: float64(alpha), first: len(in) - 2}
+	a, b := in[p.first], in[p.first+1]
 	p.m, p.n = t.Dim(-2), t.Dim(-1)
-	if p.k = p.a.Dim(-1); op.TransA {
-		p.k = p.a.Dim(-2)
+	if p.k = a.Dim(-1); op.TransA {
+		p.k = a.Dim(-2)
 	}
+	p.each = gemm.Args{M: p.m, N: p.n, K: p.k, Accumulate: p.first == 1, C: gemm.Out{DType: out.DType, LD: p.n},
+		A: gemm.Mat{DType: a.DType, LD: a.Dim(-1), Trans: op.TransA}, B: gemm.Mat{DType: b.DType, LD: b.Dim(-1), Trans: op.TransB}}
 	p.batch = 1
 	for i := range t.Rank() - 2 {
 		p.batch *= t.Dim(i)
@@ -44,9 +46,10 @@ func buildProduct(d *Device, op ops.MatMul, alpha float32, in []tensor.Type, t, 
 	if p.batch > 1 && p.m*p.n*p.k < smallProduct {
 		lanes := min(d.threads, p.batch)
 		each := (gemm.ScratchBytes(p.m, p.n, p.k, 1) + 63) &^ 63
+		p.errs = make([]error, lanes)
 		return &Kernel{ScratchBytes: each * int64(lanes), Run: func(c *Call) error {
 			p.begin(c)
-			return p.runBatch(d, c, lanes, each)
+			return p.runBatch(d, c, each)
 		}}, nil
 	}
 	return &Kernel{ScratchBytes: gemm.ScratchBytes(p.m, p.n, p.k, d.threads), Run: func(c *Call) error {
@@ -62,11 +65,11 @@ func buildProduct(d *Device, op ops.MatMul, alpha float32, in []tensor.Type, t, 
 
 // product is a batch of matrix products of one shape.
 type product struct {
-	op             ops.MatMul
 	alpha          float64
 	first          int // input A; what the product is added to lies before it
-	a, b, out      tensor.Type
 	batch, m, n, k int
+	each           gemm.Args // of one matrix, without its bytes
+	errs           []error   // by lane, where the batch is spread over threads
 }
 
 // begin puts what the product is added to where the sum goes, unless it is there.
@@ -77,25 +80,27 @@ func (p *product) begin(c *Call) {
 }
 
 func (p *product) args(c *Call, i int) gemm.Args {
-	mat := func(x []byte, t tensor.Type, trans bool) gemm.Mat {
-		each := len(x) / p.batch
-		return gemm.Mat{Data: x[i*each : (i+1)*each], DType: t.DType, LD: t.Dim(-1), Trans: trans}
+	part := func(x []byte) []byte {
+		n := len(x) / p.batch
+		return x[i*n : (i+1)*n]
 	}
-	each := len(c.Out[0]) / p.batch
-	return gemm.Args{M: p.m, N: p.n, K: p.k, A: mat(c.In[p.first], p.a, p.op.TransA), B: mat(c.In[p.first+1], p.b, p.op.TransB),
-		C: gemm.Out{Data: c.Out[0][i*each : (i+1)*each], DType: p.out.DType, LD: p.n}, Accumulate: p.first == 1}
+	args := p.each
+	args.A.Data, args.B.Data, args.C.Data = part(c.In[p.first]), part(c.In[p.first+1]), part(c.Out[0])
+	return args
 }
 
-func (p *product) runBatch(d *Device, c *Call, lanes int, scratch int64) error {
-	errs := make([]error, lanes)
+// runBatch gives each lane a range of the matrices. scratch is that of one lane.
+func (p *product) runBatch(d *Device, c *Call, scratch int64) error {
+	clear(p.errs)
+	lanes := len(p.errs)
 	if err := d.parallel(lanes, func(lane int) {
-		for i := p.batch * lane / lanes; i < p.batch*(lane+1)/lanes && errs[lane] == nil; i++ {
-			errs[lane] = gemm.Gemm(nil, c.Scratch[int64(lane)*scratch:int64(lane+1)*scratch], p.alpha, p.args(c, i))
+		for i := p.batch * lane / lanes; i < p.batch*(lane+1)/lanes && p.errs[lane] == nil; i++ {
+			p.errs[lane] = gemm.Gemm(nil, c.Scratch[int64(lane)*scratch:int64(lane+1)*scratch], p.alpha, p.args(c, i))
 		}
 	}); err != nil {
 		return err
 	}
-	for _, err := range errs {
+	for _, err := range p.errs {
 		if err != nil {
 			return err
 		}
