@@ -70,6 +70,36 @@ func (c chain) bench(b *testing.B, d tensor.DType, rows, threads int) {
 	benchLaunch(b, threads, s, bytes)
 }
 
+// BenchmarkRows times kernels that go through rows; bytes are those of full operands and of the result.
+func BenchmarkRows(b *testing.B) {
+	for _, shape := range [][2]int{{2048, 256}, {64, 32768}, {16384, 1024}} {
+		for _, d := range []tensor.DType{tensor.F32, tensor.BF16} {
+			x, w, sum := tensor.T(d, shape[0], shape[1]), tensor.T(d, shape[1]), tensor.T(d, shape[0])
+			for _, c := range []struct {
+				name    string
+				op      graph.Op
+				in, out []tensor.Type
+				full    int64
+			}{
+				{"rmsnorm", ops.RMSNormOp{Eps: 1e-5}, []tensor.Type{x, w}, []tensor.Type{x}, 2},
+				{"rmsnorm_grad", ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, []tensor.Type{x, w, x}, []tensor.Type{x, w}, 3},
+				{"layernorm", ops.LayerNormOp{Eps: 1e-5}, []tensor.Type{x, w, w}, []tensor.Type{x}, 2},
+				{"softmax", ops.SoftmaxOp{}, []tensor.Type{x}, []tensor.Type{x}, 2},
+				{"softmax_grad", ops.SoftmaxGradOp{}, []tensor.Type{x, x}, []tensor.Type{x}, 3},
+				{"sum_rows", ops.Reduce{Kind: ops.RedSum, Axes: 2}, []tensor.Type{x}, []tensor.Type{sum}, 1},
+				{"sum_columns", ops.Reduce{Kind: ops.RedSum, Axes: 1}, []tensor.Type{x}, []tensor.Type{w}, 1},
+				{"max_rows", ops.Reduce{Kind: ops.RedMax, Axes: 2}, []tensor.Type{x}, []tensor.Type{sum}, 1},
+			} {
+				for _, threads := range []int{1, 2} {
+					b.Run(fmt.Sprintf("%s/%v/%dx%d/threads=%d", c.name, d, shape[0], shape[1], threads), func(b *testing.B) {
+						benchLaunch(b, threads, device.Spec{Op: c.op, In: c.in, Out: c.out}, c.full*x.Bytes())
+					})
+				}
+			}
+		}
+	}
+}
+
 // benchLaunch times the launches of one kernel on zeros.
 func benchLaunch(b *testing.B, threads int, s device.Spec, bytes int64) {
 	dev := New(Options{Threads: threads})
