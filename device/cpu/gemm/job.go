@@ -63,7 +63,7 @@ func (j *job) choice(threads int) choice {
 
 // ScratchBytes is how much scratch Gemm needs at most for products of these or smaller extents, whatever the types and the kernel.
 func ScratchBytes(m, n, k, threads int) int64 {
-	if isSmall(m, n) {
+	if min(m, n) <= smallM {
 		return 4*int64(smallFloats(min(m, smallM), n, k, max(threads, 1))) + line
 	}
 	return PackedScratchBytes(m, n, k, threads)
@@ -71,7 +71,7 @@ func ScratchBytes(m, n, k, threads int) int64 {
 
 // PackedScratchBytes is ScratchBytes for products that are packed even if they have few rows or columns: B is a Packer.
 func PackedScratchBytes(m, n, k, threads int) int64 {
-	most := smallFloats(min(m, smallM), n, k, max(threads, 1))
+	most := smallFloats(min(m, wideM), n, k, max(threads, 1))
 	for _, kern := range kernels {
 		if kern != nil {
 			sums := min(m, sumCols) * roundUp(min(n, sumCols), 16)
@@ -87,7 +87,11 @@ func sumsFloats(j *blocks) int { return min(j.m, j.blockM) * roundUp(min(j.n, j.
 // layout plans the product and cuts up the scratch.
 func (j *job) layout(scratch []byte, threads int) error {
 	_, packs := j.B.Source.(Packer)
-	j.small, j.swapped = isSmall(j.M, j.N) && !packs, false
+	large := &j.B
+	if j.M > j.N {
+		large = &j.A
+	}
+	j.small, j.swapped = !packs && j.kern.isSmall(j.M, j.N, large.Source != nil), false
 	var need int
 	if j.small {
 		if j.M > j.N {

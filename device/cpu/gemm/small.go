@@ -13,6 +13,7 @@ import (
 // along K, else as sums of its rows, which micro-tiles read where they lie.
 const (
 	smallM     = 8                    // the most rows done this way
+	wideM      = 16                   // the same where there are wide dot products, and the large operand needs no decoding
 	convert    = 1 << 14              // elements of B converted at a time
 	dotRows    = 16                   // rows of a transposed B per task
 	dotMany    = 64                   // the same where they are many and need no conversion
@@ -26,7 +27,10 @@ const (
 	smallWork  = 1 << 16 // elements of B below which a product of little work stays on the calling goroutine
 )
 
-func isSmall(m, n int) bool { return min(m, n) <= smallM }
+// isSmall says that a product is done without packing. decoded says that the operand with the many rows or columns is a Source.
+func (k *kernel) isSmall(m, n int, decoded bool) bool {
+	return min(m, n) <= smallM || min(m, n) <= wideM && k.dotsF32 != nil && !decoded
+}
 
 // smallFloats is the scratch of a product that is not packed.
 func smallFloats(m, n, k, threads int) int { return roundUp(min(m, n)*k, 16) + threads*smallTemp }
@@ -251,9 +255,11 @@ func (j *job) tileBlock(sums, b []float32, ld, cols, k0, kb int, rest []float32)
 				clear(row[copy(row, b[k*ld+n:][:have]):])
 			}
 		}
-		for i := 0; i < j.M; i += j.kern.mr {
-			j.kern.tile(min(j.kern.mr, j.M-i), kb, j.x.from(i, k0), j.x.lane, j.x.k, part, lb, &sums[i*cols+n], cols, have, 1, k0 > 0,
+		for i := 0; i < j.M; {
+			height := ceil(j.M-i, ceil(j.M-i, j.kern.mr))
+			j.kern.tile(height, kb, j.x.from(i, k0), j.x.lane, j.x.k, part, lb, &sums[i*cols+n], cols, have, 1, k0 > 0,
 				uintptr(unsafe.Pointer(part)), 0)
+			i += height
 		}
 	}
 }
