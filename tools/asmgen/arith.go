@@ -48,7 +48,7 @@ var arithmetic = []formula{
 	}),
 	unary("roundBF16", "a[i] rounded to bfloat16, ties to even", roundBF16),
 	unary("roundF16", "a[i] rounded to binary16, ties to even", func(l *lanes, a reg.VecVirtual) reg.VecVirtual {
-		z, half := l.vector(), l.XMM().(reg.VecVirtual)
+		z, half := l.vector(), l.XMM()
 		if l.wide {
 			half = l.YMM()
 		}

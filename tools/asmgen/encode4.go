@@ -143,9 +143,9 @@ func packAVX512(c *build.Context, table reg.GPVirtual) packer4 {
 	broadcastBits(c, 0x01100110, weights) // 16 for the first of two codes, 1 for the second
 	c.VMOVDQU32(at(table, vectors4Order), order)
 	return func(parts []reg.VecVirtual, dst operand.Mem) {
-		a, b := c.ZMM(), c.ZMM()
+		a := c.ZMM()
 		c.VPACKUSDW(parts[1], parts[0], a)
-		b = a
+		b := a
 		if len(parts) == 4 {
 			b = c.ZMM()
 			c.VPACKUSDW(parts[3], parts[2], b)

@@ -149,7 +149,7 @@ func roundRandom(l *lanes) {
 		"bits of src[i]. A NaN stays one. "+l.needs())
 	n, dst, src, words := param(l.Context, "n"), param(l.Context, "dst"), param(l.Context, "src"), param(l.Context, "random")
 	loop(l.Context, "many", n, l.count(), func() {
-		x, r, short := l.vector(), l.vector(), l.XMM().(reg.VecVirtual)
+		x, r, short := l.vector(), l.vector(), l.XMM()
 		l.VMOVUPS(at(src, 0), x)
 		l.VPMOVZXWD(at(words, 0), r)
 		upper := l.shift(l.VPSRLD, 16, x)
