@@ -121,6 +121,9 @@ func (a *accumulator) follow(y graph.Value, factor float64) *sum {
 // passThrough returns the one input that n's result is f times of; f is 0 if there is none.
 func passThrough(n *graph.Node) (input int, f float64) {
 	if isView(n) {
+		if len(n.In) > 1 || n.In[0].DType() != n.Out[0].DType {
+			return 0, 0 // it waits for another value, or reads bits as other numbers
+		}
 		return 0, 1
 	}
 	op, ok := n.Op.(graph.Linear)

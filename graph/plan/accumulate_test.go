@@ -54,6 +54,12 @@ var inPlace = map[string]struct {
 	"a broadcast": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
 		return []graph.Value{ops.Add(ops.Sigmoid(ops.Slice(x, 0, 0, 1)), ops.Dot(x, y))}
 	}, 0},
+	"a product that waits": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		return []graph.Value{ops.Add(ops.Sigmoid(x), ops.After(ops.Dot(x, y), ops.Exp(y)))}
+	}, 0},
+	"a product's bits": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
+		return []graph.Value{ops.Add(ops.BitCast(ops.Sigmoid(x), tensor.I32), ops.BitCast(ops.Dot(x, y), tensor.I32))}
+	}, 0},
 	"half precision": {func(x, y graph.Value, _ *graph.Var) []graph.Value {
 		half := func(v graph.Value) graph.Value { return ops.Cast(v, tensor.BF16) }
 		return []graph.Value{ops.Add(ops.Dot(half(x), half(y)), ops.Dot(half(y), half(x)))}
