@@ -76,7 +76,7 @@ func (p *program) profile() *cobra.Command {
 	}
 }
 
-// diskError is a file that cannot be written: exit code 5.
+// diskError is a file that cannot be written.
 type diskError struct{ error }
 
 // ExitCode is config.ExitDisk.

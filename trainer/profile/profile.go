@@ -2,13 +2,14 @@
 // one's own, while they run; its Result has time by kernel and by scope of the graph, the work that was done in it and how near that
 // is to what the device can do, a trace for chrome://tracing or Perfetto, and what lies in memory when.
 //
-//	prof := profile.New(profile.Options{Device: dev})
+//	prof, err := profile.New(profile.Options{Device: dev})
+//	...
 //	prof.Watch("step", p) // p is a *plan.Plan
 //	for range 5 {
 //		err := prof.Step(func() error { _, err := p.Run(ctx, feed); return err })
 //		...
 //	}
-//	err := prof.Result().Write(vfs.OS{}, "profile")
+//	err = prof.Result().Write(nil, "profile")
 //
 // Plans that are not watched do nothing for it.
 package profile
