@@ -20,33 +20,43 @@ var cpuTime func() time.Duration
 // processor time of the cheapest launch, which other work on the machine moves far less than it moves the clock's.
 func BenchmarkSlab(b *testing.B) {
 	l := ops.NewLayout(10_000_000)
-	adam := ops.Hyper{Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}
-	torch := adam
-	torch.Rule = ops.AdamTorch
-	lamb, lion, one := adam, ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}, tensor.T(tensor.F32)
-	lamb.MaxUnorm = 1
-	for _, c := range []struct {
+	rules := []struct {
 		name string
-		op   updateOp
+		h    ops.Hyper
 	}{
-		{"adamw", ops.Update{Hyper: torch, Layout: l}}, {"adam32bit", ops.Update{Hyper: adam, Layout: l}},
-		{"adam8bit", ops.Update8bit{Hyper: adam, Layout: l}}, {"lamb", ops.Update{Hyper: lamb, Layout: l}},
-		{"lion", ops.Update{Hyper: lion, Layout: l}}, {"lion8bit", ops.Update8bit{Hyper: lion, Layout: l}},
-		{"sgd", ops.Update{Hyper: ops.Hyper{Rule: ops.Momentum, Beta1: 0.9}, Layout: l}},
-	} {
-		in := []tensor.Type{l.Type(), l.Type()}
-		for _, s := range c.op.States() {
-			in = append(in, s.Type)
-		}
-		in = append(in, one, one, one, one)
-		for _, threads := range []int{1, 2} {
-			b.Run(c.name+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, c.op, in) })
+		{"adamw", ops.Hyper{Rule: ops.AdamTorch, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}},
+		{"adam", ops.Hyper{Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}},
+		{"ademamix", ops.Hyper{Rule: ops.AdEMAMix, Beta1: 0.9, Beta2: 0.999, Beta3: 0.9999, Alpha: 5, Eps: 1e-8}},
+		{"lamb", ops.Hyper{Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxUnorm: 1}},
+		{"lion", ops.Hyper{Rule: ops.Lion, Beta1: 0.9, Beta2: 0.99}},
+		{"sgd", ops.Hyper{Rule: ops.Momentum, Beta1: 0.9}},
+		{"plain_sgd", ops.Hyper{Rule: ops.Momentum}},
+		{"rmsprop", ops.Hyper{Rule: ops.RMSprop, Beta1: 0.99, Eps: 1e-8}},
+		{"adagrad", ops.Hyper{Rule: ops.Adagrad, Eps: 1e-10}},
+	}
+	for _, r := range rules {
+		benchUpdate(b, r.name, l, ops.Update{Hyper: r.h, Layout: l})
+		if len(r.h.Moments()) > 0 {
+			benchUpdate(b, r.name+"8bit", l, ops.Update8bit{Hyper: r.h, Layout: l})
 		}
 	}
 	for _, threads := range []int{1, 2} {
 		b.Run("sum_squares"+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) {
 			benchSlab(b, threads, ops.SumSquares{}, []tensor.Type{l.Type()})
 		})
+	}
+}
+
+// benchUpdate runs an update on one and two threads.
+func benchUpdate(b *testing.B, name string, l *ops.Layout, op updateOp) {
+	in := []tensor.Type{l.Type(), l.Type()}
+	for _, s := range op.States() {
+		in = append(in, s.Type)
+	}
+	one := tensor.T(tensor.F32)
+	in = append(in, one, one, one, one)
+	for _, threads := range []int{1, 2} {
+		b.Run(name+map[int]string{1: "/one", 2: "/two"}[threads], func(b *testing.B) { benchSlab(b, threads, op, in) })
 	}
 }
 

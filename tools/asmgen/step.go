@@ -68,6 +68,7 @@ var stepLevels = []level{{"AVX2", "AVX2 and FMA", false}, {"AVX512", "AVX-512F a
 type stepGen struct {
 	c         *build.Context
 	wide      bool
+	idle      bool // the divider has time to spare
 	k         reg.GPVirtual
 	held      map[factor]reg.VecVirtual
 	masks     map[factor]reg.OpmaskVirtual
@@ -168,13 +169,13 @@ func (s *stepGen) root(v reg.VecVirtual) reg.VecVirtual {
 	return u
 }
 
-// overC2 divides y, a root, by c2, exactly rounded but in the wide form without the divider, which has enough to do. With 1/c2 rounded
+// overC2 divides y, a root, by c2, exactly rounded but in wide loops without the divider, which has enough to do. With 1/c2 rounded
 // to nearest, the product is within two units in the last place, a first correction by its remainder within one, and a second is then the
 // nearest (Markstein 1990). The remainders are exact, as a root is 0 or between 2^-75 and 2^64 and c2 between 2^-24 and 1. The remainder
 // of infinity is NaN and left out.
 func (s *stepGen) overC2(y reg.VecVirtual) reg.VecVirtual {
 	c := s.c
-	if !s.wide {
+	if !s.wide || s.idle {
 		c.VDIVPS(s.f(fC2), y, y)
 		return y
 	}

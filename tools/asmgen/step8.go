@@ -79,7 +79,7 @@ func update8(c *build.Context, r stepRule, l level) {
 		"operations of the Go twin one by one. Elements whose scaled gradient is not finite keep p and get moments of 0. The largest magnitudes of",
 		"the moments are left in the block8 at b. Beside that the moments at before, times r, are quantized, and codes are dequantized to next. Moment j",
 		"of a block is at 256*j. k points at the first of Factors. Needs "+needs+".")
-	g := &gen8{stepGen: stepGen{c: c, wide: l.wide}, rule: r, fewer: r.moments > 2 || !l.wide && r.moments > 1}
+	g := &gen8{stepGen: stepGen{c: c, wide: l.wide, idle: true}, rule: r, fewer: r.moments > 2 || !l.wide && r.moments > 1}
 	g.a = param(c, "b")
 	p, grad := param(c, "p"), param(c, "grad")
 	g.m, g.before, g.next, g.k = param(c, "m"), param(c, "before"), param(c, "next"), param(c, "k")
