@@ -89,7 +89,8 @@ func (d *Device) Threads() int { return d.threads }
 // Stream implements device.Device. The processor has one queue, which is synchronous.
 func (d *Device) Stream(int) device.Stream { return &d.stream }
 
-// Info implements device.Device.
+// Info implements device.Device. BF16 is false on every processor: only large products gain from bfloat16 instructions, where they exist,
+// and a default that differs between processors would give results that do.
 func (d *Device) Info() device.Info {
 	total, free := memory()
 	return device.Info{Name: modelName() + ", " + isa.String() + ", " + strconv.Itoa(d.threads) + " threads", Kind: "cpu", MemoryTotal: total, MemoryFree: free, Threads: d.threads}
