@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -103,10 +104,14 @@ func scatterInto[E float32 | float64 | uint8 | uint16 | uint32 | uint64](d *Devi
 				if i < 0 || i >= sc.n {
 					continue
 				}
-				to := dst[(o*sc.n+i)*sc.inner:]
-				from := u[(o*sc.m+k)*sc.inner:]
-				for j := lo; j < hi; j++ {
-					to[j] += from[j]
+				to := dst[(o*sc.n+i)*sc.inner+lo : (o*sc.n+i)*sc.inner+hi]
+				from := u[(o*sc.m+k)*sc.inner+lo : (o*sc.m+k)*sc.inner+hi]
+				if to, ok := any(to).([]float32); ok {
+					vec.OpAdd.Run(to, to, any(from).([]float32), nil)
+					continue
+				}
+				for j, x := range from {
+					to[j] += x
 				}
 			}
 		}
@@ -130,10 +135,8 @@ func scatterHalf(d *Device, sc scatter, dt tensor.DType, c *Call, idx index) err
 				}
 			}
 			for r := range sc.n {
-				for j := lo; j < hi; j++ {
-					at := (o*sc.n+r)*sc.inner + j
-					store32(dt, c.Out[0], at, acc[at])
-				}
+				at := (o*sc.n + r) * sc.inner
+				vec.Narrow(c.Out[0][2*(at+lo):2*(at+hi)], acc[at+lo:at+hi], dt)
 			}
 		}
 	})

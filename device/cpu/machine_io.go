@@ -135,11 +135,9 @@ func (m *machine) store(v, lo, hi int) {
 
 // storePast writes a block past the caches, unless the output is where an input was: those lines are in the caches already.
 func (m *machine) storePast(dst, x []float32) {
-	for _, in := range m.c.In {
-		if len(in) > 0 && &in[0] == &m.c.Out[0][0] {
-			copy(dst, x)
-			return
-		}
+	if inPlace(m.c) {
+		copy(dst, x)
+		return
 	}
 	vec.Stream(dst, x)
 }

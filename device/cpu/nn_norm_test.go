@@ -152,3 +152,28 @@ func TestSoftmaxOfInfinitiesAndNaN(t *testing.T) {
 	require.False(t, math.IsNaN(loss.At(0)))
 	require.True(t, math.IsNaN(loss.At(1)) && math.IsNaN(loss.At(2)))
 }
+
+// TestLargeRowsGoPastTheCaches: a result of that size has the bits that its rows have alone, on any number of threads and in place.
+func TestLargeRowsGoPastTheCaches(t *testing.T) {
+	const rows, n, few = 4100, 1030, 7
+	r := nnRand(8)
+	x, w := nnRandom(r, tensor.F32, rows, n), nnRandom(r, tensor.F32, n)
+	top, err := tensor.FromBytes(tensor.T(tensor.F32, few, n), x.Bytes()[:few*n*4])
+	require.NoError(t, err)
+	end, err := tensor.FromBytes(tensor.T(tensor.F32, few, n), x.Bytes()[(rows-few)*n*4:])
+	require.NoError(t, err)
+	for _, c := range []struct {
+		op   graph.Op
+		more []*tensor.Tensor
+	}{{ops.RMSNormOp{Eps: 1e-5}, []*tensor.Tensor{w}}, {ops.SoftmaxOp{}, nil}} {
+		first := nnLaunch(t, 1, c.op, -1, append([]*tensor.Tensor{top}, c.more...))[0].Bytes()
+		last := nnLaunch(t, 1, c.op, -1, append([]*tensor.Tensor{end}, c.more...))[0].Bytes()
+		for _, threads := range []int{1, 2} {
+			for _, alias := range []int{-1, 0} {
+				all := nnLaunch(t, threads, c.op, alias, append([]*tensor.Tensor{x}, c.more...))[0].Bytes()
+				require.Equal(t, first, all[:len(first)])
+				require.Equal(t, last, all[len(all)-len(last):])
+			}
+		}
+	}
+}

@@ -51,10 +51,10 @@ func normKernel[T floats](d *Device, o norm) *Kernel {
 		}
 		for r := lo; r < hi; r++ {
 			x := readRow(dt, c.In[0], r*n, n, b.row(2))
-			y := targetRow(dt, c.Out[0], r*n, n, b.row(3))
+			y := b.target(dt, c.Out[0], r*n, n, 3)
 			mean, rstd := normStats(o, x)
 			normRow(y, x, w, bias, mean, rstd)
-			writeRow(dt, c.Out[0], r*n, y)
+			b.write(dt, c.Out[0], r*n, y)
 		}
 	})
 }

@@ -35,16 +35,35 @@ func rowKernel[T floats](d *Device, dt tensor.DType, rows, width, bufs int, f fu
 		bufs = 0
 	}
 	per := bufs*width + expBlock
+	large := dt == tensor.F32 && rows*width*4 >= vec.StreamBytes
+	if large {
+		per += width
+	}
 	return &Kernel{ScratchBytes: sizeOf[T](tasks * per), Run: func(c *Call) error {
 		all := tensor.View[T](c.Scratch)
+		past := large && !inPlace(c)
+		task := func(t int) {
+			f(c, rows*t/tasks, rows*(t+1)/tasks, newBuffers(all[t*per:(t+1)*per], bufs, width, past))
+			if past {
+				vec.Fence()
+			}
+		}
 		if tasks == 1 {
-			f(c, 0, rows, newBuffers(all, bufs, width))
+			task(0)
 			return nil
 		}
-		return d.parallel(tasks, func(t int) {
-			f(c, rows*t/tasks, rows*(t+1)/tasks, newBuffers(all[t*per:(t+1)*per], bufs, width))
-		})
+		return d.parallel(tasks, task)
 	}}
+}
+
+// inPlace reports whether the first output lies where an input does.
+func inPlace(c *Call) bool {
+	for _, in := range c.In {
+		if len(in) > 0 && len(c.Out[0]) > 0 && &in[0] == &c.Out[0][0] {
+			return true
+		}
+	}
+	return false
 }
 
 func sizeOf[T floats](n int) int64 {
@@ -58,11 +77,33 @@ const expBlock = 512
 // buffers are the scratch of one task: rows, none for float32 and float64 tensors, and always a block of expBlock elements.
 type buffers[T floats] struct {
 	rows, block []T
+	past        []T // a row of a float32 result so large that it goes past the caches, else nil
 	width       int
 }
 
-func newBuffers[T floats](mem []T, bufs, width int) buffers[T] {
-	return buffers[T]{mem[:bufs*width], mem[bufs*width : bufs*width+expBlock], width}
+func newBuffers[T floats](mem []T, bufs, width int, past bool) buffers[T] {
+	end := bufs*width + expBlock
+	b := buffers[T]{rows: mem[:bufs*width], block: mem[bufs*width : end], width: width}
+	if past {
+		b.past = mem[end : end+width]
+	}
+	return b
+}
+
+// target is targetRow for the first output, with buffer i; what is computed there goes through write.
+func (b buffers[T]) target(d tensor.DType, out []byte, off, n, i int) []T {
+	if b.past != nil {
+		return b.past[:n]
+	}
+	return targetRow(d, out, off, n, b.row(i))
+}
+
+func (b buffers[T]) write(d tensor.DType, out []byte, off int, row []T) {
+	if b.past != nil {
+		vec.Stream(tensor.View[float32](out)[off:off+len(row)], f32s(row))
+		return
+	}
+	writeRow(d, out, off, row)
 }
 
 func (b buffers[T]) row(i int) []T {

@@ -26,13 +26,13 @@ func softmaxKernel[T floats](d *Device, op ops.SoftmaxOp, t tensor.Type, exp exp
 	return rowKernel(d, t.DType, rows, n, 2, func(c *Call, lo, hi int, b buffers[T]) {
 		for r := lo; r < hi; r++ {
 			x := readRow(t.DType, c.In[0], r*n, n, b.row(0))
-			y := targetRow(t.DType, c.Out[0], r*n, n, b.row(1))
+			y := b.target(t.DType, c.Out[0], r*n, n, 1)
 			if op.Log {
 				logSoftmaxRow(y, x, b.block, exp)
 			} else {
 				multiplyRow(y, T(1/exp.store(y, x, maxRow(x))))
 			}
-			writeRow(t.DType, c.Out[0], r*n, y)
+			b.write(t.DType, c.Out[0], r*n, y)
 		}
 	})
 }
@@ -62,13 +62,13 @@ func softmaxGradKernel[T floats](d *Device, op ops.SoftmaxGradOp, t tensor.Type,
 		for r := lo; r < hi; r++ {
 			y := readRow(t.DType, c.In[0], r*n, n, b.row(0))
 			g := readRow(t.DType, c.In[1], r*n, n, b.row(1))
-			dx := targetRow(t.DType, c.Out[0], r*n, n, b.row(2))
+			dx := b.target(t.DType, c.Out[0], r*n, n, 2)
 			if op.Log {
 				logSoftmaxGradRow(dx, y, g, exp)
 			} else {
 				softmaxGradRow(dx, y, g)
 			}
-			writeRow(t.DType, c.Out[0], r*n, dx)
+			b.write(t.DType, c.Out[0], r*n, dx)
 		}
 	})
 }
