@@ -92,7 +92,7 @@ func (t *GradTile) Backward(in *GradIn, dq Rows, sums Sums) {
 		g.begun = false
 		if g.first < g.last {
 			first, last = min(first, g.first), max(last, g.last)
-			t.operand(g.q, t.qRows[i*nr*t.dn:], in.Q, in.R0+i*nr, rows, t.gain)
+			t.operand(g.q, t.qRows[i*nr*t.dn:], in.Q, in.R0+i*nr, rows, t.query)
 			t.operand(g.do, t.doRows[i*nr*t.dn:], in.DO, in.R0+i*nr, rows, t.unit)
 			t.prepare(in, g, i*nr, rows)
 		}
@@ -161,7 +161,7 @@ func (t *GradTile) block(in *GradIn, at int, sums Sums) {
 		k.outer(t.D, padded/mr, &in.K[g.from*t.dp], mr, t.dp*mr, &g.q[0], &s[0], nil)
 		k.outer(t.D, padded/mr, &in.V[g.from*t.dp], mr, t.dp*mr, &g.do[0], &ds[0], nil)
 		if t.SoftCap > 0 {
-			capScoresGrad(s[:padded*k.nr], ds, g.capShift, t.SoftCap)
+			t.capScoresGrad(s, ds, g.capShift, padded, t.factors)
 		}
 		g.hide(k, s, g.from, g.from+padded)
 		k.slopes(padded, &s[0], &ds[0], &g.state[0])

@@ -6,28 +6,25 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/vec"
 )
 
-// capScores replaces scores by c·tanh(x/c), in units of ln 2.
-func capScores(x []float32, c float32) {
-	tanhOf(x, c)
-	for i := range x {
-		x[i] *= c * math.Log2E
-	}
-}
+// With a soft cap c the packed queries have 1/c in them, so that what products give is x/c, and scores are c·tanh of it.
 
-// tanhOf replaces x by tanh(x/c).
-func tanhOf(x []float32, c float32) {
-	for i := range x {
-		x[i] /= c
-	}
+// capScores turns rows of products into scores in units of ln 2.
+func (t *Tiler) capScores(x []float32, rows int, factors []float32) {
+	x = x[:rows*t.k.nr]
 	vec.Tanh(x, x)
+	t.times(x, rows, t.SoftCap*math.Log2E, factors)
 }
 
 // capScoresGrad does so too, and replaces dp by (dp - shift)·(1 - tanh²); shift holds one number a lane.
-func capScoresGrad(x, dp, shift []float32, c float32) {
-	dp = dp[:len(x)]
-	tanhOf(x, c)
-	for i, t := range x {
-		x[i] = c * math.Log2E * t
-		dp[i] = (dp[i] - shift[i%len(shift)]) * (1 - t*t)
+func (t *Tiler) capScoresGrad(x, dp, shift []float32, rows int, factors []float32) {
+	nr := t.k.nr
+	x = x[:rows*nr]
+	vec.Tanh(x, x)
+	for j := 0; j < len(x); j += nr {
+		d, s := dp[j:j+nr], shift[:nr]
+		for i, v := range x[j : j+nr] {
+			d[i] = (d[i] - s[i]) * (1 - v*v)
+		}
 	}
+	t.times(x, rows, t.SoftCap*math.Log2E, factors)
 }

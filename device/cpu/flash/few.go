@@ -55,8 +55,12 @@ func (f *Few) Attend(p Part, q Rows, rows int, k, v Rows, from, to int) {
 		p.top[r], p.sum[r] = lowest, 0
 	}
 	f.gather(f.q, f.dp, q, 0, rows, rows)
+	by := f.Scale
+	if f.SoftCap > 0 {
+		by /= f.SoftCap
+	}
 	for i := range f.q[:rows*f.dp] {
-		f.q[i] *= f.Scale
+		f.q[i] *= by
 	}
 	blocks := f.dp / f.few.lanes
 	for ; from < to; from += f.keys {
@@ -114,7 +118,7 @@ func (f *Few) block(x Rows, from, to int) (keys []float32, ld int) {
 // softmax turns scores of query r into probabilities relative to the largest so far.
 func (f *Few) softmax(p Part, r int, s []float32) {
 	if f.SoftCap > 0 {
-		tanhOf(s, f.SoftCap)
+		vec.Tanh(s, s)
 		for i := range s {
 			s[i] *= f.SoftCap
 		}

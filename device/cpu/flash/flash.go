@@ -43,7 +43,8 @@ type Tiler struct {
 	few    fewKernel
 	widen  widenRows // of DType, nil where rows are converted one by one
 	dp, dn int       // D rounded up to pad, and to whole registers of a row
-	gain   float32   // what scores are multiplied by in the packed queries: Scale, times log2(e) unless capped
+	gain   float32   // Scale, times log2(e) unless capped
+	query  float32   // what packed queries are multiplied by: gain, or that over the cap
 	unit   float32   // ln 2, or 1 with a cap: the factor on dp that undoes it
 }
 
@@ -54,6 +55,9 @@ func newTiler(s Shape, k *kernel) *Tiler {
 	t := &Tiler{Shape: s, k: k, dp: roundUp(s.D, pad), dn: roundUp(s.D, k.nr), gain: s.Scale, unit: 1}
 	if s.SoftCap == 0 {
 		t.gain, t.unit = s.Scale*math.Log2E, math.Ln2
+		t.query = t.gain
+	} else {
+		t.query = t.gain / s.SoftCap
 	}
 	for _, few := range k.few {
 		if t.dp%few.lanes == 0 {

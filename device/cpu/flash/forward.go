@@ -50,7 +50,7 @@ func (t *Tile) Forward(q Rows, r0, rows int, k []float32, v Panel) {
 		x, ld = t.rows, t.dp
 		t.gather(x, ld, q, r0, r0+rows, nr)
 	}
-	t.sideways(t.q, x, ld, t.gain, t.factors)
+	t.sideways(t.q, x, ld, t.query, t.factors)
 	for at := t.first / t.k.mr * t.k.mr; at < t.last; at += blockKeys {
 		t.block(k, v, at, min(at+blockKeys, t.last))
 	}
@@ -62,7 +62,7 @@ func (t *Tile) block(k []float32, v Panel, from, to int) {
 	padded := roundUp(to-from, mr)
 	kern.outer(t.D, padded/mr, &k[from*t.dp], mr, t.dp*mr, &t.q[0], &t.s[0], nil)
 	if t.SoftCap > 0 {
-		capScores(t.s[:padded*kern.nr], t.SoftCap)
+		t.capScores(t.s, padded, t.factors)
 	}
 	t.hide(kern, t.s, from, from+padded)
 	kern.softmax(padded, &t.s[0], &t.state[0])
