@@ -55,8 +55,9 @@ func largestBits[E Real](x []E) (bits uint32) {
 		maxima(largest[:], x[:n], n)
 		bits, x = math.Float32bits(largest[0]), x[n:]
 	}
-	for _, v := range x {
-		bits = max(bits, math.Float32bits(widened(v))&^signBit)
+	var wide [128]float32
+	for lo := 0; lo < len(x); lo += len(wide) {
+		bits = max(bits, maxAbsBitsGo(toFloat32(wide[:], x[lo:min(lo+len(wide), len(x))])))
 	}
 	return bits
 }
@@ -107,6 +108,22 @@ func fromFloat32[E Real](v float32) E {
 		return E(tensor.ToBF16(v))
 	}
 	return E(v)
+}
+
+// narrow rounds to nearest even.
+func narrow[E Real](dst []E, src []float32) {
+	switch d := any(dst).(type) {
+	case []float32:
+		copy(d, src)
+	case []tensor.BFloat16:
+		for i, v := range src {
+			d[i] = tensor.ToBF16(v)
+		}
+	case []tensor.Float16:
+		for i, v := range src {
+			d[i] = tensor.ToF16(v)
+		}
+	}
 }
 
 // widened converts exactly.

@@ -124,11 +124,14 @@ func inlierBits[E Real](x []E, threshold float32, mask []bool) (bits uint32) {
 		bits = math.Float32bits(limits(x[:n], threshold, mask[:n]))
 		x, mask = x[n:], mask[n:]
 	}
-	for i, v := range x {
-		if a := abs32(widened(v)); a < threshold {
-			bits = max(bits, math.Float32bits(a))
-		} else if a >= threshold {
-			mask[i] = true
+	var wide [128]float32
+	for lo := 0; lo < len(x); lo += len(wide) {
+		for i, v := range toFloat32(wide[:], x[lo:min(lo+len(wide), len(x))]) {
+			if a := abs32(v); a < threshold {
+				bits = max(bits, math.Float32bits(a))
+			} else if a >= threshold {
+				mask[lo+i] = true
+			}
 		}
 	}
 	return bits
@@ -244,8 +247,13 @@ func ScaleCodes[E Real](dst []E, codes []int8, scale float32) {
 		decodeInt(dst[:n], tensor.AsBytes(codes[:n]), 0x80, 0x80, scale, 1)
 		dst, codes = dst[n:], codes[n:]
 	}
-	for i, c := range codes {
-		dst[i] = fromFloat32[E](float32(c) * scale)
+	var values [128]float32
+	for lo := 0; lo < len(dst); lo += len(values) {
+		v := values[:min(len(values), len(dst)-lo)]
+		for i := range v {
+			v[i] = float32(codes[lo+i]) * scale
+		}
+		narrow(dst[lo:], v)
 	}
 }
 
@@ -289,28 +297,39 @@ func DequantizeProduct[E Real](dst []E, acc []int32, rowStats, colStats []float3
 			done = cols &^ (step - 1)
 			productRow(d[:done], a, rowStats[r], colStats, bias)
 		}
-		for c := done; c < cols; c++ {
+		if done < cols {
 			var b []E
 			if bias != nil {
-				b = bias[c : c+1]
+				b = bias[done:cols]
 			}
-			d[c] = fromFloat32[E](productValue(a[c], rowStats[r], colStats[c], b).Float32())
+			productRowGo(d[done:], a[done:], rowStats[r], colStats[done:], b)
 		}
 	}
 	return nil
 }
 
-// productValue is one value; bias holds one element or none.
-func productValue[E Real](acc int32, row, col float32, bias []E) tensor.Float16 {
-	p := float32(float32(float32(acc)*row) * col)
-	if b, ok := any(bias).([]tensor.Float16); ok && len(b) > 0 {
-		return tensor.ToF16(fma32(p, Int8ProductScale, b[0].Float32()))
+// productRowGo is one row in Go.
+func productRowGo[E Real](dst []E, acc []int32, row float32, cols []float32, bias []E) {
+	if b, ok := any(bias).([]tensor.Float16); ok && b != nil { // product and sum are rounded together
+		d := any(dst).([]tensor.Float16)
+		for i := range d {
+			d[i] = tensor.ToF16(fma32(float32(float32(float32(acc[i])*row)*cols[i]), Int8ProductScale, b[i].Float32()))
+		}
+		return
 	}
-	h := tensor.ToF16(float32(p * Int8ProductScale))
-	if len(bias) == 0 {
-		return h
+	var values, wide [128]float32
+	for lo := 0; lo < len(dst); lo += len(values) {
+		v := values[:min(len(values), len(dst)-lo)]
+		for i := range v {
+			v[i] = tensor.ToF16(float32(float32(float32(float32(acc[lo+i])*row)*cols[lo+i]) * Int8ProductScale)).Float32()
+		}
+		if bias != nil {
+			for i, b := range toFloat32(wide[:], bias[lo:lo+len(v)]) {
+				v[i] = tensor.ToF16(v[i] + b).Float32()
+			}
+		}
+		narrow(dst[lo:], v)
 	}
-	return tensor.ToF16(h.Float32() + widened(bias[0]))
 }
 
 // fma32 is x*y+z rounded once to float32: the product is exact in float64, and rounding the sum to odd there makes the second rounding

@@ -21,12 +21,19 @@ func AddOutliers[E Real](dst []E, kept, weight []float32) error {
 		done = len(dst) &^ (OutlierStrip - 1)
 		outlierRow(dst[:done], kept, weight)
 	}
-	for c := done; c < len(dst); c++ {
-		sum := float32(0)
+	var values [OutlierStrip]float32
+	for lo := done; lo < len(dst); lo += OutlierStrip {
+		d, sums := dst[lo:min(lo+OutlierStrip, len(dst))], [OutlierStrip]float32{}
 		for j, v := range kept {
-			sum += float32(v * weight[(c/OutlierStrip*found+j)*OutlierStrip+c%OutlierStrip])
+			for c, w := range weight[(lo/OutlierStrip*found+j)*OutlierStrip:][:len(d)] {
+				sums[c] += float32(v * w)
+			}
 		}
-		dst[c] = fromFloat32[E](widened(dst[c]) + sum)
+		x := values[:copy(values[:], toFloat32(values[:], d))]
+		for c := range x {
+			x[c] += sums[c]
+		}
+		narrow(d, x)
 	}
 	return nil
 }
