@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func encode8F32AVX512(blocks int, n int, codes *byte, x *float32, r *float32, cells *uint32)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·encode8F32AVX512(SB), NOSPLIT, $0-48
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -22,6 +22,7 @@ encodeBlock:
 
 encodeLoop:
 	VMOVUPS    (BX), Z1
+	PREFETCHT0 16384(BX)
 	VMULPS     Z0, Z1, Z1
 	VPSRLD     $0x10, Z1, Z2
 	KMOVW      K1, K2
@@ -41,7 +42,7 @@ encodeLoop:
 	RET
 
 // func encode8BF16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, cells *uint32)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·encode8BF16AVX512(SB), NOSPLIT, $0-48
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -59,6 +60,7 @@ encodeBlock:
 encodeLoop:
 	VPMOVZXWD  (BX), Z1
 	VPSLLD     $0x10, Z1, Z1
+	PREFETCHT0 8192(BX)
 	VMULPS     Z0, Z1, Z1
 	VPSRLD     $0x10, Z1, Z2
 	KMOVW      K1, K2
@@ -78,7 +80,7 @@ encodeLoop:
 	RET
 
 // func encode8F16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, cells *uint32)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·encode8F16AVX512(SB), NOSPLIT, $0-48
 	MOVQ   blocks+0(FP), AX
 	MOVQ   n+8(FP), CX
@@ -95,6 +97,7 @@ encodeBlock:
 
 encodeLoop:
 	VCVTPH2PS  (BX), Z1
+	PREFETCHT0 8192(BX)
 	VMULPS     Z0, Z1, Z1
 	VPSRLD     $0x10, Z1, Z2
 	KMOVW      K1, K2
@@ -114,7 +117,7 @@ encodeLoop:
 	RET
 
 // func encode8F32AVX2(blocks int, n int, codes *byte, x *float32, r *float32, cells *uint32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·encode8F32AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -133,6 +136,7 @@ encodeBlock:
 
 encodeLoop:
 	VMOVUPS      (BX), Y2
+	PREFETCHT0   16384(BX)
 	VMULPS       Y1, Y2, Y2
 	VPSRLD       $0x10, Y2, Y3
 	VPCMPEQD     Y5, Y5, Y5
@@ -158,7 +162,7 @@ encodeLoop:
 	RET
 
 // func encode8BF16AVX2(blocks int, n int, codes *byte, x *uint16, r *float32, cells *uint32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·encode8BF16AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -178,6 +182,7 @@ encodeBlock:
 encodeLoop:
 	VPMOVZXWD    (BX), Y2
 	VPSLLD       $0x10, Y2, Y2
+	PREFETCHT0   8192(BX)
 	VMULPS       Y1, Y2, Y2
 	VPSRLD       $0x10, Y2, Y3
 	VPCMPEQD     Y5, Y5, Y5
@@ -203,7 +208,7 @@ encodeLoop:
 	RET
 
 // func encode8F16AVX2(blocks int, n int, codes *byte, x *uint16, r *float32, cells *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·encode8F16AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -222,6 +227,7 @@ encodeBlock:
 
 encodeLoop:
 	VCVTPH2PS    (BX), Y2
+	PREFETCHT0   8192(BX)
 	VMULPS       Y1, Y2, Y2
 	VPSRLD       $0x10, Y2, Y3
 	VPCMPEQD     Y5, Y5, Y5

@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func encodeNF4F32AVX512(blocks int, n int, codes *byte, x *float32, r *float32, table *uint32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·encodeNF4F32AVX512(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -36,6 +36,10 @@ block:
 	JLT          by64done
 
 by64:
+	PREFETCHT0  16384(BX)
+	PREFETCHT0  16448(BX)
+	PREFETCHT0  16512(BX)
+	PREFETCHT0  16576(BX)
 	VMOVUPS     (BX), Z9
 	VMULPS      Z8, Z9, Z9
 	VMOVAPS     Z9, Z10
@@ -94,6 +98,8 @@ by64done:
 	JLT  by32done
 
 by32:
+	PREFETCHT0  16384(BX)
+	PREFETCHT0  16448(BX)
 	VMOVUPS     (BX), Z9
 	VMULPS      Z8, Z9, Z9
 	VMOVAPS     Z9, Z10
@@ -133,7 +139,7 @@ by32done:
 	RET
 
 // func encodeNF4BF16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·encodeNF4BF16AVX512(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -164,6 +170,8 @@ block:
 	JLT          by64done
 
 by64:
+	PREFETCHT0  8192(BX)
+	PREFETCHT0  8256(BX)
 	VPMOVZXWD   (BX), Z9
 	VPSLLD      $0x10, Z9, Z9
 	VMULPS      Z8, Z9, Z9
@@ -226,6 +234,7 @@ by64done:
 	JLT  by32done
 
 by32:
+	PREFETCHT0  8192(BX)
 	VPMOVZXWD   (BX), Z9
 	VPSLLD      $0x10, Z9, Z9
 	VMULPS      Z8, Z9, Z9
@@ -267,7 +276,7 @@ by32done:
 	RET
 
 // func encodeNF4F16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·encodeNF4F16AVX512(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -298,6 +307,8 @@ block:
 	JLT          by64done
 
 by64:
+	PREFETCHT0  8192(BX)
+	PREFETCHT0  8256(BX)
 	VCVTPH2PS   (BX), Z9
 	VMULPS      Z8, Z9, Z9
 	VMOVAPS     Z9, Z10
@@ -356,6 +367,7 @@ by64done:
 	JLT  by32done
 
 by32:
+	PREFETCHT0  8192(BX)
 	VCVTPH2PS   (BX), Z9
 	VMULPS      Z8, Z9, Z9
 	VMOVAPS     Z9, Z10
@@ -395,7 +407,7 @@ by32done:
 	RET
 
 // func encodeFP4F32AVX512(blocks int, n int, codes *byte, x *float32, r *float32, table *uint32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·encodeFP4F32AVX512(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -436,6 +448,10 @@ block:
 	JLT          by64done
 
 by64:
+	PREFETCHT0  16384(BX)
+	PREFETCHT0  16448(BX)
+	PREFETCHT0  16512(BX)
+	PREFETCHT0  16576(BX)
 	VMOVUPS     (BX), Z11
 	VMULPS      Z10, Z11, Z12
 	VPANDD      Z4, Z12, Z13
@@ -526,6 +542,8 @@ by64done:
 	JLT  by32done
 
 by32:
+	PREFETCHT0  16384(BX)
+	PREFETCHT0  16448(BX)
 	VMOVUPS     (BX), Z11
 	VMULPS      Z10, Z11, Z12
 	VPANDD      Z4, Z12, Z13
@@ -581,7 +599,7 @@ by32done:
 	RET
 
 // func encodeFP4BF16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·encodeFP4BF16AVX512(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -622,6 +640,8 @@ block:
 	JLT          by64done
 
 by64:
+	PREFETCHT0  8192(BX)
+	PREFETCHT0  8256(BX)
 	VPMOVZXWD   (BX), Z11
 	VPSLLD      $0x10, Z11, Z11
 	VMULPS      Z10, Z11, Z12
@@ -716,6 +736,7 @@ by64done:
 	JLT  by32done
 
 by32:
+	PREFETCHT0  8192(BX)
 	VPMOVZXWD   (BX), Z11
 	VPSLLD      $0x10, Z11, Z11
 	VMULPS      Z10, Z11, Z12
@@ -773,7 +794,7 @@ by32done:
 	RET
 
 // func encodeFP4F16AVX512(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·encodeFP4F16AVX512(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -814,6 +835,8 @@ block:
 	JLT          by64done
 
 by64:
+	PREFETCHT0  8192(BX)
+	PREFETCHT0  8256(BX)
 	VCVTPH2PS   (BX), Z11
 	VMULPS      Z10, Z11, Z12
 	VPANDD      Z4, Z12, Z13
@@ -904,6 +927,7 @@ by64done:
 	JLT  by32done
 
 by32:
+	PREFETCHT0  8192(BX)
 	VCVTPH2PS   (BX), Z11
 	VMULPS      Z10, Z11, Z12
 	VPANDD      Z4, Z12, Z13
@@ -959,7 +983,7 @@ by32done:
 	RET
 
 // func encodeNF4F32AVX2(blocks int, n int, codes *byte, x *float32, r *float32, table *uint32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·encodeNF4F32AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -983,6 +1007,8 @@ block:
 	JLT          by32done
 
 by32:
+	PREFETCHT0   16384(BX)
+	PREFETCHT0   16448(BX)
 	VMOVUPS      (BX), Y6
 	VMULPS       Y5, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -1072,7 +1098,7 @@ by32done:
 	RET
 
 // func encodeNF4BF16AVX2(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·encodeNF4BF16AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -1096,6 +1122,7 @@ block:
 	JLT          by32done
 
 by32:
+	PREFETCHT0   8192(BX)
 	VPMOVZXWD    (BX), Y6
 	VPSLLD       $0x10, Y6, Y6
 	VMULPS       Y5, Y6, Y6
@@ -1189,7 +1216,7 @@ by32done:
 	RET
 
 // func encodeNF4F16AVX2(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·encodeNF4F16AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -1213,6 +1240,7 @@ block:
 	JLT          by32done
 
 by32:
+	PREFETCHT0   8192(BX)
 	VCVTPH2PS    (BX), Y6
 	VMULPS       Y5, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -1302,7 +1330,7 @@ by32done:
 	RET
 
 // func encodeFP4F32AVX2(blocks int, n int, codes *byte, x *float32, r *float32, table *uint32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·encodeFP4F32AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -1332,6 +1360,8 @@ block:
 	JLT          by32done
 
 by32:
+	PREFETCHT0   16384(BX)
+	PREFETCHT0   16448(BX)
 	VMOVUPS      (BX), Y8
 	VMULPS       Y7, Y8, Y9
 	VPAND        Y4, Y9, Y10
@@ -1441,7 +1471,7 @@ by32done:
 	RET
 
 // func encodeFP4BF16AVX2(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·encodeFP4BF16AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -1471,6 +1501,7 @@ block:
 	JLT          by32done
 
 by32:
+	PREFETCHT0   8192(BX)
 	VPMOVZXWD    (BX), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VMULPS       Y7, Y8, Y9
@@ -1584,7 +1615,7 @@ by32done:
 	RET
 
 // func encodeFP4F16AVX2(blocks int, n int, codes *byte, x *uint16, r *float32, table *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·encodeFP4F16AVX2(SB), NOSPLIT, $0-48
 	MOVQ         blocks+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -1614,6 +1645,7 @@ block:
 	JLT          by32done
 
 by32:
+	PREFETCHT0   8192(BX)
 	VCVTPH2PS    (BX), Y8
 	VMULPS       Y7, Y8, Y9
 	VPAND        Y4, Y9, Y10

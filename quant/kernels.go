@@ -27,7 +27,7 @@ func (t *Cells) encodeGo(codes []uint8, x []float32, r float32) {
 }
 
 // runBlocks is how many blocks are scaled and then encoded together, while they are in the nearest cache, and runElements how many
-// elements at most where a block does not hold more.
+// elements at most where a block does not hold more. The encoders prefetch as far ahead (tools/asmgen).
 const runBlocks, runElements = 64, 4096
 
 // reciprocals sets r to those of the first n scales and reports whether PlainScale holds for all; where it does not r is garbage.

@@ -36,6 +36,9 @@ func encode4(c *build.Context, name string, steps []int, vector func() reg.VecVi
 		for _, step := range steps {
 			loop(c, fmt.Sprintf("by%d", step), left, step, func() {
 				parts := make([]reg.VecVirtual, step/lanes)
+				for line := 0; line < step*kind.size; line += 64 {
+					c.PREFETCHT0(at(x, runElements*kind.size+line))
+				}
 				for i := range parts {
 					v, q := vector(), vector()
 					kind.load(c, at(x, lanes*kind.size*i), v)

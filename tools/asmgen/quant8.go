@@ -24,6 +24,10 @@ var elements = []element{
 	{"F16", "uint16", 2, func(c *build.Context, src operand.Mem, v reg.VecVirtual) { c.VCVTPH2PS(src, v) }},
 }
 
+// runElements is what package quant scales and then encodes at a time. Scaling reads it from memory and encoding finds it in the cache, so
+// that memory would rest meanwhile: encoders fetch the elements that are scaled next.
+const runElements = 4096
+
 // eachBlock emits the loop over blocks and, inside, over n elements in steps, and the end of the function; start begins a block.
 func eachBlock(c *build.Context, label string, blocks, n reg.GPVirtual, step int, start, body func()) {
 	left := c.GP64()
@@ -67,6 +71,7 @@ func encode8(c *build.Context, level string, kind element, step int, vector func
 	}, func() {
 		q := vector()
 		kind.load(c, at(x, 0), q)
+		c.PREFETCHT0(at(x, runElements*kind.size))
 		c.VMULPS(scale, q, q)
 		put(q, at(codes, 0))
 		c.ADDQ(operand.U8(step*kind.size), x)
