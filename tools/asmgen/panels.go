@@ -198,11 +198,18 @@ func panelCols(c *build.Context, size, rows int, load func(src operand.Mem, lds,
 	c.IMUL3Q(operand.U8(rows), lds, advance)
 	c.LEAQ(operand.Mem{Base: lds, Index: lds, Scale: 2}, three)
 	c.MOVQ(w, step)
+	ahead := c.GP64()
+	c.MOVQ(advance, ahead)
+	c.SHLQ(operand.U8(5), ahead) // 32 steps: rows are apart, each is a miss
+	c.ADDQ(src, ahead)
 	c.SHLQ(operand.U8(2), step)
 	// A second register that reads nothing would be slow where it lies outside the matrix.
 	copies := func(name string, loads, stores int) {
 		c.Label(name)
-		c.PREFETCHT0(operand.Mem{Base: src, Index: advance, Scale: 8})
+		for j := range max(loads*size/4, 1) {
+			c.PREFETCHT0(at(ahead, 64*j))
+		}
+		c.ADDQ(advance, ahead)
 		r := [2]reg.VecVirtual{c.ZMM(), c.ZMM()}
 		for j := range stores {
 			if j >= loads {

@@ -20,8 +20,10 @@ const (
 	line    = 64   // bytes; parts of the scratch start at multiples
 	// fewColumns is N up to which float32 rows of A are multiplied where they lie: packing them would cost more than it gains.
 	fewColumns = 64
-	copies     = 4       // threads up to which each packs the resident operand for itself
-	inline     = 1 << 19 // multiply-adds below which a product stays on the calling goroutine
+	// fewSteps is K below which that holds for any N: the assembly transposes 16 steps at a time.
+	fewSteps = 16
+	copies   = 4       // threads up to which each packs the resident operand for itself
+	inline   = 1 << 19 // multiply-adds below which a product stays on the calling goroutine
 )
 
 // resident is how many floats of a packed operand stay in the second cache of a core: a little over half of it, so that 512 x 512 fit 2 MiB
@@ -125,7 +127,7 @@ func (j *blocks) plan(m, n, k int, c choice) {
 	if c.narrow {
 		j.blockM, j.blockN = even(j.blockM, sumCols/c.mr*c.mr, c.mr), even(j.blockN, sumCols, group)
 	}
-	j.directA = c.directA && n <= fewColumns
+	j.directA = c.directA && (n <= fewColumns || k < fewSteps)
 	j.directB = c.directB && j.streamB && j.blockM <= j.mr
 	j.units(c)
 }

@@ -1768,6 +1768,9 @@ TEXT ·packColsInt8AVX512(SB), NOSPLIT, $0-52
 	IMUL3Q       $0x04, SI, R9
 	LEAQ         (SI)(SI*2), R10
 	MOVQ         DX, R8
+	MOVQ         R9, R11
+	SHLQ         $0x05, R11
+	ADDQ         BX, R11
 	SHLQ         $0x02, R8
 	CMPQ         DX, $0x10
 	JLE          one
@@ -1775,7 +1778,8 @@ TEXT ·packColsInt8AVX512(SB), NOSPLIT, $0-52
 	JLE          half
 
 two:
-	PREFETCHT0  (BX)(R9*8)
+	PREFETCHT0  (R11)
+	ADDQ        R9, R11
 	VPMOVZXBD.Z (BX), K1, Z1
 	VPMOVZXBD.Z (BX)(SI*1), K1, Z2
 	VPSLLD      $0x08, Z2, Z2
@@ -1808,7 +1812,8 @@ two:
 	RET
 
 half:
-	PREFETCHT0  (BX)(R9*8)
+	PREFETCHT0  (R11)
+	ADDQ        R9, R11
 	VPMOVZXBD.Z (BX), K1, Z1
 	VPMOVZXBD.Z (BX)(SI*1), K1, Z3
 	VPSLLD      $0x08, Z3, Z3
@@ -1831,7 +1836,8 @@ half:
 	RET
 
 one:
-	PREFETCHT0  (BX)(R9*8)
+	PREFETCHT0  (R11)
+	ADDQ        R9, R11
 	VPMOVZXBD.Z (BX), K1, Z1
 	VPMOVZXBD.Z (BX)(SI*1), K1, Z2
 	VPSLLD      $0x08, Z2, Z2

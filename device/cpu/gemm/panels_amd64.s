@@ -817,6 +817,9 @@ TEXT ·packColsF32AVX512(SB), NOSPLIT, $0-48
 	IMUL3Q $0x01, SI, R8
 	LEAQ   (SI)(SI*2), SI
 	MOVQ   DX, SI
+	MOVQ   R8, R9
+	SHLQ   $0x05, R9
+	ADDQ   BX, R9
 	SHLQ   $0x02, SI
 	CMPQ   DX, $0x10
 	JLE    one
@@ -824,7 +827,9 @@ TEXT ·packColsF32AVX512(SB), NOSPLIT, $0-48
 	JLE    half
 
 two:
-	PREFETCHT0 (BX)(R8*8)
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R8, R9
 	VMOVUPS.Z  (BX), K1, Z0
 	VMOVUPS.Z  64(BX), K2, Z1
 	VMOVUPS    Z0, K3, (CX)
@@ -837,7 +842,8 @@ two:
 	RET
 
 half:
-	PREFETCHT0 (BX)(R8*8)
+	PREFETCHT0 (R9)
+	ADDQ       R8, R9
 	VMOVUPS.Z  (BX), K1, Z0
 	VPXORD     Z1, Z1, Z1
 	VMOVUPS    Z0, K3, (CX)
@@ -850,7 +856,8 @@ half:
 	RET
 
 one:
-	PREFETCHT0 (BX)(R8*8)
+	PREFETCHT0 (R9)
+	ADDQ       R8, R9
 	VMOVUPS.Z  (BX), K1, Z0
 	VMOVUPS    Z0, K3, (CX)
 	ADDQ       R8, BX
@@ -883,6 +890,9 @@ TEXT ·packColsBF16AVX512(SB), NOSPLIT, $0-48
 	IMUL3Q $0x01, SI, R8
 	LEAQ   (SI)(SI*2), SI
 	MOVQ   DX, SI
+	MOVQ   R8, R9
+	SHLQ   $0x05, R9
+	ADDQ   BX, R9
 	SHLQ   $0x02, SI
 	CMPQ   DX, $0x10
 	JLE    one
@@ -890,7 +900,8 @@ TEXT ·packColsBF16AVX512(SB), NOSPLIT, $0-48
 	JLE    half
 
 two:
-	PREFETCHT0  (BX)(R8*8)
+	PREFETCHT0  (R9)
+	ADDQ        R8, R9
 	VPMOVZXWD.Z (BX), K1, Z0
 	VPSLLD      $0x10, Z0, Z0
 	VPMOVZXWD.Z 32(BX), K2, Z1
@@ -905,7 +916,8 @@ two:
 	RET
 
 half:
-	PREFETCHT0  (BX)(R8*8)
+	PREFETCHT0  (R9)
+	ADDQ        R8, R9
 	VPMOVZXWD.Z (BX), K1, Z0
 	VPSLLD      $0x10, Z0, Z0
 	VPXORD      Z1, Z1, Z1
@@ -919,7 +931,8 @@ half:
 	RET
 
 one:
-	PREFETCHT0  (BX)(R8*8)
+	PREFETCHT0  (R9)
+	ADDQ        R8, R9
 	VPMOVZXWD.Z (BX), K1, Z0
 	VPSLLD      $0x10, Z0, Z0
 	VMOVUPS     Z0, K3, (CX)
@@ -953,6 +966,9 @@ TEXT ·packColsF16AVX512(SB), NOSPLIT, $0-48
 	IMUL3Q $0x01, SI, R8
 	LEAQ   (SI)(SI*2), SI
 	MOVQ   DX, SI
+	MOVQ   R8, R9
+	SHLQ   $0x05, R9
+	ADDQ   BX, R9
 	SHLQ   $0x02, SI
 	CMPQ   DX, $0x10
 	JLE    one
@@ -960,7 +976,8 @@ TEXT ·packColsF16AVX512(SB), NOSPLIT, $0-48
 	JLE    half
 
 two:
-	PREFETCHT0  (BX)(R8*8)
+	PREFETCHT0  (R9)
+	ADDQ        R8, R9
 	VCVTPH2PS.Z (BX), K1, Z0
 	VCVTPH2PS.Z 32(BX), K2, Z1
 	VMOVUPS     Z0, K3, (CX)
@@ -973,7 +990,8 @@ two:
 	RET
 
 half:
-	PREFETCHT0  (BX)(R8*8)
+	PREFETCHT0  (R9)
+	ADDQ        R8, R9
 	VCVTPH2PS.Z (BX), K1, Z0
 	VPXORD      Z1, Z1, Z1
 	VMOVUPS     Z0, K3, (CX)
@@ -986,7 +1004,8 @@ half:
 	RET
 
 one:
-	PREFETCHT0  (BX)(R8*8)
+	PREFETCHT0  (R9)
+	ADDQ        R8, R9
 	VCVTPH2PS.Z (BX), K1, Z0
 	VMOVUPS     Z0, K3, (CX)
 	ADDQ        R8, BX
@@ -1019,6 +1038,9 @@ TEXT ·packColsPairsAVX512(SB), NOSPLIT, $0-48
 	IMUL3Q $0x02, SI, R9
 	LEAQ   (SI)(SI*2), R8
 	MOVQ   DX, R8
+	MOVQ   R9, R10
+	SHLQ   $0x05, R10
+	ADDQ   BX, R10
 	SHLQ   $0x02, R8
 	CMPQ   DX, $0x10
 	JLE    one
@@ -1026,7 +1048,8 @@ TEXT ·packColsPairsAVX512(SB), NOSPLIT, $0-48
 	JLE    half
 
 two:
-	PREFETCHT0  (BX)(R9*8)
+	PREFETCHT0  (R10)
+	ADDQ        R9, R10
 	VPMOVZXWD.Z (BX), K1, Z0
 	VPMOVZXWD.Z (BX)(SI*1), K1, Z1
 	VPSLLD      $0x10, Z1, Z1
@@ -1045,7 +1068,8 @@ two:
 	RET
 
 half:
-	PREFETCHT0  (BX)(R9*8)
+	PREFETCHT0  (R10)
+	ADDQ        R9, R10
 	VPMOVZXWD.Z (BX), K1, Z0
 	VPMOVZXWD.Z (BX)(SI*1), K1, Z2
 	VPSLLD      $0x10, Z2, Z2
@@ -1061,7 +1085,8 @@ half:
 	RET
 
 one:
-	PREFETCHT0  (BX)(R9*8)
+	PREFETCHT0  (R10)
+	ADDQ        R9, R10
 	VPMOVZXWD.Z (BX), K1, Z0
 	VPMOVZXWD.Z (BX)(SI*1), K1, Z1
 	VPSLLD      $0x10, Z1, Z1
