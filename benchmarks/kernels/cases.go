@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -31,6 +32,19 @@ func random(d tensor.DType, dims ...int) *tensor.Tensor {
 	return x
 }
 
+// launchCase runs op on random numbers.
+func launchCase(op graph.Op, dims ...int) func(*cpu.Device) (*bench, error) {
+	return func(dev *cpu.Device) (*bench, error) {
+		return newLaunches(dev, op, []*tensor.Tensor{random(tensor.F32, dims...)}, 0)
+	}
+}
+
+func rmsNormCase(rows, cols int) func(*cpu.Device) (*bench, error) {
+	return func(dev *cpu.Device) (*bench, error) {
+		return newLaunches(dev, ops.RMSNormOp{Eps: 1e-6}, []*tensor.Tensor{random(tensor.F32, rows, cols), random(tensor.F32, cols)}, 0)
+	}
+}
+
 func gemmCase(d tensor.DType, m, n, k int) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
 		in := []*tensor.Tensor{random(d, m, k), random(d, k, n)}
@@ -44,8 +58,8 @@ func gemmCase(d tensor.DType, m, n, k int) func(*cpu.Device) (*bench, error) {
 const blocksize = 64
 
 // nf4Weight is a square weight in NF4 with double quantization: the operands of the ops that take one.
-func nf4Weight() ([]*tensor.Tensor, error) {
-	st, err := quant.Quantize(random(tensor.F32, wide, wide), quant.Config{Scheme: quant.NF4, Blocksize: blocksize, Double: true})
+func nf4Weight(side int) ([]*tensor.Tensor, error) {
+	st, err := quant.Quantize(random(tensor.F32, side, side), quant.Config{Scheme: quant.NF4, Blocksize: blocksize, Double: true})
 	if err != nil {
 		return nil, err
 	}
@@ -62,25 +76,25 @@ func nf4Weight() ([]*tensor.Tensor, error) {
 }
 
 // nf4Case multiplies m rows by a weight, or in turn by weights of total bytes.
-func nf4Case(d tensor.DType, m int, total int64) func(*cpu.Device) (*bench, error) {
+func nf4Case(d tensor.DType, m, side int, total int64) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
-		w, err := nf4Weight()
+		w, err := nf4Weight(side)
 		if err != nil {
 			return nil, err
 		}
-		op := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: blocksize, N: wide, K: wide, Nested: true}
-		return newLaunches(dev, op, append([]*tensor.Tensor{random(d, m, wide)}, w...), total, 1, 2, 3)
+		op := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: blocksize, N: side, K: side, Nested: true}
+		return newLaunches(dev, op, append([]*tensor.Tensor{random(d, m, side)}, w...), total, 1, 2, 3)
 	}
 }
 
-func nf4Dequantize(to tensor.DType) func(*cpu.Device) (*bench, error) {
+func nf4Dequantize(to tensor.DType, side int, total int64) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
-		w, err := nf4Weight()
+		w, err := nf4Weight(side)
 		if err != nil {
 			return nil, err
 		}
-		op := ops.Dequantize{Scheme: quant.NF4, Blocksize: blocksize, Rows: wide, Cols: wide, To: to, Nested: true}
-		return newLaunches(dev, op, w, rotate, 0, 1, 2)
+		op := ops.Dequantize{Scheme: quant.NF4, Blocksize: blocksize, Rows: side, Cols: side, To: to, Nested: true}
+		return newLaunches(dev, op, w, total, 0, 1, 2)
 	}
 }
 
@@ -109,10 +123,10 @@ func nf4Quantize(dev *cpu.Device) (*bench, error) {
 // optimizerSize is the parameters of an update.
 const optimizerSize = 10_000_000
 
-// adamCase updates one tensor, with states that begin at zero; gradients stay as they are.
-func adamCase(eight bool) func(*cpu.Device) (*bench, error) {
+// adamCase updates one tensor of n elements, with states that begin at zero; gradients stay as they are.
+func adamCase(eight bool, n int, total int64) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
-		l := ops.NewLayout(optimizerSize)
+		l := ops.NewLayout(n)
 		h := ops.Hyper{Rule: ops.AdamTorch, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01}
 		grad := random(tensor.F32, l.Total)
 		for i, v := 0, tensor.View[float32](grad.Bytes()); i < len(v); i++ {
@@ -131,9 +145,9 @@ func adamCase(eight bool) func(*cpu.Device) (*bench, error) {
 		}
 		in = append(in, tensor.Scalar[float32](1e-3), tensor.Scalar[float32](10), tensor.Scalar[float32](1), tensor.Scalar[float32](1))
 		if eight {
-			return newLaunches(dev, ops.Update8bit{Hyper: h, Layout: l}, in, rotate, vary...)
+			return newLaunches(dev, ops.Update8bit{Hyper: h, Layout: l}, in, total, vary...)
 		}
-		return newLaunches(dev, ops.Update{Hyper: h, Layout: l}, in, rotate, vary...)
+		return newLaunches(dev, ops.Update{Hyper: h, Layout: l}, in, total, vary...)
 	}
 }
 
@@ -146,16 +160,16 @@ const (
 	attentionFlops = 4 * attentionDim * attentionHeads * attentionTokens * (attentionTokens + 1) / 2 * 1e-9
 )
 
-// attentionCase is the forward kernel, or it and the backward one.
-func attentionCase(both bool) func(*cpu.Device) (*bench, error) {
+// attentionCase is the forward kernel on one row of tokens, or it and the backward one.
+func attentionCase(tokens int, both bool) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
-		x := random(tensor.F32, 1, attentionTokens, attentionHeads, attentionDim)
+		x := random(tensor.F32, 1, tokens, attentionHeads, attentionDim)
 		op := ops.Attention{Scale: 0.125, Causal: true}
 		forward, err := newLaunches(dev, op, []*tensor.Tensor{x, x, x, nil, nil, nil}, 0)
 		if err != nil || !both {
 			return forward, err
 		}
-		lse := tensor.New(tensor.T(tensor.F32, 1, attentionHeads, attentionTokens))
+		lse := tensor.New(tensor.T(tensor.F32, 1, attentionHeads, tokens))
 		in := []*tensor.Tensor{x, x, x, x, lse, x, nil, nil, nil, nil}
 		backward, err := newLaunches(dev, ops.AttentionGrad(op), in, 0)
 		if err != nil {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strings"
 
-	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 	"github.com/bitsandbyes/bitsandbyes/internal/probe"
@@ -131,20 +130,30 @@ func guards() []guard {
 		{row: row{name: "gemm_bf16", unit: "GFLOP/s", scale: flops, bound: peakBF16, open: gemmCase(tensor.BF16, side, side, side)}, times: both(4, 7), share: both(0.3, 0.25)},
 		{row: row{name: "gemm_int8", unit: "GOP/s", scale: flops, bound: peakInt8, open: gemmCase(tensor.I8, side, side, side)}, times: both(4, 15), share: both(0, 0.25)},
 	}
-	return append(all, quantGuards(both)...)
+	return append(append(all, quantGuards(both)...), vectorGuards(both)...)
 }
 
 func quantGuards(both func(avx2, avx512 float64) map[isa.Level]float64) []guard {
-	const n = 1 << 20
-	x := func() []*tensor.Tensor { return []*tensor.Tensor{random(tensor.F32, n)} }
-	open := func(op interface {
-		Name() string
-		Infer([]tensor.Type) ([]tensor.Type, error)
-	}) func(*cpu.Device) (*bench, error) {
-		return func(dev *cpu.Device) (*bench, error) { return newLaunches(dev, op, x(), 0) }
-	}
+	const n, side, m = 1 << 20, 512, 64
+	const flops = 2. * m * side * side / 1e9
 	return []guard{
-		{row: row{name: "nf4_quantize", unit: "ms", open: open(ops.Quantize4{Scheme: quant.NF4, Blocksize: 64})}, times: both(0.5, 0.5)},
-		{row: row{name: "int8_quantize", unit: "ms", open: open(ops.Quantize8{Blocksize: 256})}, times: both(0.5, 0.5)},
+		{row: row{name: "nf4_product", unit: "GFLOP/s", scale: flops, bound: peakF32, open: nf4Case(tensor.F32, m, side, 0)}, times: both(4, 7), share: both(0.3, 0.3)},
+		{row: row{name: "nf4_vector", unit: "ms", open: nf4Case(tensor.F32, 1, side, 0)}, times: both(2, 2)},
+		{row: row{name: "nf4_dequantize", unit: "ms", open: nf4Dequantize(tensor.F32, 1<<10, 0)}, times: both(2, 2)},
+		{row: row{name: "nf4_quantize", unit: "ms", open: launchCase(ops.Quantize4{Scheme: quant.NF4, Blocksize: 64}, n)}, times: both(2, 3)},
+		{row: row{name: "int8_quantize", unit: "ms", open: launchCase(ops.Quantize8{Blocksize: 256}, n)}, times: both(2, 2.5)},
+	}
+}
+
+// vectorGuards work in place on values that stay ordinary numbers however often they are computed again.
+func vectorGuards(both func(avx2, avx512 float64) map[isa.Level]float64) []guard {
+	const rows, cols, tokens = 256, 1024, 256
+	return []guard{
+		{row: row{name: "sigmoid", unit: "ms", open: launchCase(ops.Pointwise{F: ops.FnSigmoid}, rows*cols)}, times: both(2, 4)},
+		{row: row{name: "softmax", unit: "ms", open: launchCase(ops.SoftmaxOp{}, rows, cols)}, times: both(2, 4)},
+		{row: row{name: "rmsnorm", unit: "ms", open: rmsNormCase(rows, cols)}, times: both(1.5, 1.5)},
+		{row: row{name: "attention", unit: "ms", open: attentionCase(tokens, true)}, times: both(4, 7)},
+		{row: row{name: "adamw32bit", unit: "ms", open: adamCase(false, rows*cols, 0)}, times: both(1.5, 1.5)},
+		{row: row{name: "adamw8bit", unit: "ms", open: adamCase(true, rows*cols, 0)}, times: both(2, 3)},
 	}
 }

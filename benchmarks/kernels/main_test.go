@@ -13,6 +13,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
+	"github.com/bitsandbyes/bitsandbyes/internal/probe"
 )
 
 func TestFlags(t *testing.T) {
@@ -45,6 +46,17 @@ func TestRowsRun(t *testing.T) {
 		require.Contains(t, string(text), "| "+want)
 	}
 	require.NotContains(t, out.String(), "not measured", log.String())
+}
+
+// TestLimits: products of bfloat16 are held against the instructions that they use.
+func TestLimits(t *testing.T) {
+	one := probe.Result{Threads: 1, FMA: 3e9, Dot8: 9e9, Memory: []probe.Set{{Bytes: 8, Read: 2e9, Copy: 5e9}}}
+	two := probe.Result{Threads: 1, FMA: 2e9, Dot8: 8e9, DotBF16: 4e9, Memory: []probe.Set{{Bytes: 8, Read: 4e9, Copy: 3e9}}}
+	require.Equal(t, 3., limitOf(peakBF16, one))
+	both := larger(one, two)
+	for b, want := range map[bound]float64{none: 0, peakF32: 3, peakBF16: 4, peakInt8: 9, readBandwidth: 4, copyBandwidth: 5} {
+		require.Equal(t, want, limitOf(b, both), b)
+	}
 }
 
 func TestPeerLines(t *testing.T) {

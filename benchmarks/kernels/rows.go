@@ -58,14 +58,14 @@ func quantRows() []row {
 	const codes = wide*wide/2 + wide*wide/64 // with the scales of double quantization, but for the second ones
 	const gb = 1e-9
 	return []row{
-		{label: "NF4 × f32, M = 512", name: "nf4_f32_m512", unit: "GFLOP/s", scale: 512 * flops, bound: peakF32, open: nf4Case(tensor.F32, 512, 0)},
-		{label: "NF4 × f32, M = 256", name: "nf4_f32_m256", unit: "GFLOP/s", scale: 256 * flops, bound: peakF32, open: nf4Case(tensor.F32, 256, 0)},
-		{label: "NF4 × f32, M = 56", name: "nf4_f32_m56", unit: "GFLOP/s", scale: 56 * flops, bound: peakF32, open: nf4Case(tensor.F32, 56, 0)},
-		{label: "NF4 × bf16, M = 512", name: "nf4_bf16_m512", unit: "GFLOP/s", scale: 512 * flops, bound: peakBF16, open: nf4Case(tensor.BF16, 512, 0)},
-		{label: "NF4 GEMV 1×4096×4096, f32", name: "nf4_gemv_f32", unit: "GB/s", scale: codes * gb, bound: readBandwidth, open: nf4Case(tensor.F32, 1, rotate)},
-		{label: "NF4 GEMV 1×4096×4096, bf16", name: "nf4_gemv_bf16", unit: "GB/s", scale: codes * gb, bound: readBandwidth, open: nf4Case(tensor.BF16, 1, rotate)},
-		{label: "NF4 dequantize 4096² to f32", name: "nf4_dequantize_f32", unit: "GB/s", scale: (codes + 4*wide*wide) * gb, bound: copyBandwidth, open: nf4Dequantize(tensor.F32)},
-		{label: "NF4 dequantize 4096² to bf16", name: "nf4_dequantize_bf16", unit: "GB/s", scale: (codes + 2*wide*wide) * gb, bound: copyBandwidth, open: nf4Dequantize(tensor.BF16)},
+		{label: "NF4 × f32, M = 512", name: "nf4_f32_m512", unit: "GFLOP/s", scale: 512 * flops, bound: peakF32, open: nf4Case(tensor.F32, 512, wide, 0)},
+		{label: "NF4 × f32, M = 256", name: "nf4_f32_m256", unit: "GFLOP/s", scale: 256 * flops, bound: peakF32, open: nf4Case(tensor.F32, 256, wide, 0)},
+		{label: "NF4 × f32, M = 56", name: "nf4_f32_m56", unit: "GFLOP/s", scale: 56 * flops, bound: peakF32, open: nf4Case(tensor.F32, 56, wide, 0)},
+		{label: "NF4 × bf16, M = 512", name: "nf4_bf16_m512", unit: "GFLOP/s", scale: 512 * flops, bound: peakBF16, open: nf4Case(tensor.BF16, 512, wide, 0)},
+		{label: "NF4 GEMV 1×4096×4096, f32", name: "nf4_gemv_f32", unit: "GB/s", scale: codes * gb, bound: readBandwidth, open: nf4Case(tensor.F32, 1, wide, rotate)},
+		{label: "NF4 GEMV 1×4096×4096, bf16", name: "nf4_gemv_bf16", unit: "GB/s", scale: codes * gb, bound: readBandwidth, open: nf4Case(tensor.BF16, 1, wide, rotate)},
+		{label: "NF4 dequantize 4096² to f32", name: "nf4_dequantize_f32", unit: "GB/s", scale: (codes + 4*wide*wide) * gb, bound: copyBandwidth, open: nf4Dequantize(tensor.F32, wide, rotate)},
+		{label: "NF4 dequantize 4096² to bf16", name: "nf4_dequantize_bf16", unit: "GB/s", scale: (codes + 2*wide*wide) * gb, bound: copyBandwidth, open: nf4Dequantize(tensor.BF16, wide, rotate)},
 		{label: "8-bit dequantize 4096² to f32", name: "int8_dequantize_f32", unit: "GB/s", scale: (5*wide*wide + wide*wide/64) * gb, bound: copyBandwidth, open: dequantize8},
 		{label: "NF4 quantize 4096² of f32", name: "nf4_quantize_f32", unit: "ms", scale: (4*wide*wide + codes) * gb, bound: copyBandwidth, open: nf4Quantize},
 		{label: "8-bit quantize 4096² of f32", name: "int8_quantize_f32", unit: "ms", scale: (5*wide*wide + wide*wide/64) * gb, bound: copyBandwidth, open: quantize8},
@@ -75,16 +75,16 @@ func quantRows() []row {
 func optimizerRows() []row {
 	const n = optimizerSize * 1e-9
 	return []row{
-		{label: "AdamW 8-bit, 1e7 parameters", name: "adamw8bit", unit: "ms", scale: 16 * n, bound: copyBandwidth, open: adamCase(true)},
-		{label: "AdamW 32-bit, 1e7 parameters", name: "adamw32bit", unit: "ms", scale: 28 * n, bound: copyBandwidth, open: adamCase(false)},
+		{label: "AdamW 8-bit, 1e7 parameters", name: "adamw8bit", unit: "ms", scale: 16 * n, bound: copyBandwidth, open: adamCase(true, optimizerSize, rotate)},
+		{label: "AdamW 32-bit, 1e7 parameters", name: "adamw32bit", unit: "ms", scale: 28 * n, bound: copyBandwidth, open: adamCase(false, optimizerSize, rotate)},
 	}
 }
 
 func stepRows() []row {
 	const tokens = 8 * 256
 	return []row{
-		{label: "attention forward 1×2048, 8 heads of 64, causal", name: "attention_forward", unit: "GFLOP/s", scale: attentionFlops, bound: peakF32, open: attentionCase(false)},
-		{label: "attention forward and backward, the same", name: "attention_both", unit: "GFLOP/s", scale: 3.5 * attentionFlops, bound: peakF32, open: attentionCase(true)},
+		{label: "attention forward 1×2048, 8 heads of 64, causal", name: "attention_forward", unit: "GFLOP/s", scale: attentionFlops, bound: peakF32, open: attentionCase(attentionTokens, false)},
+		{label: "attention forward and backward, the same", name: "attention_both", unit: "GFLOP/s", scale: 3.5 * attentionFlops, bound: peakF32, open: attentionCase(attentionTokens, true)},
 		{label: "MLP 784-512-10 batch 64 step", name: "mlp", unit: "ms", open: mlpCase},
 		{label: "tiny Llama, full AdamW f32", name: "llama_full_f32", alike: []string{"llama_full_f32_compiled"}, unit: "tok/s", scale: tokens, open: llamaCase(fullF32)},
 		{label: "LoRA r8, float32 weights, f32", name: "llama_lora_f32", unit: "tok/s", scale: tokens, open: llamaCase(loraF32)},

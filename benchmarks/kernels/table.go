@@ -121,7 +121,7 @@ func larger(a, b probe.Result) probe.Result {
 	if a.Threads == 0 {
 		return b
 	}
-	a.FMA, a.Dot8 = max(a.FMA, b.FMA), max(a.Dot8, b.Dot8)
+	a.FMA, a.Dot8, a.DotBF16 = max(a.FMA, b.FMA), max(a.Dot8, b.Dot8), max(a.DotBF16, b.DotBF16)
 	for i := range a.Memory {
 		a.Memory[i].Read, a.Memory[i].Copy = max(a.Memory[i].Read, b.Memory[i].Read), max(a.Memory[i].Copy, b.Memory[i].Copy)
 	}
@@ -133,9 +133,9 @@ func limitOf(b bound, p probe.Result) float64 {
 	switch b {
 	case peakF32:
 		return p.FMA / 1e9
-	case peakBF16: // where VDPBF16PS is in use it does twice the work of a float32 FMA in the same time
-		if isa.BF16() {
-			return 2 * p.FMA / 1e9
+	case peakBF16: // without instructions of their own bfloat16 are multiplied as float32
+		if p.DotBF16 > 0 {
+			return p.DotBF16 / 1e9
 		}
 		return p.FMA / 1e9
 	case peakInt8:
