@@ -14,7 +14,7 @@ type Timer interface {
 	Reserve(n int) error
 	// Mark enqueues a reading of the clock. It does not allocate.
 	Mark() error
-	// Marks waits for the last mark and returns all of them, valid until the next Reserve.
+	// Marks waits for the last mark, ends what Reserve began and returns all marks, valid until the next Reserve.
 	Marks() ([]Mark, error)
 }
 

@@ -46,11 +46,9 @@ func (p *Plan) record(ctx context.Context, feed Feed) (Result, error) {
 		return Result{}, err
 	}
 	res, err := p.run(ctx, feed, timer)
-	if err != nil {
-		return res, err
-	}
-	if t.Marks, err = timer.Marks(); err != nil {
-		return res, err
+	var failed error
+	if t.Marks, failed = timer.Marks(); err != nil || failed != nil { // ends the timing of a run that failed too
+		return res, errors.Join(err, failed)
 	}
 	p.recorder.Recorded(p, &t)
 	return res, nil

@@ -82,6 +82,50 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// paired counts the timings that were begun and not ended.
+type paired struct {
+	device.Device
+	open int
+}
+
+type pairedStream struct {
+	device.Stream
+	device.Timer
+	of *paired
+}
+
+func (d *paired) Stream(i int) device.Stream {
+	s := d.Device.Stream(i)
+	return pairedStream{s, s.(device.Timer), d}
+}
+
+func (s pairedStream) Reserve(n int) error {
+	s.of.open++
+	return s.Timer.Reserve(n)
+}
+
+func (s pairedStream) Marks() ([]device.Mark, error) {
+	s.of.open--
+	return s.Timer.Marks()
+}
+
+// TestFailedRunEndsItsTiming: a device that measures its threads would go on with it.
+func TestFailedRunEndsItsTiming(t *testing.T) {
+	dev := &paired{Device: cpu.New(cpu.Options{Threads: 1})}
+	p, feed := sgd(t, dev)
+	p.Record(&recorded{})
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	_, err := p.Run(stopped, feed)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = p.Run(t.Context(), plan.Feed{})
+	require.ErrorContains(t, err, "is not fed")
+	require.Zero(t, dev.open)
+	_, err = p.Run(t.Context(), feed)
+	require.NoError(t, err)
+	require.Zero(t, dev.open)
+}
+
 // TestLaunches: every launch has its phase, scope, kernel and work.
 func TestLaunches(t *testing.T) {
 	p, _ := sgd(t, cpu.New(cpu.Options{Threads: 1}))
