@@ -46,11 +46,7 @@ func turnHalves[T floats](y, x []T, co, si []float32, inverse bool) {
 	x0, x1, y0, y1 := x[:n], x[n:2*n], y[:n], y[n:2*n]
 	si = si[:n]
 	if y0 := f32s(y0); y0 != nil {
-		sign := float32(1)
-		if inverse {
-			sign = -1
-		}
-		vec.TurnHalves(y0, f32s(y1), f32s(x0), f32s(x1), co, si, sign)
+		vec.TurnHalves(y0, f32s(y1), f32s(x0), f32s(x1), co, si, turnSign(inverse))
 		return
 	}
 	for i, cc := range co {
@@ -66,6 +62,10 @@ func turnHalves[T floats](y, x []T, co, si []float32, inverse bool) {
 
 func turnNeighbours[T floats](y, x []T, co, si []float32, inverse bool) {
 	si = si[:len(co)]
+	if y := f32s(y); y != nil {
+		vec.TurnNeighbours(y, f32s(x), co, si, turnSign(inverse))
+		return
+	}
 	for i, cc := range co {
 		c, s := T(cc), T(si[i])
 		if inverse {
@@ -75,4 +75,11 @@ func turnNeighbours[T floats](y, x []T, co, si []float32, inverse bool) {
 		y[2*i] = a*c - b*s
 		y[2*i+1] = b*c + a*s
 	}
+}
+
+func turnSign(inverse bool) float32 {
+	if inverse {
+		return -1
+	}
+	return 1
 }

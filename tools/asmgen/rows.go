@@ -66,6 +66,7 @@ func rows(c *build.Context) {
 	}
 	for _, wide := range []bool{false, true} {
 		turnHalves(&lanes{c, wide, sets, "rows"})
+		turnNeighbours(&lanes{c, wide, sets, "rows"})
 		addWide(&lanes{c, wide, sets, "rows"})
 		copyPast(&lanes{c, wide, sets, "rows"})
 	}
@@ -128,6 +129,41 @@ func turnHalves(l *lanes) {
 		y0 := l.sub(l.mul(x[0], x[2]), l.mul(x[1], s))
 		y1 := l.add(l.mul(x[1], x[2]), l.mul(x[0], s))
 		v.store2(y0, p[0], y1, p[1])
+	})
+	l.VZEROUPPER()
+	l.RET()
+}
+
+// turnNeighbours rotates pairs of neighbours: x·cos plus what is exchanged within pairs, times sin with the sign of its place.
+func turnNeighbours(l *lanes) {
+	name := "turnNeighbours" + l.suffix()
+	begin(l.Context, name, "func(pairs int, y *float32, x *float32, cos *float32, sin *float32, sign float32)",
+		name+fmt.Sprintf(" sets y[2i] to x[2i]*cos[i]-x[2i+1]*sin[i]*sign and y[2i+1] to x[2i+1]*cos[i]+x[2i]*sin[i]*sign for a multiple of %d pairs; y", l.count()/2),
+		"may be x. "+l.needs())
+	n, y, x := param(l.Context, "pairs"), param(l.Context, "y"), param(l.Context, "x")
+	cos, sin := param(l.Context, "cos"), param(l.Context, "sin")
+	sign := l.vector()
+	broadcastParam(l.Context, "sign", sign)
+	places := l.data("Places", 16, func(i int) operand.Constant { return operand.U32([]uint32{0x80000000, 0}[i%2]) })
+	l.VXORPS(places, sign, sign)
+	twice := func(p reg.GPVirtual) reg.VecVirtual {
+		z := l.vector()
+		l.VPMOVZXDQ(at(p, 0), z)
+		l.VMOVSLDUP(z, z)
+		return z
+	}
+	loop(l.Context, "pairs", n, l.count()/2, func() {
+		v, swapped := l.vector(), l.vector()
+		l.VMOVUPS(at(x, 0), v)
+		l.VPERMILPS(operand.U8(0xb1), v, swapped)
+		straight := l.mul(v, twice(cos))
+		l.VMOVUPS(l.add(straight, l.mul(swapped, l.mul(twice(sin), sign))), at(y, 0))
+		for _, p := range []reg.GPVirtual{x, y} {
+			l.ADDQ(operand.U8(l.bytes()), p)
+		}
+		for _, p := range []reg.GPVirtual{cos, sin} {
+			l.ADDQ(operand.U8(l.bytes()/2), p)
+		}
 	})
 	l.VZEROUPPER()
 	l.RET()

@@ -100,6 +100,25 @@ func (l *loops) turn(y0, y1, x0, x1, cos, sin []float32, sign float32) {
 	}
 }
 
+// TurnNeighbours is TurnHalves for pairs of neighbours, x[2i] and x[2i+1]; y may be x.
+func TurnNeighbours(y, x, cos, sin []float32, sign float32) { fast.turnPairs(y, x, cos, sin, sign) }
+
+func (l *loops) turnPairs(y, x, cos, sin []float32, sign float32) {
+	n := len(cos)
+	y, x, sin = y[:2*n], x[:2*n], sin[:n]
+	done := 0
+	if l.turnNeighbours != nil {
+		if done = n / 8 * 8; done > 0 {
+			l.turnNeighbours(done, &y[0], &x[0], &cos[0], &sin[0], sign)
+		}
+	}
+	for i := done; i < n; i++ {
+		c, s, a, b := cos[i], sin[i]*sign, x[2*i], x[2*i+1]
+		y[2*i] = float32(a*c) - float32(b*s)
+		y[2*i+1] = float32(b*c) + float32(a*s)
+	}
+}
+
 // AddWide adds x[i] to sum[i] for each element of x.
 func AddWide(sum []float64, x []float32) { fast.addTo(sum, x) }
 

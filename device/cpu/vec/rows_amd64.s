@@ -1784,6 +1784,61 @@ pairdone:
 	VZEROUPPER
 	RET
 
+// func turnNeighboursAVX2(pairs int, y *float32, x *float32, cos *float32, sin *float32, sign float32)
+// Requires: AVX, AVX2
+TEXT ·turnNeighboursAVX2(SB), NOSPLIT, $0-44
+	MOVQ         pairs+0(FP), AX
+	MOVQ         y+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         cos+24(FP), BX
+	MOVQ         sin+32(FP), SI
+	VBROADCASTSS sign+40(FP), Y0
+	VXORPS       rowsPlaces<>+0(SB), Y0, Y0
+	CMPQ         AX, $0x04
+	JLT          pairsdone
+
+pairs:
+	VMOVUPS   (DX), Y1
+	VPERMILPS $0xb1, Y1, Y2
+	VPMOVZXDQ (BX), Y3
+	VMOVSLDUP Y3, Y3
+	VMULPS    Y3, Y1, Y1
+	VPMOVZXDQ (SI), Y3
+	VMOVSLDUP Y3, Y3
+	VMULPS    Y0, Y3, Y3
+	VMULPS    Y3, Y2, Y2
+	VADDPS    Y2, Y1, Y1
+	VMOVUPS   Y1, (CX)
+	ADDQ      $0x20, DX
+	ADDQ      $0x20, CX
+	ADDQ      $0x10, BX
+	ADDQ      $0x10, SI
+	SUBQ      $0x04, AX
+	CMPQ      AX, $0x04
+	JGE       pairs
+
+pairsdone:
+	VZEROUPPER
+	RET
+
+DATA rowsPlaces<>+0(SB)/4, $0x80000000
+DATA rowsPlaces<>+4(SB)/4, $0x00000000
+DATA rowsPlaces<>+8(SB)/4, $0x80000000
+DATA rowsPlaces<>+12(SB)/4, $0x00000000
+DATA rowsPlaces<>+16(SB)/4, $0x80000000
+DATA rowsPlaces<>+20(SB)/4, $0x00000000
+DATA rowsPlaces<>+24(SB)/4, $0x80000000
+DATA rowsPlaces<>+28(SB)/4, $0x00000000
+DATA rowsPlaces<>+32(SB)/4, $0x80000000
+DATA rowsPlaces<>+36(SB)/4, $0x00000000
+DATA rowsPlaces<>+40(SB)/4, $0x80000000
+DATA rowsPlaces<>+44(SB)/4, $0x00000000
+DATA rowsPlaces<>+48(SB)/4, $0x80000000
+DATA rowsPlaces<>+52(SB)/4, $0x00000000
+DATA rowsPlaces<>+56(SB)/4, $0x80000000
+DATA rowsPlaces<>+60(SB)/4, $0x00000000
+GLOBL rowsPlaces<>(SB), RODATA|NOPTR, $64
+
 // func addWideAVX2(n int, sum *float64, x *float32)
 // Requires: AVX
 TEXT ·addWideAVX2(SB), NOSPLIT, $0-24
@@ -1880,6 +1935,43 @@ pairfull:
 	JG        pair
 
 pairdone:
+	VZEROUPPER
+	RET
+
+// func turnNeighboursAVX512(pairs int, y *float32, x *float32, cos *float32, sin *float32, sign float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·turnNeighboursAVX512(SB), NOSPLIT, $0-44
+	MOVQ         pairs+0(FP), AX
+	MOVQ         y+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         cos+24(FP), BX
+	MOVQ         sin+32(FP), SI
+	VBROADCASTSS sign+40(FP), Z0
+	VXORPS       rowsPlaces<>+0(SB), Z0, Z0
+	CMPQ         AX, $0x08
+	JLT          pairsdone
+
+pairs:
+	VMOVUPS   (DX), Z1
+	VPERMILPS $0xb1, Z1, Z2
+	VPMOVZXDQ (BX), Z3
+	VMOVSLDUP Z3, Z3
+	VMULPS    Z3, Z1, Z1
+	VPMOVZXDQ (SI), Z3
+	VMOVSLDUP Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VMULPS    Z3, Z2, Z2
+	VADDPS    Z2, Z1, Z1
+	VMOVUPS   Z1, (CX)
+	ADDQ      $0x40, DX
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, BX
+	ADDQ      $0x20, SI
+	SUBQ      $0x08, AX
+	CMPQ      AX, $0x08
+	JGE       pairs
+
+pairsdone:
 	VZEROUPPER
 	RET
 

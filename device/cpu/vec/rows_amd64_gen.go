@@ -129,6 +129,12 @@ func channelGradAVX512(n int, dst *float32, a *float32, b *float32, c *float32, 
 //go:noescape
 func turnHalvesAVX2(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, cos *float32, sin *float32, sign float32)
 
+// turnNeighboursAVX2 sets y[2i] to x[2i]*cos[i]-x[2i+1]*sin[i]*sign and y[2i+1] to x[2i+1]*cos[i]+x[2i]*sin[i]*sign for a multiple of 4 pairs; y
+// may be x. Needs AVX2, FMA and F16C.
+//
+//go:noescape
+func turnNeighboursAVX2(pairs int, y *float32, x *float32, cos *float32, sin *float32, sign float32)
+
 // addWideAVX2 adds x[i] to sum[i], i < n, a multiple of 8. Needs AVX2, FMA and F16C.
 //
 //go:noescape
@@ -144,6 +150,12 @@ func copyPastAVX2(lines int, dst *float32, src *float32)
 //
 //go:noescape
 func turnHalvesAVX512(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, cos *float32, sin *float32, sign float32)
+
+// turnNeighboursAVX512 sets y[2i] to x[2i]*cos[i]-x[2i+1]*sin[i]*sign and y[2i+1] to x[2i+1]*cos[i]+x[2i]*sin[i]*sign for a multiple of 8 pairs; y
+// may be x. Needs AVX-512.
+//
+//go:noescape
+func turnNeighboursAVX512(pairs int, y *float32, x *float32, cos *float32, sin *float32, sign float32)
 
 // addWideAVX512 adds x[i] to sum[i], i < n, a multiple of 16. Needs AVX-512.
 //

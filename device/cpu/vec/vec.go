@@ -27,7 +27,8 @@ type loops struct {
 	fence                 func()
 	transpose16           tileLoop
 	transpose32           tileLoop
-	addWide               func(n int, sum *float64, x *float32) // n a multiple of 16
+	turnNeighbours        func(pairs int, y, x, cos, sin *float32, sign float32) // pairs a multiple of 8
+	addWide               func(n int, sum *float64, x *float32)                  // n a multiple of 16
 }
 
 // fast are the loops in use. It is set before main and never changed.

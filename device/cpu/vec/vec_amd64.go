@@ -10,7 +10,7 @@ func init() {
 			widenBF16: widenBF16AVX2, widenF16: widenF16AVX2,
 			narrowBF16: narrowBF16AVX2, narrowF16: narrowF16AVX2,
 			expSum: expSumAVX2, ops: opsAVX2, rows: rowsAVX2, sums: sumsAVX2,
-			turnHalves: turnHalvesAVX2, addWide: addWideAVX2, copyPast: copyPastAVX2, fence: fence,
+			turnHalves: turnHalvesAVX2, turnNeighbours: turnNeighboursAVX2, addWide: addWideAVX2, copyPast: copyPastAVX2, fence: fence,
 			random:      randomLoops{philoxAVX2, dropWordsAVX2, roundRandomAVX2},
 			transpose16: tileLoop{rows: 8, cols: 16, turn: transpose16AVX2}, transpose32: tileLoop{rows: 8, cols: 8, turn: transpose32AVX2},
 		}
@@ -21,6 +21,7 @@ func init() {
 		l.narrowBF16, l.narrowF16 = narrowBF16AVX512, narrowF16AVX512
 		l.expSum, l.ops, l.rows, l.sums = expSumAVX512, opsAVX512, rowsAVX512, sumsAVX512
 		l.turnHalves, l.addWide, l.copyPast = turnHalvesAVX512, addWideAVX512, copyPastAVX512
+		l.turnNeighbours = turnNeighboursAVX512
 		l.random = randomLoops{philoxAVX512, dropWordsAVX512, roundRandomAVX512}
 		l.transpose32 = tileLoop{16, 16, transpose32AVX512, transpose32StreamAVX512}
 		l.transpose16 = tileLoop{32, 16, transpose16AVX512, transpose16StreamAVX512}
