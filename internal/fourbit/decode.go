@@ -65,6 +65,9 @@ func (w *Weight) decode(l isa.Level, dst output, lo int) {
 		}
 		done += take
 	}
+	if dst.stream {
+		fenceFast()
+	}
 }
 
 // decodeBlocks decodes whole blocks, if their size suits the assembly.

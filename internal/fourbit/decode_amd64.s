@@ -837,7 +837,7 @@ DATA decode32AVX512Down<>+60(SB)/4, $0x00000000
 GLOBL decode32AVX512Down<>(SB), RODATA|NOPTR, $64
 
 // func stream32AVX512(dst *uint32, codes *byte, tables *uint32, blocks int, groups int)
-// Requires: AVX, AVX512BW, AVX512F, MMX+
+// Requires: AVX, AVX512BW, AVX512F
 TEXT ·stream32AVX512(SB), NOSPLIT, $0-40
 	VMOVUPS stream32AVX512Spread<>+0(SB), Z0
 	VMOVUPS stream32AVX512Down<>+0(SB), Z1
@@ -905,7 +905,6 @@ onedone:
 	JGE  block
 
 blockdone:
-	SFENCE
 	VZEROUPPER
 	RET
 
@@ -1023,7 +1022,7 @@ blockdone:
 	RET
 
 // func stream16AVX512(dst *uint16, codes *byte, tables *uint32, blocks int, groups int)
-// Requires: AVX, AVX512BW, AVX512F, MMX+
+// Requires: AVX, AVX512BW, AVX512F
 TEXT ·stream16AVX512(SB), NOSPLIT, $0-40
 	MOVL  $0xaaaaaaaa, AX
 	KMOVD AX, K1
@@ -1096,7 +1095,6 @@ onedone:
 	JGE  block
 
 blockdone:
-	SFENCE
 	VZEROUPPER
 	RET
 
@@ -1929,7 +1927,7 @@ DATA decode32AVX2Top<>+28(SB)/4, $0x00000004
 GLOBL decode32AVX2Top<>(SB), RODATA|NOPTR, $32
 
 // func stream32AVX2(dst *uint32, codes *byte, tables *uint32, blocks int, groups int)
-// Requires: AVX, AVX2, MMX+
+// Requires: AVX, AVX2
 TEXT ·stream32AVX2(SB), NOSPLIT, $0-40
 	VMOVUPS stream32AVX2Down<>+0(SB), Y0
 	VMOVUPS stream32AVX2Top<>+0(SB), Y1
@@ -2043,7 +2041,6 @@ onedone:
 	JGE  block
 
 blockdone:
-	SFENCE
 	VZEROUPPER
 	RET
 
@@ -2174,7 +2171,7 @@ blockdone:
 	RET
 
 // func stream16AVX2(dst *uint16, codes *byte, tables *uint32, blocks int, groups int)
-// Requires: AVX, AVX2, MMX+
+// Requires: AVX, AVX2
 TEXT ·stream16AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
 	MOVQ codes+8(FP), CX
@@ -2276,6 +2273,11 @@ onedone:
 	JGE  block
 
 blockdone:
-	SFENCE
 	VZEROUPPER
+	RET
+
+// func fence()
+// Requires: MMX+
+TEXT ·fence(SB), NOSPLIT, $0
+	SFENCE
 	RET

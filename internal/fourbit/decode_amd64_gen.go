@@ -59,7 +59,7 @@ func nearBF16AVX512(n int, dst *uint32, scales *float32, values *float32)
 func decode32AVX512(dst *uint32, codes *byte, tables *uint32, blocks int, groups int)
 
 // stream32AVX512 writes the table entries of blocks of 16*groups codes; groups is at least 1.
-// It writes past the caches; dst must be a multiple of 64.
+// It writes past the caches, and a fence has to follow; dst must be a multiple of 64.
 // Needs AVX-512 F, BW and DQ.
 //
 //go:noescape
@@ -72,7 +72,7 @@ func stream32AVX512(dst *uint32, codes *byte, tables *uint32, blocks int, groups
 func decode16AVX512(dst *uint16, codes *byte, tables *uint32, blocks int, groups int)
 
 // stream16AVX512 writes halves of the table entries of blocks of 32*groups codes; groups is at least 1.
-// It writes past the caches; dst must be a multiple of 64.
+// It writes past the caches, and a fence has to follow; dst must be a multiple of 64.
 // Needs AVX-512 F, BW and DQ.
 //
 //go:noescape
@@ -121,7 +121,7 @@ func pairsF16AVX2(n int, dst *uint32, scales *float32, values *float32)
 func decode32AVX2(dst *uint32, codes *byte, tables *uint32, blocks int, groups int)
 
 // stream32AVX2 writes the table entries of blocks of 16*groups codes; groups is at least 1.
-// It writes past the caches; dst must be a multiple of 32.
+// It writes past the caches, and a fence has to follow; dst must be a multiple of 32.
 // Needs AVX2, FMA and F16C.
 //
 //go:noescape
@@ -134,8 +134,13 @@ func stream32AVX2(dst *uint32, codes *byte, tables *uint32, blocks int, groups i
 func decode16AVX2(dst *uint16, codes *byte, tables *uint32, blocks int, groups int)
 
 // stream16AVX2 writes halves of the table entries of blocks of 16*groups codes; groups is at least 1.
-// It writes past the caches; dst must be a multiple of 32.
+// It writes past the caches, and a fence has to follow; dst must be a multiple of 32.
 // Needs AVX2, FMA and F16C.
 //
 //go:noescape
 func stream16AVX2(dst *uint16, codes *byte, tables *uint32, blocks int, groups int)
+
+// fence waits until what was written past the caches is seen by other threads.
+//
+//go:noescape
+func fence()

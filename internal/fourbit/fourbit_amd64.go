@@ -104,6 +104,9 @@ func wordsFast(l isa.Level, dst []uint32, codes []byte, tables []Table, groups i
 	return true
 }
 
+// fenceFast follows calls with stream.
+func fenceFast() { fence() }
+
 // halvesFast is wordsFast for 16 bits; with AVX-512 groups must be even.
 func halvesFast(l isa.Level, dst []uint16, codes []byte, tables []Table, groups int, stream bool) bool {
 	n := len(tables)

@@ -17,6 +17,8 @@ func tablesFast(isa.Level, []Table, []float32, *[16]float32, tensor.DType, bool)
 
 func wordsFast(isa.Level, []uint32, []byte, []Table, int, bool) bool { return false }
 
+func fenceFast() {}
+
 func halvesFast(isa.Level, []uint16, []byte, []Table, int, bool) bool { return false }
 
 func (p *piece) whole(isa.Level, int, int) {}

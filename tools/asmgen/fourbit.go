@@ -456,16 +456,16 @@ func (o inOrder) load(m operand.Mem, b book, out reg.VecVirtual) {
 
 // decode32 writes whole blocks as float32.
 func decode32(v vectors) {
-	v.decode32("decode32", "", func(x, m operand.Op) { v.c.VMOVUPS(x, m) }, func() {})
+	v.decode32("decode32", "", func(x, m operand.Op) { v.c.VMOVUPS(x, m) })
 }
 
-func decode32Stream(v vectors) { v.decode32("stream32", streamDoc(v), v.c.VMOVNTPS, v.c.SFENCE) }
+func decode32Stream(v vectors) { v.decode32("stream32", streamDoc(v), v.c.VMOVNTPS) }
 
 func streamDoc(v vectors) string {
-	return fmt.Sprintf("\nIt writes past the caches; dst must be a multiple of %d.", 4*v.lanes())
+	return fmt.Sprintf("\nIt writes past the caches, and a fence has to follow; dst must be a multiple of %d.", 4*v.lanes())
 }
 
-func (v vectors) decode32(name, doc string, store func(x, m operand.Op), finish func()) {
+func (v vectors) decode32(name, doc string, store func(x, m operand.Op)) {
 	c := v.c
 	v.begin(name, fmt.Sprintf(decodeSignature, "uint32"),
 		"NAME writes the table entries of blocks of 16*groups codes; groups is at least 1."+doc)
@@ -481,18 +481,24 @@ func (v vectors) decode32(name, doc string, store func(x, m operand.Op), finish 
 			c.ADDQ(operand.I32(64*unroll), dst)
 		}
 	})
-	finish()
 	v.end()
 }
 
 // decode16 writes whole blocks of 16-bit elements.
 func decode16(v vectors) {
-	v.decode16("decode16", "", func(x, m operand.Op) { v.c.VMOVUPS(x, m) }, func() {})
+	v.decode16("decode16", "", func(x, m operand.Op) { v.c.VMOVUPS(x, m) })
 }
 
-func decode16Stream(v vectors) { v.decode16("stream16", streamDoc(v), v.c.VMOVNTDQ, v.c.SFENCE) }
+func decode16Stream(v vectors) { v.decode16("stream16", streamDoc(v), v.c.VMOVNTDQ) }
 
-func (v vectors) decode16(name, doc string, store func(x, m operand.Op), finish func()) {
+// streamFence ends a series of calls that write past the caches: a fence in each call would wait for the memory every time.
+func streamFence(c *build.Context) {
+	begin(c, "fence", "func()", "fence waits until what was written past the caches is seen by other threads.")
+	c.SFENCE()
+	c.RET()
+}
+
+func (v vectors) decode16(name, doc string, store func(x, m operand.Op)) {
 	c, size := v.c, 2*v.lanes()
 	v.begin(name, fmt.Sprintf(decodeSignature, "uint16"),
 		fmt.Sprintf("NAME writes halves of the table entries of blocks of %d*groups codes; groups is at least 1.", size)+doc)
@@ -520,7 +526,6 @@ func (v vectors) decode16(name, doc string, store func(x, m operand.Op), finish 
 			c.ADDQ(operand.I32(4*v.lanes()*unroll), dst)
 		}
 	})
-	finish()
 	v.end()
 }
 
