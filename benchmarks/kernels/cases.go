@@ -39,9 +39,14 @@ func launchCase(op graph.Op, dims ...int) func(*cpu.Device) (*bench, error) {
 	}
 }
 
+// rmsNormCase has a weight of ones: the kernel works in place, and powers of others would soon be denormal.
 func rmsNormCase(rows, cols int) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
-		return newLaunches(dev, ops.RMSNormOp{Eps: 1e-6}, []*tensor.Tensor{random(tensor.F32, rows, cols), random(tensor.F32, cols)}, 0)
+		w := tensor.New(tensor.T(tensor.F32, cols))
+		for i := range cols {
+			w.Set(i, 1)
+		}
+		return newLaunches(dev, ops.RMSNormOp{Eps: 1e-6}, []*tensor.Tensor{random(tensor.F32, rows, cols), w}, 0)
 	}
 }
 

@@ -22,6 +22,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 )
 
 // options are the flags.
@@ -48,7 +50,7 @@ func main() {
 
 func command(ctx context.Context, args []string, out, log io.Writer) error {
 	o, err := parse(args)
-	if err != nil {
+	if err := errors.Join(err, isa.Err()); err != nil {
 		return err
 	}
 	if o.twin {
