@@ -17,7 +17,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// guard is a kernel that must stay faster than its Go twin, and near enough to the limit. The floors are about half of what is usual, as
+// guard is a kernel that must stay faster than its Go twin, and near enough to the limit. The floors are half of what is usual or less, as
 // the machine may be busy: they catch a kernel that is no longer chosen, not one that lost a tenth.
 type guard struct {
 	row
