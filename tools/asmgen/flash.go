@@ -229,18 +229,17 @@ func (r rows8) load(c *build.Context, below rows8) (y [8]reg.VecVirtual) {
 	return y
 }
 
-// turn transposes what load returns: register k holds element k of the eight rows.
+// turn transposes what load returns: register k holds element k of the eight rows. It reuses the registers of y, which avo holds to be in use
+// all through a loop, as load writes their halves one by one.
 func turn(c *build.Context, y [8]reg.VecVirtual) (out [8]reg.VecVirtual) {
 	for h := 0; h < 8; h += 4 {
-		var t [4]reg.VecVirtual
-		for i := range t {
-			t[i], out[h+i] = c.YMM(), c.YMM()
-		}
+		t := [4]reg.VecVirtual{c.YMM(), y[h], c.YMM(), y[h+2]}
 		for i := range 2 {
 			c.VUNPCKLPS(y[h+2*i+1], y[h+2*i], t[2*i])
 			c.VUNPCKHPS(y[h+2*i+1], y[h+2*i], t[2*i+1])
 		}
 		for i := range 2 {
+			out[h+2*i], out[h+2*i+1] = y[h+2*i+1], t[i]
 			c.VUNPCKLPD(t[i+2], t[i], out[h+2*i])
 			c.VUNPCKHPD(t[i+2], t[i], out[h+2*i+1])
 		}
