@@ -269,14 +269,17 @@ func TestInt8KeepsNaN(t *testing.T) {
 }
 
 // Whatever the shape, the threshold and the outliers, y is as near to the product with the dequantized weight as half a code of each
-// element that was quantized allows, and three roundings to f16: of outliers' weights, of the int8 part and of the sum.
+// element that was quantized allows, and three roundings to f16: of outliers' weights, of the int8 part and of the sum. A weight
+// below 2^-14 is rounded to a multiple of f16's smallest number.
 func TestInt8LinearErrorBound(t *testing.T) {
+	const smallestHalf = 1.0 / (1 << 24)
 	d := New(Options{Threads: 2})
 	defer func() { require.NoError(t, d.Close()) }()
 	rapid.Check(t, func(rt *rapid.T) {
 		m, k, n := rapid.IntRange(1, 9).Draw(rt, "m"), rapid.IntRange(1, 80).Draw(rt, "k"), rapid.IntRange(1, 40).Draw(rt, "n")
 		threshold := rapid.SampledFrom([]float32{0, 0.5, 6}).Draw(rt, "threshold")
 		scale := rapid.SampledFrom([]float64{0, 1e-3, 1, 8}).Draw(rt, "scale")
+		largest := rapid.SampledFrom([]float64{1, 1, 1e-5}).Draw(rt, "largest statistic")
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 		x, w, stats := tensor.New(tensor.T(tensor.F16, m, k)), tensor.New(tensor.T(tensor.I8, n, k)), tensor.New(tensor.T(tensor.F32, n))
 		for i := range m * k {
@@ -286,16 +289,19 @@ func TestInt8LinearErrorBound(t *testing.T) {
 			w.Set(i, float64(rng.IntN(255)-127))
 		}
 		for i := range n {
-			stats.Set(i, rng.Float64())
+			stats.Set(i, largest*rng.Float64())
 		}
 		g := graph.New("bound")
 		vals, feed := nnFeed(g, []*tensor.Tensor{x, w, stats})
-		_, rowStats, _ := ops.QuantizeRowsTo8(vals[0], threshold)
-		out, err := plan.Eval(d, feed, ops.LinearInt8(vals[0], vals[1], vals[2], graph.Value{}, threshold), rowStats)
+		_, rowStats, outliers := ops.QuantizeRowsTo8(vals[0], threshold)
+		out, err := plan.Eval(d, feed, ops.LinearInt8(vals[0], vals[1], vals[2], graph.Value{}, threshold), rowStats, outliers)
 		require.NoError(rt, err)
 		for i := range m * n {
 			want, size, bound := 0.0, 0.0, 0.0
 			for l := range k {
+				if out[2].At(l) != 0 {
+					bound += math.Abs(x.At(i/n*k+l)) * smallestHalf / 2
+				}
 				weight := w.At(i%n*k+l) * stats.At(i%n) / 127
 				want += x.At(i/n*k+l) * weight
 				size += math.Abs(x.At(i/n*k+l) * weight)

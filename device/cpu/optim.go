@@ -187,7 +187,7 @@ func (u *updater) tensor(sl *slabs, base *step.Factors, i int, lr float64) tenso
 	t := tensorStep{slabs: sl, f: *base, decay: 1}
 	t.f.Rate = float32(rate * base.Scale)
 	if sl.before || sl.after {
-		t.decay = float32(1 - rate*wd)
+		t.decay = float32(1 - float64(rate*wd))
 	} else if t.f.WD = float32(wd); !u.eight && u.gType != tensor.F32 && wd != 0 {
 		t.rounded = u.gType
 	}
@@ -221,7 +221,7 @@ func (u *updater) norms(d *Device, c *Call, sl *slabs, base *step.Factors) ([]fl
 		d2 *= base.Scale * base.Scale
 		unorm[i] = float32(d2)
 		bounds[i] = 1
-		if limit, norm := u.MaxUnorm*math.Sqrt(p2)+u.UnormEps(), math.Sqrt(d2); norm > limit && p2 > 0 {
+		if limit, norm := float64(u.MaxUnorm*math.Sqrt(p2))+u.UnormEps(), math.Sqrt(d2); norm > limit && p2 > 0 {
 			bounds[i] = limit / norm
 		}
 	}
