@@ -8,6 +8,8 @@
 //	BYES_CPU=avx512,-vnni       AVX-512, without VNNI
 //	BYES_CPU=avx512,+bf16       VDPBF16PS also where it is slower than float32 (Intel)
 //
+// The cache of go test does not see the variable: add -count=1.
+//
 // A build with the tag noasm, and any other processor than amd64, is always generic.
 package isa
 
