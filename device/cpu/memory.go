@@ -90,7 +90,7 @@ func bytesAt(p device.Ptr, n int64) ([]byte, error) {
 	if !ok || (b.data == nil && n > 0) {
 		return nil, errForeign
 	}
-	if p.Off < 0 || n < 0 || p.Off+n > int64(len(b.data)) {
+	if p.Off < 0 || n < 0 || n > int64(len(b.data))-p.Off {
 		return nil, fmt.Errorf("cpu: %d bytes at offset %d are outside a buffer of %d", n, p.Off, len(b.data))
 	}
 	return b.data[p.Off : p.Off+n : p.Off+n], nil

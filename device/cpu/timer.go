@@ -41,7 +41,12 @@ func (s *stream) Marks() ([]device.Mark, error) {
 
 // Limits implements device.Limiter.
 func (d *Device) Limits(ctx context.Context) (device.Limits, error) {
-	r, err := probe.Measure(ctx, probe.Options{Threads: d.threads})
+	// The largest working set is touched whole: no more than a quarter of what is free.
+	var bytes int64
+	if _, free := memory(); free > 0 {
+		bytes = min(probe.DefaultBytes, free/4)
+	}
+	r, err := probe.Measure(ctx, probe.Options{Threads: d.threads, Bytes: bytes})
 	if err != nil {
 		return device.Limits{}, err
 	}
