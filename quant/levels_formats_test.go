@@ -98,3 +98,30 @@ func TestLevelsOfOddQuotients(t *testing.T) {
 		}
 	}
 }
+
+// Every code of the 8-bit floats, NaN and infinities among them, has the same value at all levels, whatever its scale.
+func TestLevelsOfFloat8Values(t *testing.T) {
+	t.Run("f32", levelsOfFloat8Values[float32])
+	t.Run("bf16", levelsOfFloat8Values[tensor.BFloat16])
+	t.Run("f16", levelsOfFloat8Values[tensor.Float16])
+}
+
+func levelsOfFloat8Values[E Real](t *testing.T) {
+	codes := make([]byte, 256)
+	for i := range codes {
+		codes[i] = byte(i)
+	}
+	for _, f := range []Float8{E4M3, E5M2} {
+		for _, scale := range []float32{1, 0, 0.37, 1e-42, 3e38} {
+			want := make([]E, len(codes))
+			for i := range want {
+				want[i] = fromFloat32[E](f.Decode(byte(i)) * scale)
+			}
+			eachLevel(t, func(level string) {
+				got := make([]E, len(codes))
+				dequantize8(got, codes, []float32{scale}, 0, len(codes), f.table(), false)
+				require.Equal(t, bitsOf(want), bitsOf(got), "%s, %v times %v", level, f, scale)
+			})
+		}
+	}
+}

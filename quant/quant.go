@@ -1,4 +1,4 @@
-// Package quant defines the numeric formats of bitsandbytes in pure Go: the NF4 and FP4 code tables, the 8-bit code books, blockwise
+// Package quant defines the numeric formats of bitsandbytes: the NF4 and FP4 code tables, the 8-bit code books, blockwise
 // quantization in 4 and 8 bits, double quantization of the scales, int8 rows and columns, and the tensors under which checkpoints store
 // them; and beside them general ones: integers of 2 to 8 bits with and without zero point, 8-bit floats, code books of 2 to 6 bits.
 //
@@ -13,6 +13,8 @@
 // float32 scale, absmax, the largest magnitude in it; an element is stored as the index of the table value next to x/absmax.
 // Functions that take slices work on whole blocks from their start, so callers split large tensors on block borders and run the
 // parts in parallel.
+//
+// Long loops are assembly where the processor has AVX2 or AVX-512 (internal/isa); the bits are those of the loops in Go.
 package quant
 
 import (

@@ -183,7 +183,7 @@ func spread(c *build.Context, order reg.VecVirtual) {
 	c.VPMOVZXBD(x, order)
 }
 
-// productRow turns the sums of a row into values, as quant.productValue does.
+// productRow turns the sums of a row into values, as quant.productRowGo does.
 func productRow(c *build.Context) {
 	eachWidth(c, func(w width, kind element) {
 		name := "productRow" + kind.name + w.level
