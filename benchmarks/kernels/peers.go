@@ -140,17 +140,21 @@ func lastLine(s string) string {
 	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
-var goPeer = regexp.MustCompile(`(?m)^BenchmarkMLP/(gorgonia|gomlx)\S*\s+\d+\s+(\d+(?:\.\d+)?) ns/op`)
+var goPeer = regexp.MustCompile(`(?m)^BenchmarkMLPStep/(gorgonia|gomlx)\S*\s+\d+\s+(\d+(?:\.\d+)?) ns/op`)
 
 // runGoPeers runs the benchmark of the module that holds gorgonia and gomlx.
 func runGoPeers(ctx context.Context, o options, f *figure) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "xxx", "-bench", "MLP", "-benchtime", "1s", "-cpu", strconv.Itoa(f.threads), ".")
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "xxx", "-bench", "MLPStep", "-benchtime", "1s", "-cpu", strconv.Itoa(f.threads), ".")
 	cmd.Dir = o.peersDir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("peers: gorgonia and gomlx: %w: %s", err, lastLine(string(out)))
 	}
-	for _, m := range goPeer.FindAllStringSubmatch(string(out), -1) {
+	found := goPeer.FindAllStringSubmatch(string(out), -1)
+	if found == nil {
+		return nil, fmt.Errorf("peers: gorgonia and gomlx: no figure in what go test printed: %s", lastLine(string(out)))
+	}
+	for _, m := range found {
 		ns, err := strconv.ParseFloat(m[2], 64)
 		if err != nil {
 			return nil, err

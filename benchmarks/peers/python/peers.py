@@ -6,6 +6,7 @@ A line is {"row": name, "peer": who, "seconds": best seconds of one call}, or {"
 installed say so. Work that memory bounds goes in turn over operands of 512 MB and more, as in benchmarks/kernels.
 """
 import argparse
+import copy
 import json
 import sys
 import time
@@ -94,13 +95,11 @@ def linear4bit(m, dtype, count=1):
 
     dtype = getattr(torch, dtype)
 
-    def layer():
-        lin = bnb.nn.Linear4bit(4096, 4096, bias=False, compute_dtype=dtype, quant_type="nf4", compress_statistics=True)
-        lin.weight = bnb.nn.Params4bit(torch.randn(4096, 4096), requires_grad=False, quant_type="nf4", compress_statistics=True)
-        return lin.to("cpu")
-
+    first = bnb.nn.Linear4bit(4096, 4096, bias=False, compute_dtype=dtype, quant_type="nf4", compress_statistics=True)
+    first.weight = bnb.nn.Params4bit(torch.randn(4096, 4096), requires_grad=False, quant_type="nf4", compress_statistics=True)
+    first = first.to("cpu")
     x = torch.randn(m, 4096).to(dtype)
-    layers = [layer() for _ in range(count)]
+    layers = [first] + [copy.deepcopy(first) for _ in range(count - 1)]
     turn = [0]
 
     def call():
