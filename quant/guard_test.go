@@ -86,6 +86,7 @@ func blocksInside[E Real](o *operands, x []E) {
 		for _, scheme := range []Scheme{NF4, FP4} {
 			if blocksize >= MinBlocksize {
 				require.NoError(o.t, Quantize4(packed, absmax, src, blocksize, scheme))
+				require.NoError(o.t, Dequantize4(dst, packed, absmax, blocksize, scheme))
 			}
 		}
 	}
