@@ -20,8 +20,7 @@ import (
 // Source is an operand that is decoded while it is read, such as a quantized weight.
 type Source interface {
 	// Block writes elements [r0,r1) x [c0,c1) of the stored (not transposed) matrix as float32: element (r,c) goes to
-	// dst[(r-r0)*ld+c-c0]. It is called from several goroutines at once with ranges inside the matrix. For operand B columns
-	// start at multiples of 64 and rows at multiples of 16.
+	// dst[(r-r0)*ld+c-c0]. It is called from several goroutines at once with ranges inside the matrix, which may start anywhere.
 	Block(dst []float32, ld, r0, r1, c0, c1 int)
 }
 
