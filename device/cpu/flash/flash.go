@@ -216,8 +216,10 @@ type Mask struct {
 	all0, all1  int     // those in [all0, all1) are seen by all
 }
 
-// look finds the extremes over so many queries.
+// look finds the extremes over so many queries; the lanes behind them, whose limits are what the scratch held, see nothing.
 func (m *Mask) look(rows int) {
+	clear(m.Lo[rows:])
+	clear(m.Hi[rows:])
 	m.first, m.last, m.all0, m.all1 = math.MaxInt, 0, 0, math.MaxInt
 	for i := range rows {
 		lo, hi := int(m.Lo[i]), int(m.Hi[i])
