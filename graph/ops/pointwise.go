@@ -252,7 +252,7 @@ func GELU(x Value) Value { return unary(FnGELU, x) }
 // GELUTanh is the tanh approximation of GELU: x/2·(1+tanh(√(2/π)(x+0.044715x³))).
 func GELUTanh(x Value) Value { return unary(FnGELUTanh, x) }
 
-// ReLU returns max(x, 0); the gradient at 0 is 0.
+// ReLU returns x where x > 0 and else 0, also for NaN; the gradient at 0 is 0.
 func ReLU(x Value) Value { return unary(FnReLU, x) }
 
 // IsFinite is true where x is neither infinite nor NaN.
