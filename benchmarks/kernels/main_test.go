@@ -28,7 +28,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestRowsRun opens every row, at its real size where that is quick.
+// TestRowsRun measures a product, two kernels in one call and a whole step; rows have names of their own.
 func TestRowsRun(t *testing.T) {
 	names := map[string]bool{}
 	for _, r := range rows() {
