@@ -8,8 +8,17 @@ import (
 	"strings"
 )
 
-// memory returns total and available bytes, zeros where the system does not tell.
+// memory returns total and available bytes, zeros where the system does not tell, and no more than the control groups of this process
+// allow: a container that takes more is killed.
 func memory() (total, free int64) {
+	total, free = systemMemory()
+	if limit, left := memoryLimit("/"); limit < total {
+		total, free = limit, min(free, left)
+	}
+	return total, free
+}
+
+func systemMemory() (total, free int64) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
 		return 0, 0
