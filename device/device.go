@@ -138,6 +138,18 @@ type Comm interface {
 	Broadcast(s Stream, p Ptr, t tensor.Type, root int) error
 }
 
+// Describer devices tell what they found and which implementations they chose here.
+type Describer interface {
+	// Describe is quick and runs nothing.
+	Describe() []Fact
+}
+
+// Fact is a line about a device: "attention: avx512, tiles of 8 x 32".
+type Fact struct {
+	Topic string `json:"topic"`
+	Text  string `json:"text"`
+}
+
 // HostAllocator devices have memory of their own and can also use host memory in kernels and copies.
 type HostAllocator interface {
 	// AllocHost reserves bytes of host memory that kernels may use like those of Alloc, zeroed, aligned to at least 64 bytes.

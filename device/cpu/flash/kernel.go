@@ -1,6 +1,8 @@
 package flash
 
 import (
+	"fmt"
+
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 )
 
@@ -45,6 +47,15 @@ func best() *kernel {
 		l--
 	}
 	return kernels[l]
+}
+
+// Describe tells the loops in use.
+func Describe() string {
+	l := isa.AVX512
+	for kernels[l] == nil {
+		l--
+	}
+	return fmt.Sprintf("%v, tiles of %d keys x %d queries", l, kernels[l].mr, kernels[l].nr)
 }
 
 // pad is what the extent of a head is rounded up to: eight rows are transposed at a time, and strips are 4 or 8 wide.

@@ -1,6 +1,9 @@
 package gemm
 
-import "unsafe"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // Kernel is an implementation of the inner loops.
 type Kernel uint8
@@ -29,6 +32,22 @@ func (k Kernel) Available() bool { return k == Auto || k < numKernels && kernels
 
 // Best is the kernel that Auto stands for.
 func Best() Kernel { return Auto.resolve() }
+
+// Describe tells the loops of float32, bfloat16 and int8 products that Auto stands for.
+func Describe() (f32, bf16, int8 string) {
+	best, bytes := kernels[Best()], Best()
+	for kernels8[bytes] == nil {
+		bytes--
+	}
+	f32 = fmt.Sprintf("%v, tiles of %d x %d", min(Best(), AVX512), best.mr, best.nr)
+	bf16 = "widened to float32 while packed"
+	if best.pairs != nil {
+		bf16 = fmt.Sprintf("%v, tiles of %d x %d", Best(), best.mr, best.nr)
+	}
+	k8 := kernels8[bytes]
+	how := map[int]string{2: "pairs of 16 bits", 4: "VNNI"}[k8.per]
+	return f32, bf16, fmt.Sprintf("%v, %s, tiles of %d x %d", bytes, how, k8.mr, k8.nr)
+}
 
 func (k Kernel) resolve() Kernel {
 	if k != Auto {

@@ -1,0 +1,94 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+)
+
+func TestRunMeasures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures for two seconds")
+	}
+	dir := t.TempDir()
+	r, err := Run(context.Background(), Options{Dir: dir})
+	require.NoError(t, err)
+	require.NotEmpty(t, r.Devices)
+	d := r.Devices[0]
+	require.Equal(t, "cpu", d.Name)
+	require.True(t, d.Default)
+	require.Empty(t, d.Error)
+	require.Positive(t, d.Limits.Flops["f32"])
+	require.Positive(t, d.Limits.Read)
+	require.Contains(t, topics(d), "attention")
+	require.Positive(t, r.Disk.Write)
+	require.Positive(t, r.Disk.Sync)
+	left, err := vfs.OS{}.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left, "the file that was written is gone")
+
+	var text, js bytes.Buffer
+	require.NoError(t, r.WriteText(&text))
+	for _, want := range []string{"device cpu (the default)", "measured arithmetic, f32", "durable writes", "products, int8"} {
+		require.Contains(t, text.String(), want)
+	}
+	require.NoError(t, json.NewEncoder(&js).Encode(r))
+	require.Contains(t, js.String(), `"findings":[`)
+}
+
+func topics(d Device) (out []string) {
+	for _, f := range d.Facts {
+		out = append(out, f.Topic)
+	}
+	return out
+}
+
+func TestQuickMeasuresNothing(t *testing.T) {
+	r, err := Run(context.Background(), Options{Dir: t.TempDir(), Quick: true})
+	require.NoError(t, err)
+	require.Nil(t, r.Devices[0].Limits)
+	require.Zero(t, r.Disk.Write)
+	require.NotEmpty(t, r.Devices[0].Facts)
+}
+
+// TestFindings: a folder that cannot be written, a full disk, and a device that does not open are findings, not failures.
+func TestFindings(t *testing.T) {
+	r, err := Run(context.Background(), Options{FS: broken{free: 100}, Dir: "out", Quick: true})
+	require.NoError(t, err)
+	require.Len(t, r.Findings, 2)
+	require.Contains(t, r.Findings[0].What, "has only 100 B left")
+	require.Contains(t, r.Findings[1].What, "nothing can be written to")
+	require.Contains(t, r.Findings[1].What, "no such device")
+	var text bytes.Buffer
+	require.NoError(t, r.WriteText(&text))
+	require.Contains(t, text.String(), "! nothing can be written")
+	require.NotContains(t, text.String(), "nothing stands in the way")
+
+	r.judge(Device{Name: "cuda", Error: "no driver"})
+	r.judge(Device{Name: "cpu", MemoryFree: 1 << 20})
+	require.Equal(t, "cuda: no driver", r.Findings[2].What)
+	require.Contains(t, r.Findings[3].What, "cpu has only 1.00 MiB of memory free")
+}
+
+func TestRunStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := Run(ctx, Options{Dir: t.TempDir()})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// broken is a file system that is nearly full and cannot be written.
+type broken struct {
+	vfs.OS
+	free int64
+}
+
+func (broken) Create(string) (vfs.File, error) { return nil, errors.New("no such device") }
+func (b broken) Free(string) (int64, error)    { return b.free, nil }
