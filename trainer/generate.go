@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"slices"
-	"sort"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -17,27 +14,6 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
-
-// Sampling says how the next token is chosen. The zero value is greedy.
-type Sampling struct {
-	Temperature float64 // 0 = greedy: the token of the largest score, the lowest id on a tie
-	TopK        int     // among the K largest scores; 0 = all
-	TopP        float64 // among the fewest tokens whose probabilities add up to P (Holtzman et al. 2019); 0 or 1 = all
-	Seed        uint64
-}
-
-// Check reports a setting out of range.
-func (s Sampling) Check() error {
-	switch {
-	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 0):
-		return badConfig("temperature", "is %v, expected a finite number from 0 (greedy)", s.Temperature)
-	case s.TopK < 0:
-		return badConfig("top-k", "is %d, expected a number of tokens from 1, or 0 for all", s.TopK)
-	case !(s.TopP >= 0 && s.TopP <= 1):
-		return badConfig("top-p", "is %v, expected a probability from 0 to 1", s.TopP)
-	}
-	return nil
-}
 
 // Generator continues token sequences. It holds a key/value cache of fixed capacity and one plan for a single token, whatever
 // its position, beside plans for prompts of the lengths in use. It is not safe for concurrent use.
@@ -49,8 +25,13 @@ type Generator struct {
 	rows     int
 	capacity int
 	plans    map[int]*decodePlan
-	budget   int64 // of a plan; 0 = no limit
-	NoCache  bool  // compute every token from the whole sequence again; slow, for checks
+	budget   int64     // of a plan; 0 = no limit
+	held     [][]int32 // the tokens whose keys and values each row of the cache holds
+
+	NoCache bool // compute every token from the whole sequence again; slow, for checks
+	// KeepPrefix makes a call begin where its prompts part from the texts of the call before, as the turns of a conversation do. Only while
+	// the weights stay the same.
+	KeepPrefix bool
 }
 
 // decodePlan scores the next token after T tokens of each row.
@@ -98,18 +79,20 @@ func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens 
 	if err != nil {
 		return err
 	}
-	rng := rand.New(rand.NewPCG(s.Seed, 0x9e3779b97f4a7c15))
-	fresh := true
+	samplers := make([]*sampler, len(seqs))
+	for i, q := range seqs {
+		samplers[i] = s.sampler(i, q.ids)
+	}
+	defer func() { ge.hold(seqs) }()
 	for range maxTokens {
 		live := slices.ContainsFunc(seqs, func(q *sequence) bool { return !q.done })
 		if !live {
 			return nil
 		}
-		logits, err := ge.score(ctx, seqs, fresh)
+		logits, err := ge.score(ctx, seqs)
 		if err != nil {
 			return err
 		}
-		fresh = false
 		for i, q := range seqs {
 			if q.done {
 				continue
@@ -117,7 +100,7 @@ func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens 
 			if err := finiteScores(logits[i], len(q.ids)); err != nil {
 				return err
 			}
-			id := s.pick(logits[i], rng)
+			id := samplers[i].next(logits[i])
 			q.ids = append(q.ids, id)
 			q.done = !emit(i, id) || len(q.ids) >= ge.capacity
 		}
@@ -126,8 +109,33 @@ func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens 
 }
 
 type sequence struct {
-	ids  []int32
-	done bool
+	ids    []int32
+	cached int // the first of ids that the cache does not hold
+	done   bool
+}
+
+// from is the first token to compute: at least the last one, that of a sequence that has ended again.
+func (q *sequence) from() int { return min(q.cached, len(q.ids)-1) }
+
+// hold remembers what the cache holds.
+func (ge *Generator) hold(seqs []*sequence) {
+	ge.held = make([][]int32, ge.rows)
+	for i, q := range seqs {
+		ge.held[i] = q.ids[:q.cached]
+	}
+}
+
+// cachedPrefix is how many tokens of a prompt the cache holds already; one at least is left to compute.
+func (ge *Generator) cachedPrefix(row int, prompt []int32) int {
+	if !ge.KeepPrefix || ge.NoCache || row >= len(ge.held) {
+		return 0
+	}
+	held := ge.held[row]
+	n := 0
+	for n < min(len(held), len(prompt)-1) && held[n] == prompt[n] {
+		n++
+	}
+	return n
 }
 
 func (ge *Generator) start(prompts [][]int32) ([]*sequence, error) {
@@ -148,25 +156,46 @@ func (ge *Generator) start(prompts [][]int32) ([]*sequence, error) {
 				return nil, fmt.Errorf("generate: prompt %d holds token %d, the vocabulary has %d; is this the model's tokenizer?", i, id, vocab)
 			}
 		}
-		seqs = append(seqs, &sequence{ids: slices.Clone(p)})
+		seqs = append(seqs, &sequence{ids: slices.Clone(p), cached: ge.cachedPrefix(i, p)})
 	}
 	return seqs, nil
 }
 
 // score returns the scores of the next token of every sequence.
-func (ge *Generator) score(ctx context.Context, seqs []*sequence, fresh bool) ([][]float32, error) {
-	t := 1
-	if fresh || ge.NoCache {
+func (ge *Generator) score(ctx context.Context, seqs []*sequence) ([][]float32, error) {
+	if ge.NoCache {
 		for _, q := range seqs {
-			t = max(t, len(q.ids))
+			q.cached = 0
 		}
-		t = min(bucket(t), ge.capacity)
+	}
+	t, room := ge.width(seqs)
+	if t > room { // a row with a long prefix has no room for the tokens of another row: every row begins at the start
+		for _, q := range seqs {
+			q.cached = 0
+		}
+		t, room = ge.width(seqs)
+	}
+	if t > 1 {
+		t = min(bucket(t), room)
 	}
 	p, err := ge.planFor(t)
 	if err != nil {
 		return nil, err
 	}
-	return p.run(ctx, ge, seqs, fresh || ge.NoCache)
+	return p.run(ctx, ge, seqs)
+}
+
+// width is the number of tokens that the row with the most has to compute, and for how many the cache has room in each row.
+func (ge *Generator) width(seqs []*sequence) (t, room int) {
+	t, room = 1, ge.capacity
+	for _, q := range seqs {
+		from := q.from()
+		if !q.done {
+			t = max(t, len(q.ids)-from)
+		}
+		room = min(room, ge.capacity-from)
+	}
+	return t, room
 }
 
 // bucket rounds a prompt length up to a power of two, so that few plans serve all prompts.
@@ -198,8 +227,8 @@ func (ge *Generator) planFor(t int) (*decodePlan, error) {
 	return p, nil
 }
 
-// run feeds the whole sequences (from the start of the cache) or only their last tokens.
-func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence, whole bool) ([][]float32, error) {
+// run feeds what the cache does not hold of each sequence.
+func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence) ([][]float32, error) {
 	t := p.tokens.Dim(1)
 	n := ge.rows * t
 	p.buf = slices.Grow(p.buf[:0], 2*n+2*ge.rows)[:2*n+2*ge.rows]
@@ -208,19 +237,16 @@ func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence, w
 	start, last := p.buf[2*n:2*n+ge.rows], p.buf[2*n+ge.rows:]
 	for i := range ge.rows {
 		last[i] = int32(i * t)
-		if i >= len(seqs) {
-			continue
+		if i < len(seqs) {
+			q := seqs[i]
+			from := q.from()
+			start[i] = int32(from)
+			last[i] += int32(copy(tokens[i*t:(i+1)*t], q.ids[from:]) - 1)
+			q.cached = len(q.ids)
 		}
-		ids := seqs[i].ids
-		if !whole {
-			start[i] = int32(len(ids) - 1)
-			ids = ids[len(ids)-1:]
-		}
-		copy(tokens[i*t:(i+1)*t], ids)
 		for j := range t {
 			pos[i*t+j] = start[i] + int32(j)
 		}
-		last[i] += int32(len(ids) - 1)
 	}
 	feed := plan.Feed{}
 	for v, x := range map[graph.Value][]int32{p.tokens: tokens, p.pos: pos, p.start: start, p.last: last} {
@@ -251,65 +277,4 @@ func finiteScores(logits []float32, at int) error {
 		}
 	}
 	return nil
-}
-
-// pick chooses a token from scores.
-func (s Sampling) pick(logits []float32, rng *rand.Rand) int32 {
-	if s.Temperature <= 0 {
-		best := 0
-		for i, x := range logits {
-			if x > logits[best] {
-				best = i
-			}
-		}
-		return int32(best)
-	}
-	c := s.candidates(logits)
-	var total float64
-	for _, x := range c {
-		total += x.p
-	}
-	r := rng.Float64() * total
-	for _, x := range c {
-		if r -= x.p; r < 0 {
-			return x.id
-		}
-	}
-	return c[len(c)-1].id
-}
-
-type candidate struct {
-	id int32
-	p  float64
-}
-
-// candidates returns the tokens left by top-k and top-p with their unnormalised probabilities, likeliest first.
-func (s Sampling) candidates(logits []float32) []candidate {
-	c := make([]candidate, len(logits))
-	top := math.Inf(-1)
-	for _, x := range logits {
-		top = max(top, float64(x))
-	}
-	var total float64
-	for i, x := range logits {
-		c[i] = candidate{int32(i), math.Exp((float64(x) - top) / s.Temperature)}
-		total += c[i].p
-	}
-	sort.SliceStable(c, func(i, j int) bool { return c[i].p > c[j].p })
-	if s.TopK > 0 && s.TopK < len(c) {
-		c = c[:s.TopK]
-		total = 0
-		for _, x := range c {
-			total += x.p
-		}
-	}
-	if s.TopP > 0 && s.TopP < 1 {
-		var sum float64
-		for i, x := range c {
-			if sum += x.p; sum >= s.TopP*total {
-				return c[:i+1]
-			}
-		}
-	}
-	return c
 }

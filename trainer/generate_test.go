@@ -122,3 +122,31 @@ func TestGoldenSaveModel(t *testing.T) {
 	}
 	t.Logf("%d models", len(dirs))
 }
+
+// TestKeepPrefix: turns of a conversation that reuse the cache give what a fresh start gives, in rows of different lengths too.
+func TestKeepPrefix(t *testing.T) {
+	_, m, store := opened(t, architecture(t, small), 1000)
+	session := plan.NewSession(store)
+	defer func() { require.NoError(t, session.Close()) }()
+	gen, err := trainer.NewGenerator(m.Llama, session, 3, small.context)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, gen.Close()) }()
+	talk := func(keep bool) (texts [3][]int32) {
+		gen.KeepPrefix = keep
+		prompts := [][]int32{{1, 5, 6}, {1}, {1, 9, 9, 9, 9, 2}}
+		for turn := range 4 {
+			var out [3][]int32
+			require.NoError(t, gen.Generate(context.Background(), prompts, 3+turn, trainer.Sampling{}, func(row int, id int32) bool {
+				out[row] = append(out[row], id)
+				return row != 1 || len(out[1]) < 2 // one row ends early
+			}))
+			for i := range prompts {
+				texts[i] = append(texts[i], out[i]...)
+				prompts[i] = append(slices.Concat(prompts[i], out[i]), int32(3+i))
+			}
+			prompts[1] = slices.Concat([]int32{1, 7}, prompts[1][1:]) // parts from what the cache holds
+		}
+		return texts
+	}
+	require.Equal(t, talk(false), talk(true))
+}
