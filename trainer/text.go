@@ -1,84 +1,15 @@
 package trainer
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/lora"
-	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
-
-// GenerateOptions says what to continue and how.
-type GenerateOptions struct {
-	Model     string // as in a configuration
-	Adapter   string // directory of a LoRA adapter; "" = none
-	Prompt    string // "" = start from the BOS token
-	MaxTokens int
-	Sampling  Sampling
-	Device    string // "" = auto
-	DType     string // compute dtype; "" = auto
-	Scheme    string // "none" (or ""), "nf4" or "fp4" for the linear layers
-	NoCache   bool   // compute every token from the whole text again
-	Logger    *slog.Logger
-}
-
-// Generate continues a text and calls emit with each piece of new text, whole characters only. It ends at an end-of-text token,
-// at MaxTokens, or when the model's context is full.
-func Generate(ctx context.Context, o GenerateOptions, emit func(text string) error) (err error) {
-	if err := errors.Join(o.Sampling.Check(), o.checkTokens()); err != nil {
-		return err
-	}
-	s, err := openText(o)
-	if err != nil {
-		return classify(err)
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	ids, err := s.prompt(o.Prompt)
-	if err != nil {
-		return err
-	}
-	most := min(max(o.MaxTokens, 1), s.model.Config().MaxPositions)
-	gen, err := NewGenerator(s.model.Llama, s.session, 1, len(ids)+most+roomForBucket)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, gen.Close()) }()
-	gen.NoCache = o.NoCache
-	stops := s.model.EOS()
-	if bos, ok := s.model.BOS(); ok {
-		stops = append(stops, bos) // a new text begins: this one is over
-	}
-	stream := tokenizer.NewStream(s.model.Tokenizer, tokenizer.DecodeOptions{SkipSpecial: true})
-	for _, id := range ids {
-		stream.Push(id)
-	}
-	var failed error
-	err = gen.Generate(ctx, [][]int32{ids}, o.MaxTokens, o.Sampling, func(_ int, id int32) bool {
-		if slices.Contains(stops, id) {
-			return false
-		}
-		failed = emit(stream.Push(id))
-		return failed == nil
-	})
-	if err == nil && failed == nil {
-		failed = emit(stream.Flush())
-	}
-	return classify(errors.Join(err, failed))
-}
-
-func (o GenerateOptions) checkTokens() error {
-	if o.MaxTokens < 0 {
-		return badConfig("max-tokens", "is %d, expected 0 or more", o.MaxTokens)
-	}
-	return nil
-}
 
 // roomForBucket lets a prompt that is padded to a power of two still fit the cache.
 const roomForBucket = 8

@@ -29,7 +29,7 @@ func main() {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	p := &program{out: stdout, err: stderr}
+	p := &program{in: os.Stdin, out: stdout, err: stderr}
 	root := &cobra.Command{
 		Use:           "trainer",
 		Short:         "Fine-tune language models: LoRA, 4-bit weights, 8-bit optimizers, in one binary",
@@ -48,8 +48,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitCode(err)
 }
 
-// program is where a command writes.
+// program is where a command reads and writes.
 type program struct {
+	in       io.Reader
 	out, err io.Writer
 }
 
@@ -69,7 +70,7 @@ func exitCode(err error) int {
 // isUnknownCommand recognises cobra's own errors of the command line, which have no type.
 func isUnknownCommand(err error) bool {
 	text := err.Error()
-	for _, begin := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "requires ", "required flag"} {
+	for _, begin := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "requires ", "required flag", "if any flags in the group"} {
 		if len(text) >= len(begin) && text[:len(begin)] == begin {
 			return true
 		}
