@@ -35,6 +35,8 @@ type Run struct {
 	dir  string
 	// Warn, if set, receives what went wrong without harming the save, such as an old checkpoint that could not be removed.
 	Warn func(message string)
+	// Pinned is a step whose checkpoint Save does not remove, nor count among those it keeps; 0 = none. It is meant for the best one.
+	Pinned int
 }
 
 // NewRun returns the checkpoints of the run in dir. Nothing is made or changed until Save.
@@ -223,6 +225,9 @@ func (r *Run) purge(saved string, keep int) {
 			}
 		}
 		lastStep = f.step
+		if f.name != saved && f.step == r.Pinned && f.step > 0 && !superseded {
+			continue
+		}
 		if f.name == saved || (kept < keep && !superseded) {
 			kept++
 			continue

@@ -302,3 +302,28 @@ func TestManifest(t *testing.T) {
 		require.ErrorContains(t, err, c[2], bad)
 	}
 }
+
+func TestRunPinned(t *testing.T) {
+	r := NewRun(memory(t, nil), "/d/run")
+	save := func(step int) {
+		t.Helper()
+		require.NoError(t, r.Save(step, stepTensors(t, step), runState{step, "state"}, 2))
+	}
+	steps := func(want ...int) {
+		t.Helper()
+		got, err := r.Steps()
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	save(1)
+	r.Pinned = 1
+	save(2)
+	save(3)
+	save(4)
+	steps(4, 3, 1)
+	r.Pinned = 3
+	save(5)
+	save(6)
+	save(7)
+	steps(7, 6, 3)
+}

@@ -62,7 +62,7 @@ type Linear struct {
 // Forward implements layers.Projection.
 func (l *Linear) Forward(x graph.Value) graph.Value {
 	y := l.Base.Forward(x)
-	if l.merged || !y.Valid() {
+	if l.merged || !y.Valid() || l.set != nil && l.set.Off {
 		return y
 	}
 	g := x.Graph()
@@ -87,6 +87,9 @@ type Adapter struct {
 	// Random is what dropout draws from in the graph under construction; set it before the model's Forward. The zero value means
 	// no dropout.
 	Random layers.Random
+	// Off leaves the adapter out of the graph under construction: the model's Forward is that of the base, as with PEFT's
+	// disable_adapter. It has no effect on a merged adapter.
+	Off bool
 
 	targets []string // what the adapted modules have in common: names that match them and no other linear layer
 	saved   *Saved   // the files it was loaded from; nil for a new adapter

@@ -118,7 +118,7 @@ type pass struct {
 }
 
 func (f *fixture) pass(rows, tokens int, packed, recompute bool) *pass {
-	return f.passOf(rows, tokens, packed, models.Inputs{Checkpoint: recompute})
+	return f.passOf(rows, tokens, packed, models.Inputs{Checkpoint: models.AllBlocks(recompute)})
 }
 
 // passOf fills in the tokens of a call.

@@ -82,8 +82,29 @@ type Inputs struct {
 	Cache    *Cache        // generation
 	Start    graph.Value   // i32 (B): tokens in the cache before this call; with Cache only
 
-	Checkpoint bool // recompute each block in the backward sweep instead of keeping its activations
-	Eager      bool // round 16-bit attention where transformers does, see layers.AttentionContext
+	// Checkpoint says of each block, from 0, whether its activations are computed again in the backward sweep instead of kept; nil =
+	// every block keeps its own.
+	Checkpoint func(block int) bool
+	// Embedded, if set, maps the embeddings (B, T, hidden) to what enters the first block: the place of noise such as layers.NEFTune.
+	Embedded func(x graph.Value) graph.Value
+	Eager    bool // round 16-bit attention where transformers does, see layers.AttentionContext
+}
+
+// FirstBlocks marks the first n blocks for Inputs.Checkpoint, nil for none. The first blocks are those to recompute: their backward
+// sweep comes last, when the activations that later blocks keep are gone.
+func FirstBlocks(n int) func(block int) bool {
+	if n <= 0 {
+		return nil
+	}
+	return func(block int) bool { return block < n }
+}
+
+// AllBlocks marks every block for Inputs.Checkpoint if on.
+func AllBlocks(on bool) func(block int) bool {
+	if !on {
+		return nil
+	}
+	return func(int) bool { return true }
 }
 
 // Cache holds the keys and values of every layer.
@@ -115,6 +136,9 @@ func (m *Llama) HiddenStates(in Inputs) []graph.Value {
 	ctx := layers.AttentionContext{DocStart: in.DocStart, Start: in.Start, Eager: in.Eager}
 	ctx.Cos, ctx.Sin = m.config.Rope.tables(in.Pos, m.config.HeadDim)
 	x := within(g, "embed_tokens", func() graph.Value { return ops.Cast(m.Backbone.Embed.Forward(in.Tokens), m.policy.ComputeType()) })
+	if in.Embedded != nil {
+		x = in.Embedded(x)
+	}
 	var states []graph.Value
 	for i, b := range m.Backbone.Blocks {
 		if in.Cache != nil {
@@ -134,7 +158,7 @@ func within(g *graph.Graph, scope string, f func() graph.Value) graph.Value {
 
 func (m *Llama) block(g *graph.Graph, i int, b *Block, x graph.Value, ctx layers.AttentionContext, in Inputs) graph.Value {
 	defer g.Scope(fmt.Sprintf("layers.%d", i))()
-	if !in.Checkpoint {
+	if in.Checkpoint == nil || !in.Checkpoint(i) {
 		return b.Forward(x, ctx)
 	}
 	autograd.Checkpoint(g, func() { x = b.Forward(x, ctx) })

@@ -97,7 +97,7 @@ func compileStep(m *models.Llama, a *lora.Adapter, group *optim.Group, o stepOpt
 func compileLoss(m *models.Llama, a *lora.Adapter, group *optim.Group, t int, o stepOptions) (*lossPlan, error) {
 	g := graph.New(fmt.Sprintf("loss_%d", t))
 	p := &lossPlan{in: newBatchInputs(g, o.rows, t), feed: plan.Feed{}}
-	in := models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart, Checkpoint: o.checkpoint && group != nil}
+	in := models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart, Checkpoint: models.AllBlocks(o.checkpoint && group != nil)}
 	if group != nil {
 		in.Random = layers.Random{Key: p.in.key, Sample: p.in.sample, Pos: p.in.pos}
 	}

@@ -129,7 +129,7 @@ func NewLlama(dev device.Device, o LlamaOptions) (*Step, error) {
 	tokens, targets, pos := in("tokens"), in("targets"), in("pos")
 	lr := g.Input("lr", tensor.T(tensor.F32))
 	s := &Step{load: load, feed: plan.Feed{lr: 1e-4}}
-	h := m.Hidden(models.Inputs{Tokens: tokens, Pos: pos, Checkpoint: o.Recompute})
+	h := m.Hidden(models.Inputs{Tokens: tokens, Pos: pos, Checkpoint: models.AllBlocks(o.Recompute)})
 	s.loss = ops.MeanLoss(m.TokenLoss(h, targets), targets)
 	s.Times.Build = time.Since(start)
 	params := layers.Trainable(m)
