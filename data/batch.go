@@ -9,6 +9,7 @@ const PadSample int32 = -1
 // own, with the loader's PadID, label Ignore and sample PadSample; an empty row is all padding.
 type Batch struct {
 	B, T     int
+	Pairs    int // of a set of pairs: rows 0 to Pairs-1 are chosen, row B/2+i is the rejected one of row i, the others are padding
 	Tokens   []int32
 	Labels   []int32 // aligned with Tokens, Ignore = untrained; Ignore at the first token of every document
 	Pos      []int32 // index of the token in its document
@@ -41,7 +42,7 @@ func Shift(dst, labels, docStart []int32, t int) []int32 {
 
 // reset makes b an all-padding batch of the shape, reusing its storage.
 func (b *Batch) reset(rows, t int, pad int32) {
-	b.B, b.T, b.Targets, b.Real = rows, t, 0, 0
+	b.B, b.T, b.Pairs, b.Targets, b.Real = rows, t, 0, 0, 0
 	for _, s := range []*[]int32{&b.Tokens, &b.Labels, &b.Pos, &b.DocStart, &b.Sample} {
 		*s = slices.Grow((*s)[:0], rows*t)[:rows*t]
 	}
@@ -53,23 +54,26 @@ func (b *Batch) reset(rows, t int, pad int32) {
 }
 
 // fill writes the examples of a row and its padding.
-func (b *Batch) fill(st *store, row int, ids []int32) {
+func (b *Batch) fill(st *store, row int, ids []int32) error {
 	at := 0 // in the row
 	for _, id := range ids {
 		d := &st.docs[id]
-		base := row*b.T + at
-		copy(b.Tokens[base:], d.ids)
-		for t := range d.ids {
-			b.Labels[base+t], b.Sample[base+t] = d.label(t), id
+		base, n := row*b.T+at, int(d.n)
+		if err := st.read(id, b.Tokens[base:base+n], b.Labels[base:base+n]); err != nil {
+			return err
 		}
-		b.span(row, at, len(d.ids))
-		at += len(d.ids)
-		b.Targets += d.trained()
-		b.Real += len(d.ids)
+		for t := range n {
+			b.Sample[base+t] = id
+		}
+		b.span(row, at, n)
+		at += n
+		b.Targets += int(d.trained)
+		b.Real += n
 	}
 	if at < b.T {
 		b.span(row, at, b.T-at)
 	}
+	return nil
 }
 
 // span writes the positions of a document of n tokens that begins at index at of the row.

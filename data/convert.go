@@ -49,14 +49,26 @@ func convertPromptCompletion(r *Row, c *Converter) ([]Doc, error) {
 // convertAlpaca uses the prompt texts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), which models tuned on
 // such rows expect word for word. A system text replaces the first paragraph.
 func convertAlpaca(r *Row, c *Converter) ([]Doc, error) {
-	var v [4]string
-	for i, key := range []string{"instruction", "output", "input", "system"} {
+	prompt, err := alpacaPrompt(r)
+	if err != nil {
+		return nil, err
+	}
+	output, err := r.Str("output", false)
+	if err != nil {
+		return nil, err
+	}
+	return c.Answer(r, prompt, output)
+}
+
+func alpacaPrompt(r *Row) (string, error) {
+	var v [3]string
+	for i, key := range []string{"instruction", "input", "system"} {
 		var err error
-		if v[i], err = r.Str(key, i >= 2); err != nil {
-			return nil, err
+		if v[i], err = r.Str(key, i >= 1); err != nil {
+			return "", err
 		}
 	}
-	instruction, output, input, system := v[0], v[1], v[2], v[3]
+	instruction, input, system := v[0], v[1], v[2]
 	var b strings.Builder
 	switch {
 	case system != "":
@@ -72,7 +84,7 @@ func convertAlpaca(r *Row, c *Converter) ([]Doc, error) {
 		b.WriteString("\n\n### Input:\n" + input)
 	}
 	b.WriteString("\n\n### Response:\n")
-	return c.Answer(r, b.String(), output)
+	return b.String(), nil
 }
 
 // convertText serves rows with a text and pieces of plain text files. White space alone makes no document.

@@ -55,6 +55,8 @@ type Options struct {
 	Separator string   // plain text: ends a document and is removed; "" = the whole file is one document
 	Overlap   int      // text: tokens that a window repeats, untrained, from the one before; 1 makes every token a target once
 	Workers   int      // goroutines that tokenise; 0 = 1
+	Pairs     bool     // rows are preferences: each gives a chosen and a rejected example
+	SpillDir  string   // folder of the file for tokens beyond Limits.Memory; "" = the system's for temporary files
 	Formats   []Format // further formats, tried before the built-in ones
 	Limits    Limits
 }
@@ -63,14 +65,16 @@ type Options struct {
 type Limits struct {
 	RowBytes  int   // longest line, JSON row or line of plain text; 0 = 64 MiB
 	GzipRatio int   // a .gz beyond 64 MiB may expand to at most this many times its size; 0 = 100
-	Tokens    int64 // tokens in the set; 0 = 2^31
+	Tokens    int64 // tokens in the set; 0 = 2^36
+	Memory    int64 // bytes of tokens kept in memory, in blocks of 4 MiB; the rest lies in a file; 0 = 1 GiB
 }
 
 const (
 	defaultRowBytes  = 64 << 20
 	defaultGzipRatio = 100
 	gzipFree         = 64 << 20
-	defaultTokens    = 1 << 31
+	defaultTokens    = 1 << 36
+	defaultMemory    = 1 << 30
 	maxWeight        = 1000
 )
 
@@ -116,6 +120,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Tokens <= 0 {
 		l.Tokens = defaultTokens
+	}
+	if l.Memory <= 0 {
+		l.Memory = defaultMemory
 	}
 	return l
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -44,8 +45,8 @@ var formats = [...]Format{
 	{Name: "text", Keys: []string{"text"}, Convert: convertText},
 }
 
-// FormatNames lists the built-in formats, in the order in which auto tries them.
-func FormatNames() []string { return names(formats[:]) }
+// FormatNames lists the built-in formats, in the order in which auto tries them, those of preferences last.
+func FormatNames() []string { return append(names(formats[:]), names(pairFormats[:])...) }
 
 func names(list []Format) []string {
 	out := make([]string, len(list))
@@ -56,6 +57,9 @@ func names(list []Format) []string {
 }
 
 func (o Options) table() []Format {
+	if o.Pairs {
+		return append(append([]Format(nil), o.Formats...), pairFormats[:]...)
+	}
 	return append(append([]Format(nil), o.Formats...), formats[:]...)
 }
 
@@ -69,6 +73,13 @@ func (o Options) byName() (*Format, error) {
 		if list[i].Name == o.Format {
 			return &list[i], nil
 		}
+	}
+	other := o
+	if other.Pairs = !o.Pairs; slices.Contains(names(other.table()), o.Format) {
+		if o.Pairs {
+			return nil, fmt.Errorf("data: format %q has no pairs of answers, which a preference objective trains on; use rows with chosen and rejected", o.Format)
+		}
+		return nil, fmt.Errorf("data: format %q has pairs of answers, which only a preference objective trains on; set train.objective to dpo, or another format", o.Format)
 	}
 	return nil, fmt.Errorf("data: unknown format %q; known: auto, %s", o.Format, strings.Join(names(list), ", "))
 }
@@ -95,7 +106,14 @@ func (o Options) detect(r *Row) (*Format, string, error) {
 	for _, f := range list {
 		known = append(known, fmt.Sprintf("%s (%s)", f.Name, strings.Join(f.Keys, ", ")))
 	}
-	return nil, "", r.Errorf("no format fits the keys %s; known: %s", keyList(r.Keys()), strings.Join(known, "; "))
+	hint := ""
+	switch {
+	case !o.Pairs && r.Has("chosen") && r.Has("rejected"):
+		hint = "; rows with chosen and rejected are preferences: set train.objective to dpo"
+	case o.Pairs:
+		hint = "; this objective trains on pairs of answers"
+	}
+	return nil, "", r.Errorf("no format fits the keys %s; known: %s%s", keyList(r.Keys()), strings.Join(known, "; "), hint)
 }
 
 func ignored(r *Row, f *Format) []string {
@@ -126,9 +144,9 @@ func rowsOf(path string, in io.Reader, o Options) (rows rowReader, plain bool, e
 	switch filepath.Ext(name) {
 	case ".json", ".jsonl", ".ndjson":
 	case ".txt", ".text", ".md":
-		plain = o.Format == "auto" || o.Format == "text"
+		plain = o.Format == "auto" && !o.Pairs || o.Format == "text"
 	default:
-		plain = o.Format == "text" || o.Format == "auto" && first != '{' && first != '['
+		plain = o.Format == "text" || o.Format == "auto" && !o.Pairs && first != '{' && first != '['
 	}
 	switch {
 	case plain:

@@ -25,7 +25,7 @@ func fuzzLoad(t *testing.T, name string, content []byte, opt Options) {
 		return
 	}
 	for i := range set.Len() {
-		e := set.Example(i)
+		e := example(t, set, i)
 		if len(e.IDs) != len(e.Labels) || len(e.IDs) > opt.SeqLen || e.Labels[0] != Ignore || trained(e.Labels) == 0 {
 			t.Fatalf("example %d is unsound: %+v", i, e)
 		}

@@ -76,7 +76,7 @@ func loadErr(opt Options, paths ...string) (*Set, error) {
 
 // setOf makes a set of examples with the lengths given, with distinct ids of which a part is trained.
 func setOf(seqLen int, lengths []int) *Set {
-	st := &store{seqLen: seqLen, files: []FileInfo{{Path: "f", Weight: 1}}}
+	st := &store{seqLen: seqLen, files: []FileInfo{{Path: "f", Weight: 1}}, tok: newTokens(0, "")}
 	b := &builder{st: st, seen: map[uint64]struct{}{}, opt: Options{SeqLen: seqLen, Limits: Limits{}.withDefaults()}}
 	id := int32(100)
 	for i, n := range lengths {
@@ -85,12 +85,23 @@ func setOf(seqLen int, lengths []int) *Set {
 			ids[t] = id
 			id++
 		}
-		d := doc{ids: ids, skip: int32(max(1, n/2)), line: int32(i + 1)}
+		var labels []int32
 		if i%3 == 0 { // labels of their own: only the second token is trained
-			d.labels = slices.Repeat([]int32{Ignore}, n)
-			d.labels[1] = id
+			labels = slices.Repeat([]int32{Ignore}, n)
+			labels[1] = id
 		}
-		st.docs = append(st.docs, d)
+		if err := b.example(&Row{Line: i + 1}, ids, labels, max(1, n/2)); err != nil {
+			panic(err)
+		}
+	}
+	for i := range st.docs {
+		st.docs[i].file = 0
 	}
 	return b.set()
+}
+
+func example(t require.TestingT, s *Set, i int) Example {
+	e, err := s.Example(i)
+	require.NoError(t, err)
+	return e
 }

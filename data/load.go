@@ -2,10 +2,12 @@ package data
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -32,16 +34,16 @@ func Load(ctx context.Context, enc Encoder, files []File, opt Options) (*Set, er
 	if files, err = expand(files); err != nil {
 		return nil, err
 	}
-	b := &builder{opt: opt, st: &store{seqLen: opt.SeqLen}, seen: map[uint64]struct{}{},
+	b := &builder{opt: opt, st: &store{seqLen: opt.SeqLen, pairs: opt.Pairs, tok: newTokens(opt.Limits.Memory, opt.SpillDir)}, seen: map[uint64]struct{}{},
 		conv: &Converter{Encoder: enc, Mask: opt.Mask, BOS: opt.BOS, EOS: opt.EOS}}
 	for _, f := range files {
 		if err := b.file(ctx, f); err != nil {
-			return nil, err
+			return nil, errors.Join(err, b.st.tok.close())
 		}
 	}
 	if len(b.st.docs) == 0 {
 		return nil, rowErr(files[0].Path, 0, "no row is left to train on (%d empty, %d lost all trained tokens to seq_len %d)",
-			b.st.empty, b.st.dropped, opt.SeqLen)
+			b.st.empty+b.st.untrained, b.st.dropped, opt.SeqLen)
 	}
 	return b.set(), nil
 }
@@ -52,7 +54,6 @@ type builder struct {
 	conv   *Converter
 	st     *store
 	seen   map[uint64]struct{} // hashes of examples, to count duplicates
-	arena  []int32
 	tokens int64
 	open   []int32 // tokens of the text document being read that are in no window yet
 	fresh  int     // how many of open are not overlap
@@ -161,10 +162,8 @@ func (b *builder) chunk(format *Format, rows []Row) error {
 		if len(docs[i]) == 0 {
 			b.st.empty++
 		}
-		for _, d := range docs[i] {
-			if err := b.add(&rows[i], d); err != nil {
-				return err
-			}
+		if err := b.addAll(&rows[i], docs[i]); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -192,24 +191,55 @@ func checkDocs(r *Row, docs []Doc, vocab int) error {
 	return nil
 }
 
-// add cuts a document to the sequence length.
-func (b *builder) add(r *Row, d Doc) error {
-	if d.Window {
-		return b.window(r, d)
+// addAll cuts the documents of a row to the sequence length and stores them. Those that lose all their trained tokens are left out;
+// a pair stays or goes as a whole.
+func (b *builder) addAll(r *Row, docs []Doc) error {
+	if b.st.pairs && len(docs) != 0 && len(docs) != 2 {
+		return r.Errorf("gives %d examples where a pair has two, chosen and rejected", len(docs))
 	}
-	n := b.opt.SeqLen
-	if len(d.IDs) > n {
-		b.st.truncated++
-		d.IDs = d.IDs[:n]
-		if d.Labels != nil {
-			d.Labels = d.Labels[:n]
+	cut, lost := false, false
+	for i := range docs {
+		if docs[i].Window {
+			if err := b.window(r, docs[i]); err != nil {
+				return err
+			}
+			continue
 		}
+		cut = docs[i].cut(b.opt.SeqLen) || cut
+		lost = docs[i].untrained() || lost
 	}
-	if d.Labels == nil && max(d.Skip, 1) >= len(d.IDs) || d.Labels != nil && trained(d.Labels) == 0 {
+	if cut {
+		b.st.truncated++
+	}
+	if lost {
 		b.st.dropped++
 		return nil
 	}
-	return b.example(r, d.IDs, d.Labels, d.Skip)
+	for _, d := range docs {
+		if d.Window {
+			continue
+		}
+		if err := b.example(r, d.IDs, d.Labels, d.Skip); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cut shortens a document to n tokens.
+func (d *Doc) cut(n int) bool {
+	if len(d.IDs) <= n {
+		return false
+	}
+	d.IDs = d.IDs[:n]
+	if d.Labels != nil {
+		d.Labels = d.Labels[:n]
+	}
+	return true
+}
+
+func (d *Doc) untrained() bool {
+	return d.Labels == nil && max(d.Skip, 1) >= len(d.IDs) || d.Labels != nil && trained(d.Labels) == 0
 }
 
 // window adds the ids to the open document and cuts off every full window; the document's last piece empties it.
@@ -248,43 +278,44 @@ func (b *builder) window(r *Row, d Doc) error {
 	return nil
 }
 
-const arenaTokens = 1 << 20
-
-// example stores one finished example: ids are copied into large blocks, so that a million rows are not a million allocations.
+// example stores one finished example.
 func (b *builder) example(r *Row, ids, labels []int32, skip int) error {
-	if b.tokens += int64(len(ids)); b.tokens > b.opt.Limits.Tokens || len(b.st.docs) == math.MaxInt32 {
+	if b.tokens += int64(len(ids)); b.tokens > b.opt.Limits.Tokens || len(b.st.docs) >= math.MaxInt32-1 {
 		return r.Errorf("more than %d tokens are in the data up to here; raise the limit or use fewer files", b.opt.Limits.Tokens)
 	}
-	d := doc{ids: b.copy(ids), skip: int32(max(skip, 1)), file: int32(len(b.st.files)), line: int32(min(r.Line, math.MaxInt32))}
+	skip = max(skip, 1)
+	d := doc{n: int32(len(ids)), skip: int32(skip), trained: int32(len(ids) - skip), file: int32(len(b.st.files)),
+		line: int32(min(r.Line, math.MaxInt32))}
 	if labels != nil {
-		d.labels = b.copy(labels)
-		d.labels[0] = Ignore // nothing predicts the first token
+		d.skip, d.trained = ownLabels, int32(trained(labels))
+		labels = slices.Clone(labels)
+		labels[0] = Ignore // nothing predicts the first token
 	}
-	b.st.docs = append(b.st.docs, d)
 	h := fnv.New64a()
-	_, _ = h.Write(tensor.AsBytes(d.ids)) // a hash never fails
+	_, _ = h.Write(tensor.AsBytes(ids)) // a hash never fails
 	_, _ = h.Write([]byte{byte(d.skip), byte(d.skip >> 8), byte(d.skip >> 16)})
-	_, _ = h.Write(tensor.AsBytes(d.labels))
+	_, _ = h.Write(tensor.AsBytes(labels))
 	if _, dup := b.seen[h.Sum64()]; dup {
 		b.st.duplicates++
 	}
 	b.seen[h.Sum64()] = struct{}{}
-	return nil
-}
-
-func (b *builder) copy(s []int32) []int32 {
-	if cap(b.arena)-len(b.arena) < len(s) {
-		b.arena = make([]int32, 0, max(arenaTokens, len(s)))
+	var err error
+	if d.at, err = b.st.tok.append(ids); err == nil && labels != nil {
+		_, err = b.st.tok.append(labels)
 	}
-	at := len(b.arena)
-	b.arena = append(b.arena, s...)
-	return b.arena[at:len(b.arena):len(b.arena)]
+	b.st.docs = append(b.st.docs, d)
+	return err
 }
 
 func (b *builder) set() *Set {
-	s := &Set{st: b.st, rows: make([]int32, len(b.st.docs)), weighted: true}
-	for i := range s.rows {
-		s.rows[i] = int32(i)
+	s := &Set{st: b.st, weighted: true}
+	step := 1
+	if b.st.pairs {
+		step = 2
+	}
+	s.rows = make([]int32, 0, len(b.st.docs)/step)
+	for i := 0; i < len(b.st.docs); i += step {
+		s.rows = append(s.rows, int32(i))
 	}
 	return s
 }

@@ -43,7 +43,7 @@ func TestFormats(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			set := load(t, c.opt, write(t, c.file, c.content))
 			require.Equal(t, 1, set.Len())
-			e := set.Example(0)
+			e := example(t, set, 0)
 			require.Equal(t, c.ids, e.IDs)
 			require.Equal(t, c.labels, e.Labels)
 			require.Equal(t, c.format, set.Files()[0].Format)
@@ -59,12 +59,12 @@ func TestAlpaca(t *testing.T) {
 	require.Equal(t, 3, set.Len())
 	const head = "Below is an instruction that describes a task"
 	require.Equal(t, head+". Write a response that appropriately completes the request.\n\n### Instruction:\nI\n\n### Response:\nO",
-		bytesOf(set.Example(0).IDs))
+		bytesOf(example(t, set, 0).IDs))
 	require.Equal(t, head+", paired with an input that provides further context. Write a response that appropriately completes the "+
-		"request.\n\n### Instruction:\nI\n\n### Input:\nN\n\n### Response:\nO", bytesOf(set.Example(1).IDs))
-	require.Equal(t, "S\n\n### Instruction:\nI\n\n### Response:\nO", bytesOf(set.Example(2).IDs))
+		"request.\n\n### Instruction:\nI\n\n### Input:\nN\n\n### Response:\nO", bytesOf(example(t, set, 1).IDs))
+	require.Equal(t, "S\n\n### Instruction:\nI\n\n### Response:\nO", bytesOf(example(t, set, 2).IDs))
 	require.Equal(t, int64(3), set.Report().Trained)
-	require.True(t, strings.HasSuffix(set.Example(2).Source, "a.json:2"))
+	require.True(t, strings.HasSuffix(example(t, set, 2).Source, "a.json:2"))
 }
 
 func TestRowErrors(t *testing.T) {
@@ -134,7 +134,7 @@ func TestUnknownKeysAreListedInPart(t *testing.T) {
 	}
 	_, err := loadErr(Options{}, write(t, "a.jsonl", "{"+strings.Join(keys, ",")+"}"))
 	require.ErrorContains(t, err, `"kl", and 8 more`)
-	for _, name := range FormatNames() {
+	for _, name := range names(formats[:]) {
 		require.ErrorContains(t, err, name)
 	}
 	_, err = loadErr(Options{}, write(t, "a.jsonl", "{}"))
@@ -203,7 +203,7 @@ func TestTruncationAndDrops(t *testing.T) {
 	}
 	set := load(t, Options{SeqLen: 4}, write(t, "a.jsonl", strings.Join(rows, "\n")))
 	r := set.Report()
-	require.Equal(t, "abcd", bytesOf(set.Example(0).IDs))
+	require.Equal(t, "abcd", bytesOf(example(t, set, 0).IDs))
 	require.Equal(t, [6]int{5, 4, 2, 1, 2, 0}, [6]int{r.Rows, r.Documents, r.Truncated, r.Dropped, r.Duplicates, r.Empty})
 	require.Equal(t, int64(10), r.Tokens)
 	require.Equal(t, int64(5), r.Trained)
@@ -226,7 +226,7 @@ func TestDigestAndGlob(t *testing.T) {
 	}
 	set := load(t, Options{}, filepath.Join(dir, "*.jsonl*"))
 	require.Equal(t, 2, set.Len())
-	require.Equal(t, "from a.jsonl.gz", bytesOf(set.Example(0).IDs))
+	require.Equal(t, "from a.jsonl.gz", bytesOf(example(t, set, 0).IDs))
 	all := sha256.Sum256([]byte(sums))
 	require.Equal(t, hex.EncodeToString(all[:]), set.Digest())
 	one := load(t, Options{}, filepath.Join(dir, "b.jsonl"))
@@ -256,6 +256,6 @@ func TestExtraFormat(t *testing.T) {
 		return c.Answer(r, q, a)
 	}}
 	set := load(t, Options{Formats: []Format{f}}, write(t, "a.jsonl", `{"q":"x","a":"y","id":7}`))
-	require.Equal(t, "xy", bytesOf(set.Example(0).IDs))
+	require.Equal(t, "xy", bytesOf(example(t, set, 0).IDs))
 	require.Equal(t, `the row at line 1 has "q", "a"; ignored: "id"`, set.Files()[0].Why)
 }

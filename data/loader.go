@@ -11,9 +11,9 @@ import (
 // LoaderOptions say how a set becomes steps. The zero value makes one pass, one row a step, in file order, without packing.
 type LoaderOptions struct {
 	SeqLen     int    // row length when packing, longest bucket else; 0 = the set's
-	MicroBatch int    // rows of one Batch; 0 = Batch
-	Batch      int    // rows of a step, over all micro-batches and ranks (packed rows when packing); 0 = 1
-	Pack       bool   // put several examples into a row of exactly SeqLen
+	MicroBatch int    // rows of one Batch, of a set of pairs its pairs (a Batch has twice as many rows); 0 = Batch
+	Batch      int    // rows or pairs of a step, over all micro-batches and ranks (packed rows when packing); 0 = 1
+	Pack       bool   // put several examples into a row of exactly SeqLen; pairs are never packed
 	Shuffle    bool   // another order each epoch
 	Seed       uint64 // of the order
 	Epochs     int    // passes over the data; 0 = 1
@@ -64,15 +64,15 @@ func NewLoader(set *Set, opt LoaderOptions) (*Loader, error) {
 	if set == nil || set.Len() == 0 {
 		return nil, fmt.Errorf("data: the set is empty; give it more rows or hold fewer out")
 	}
+	opt.Pack = opt.Pack && !set.st.pairs
 	opt, err := opt.withDefaults(set.SeqLen())
 	if err != nil {
 		return nil, err
 	}
 	l := &Loader{set: set, opt: opt}
-	for id := range set.rows {
-		if d := &set.st.docs[set.rows[id]]; len(d.ids) > opt.SeqLen {
-			return nil, fmt.Errorf("data: an example has %d tokens, the loader's seq_len is %d; load the data with the same seq_len",
-				len(d.ids), opt.SeqLen)
+	for _, id := range set.rows {
+		if n := l.docLen(id); n > opt.SeqLen {
+			return nil, fmt.Errorf("data: an example has %d tokens, the loader's seq_len is %d; load the data with the same seq_len", n, opt.SeqLen)
 		}
 	}
 	if n := l.entries(); n > math.MaxInt32 || n < 1 {
@@ -192,16 +192,36 @@ func (l *Loader) Micro(step, i int, dst *Batch) error {
 	base := in * l.opt.Batch
 	lo := min(base+i*l.opt.MicroBatch, p.len())
 	hi := min(lo+l.opt.MicroBatch, base+l.opt.Batch, p.len())
-	dst.reset(l.opt.MicroBatch, l.bucket(p, lo, hi), l.opt.PadID)
-	for r := range l.opt.MicroBatch {
-		var ids []int32
-		if lo+r < hi {
-			ids = p.row(lo + r)
+	sides := l.sides()
+	dst.reset(sides*l.opt.MicroBatch, l.bucket(p, lo, hi), l.opt.PadID)
+	for side := range sides {
+		for r := range l.opt.MicroBatch {
+			var ids []int32
+			switch {
+			case lo+r >= hi:
+			case side == 0:
+				ids = p.row(lo + r)
+			default:
+				ids = []int32{p.row(lo + r)[0] + int32(side)} // pairs are not packed
+			}
+			if err := dst.fill(l.set.st, side*l.opt.MicroBatch+r, ids); err != nil {
+				return err
+			}
 		}
-		dst.fill(l.set.st, r, ids)
+	}
+	if sides == 2 {
+		dst.Pairs = hi - lo
 	}
 	dst.seal()
 	return nil
+}
+
+// sides is how many rows an entry of the plan has in a batch.
+func (l *Loader) sides() int {
+	if l.set.st.pairs {
+		return 2
+	}
+	return 1
 }
 
 // Report is the set's report with the packing of the first epoch.
@@ -211,21 +231,34 @@ func (l *Loader) Report() Report {
 	var used, space float64
 	for lo := 0; lo < p.len(); lo += l.opt.MicroBatch {
 		hi := min(lo+l.opt.MicroBatch, p.len())
-		space += float64(hi-lo) * float64(l.bucket(p, lo, hi))
+		space += float64(l.sides()*(hi-lo)) * float64(l.bucket(p, lo, hi))
 		for i := lo; i < hi; i++ {
-			used += float64(l.rowLen(p, i))
+			for _, id := range p.row(i) {
+				for side := range l.sides() {
+					used += float64(l.set.st.docs[int(id)+side].n)
+				}
+			}
 		}
 	}
 	r.PackedRows, r.Efficiency = p.len(), used/space
 	return r
 }
 
+// rowLen is the number of tokens in a row, of a pair in its longer example.
 func (l *Loader) rowLen(p *rowPlan, i int) int {
 	n := 0
 	for _, id := range p.row(i) {
-		n += len(l.set.st.docs[id].ids)
+		n += l.docLen(id)
 	}
 	return n
+}
+
+func (l *Loader) docLen(id int32) int {
+	n := l.set.st.docs[id].n
+	if l.set.st.pairs {
+		n = max(n, l.set.st.docs[id+1].n)
+	}
+	return int(n)
 }
 
 // bucket is the smallest length that holds rows lo to hi.
@@ -268,7 +301,7 @@ func (l *Loader) planLocked(epoch int) *rowPlan {
 	}
 	order := l.order(epoch)
 	if l.opt.Pack {
-		slot.plan = bestFit(order, func(id int32) int { return len(l.set.st.docs[id].ids) }, l.opt.SeqLen)
+		slot.plan = bestFit(order, func(id int32) int { return int(l.set.st.docs[id].n) }, l.opt.SeqLen)
 	} else {
 		slot.plan = single(order)
 	}

@@ -79,7 +79,7 @@ func checkBatch(t require.TestingT, set *Set, b *Batch, pad int32) []int32 {
 		if id != PadSample {
 			at := slices.Index(set.rows, id)
 			require.Equal(t, id, set.ID(at))
-			e := set.Example(at)
+			e := example(t, set, at)
 			require.Equal(t, e.IDs, b.Tokens[lo:hi])
 			require.Equal(t, e.Labels, b.Labels[lo:hi])
 			ids, held = append(ids, id), held+hi-lo

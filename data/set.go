@@ -15,62 +15,85 @@ type Example struct {
 	Source string  // "file:line" where its row, or the piece of text that completed it, begins
 }
 
-// doc is the compact form of an example. Without labels, ids[skip:] are trained.
+// doc is the compact form of an example. Its ids lie in the token store from at on, followed by labels if it has its own; without
+// them, ids[skip:] are trained.
 type doc struct {
-	ids, labels      []int32
-	skip, file, line int32
+	at               int64
+	n, skip, trained int32 // skip is ownLabels where labels follow
+	file, line       int32
 }
 
-func (d *doc) label(t int) int32 {
-	if d.labels != nil {
-		return d.labels[t]
-	}
-	if t < int(d.skip) {
-		return Ignore
-	}
-	return d.ids[t]
-}
-
-func (d *doc) trained() int {
-	if d.labels != nil {
-		return trained(d.labels)
-	}
-	return len(d.ids) - int(d.skip)
-}
+const ownLabels = -1
 
 // store is what a set and its parts share; it never changes after Load.
 type store struct {
-	docs                                  []doc
-	files                                 []FileInfo
-	seqLen                                int
-	truncated, dropped, empty, duplicates int
+	docs                                             []doc
+	tok                                              *tokens
+	files                                            []FileInfo
+	seqLen                                           int
+	pairs                                            bool // docs come by two: chosen, rejected
+	truncated, dropped, empty, untrained, duplicates int
 }
 
-// Set is a list of examples in memory.
+// read copies the ids and labels of a document to slices of its length.
+func (st *store) read(id int32, ids, labels []int32) error {
+	d := &st.docs[id]
+	if err := st.tok.read(d.at, ids[:d.n]); err != nil {
+		return err
+	}
+	if d.skip == ownLabels {
+		return st.tok.read(d.at+int64(d.n), labels[:d.n])
+	}
+	for t := range d.skip {
+		labels[t] = Ignore
+	}
+	copy(labels[d.skip:d.n], ids[d.skip:d.n])
+	return nil
+}
+
+func (st *store) example(id int32) (Example, error) {
+	d := &st.docs[id]
+	e := Example{IDs: make([]int32, d.n), Labels: make([]int32, d.n), Source: st.source(id)}
+	return e, st.read(id, e.IDs, e.Labels)
+}
+
+func (st *store) source(id int32) string {
+	d := &st.docs[id]
+	return fmt.Sprintf("%s:%d", st.files[d.file].Path, d.line)
+}
+
+// Set is a list of examples, or of pairs of them (see [Set.Pairs]). Their tokens are in memory up to Limits.Memory, the rest in a file.
 type Set struct {
 	st       *store
-	rows     []int32 // indices into st.docs, ascending
+	rows     []int32 // indices into st.docs, ascending; of a pair that of the chosen one
 	weighted bool    // the weights of the files apply; held-out rows are seen once each
 }
 
-// Len is the number of examples.
+// Len is the number of examples, or of pairs.
 func (s *Set) Len() int { return len(s.rows) }
 
 // SeqLen is the length that examples were cut to.
 func (s *Set) SeqLen() int { return s.st.seqLen }
 
-// ID is the number of example i in the whole data, the same in a set and its parts. Batch.Sample holds it.
+// ID is the number of example i in the whole data, the same in a set and its parts. Batch.Sample holds it. Of pair i it is the
+// number of the chosen example; the rejected one has the number that follows.
 func (s *Set) ID(i int) int32 { return s.rows[i] }
 
-// Example returns example i, in [0, Len). IDs is shared and must not be written.
-func (s *Set) Example(i int) Example {
-	d := &s.st.docs[s.rows[i]]
-	e := Example{IDs: d.ids, Labels: make([]int32, len(d.ids)), Source: fmt.Sprintf("%s:%d", s.st.files[d.file].Path, d.line)}
-	for t := range e.Labels {
-		e.Labels[t] = d.label(t)
-	}
-	return e
-}
+// Documents is an upper bound of all numbers that ID and Batch.Sample have in the whole data, for tables by example.
+func (s *Set) Documents() int { return len(s.st.docs) }
+
+// Example returns example i, in [0, Len); of a set of pairs the chosen one. The error is a *SpillError.
+func (s *Set) Example(i int) (Example, error) { return s.st.example(s.rows[i]) }
+
+// Source returns "file:line" of example i.
+func (s *Set) Source(i int) string { return s.st.source(s.rows[i]) }
+
+// SourceOf returns "file:line" of the example that has the number id, as Batch.Sample gives it.
+func (s *Set) SourceOf(id int32) string { return s.st.source(id) }
+
+// Close removes the file of tokens that memory did not hold, if there is one. It closes all parts of a split set: call it once the
+// last batch was built.
+func (s *Set) Close() error { return s.st.tok.close() }
 
 // Files lists the input files in order, with their digests and how their formats were chosen.
 func (s *Set) Files() []FileInfo { return slices.Clone(s.st.files) }
@@ -127,14 +150,16 @@ func (s *Set) Split(val float64, seed uint64) (train, held *Set, err error) {
 
 // Report counts what is in a set. Truncated, Dropped, Empty and Duplicates are those of the whole load.
 type Report struct {
-	Rows        int     `json:"rows"`      // rows read from the files, pieces of plain text counted one each
-	Documents   int     `json:"documents"` // examples in this set
+	Rows        int     `json:"rows"`            // rows read from the files, pieces of plain text counted one each
+	Documents   int     `json:"documents"`       // examples in this set, two of a pair
+	Pairs       int     `json:"pairs,omitempty"` // pairs in this set
 	Tokens      int64   `json:"tokens"`
 	Trained     int64   `json:"trained_tokens"`
 	Share       float64 `json:"trained_share"` // Trained / Tokens
 	Truncated   int     `json:"truncated"`     // lost their end to the sequence length
 	Dropped     int     `json:"dropped"`       // lost all their trained tokens to it, and were left out
 	Empty       int     `json:"empty"`         // texts of white space or one token, left out
+	ZeroLabel   int     `json:"zero_label"`    // had no token to train on and were left out (Options.SkipUntrained)
 	Duplicates  int     `json:"duplicates"`    // equal an earlier example in ids and labels; kept
 	MinLen      int     `json:"min_len"`
 	MeanLen     float64 `json:"mean_len"`
@@ -142,6 +167,7 @@ type Report struct {
 	PackedRows  int     `json:"packed_rows,omitempty"` // rows in the first epoch (Loader.Report only)
 	Efficiency  float64 `json:"packing_efficiency"`    // share of positions that hold a token (Loader.Report only)
 	SeqLen      int     `json:"seq_len"`
+	Spilled     int64   `json:"spilled_tokens,omitempty"` // kept in a file instead of in memory
 	ShareByFile []Part  `json:"files"`
 }
 
@@ -155,27 +181,38 @@ type Part struct {
 // Report counts the set.
 func (s *Set) Report() Report {
 	st := s.st
-	r := Report{Documents: s.Len(), Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, Duplicates: st.duplicates,
-		SeqLen: st.seqLen, ShareByFile: make([]Part, len(st.files))}
+	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, ZeroLabel: st.untrained, Duplicates: st.duplicates,
+		SeqLen: st.seqLen, Spilled: st.tok.spilled(), ShareByFile: make([]Part, len(st.files))}
+	if st.pairs {
+		r.Pairs = s.Len()
+	}
 	for i, f := range st.files {
 		r.Rows += f.Rows
 		r.ShareByFile[i].Path = f.Path
 	}
-	for i, row := range s.rows {
-		d := &st.docs[row]
-		n := len(d.ids)
-		if i == 0 {
-			r.MinLen = n
+	for _, row := range s.rows {
+		r.count(&st.docs[row])
+		if st.pairs {
+			r.count(&st.docs[row+1])
 		}
-		r.MinLen, r.MaxLen = min(r.MinLen, n), max(r.MaxLen, n)
-		r.Tokens += int64(n)
-		r.Trained += int64(d.trained())
-		r.ShareByFile[d.file].Documents++
-		r.ShareByFile[d.file].Tokens += int64(n)
 	}
 	if r.Documents > 0 {
 		r.MeanLen = float64(r.Tokens) / float64(r.Documents)
 		r.Share = float64(r.Trained) / float64(r.Tokens)
 	}
 	return r
+}
+
+// count adds a document to the figures of length.
+func (r *Report) count(d *doc) {
+	n := int(d.n)
+	if r.Documents == 0 {
+		r.MinLen = n
+	}
+	r.MinLen, r.MaxLen = min(r.MinLen, n), max(r.MaxLen, n)
+	r.Documents++
+	r.Tokens += int64(n)
+	r.Trained += int64(d.trained)
+	r.ShareByFile[d.file].Documents++
+	r.ShareByFile[d.file].Tokens += int64(n)
 }

@@ -26,7 +26,7 @@ func TestWindows(t *testing.T) {
 		set := load(t, Options{SeqLen: 4, Overlap: c.overlap}, write(t, "a.txt", c.text))
 		var got []string
 		for i := range set.Len() {
-			got = append(got, bytesOf(set.Example(i).IDs))
+			got = append(got, bytesOf(example(t, set, i).IDs))
 		}
 		require.Equal(t, c.want, got)
 		require.Equal(t, c.targets, set.Report().Trained, c)
@@ -38,7 +38,7 @@ func TestSeparator(t *testing.T) {
 	set := load(t, Options{Separator: "<|e|>", BOS: []int32{1}, EOS: []int32{2}}, write(t, "a.txt", text))
 	var got, src []string
 	for i := range set.Len() {
-		e := set.Example(i)
+		e := example(t, set, i)
 		require.Equal(t, int32(1), e.IDs[0])
 		require.Equal(t, int32(2), e.IDs[len(e.IDs)-1])
 		got = append(got, bytesOf(e.IDs))
@@ -94,7 +94,7 @@ func TestWindowsOfPieces(t *testing.T) {
 		overlap := rapid.IntRange(0, n-1).Draw(t, "overlap")
 		pieces := rapid.SliceOfN(rapid.IntRange(0, 30), 1, 6).Draw(t, "pieces")
 		make1 := func(cuts []int) *store {
-			b := &builder{opt: Options{SeqLen: n, Overlap: overlap, Limits: Limits{}.withDefaults()}, st: &store{}, seen: map[uint64]struct{}{}}
+			b := &builder{opt: Options{SeqLen: n, Overlap: overlap, Limits: Limits{}.withDefaults()}, st: &store{tok: newTokens(0, "")}, seen: map[uint64]struct{}{}}
 			id := int32(0)
 			for i, k := range cuts {
 				d := Doc{Window: true, More: i+1 < len(cuts)}
@@ -102,7 +102,7 @@ func TestWindowsOfPieces(t *testing.T) {
 					d.IDs = append(d.IDs, id)
 					id++
 				}
-				if err := b.add(&Row{}, d); err != nil {
+				if err := b.addAll(&Row{}, []Doc{d}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -114,9 +114,10 @@ func TestWindowsOfPieces(t *testing.T) {
 		}
 		got, want := make1(pieces), make1([]int{total})
 		require.Equal(t, want.docs, got.docs)
+		require.Equal(t, want.tok.open, got.tok.open)
 		targets := 0
 		for i := range got.docs {
-			targets += got.docs[i].trained()
+			targets += int(got.docs[i].trained)
 		}
 		if overlap > 0 && total > 0 {
 			require.Equal(t, total-1, targets)

@@ -22,27 +22,30 @@ const (
 type question struct{ prompt, answer []int32 }
 
 // questions returns the held-out rows that have a prompt and an answer; none when the rows are plain text.
-func (j *job) questions() []question {
+func (j *job) questions() ([]question, error) {
 	var out []question
-	if j.held == nil {
-		return nil
+	if j.held == nil || j.held.Pairs() {
+		return nil, nil
 	}
 	for i := range min(j.held.Len(), maxExactRows) {
-		ex := j.held.Example(i)
+		ex, err := j.held.Example(i)
+		if err != nil {
+			return nil, err
+		}
 		first := slices.IndexFunc(ex.Labels, func(l int32) bool { return l != data.Ignore })
 		if first < 2 || slices.Contains(ex.Labels[first:], data.Ignore) {
-			return nil
+			return nil, nil
 		}
 		out = append(out, question{ex.IDs[:first], ex.IDs[first:]})
 	}
-	return out
+	return out, nil
 }
 
 // exactMatch returns the share of held-out answers that greedy decoding gives token for token, nil where the data has none.
 func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
-	qs := j.questions()
-	if len(qs) == 0 || !j.exact {
-		return nil, nil
+	qs, err := j.questions()
+	if err != nil || len(qs) == 0 || !j.exact {
+		return nil, err
 	}
 	gen, err := j.exactGenerator(qs)
 	if err != nil {
@@ -69,9 +72,9 @@ func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
 // planExact compiles what the measurement will run, so that its memory too is known before the first step, and returns what the
 // session takes with it. The measurement is left out when it does not fit.
 func (j *job) planExact(budget int64) (total int64, err error) {
-	qs := j.questions()
+	qs, err := j.questions()
 	if j.exact = len(qs) > 0; !j.exact {
-		return j.session.Bytes(), nil
+		return j.session.Bytes(), err
 	}
 	gen, err := j.exactGenerator(qs)
 	if err != nil {

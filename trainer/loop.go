@@ -185,7 +185,7 @@ func (j *job) sources(batches []data.Batch) []string {
 				continue
 			}
 			seen[id] = true
-			out = append(out, j.train.Example(int(id)).Source)
+			out = append(out, j.train.SourceOf(id))
 		}
 	}
 	return out

@@ -265,6 +265,11 @@ func (j *job) close() error {
 	if j.events != nil {
 		errs = append(errs, j.events.Close())
 	}
+	for _, set := range []*data.Set{j.train, j.held} {
+		if set != nil {
+			errs = append(errs, set.Close())
+		}
+	}
 	if j.plans != nil {
 		errs = append(errs, j.plans.close())
 	}

@@ -159,6 +159,7 @@ func (j *job) openData(ctx context.Context) error {
 	if id, ok := j.model.BOS(); ok {
 		o.BOS = []int32{id}
 	}
+	o.Pairs, o.SpillDir = j.cfg.Train.Objective != "sft", j.cfg.Out
 	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
 	if err != nil {
 		return j.dataError(err)
@@ -183,7 +184,10 @@ func (j *job) openData(ctx context.Context) error {
 // dataError tells a setting that is wrong from a file that is, and a path that was never given from one that is missing.
 func (j *job) dataError(err error) error {
 	var row *data.RowError
+	var spill *data.SpillError
 	switch {
+	case errors.As(err, &spill):
+		return withCode(config.ExitDisk, err)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case !errors.As(err, &row):
@@ -225,10 +229,6 @@ func (j *job) makeLoaders() error {
 }
 
 func (j *job) lengths(l *data.Loader) []int {
-	if j.cfg.Data.Pack {
-		b := l.Buckets()
-		return b[len(b)-1:]
-	}
 	return l.Buckets()
 }
 
