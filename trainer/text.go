@@ -99,3 +99,24 @@ func (s *textModel) close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Tokens turns text into token ids, without those that the tokenizer adds around it, and tells whether it begins texts with BOS.
+func (s *textModel) Tokens(text string) (ids []int32, bos bool, err error) {
+	ids, err = s.model.Tokenizer.Encode(text)
+	if err != nil {
+		return nil, false, err
+	}
+	if id, ok := s.model.BOS(); ok && len(ids) > 0 && ids[0] == id {
+		ids, bos = ids[1:], true
+	}
+	return ids, bos, nil
+}
+
+// PromptTokens are the ids of a prompt as Continue takes it.
+func (s *textModel) PromptTokens(text string) ([]int32, error) { return s.prompt(text) }
+
+// BOS is the token that begins a text, if the model has one.
+func (s *textModel) BOS() (int32, bool) { return s.model.BOS() }
+
+// Context is the most tokens that the model takes.
+func (s *textModel) Context() int { return s.model.Config().MaxPositions }

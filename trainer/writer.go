@@ -69,11 +69,13 @@ func (o GenerateOptions) check() error {
 // defaultRows is how many prompts are continued side by side unasked.
 const defaultRows = 8
 
-// Writer is a model opened for writing text. It keeps its plans and cache from call to call. Not for concurrent use.
+// Writer is a model opened for writing and scoring text. It keeps its plans and cache from call to call. Not for concurrent use.
 type Writer struct {
 	*textModel
 	o   GenerateOptions
 	gen *Generator // nil before the first text
+
+	scores scorer
 }
 
 // OpenWriter opens the model and the adapter of o and loads the weights.
@@ -90,8 +92,8 @@ func OpenWriter(o GenerateOptions) (*Writer, error) {
 
 // Close frees everything.
 func (w *Writer) Close() error {
-	err := w.endGenerator()
-	return errors.Join(err, w.close())
+	errs := append(w.scores.close(), w.endGenerator(), w.close())
+	return errors.Join(errs...)
 }
 
 func (w *Writer) endGenerator() error {
