@@ -24,7 +24,7 @@ func train(ctx context.Context, text []byte, steps int) (last float64, err error
 	dev := cpu.New(cpu.Options{})
 	store := plan.NewStore(dev)
 	src := layers.NewSource(layers.Options{Seed: 1})
-	model, err := models.NewLlama(models.Config{Vocab: 256, Hidden: 64, Intermediate: 172, Layers: 2, Heads: 4, KVHeads: 2,
+	model, err := models.New(models.Config{Vocab: 256, Hidden: 64, Intermediate: 172, Layers: 2, Heads: 4, KVHeads: 2,
 		HeadDim: 16, MaxPositions: t, Eps: 1e-5, Rope: models.Rope{Theta: 10000}, Tied: true, InitStd: 0.05, Pad: -1}, src)
 	if err != nil {
 		return 0, err

@@ -15,6 +15,14 @@ type Activation func(x graph.Value) graph.Value
 // Forward applies the function.
 func (f Activation) Forward(x graph.Value) graph.Value { return f(x) }
 
+// or is f, or def where f is nil.
+func (f Activation) or(def Activation) Activation {
+	if f == nil {
+		return def
+	}
+	return f
+}
+
 // ActivationNamed returns the function that transformers calls name in a config.json (hidden_act, activation_function), with
 // the constants it has there.
 func ActivationNamed(name string) (Activation, error) {

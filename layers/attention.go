@@ -16,14 +16,25 @@ type Attention struct {
 	V Projection `name:"v_proj"`
 	O Projection `name:"o_proj"`
 
+	// QNorm and KNorm normalise every head of the queries and keys before they turn, as Qwen3 and Gemma 3 do; nil: no norm.
+	QNorm *RMSNorm `name:"q_norm"`
+	KNorm *RMSNorm `name:"k_norm"`
+
+	AttentionShape
+}
+
+// AttentionShape is the arithmetic of attention between its projections. It has no weights.
+type AttentionShape struct {
 	Heads, KVHeads, HeadDim int
-	Interleaved             bool  // rotate pairs (2i, 2i+1) instead of (i, i+D/2)
-	Window                  int32 // keys a query sees, itself included; 0 = all
+	Interleaved             bool    // rotate pairs (2i, 2i+1) instead of (i, i+D/2)
+	Window                  int32   // keys a query sees, itself included; 0 = all
+	Scale                   float64 // factor on q·k; 0 = 1/sqrt(HeadDim)
+	SoftCap                 float64 // c: scores become c·tanh(score/c), as in Gemma 2; 0 = none
 }
 
 // AttentionContext is what a step shares among its attention layers.
 type AttentionContext struct {
-	Cos, Sin graph.Value // f32 (B, T, D/2), from ops.RopeTables
+	Cos, Sin graph.Value // f32 (B, T, R/2), from ops.RopeTables: the first R features of a head turn; absent = none do
 	DocStart graph.Value // i32 (B, T): first key of the token's document in its row; absent = 0
 	Cache    *KVCache    // of this layer; nil = attend within the row
 	Start    graph.Value // i32 (B): tokens in the cache before this call; with Cache only
@@ -46,11 +57,11 @@ func NewKVCache(name string, d tensor.DType, batch, kvHeads, capacity, headDim i
 // NewAttention takes q_proj, k_proj, v_proj and o_proj from src.
 func NewAttention(src Source, dim, heads, kvHeads, headDim int, bias bool) *Attention {
 	return &Attention{
-		Q:     src.Linear("q_proj", dim, heads*headDim, bias),
-		K:     src.Linear("k_proj", dim, kvHeads*headDim, bias),
-		V:     src.Linear("v_proj", dim, kvHeads*headDim, bias),
-		O:     src.Linear("o_proj", heads*headDim, dim, bias),
-		Heads: heads, KVHeads: kvHeads, HeadDim: headDim,
+		Q:              src.Linear("q_proj", dim, heads*headDim, bias),
+		K:              src.Linear("k_proj", dim, kvHeads*headDim, bias),
+		V:              src.Linear("v_proj", dim, kvHeads*headDim, bias),
+		O:              src.Linear("o_proj", heads*headDim, dim, bias),
+		AttentionShape: AttentionShape{Heads: heads, KVHeads: kvHeads, HeadDim: headDim},
 	}
 }
 
@@ -59,22 +70,84 @@ func (a *Attention) Forward(x graph.Value, c AttentionContext) graph.Value {
 	if !x.Valid() {
 		return x
 	}
-	if d := x.DType(); c.Eager && (d == tensor.F16 || d == tensor.BF16) {
-		return a.eager(x, c)
+	q := a.split(named("q_proj", a.Q, x), a.Heads)
+	k := a.split(named("k_proj", a.K, x), a.KVHeads)
+	v := a.split(named("v_proj", a.V, x), a.KVHeads)
+	if a.QNorm != nil {
+		q = a.QNorm.Forward(q)
 	}
-	b, t := x.Dim(0), x.Dim(1)
-	split := func(y graph.Value, heads int) graph.Value { return ops.Reshape(y, b, t, heads, a.HeadDim) }
-	q := ops.RoPE(split(named("q_proj", a.Q, x), a.Heads), c.Cos, c.Sin, a.Interleaved)
-	k := ops.RoPE(split(named("k_proj", a.K, x), a.KVHeads), c.Cos, c.Sin, a.Interleaved)
-	v := split(named("v_proj", a.V, x), a.KVHeads)
-	o := ops.AttendOptions{Scale: float32(1 / math.Sqrt(float64(a.HeadDim))), Causal: true, Window: a.Window, DocStart: c.DocStart}
+	if a.KNorm != nil {
+		k = a.KNorm.Forward(k)
+	}
+	return named("o_proj", a.O, a.Attend(q, k, v, c))
+}
+
+// FusedAttention is Attention with one projection for queries, keys and values, whose rows lie in this order (Phi-3).
+type FusedAttention struct {
+	QKV Projection `name:"qkv_proj"`
+	O   Projection `name:"o_proj"`
+
+	AttentionShape
+}
+
+// NewFusedAttention takes qkv_proj and o_proj from src.
+func NewFusedAttention(src Source, dim int, s AttentionShape) *FusedAttention {
+	return &FusedAttention{
+		QKV:            src.Linear("qkv_proj", dim, (s.Heads+2*s.KVHeads)*s.HeadDim, false),
+		O:              src.Linear("o_proj", s.Heads*s.HeadDim, dim, false),
+		AttentionShape: s,
+	}
+}
+
+// Forward maps x (B, T, dim) to (B, T, dim).
+func (a *FusedAttention) Forward(x graph.Value, c AttentionContext) graph.Value {
+	return named("o_proj", a.O, a.AttendFused(named("qkv_proj", a.QKV, x), c))
+}
+
+// split turns (B, T, heads·D) into (B, T, heads, D).
+func (s AttentionShape) split(y graph.Value, heads int) graph.Value {
+	if !y.Valid() {
+		return y
+	}
+	return ops.Reshape(y, y.Dim(0), y.Dim(1), heads, s.HeadDim)
+}
+
+// AttendFused is Attend of y (B, T, (Heads + 2·KVHeads)·D), which holds queries, keys and values in this order.
+func (s AttentionShape) AttendFused(y graph.Value, c AttentionContext) graph.Value {
+	if !y.Valid() {
+		return y
+	}
+	q, kv := s.Heads*s.HeadDim, s.KVHeads*s.HeadDim
+	parts := ops.Split(y, -1, q, kv, kv)
+	return s.Attend(s.split(parts[0], s.Heads), s.split(parts[1], s.KVHeads), s.split(parts[2], s.KVHeads), c)
+}
+
+// Attend turns q (B, T, Heads, D) and k (B, T, KVHeads, D) by the rotary tables, if there are any, and attends: (B, T, Heads·D).
+func (s AttentionShape) Attend(q, k, v graph.Value, c AttentionContext) graph.Value {
+	if !q.Valid() {
+		return q
+	}
+	if d := q.DType(); c.Eager && (d == tensor.F16 || d == tensor.BF16) {
+		return s.eager(q, k, v, c)
+	}
+	b, t := q.Dim(0), q.Dim(1)
+	if !c.Cos.Absent() {
+		q, k = ops.RoPE(q, c.Cos, c.Sin, s.Interleaved), ops.RoPE(k, c.Cos, c.Sin, s.Interleaved)
+	}
+	o := ops.AttendOptions{Scale: float32(s.scale()), Causal: true, Window: s.Window, SoftCap: float32(s.SoftCap), DocStart: c.DocStart}
 	if c.Cache != nil {
 		k, v = c.Cache.append(k, v, c.Start)
 		o.HeadMajor, o.QOffset = true, c.Start
 		o.KVLen = ops.AddScalar(c.Start, float64(t))
 	}
-	y := ops.Attend(q, k, v, o)
-	return named("o_proj", a.O, ops.Reshape(y, b, t, a.Heads*a.HeadDim))
+	return ops.Reshape(ops.Attend(q, k, v, o), b, t, s.Heads*s.HeadDim)
+}
+
+func (s AttentionShape) scale() float64 {
+	if s.Scale == 0 {
+		return 1 / math.Sqrt(float64(s.HeadDim))
+	}
+	return s.Scale
 }
 
 // append writes the new keys and values in place and returns the whole caches.

@@ -9,46 +9,54 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// eager is Forward with every intermediate result rounded to the compute dtype where the eager code of transformers rounds it: the
+// eager is Attend with every intermediate result rounded to the compute dtype where the eager code of transformers rounds it: the
 // tables of rotary positions and each of their products, the scores, and the probabilities. It holds the (B, Heads, T, T) scores.
-func (a *Attention) eager(x graph.Value, c AttentionContext) graph.Value {
-	g := x.Graph()
-	if c.Cache != nil || a.Interleaved {
-		return g.Fail("attention", []graph.Value{x}, errors.New("eager rounding is for whole rows in the order of Hugging Face weights; leave Eager out"))
+func (s AttentionShape) eager(q, k, v graph.Value, c AttentionContext) graph.Value {
+	g := q.Graph()
+	if c.Cache != nil || s.Interleaved {
+		return g.Fail("attention", []graph.Value{q}, errors.New("eager rounding is for whole rows in the order of Hugging Face weights; leave Eager out"))
 	}
-	b, t, d := x.Dim(0), x.Dim(1), a.HeadDim
-	split := func(y graph.Value, heads int) graph.Value {
-		return ops.Transpose(ops.Reshape(y, b, t, heads, d), 0, 2, 1, 3)
+	b, t, d := q.Dim(0), q.Dim(1), s.HeadDim
+	major := func(y graph.Value) graph.Value { return ops.Transpose(y, 0, 2, 1, 3) }
+	repeat := func(y graph.Value) graph.Value {
+		y = ops.BroadcastTo(ops.Reshape(y, b, s.KVHeads, 1, t, d), b, s.KVHeads, s.Heads/s.KVHeads, t, d)
+		return ops.Reshape(y, b, s.Heads, t, d)
 	}
+	turn := eagerRope(q.DType(), c)
+	q, k, v = turn(major(q)), repeat(turn(major(k))), repeat(major(v))
+	scores := ops.Scale(ops.Dot(q, ops.Transpose(k, 0, 1, 3, 2)), s.scale())
+	if s.SoftCap > 0 {
+		scores = ops.Scale(ops.Tanh(ops.Scale(scores, 1/s.SoftCap)), s.SoftCap)
+	}
+	scores = ops.Cast(scores, tensor.F32)
+	seen := ops.BroadcastTo(s.seen(g, t, c), b, s.Heads, t, t)
+	p := ops.Cast(ops.Softmax(ops.Where(seen, scores, ops.Scalar(scores, math.Inf(-1))), -1), q.DType())
+	return ops.Reshape(major(ops.Dot(p, v)), b, t, s.Heads*d)
+}
+
+// eagerRope returns the rotation of (B, H, T, D) in dtype d: y·cos + rotate_half(y)·sin over the features that turn.
+func eagerRope(d tensor.DType, c AttentionContext) func(y graph.Value) graph.Value {
+	if c.Cos.Absent() {
+		return func(y graph.Value) graph.Value { return y }
+	}
+	b, t, half := c.Cos.Dim(0), c.Cos.Dim(1), c.Cos.Dim(2)
 	table := func(v graph.Value) graph.Value {
-		v = ops.Reshape(ops.Cast(v, x.DType()), b, 1, t, d/2)
+		v = ops.Reshape(ops.Cast(v, d), b, 1, t, half)
 		return ops.Concat(3, v, v)
 	}
 	cos, sin := table(c.Cos), table(c.Sin)
-	rotate := func(y graph.Value) graph.Value {
-		half := ops.Concat(3, ops.Neg(ops.Slice(y, 3, d/2, d)), ops.Slice(y, 3, 0, d/2))
-		return ops.Add(ops.Mul(y, cos), ops.Mul(half, sin))
+	return func(y graph.Value) graph.Value {
+		first, rest := ops.Slice(y, 3, 0, 2*half), ops.Slice(y, 3, 2*half, y.Dim(3))
+		turned := ops.Concat(3, ops.Neg(ops.Slice(first, 3, half, 2*half)), ops.Slice(first, 3, 0, half))
+		return ops.Concat(3, ops.Add(ops.Mul(first, cos), ops.Mul(turned, sin)), rest)
 	}
-	repeat := func(y graph.Value) graph.Value {
-		y = ops.BroadcastTo(ops.Reshape(y, b, a.KVHeads, 1, t, d), b, a.KVHeads, a.Heads/a.KVHeads, t, d)
-		return ops.Reshape(y, b, a.Heads, t, d)
-	}
-	q := rotate(split(named("q_proj", a.Q, x), a.Heads))
-	k := repeat(rotate(split(named("k_proj", a.K, x), a.KVHeads)))
-	v := repeat(split(named("v_proj", a.V, x), a.KVHeads))
-	scores := ops.Scale(ops.Dot(q, ops.Transpose(k, 0, 1, 3, 2)), 1/math.Sqrt(float64(d)))
-	seen := a.seen(g, t, c)
-	masked := ops.Where(ops.BroadcastTo(seen, b, a.Heads, t, t), ops.Cast(scores, tensor.F32), ops.Scalar(ops.Cast(scores, tensor.F32), math.Inf(-1)))
-	p := ops.Cast(ops.Softmax(masked, -1), x.DType())
-	y := ops.Transpose(ops.Dot(p, v), 0, 2, 1, 3)
-	return named("o_proj", a.O, ops.Reshape(y, b, t, a.Heads*d))
 }
 
 // seen is the bool mask of the keys that each query sees, (1 or B, 1, T, T): those up to itself, in its window and its document.
-func (a *Attention) seen(g *graph.Graph, t int, c AttentionContext) graph.Value {
+func (s AttentionShape) seen(g *graph.Graph, t int, c AttentionContext) graph.Value {
 	seen := ops.Reshape(ops.CausalMask(g, t, t, 0), 1, 1, t, t)
-	if a.Window > 0 {
-		near := ops.Not(ops.CausalMask(g, t, t, -int(a.Window)))
+	if s.Window > 0 {
+		near := ops.Not(ops.CausalMask(g, t, t, -int(s.Window)))
 		seen = ops.And(seen, ops.Reshape(near, 1, 1, t, t))
 	}
 	if !c.DocStart.Absent() {

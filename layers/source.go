@@ -66,6 +66,7 @@ type Options struct {
 type Source struct {
 	prefix string
 	linear *Init // of linear weights; nil = LinearInit
+	rename func(name string) string
 	shared *sourceState
 }
 
@@ -99,11 +100,22 @@ func (s Source) Load(values Values) error {
 
 // Sub returns a source whose names start with "name.".
 func (s Source) Sub(format string, args ...any) Source {
-	return Source{s.path(fmt.Sprintf(format, args...)), s.linear, s.shared}
+	s.prefix = s.path(fmt.Sprintf(format, args...))
+	return s
 }
 
 // WithLinear returns a source whose linear weights begin as init says instead of LinearInit.
-func (s Source) WithLinear(init Init) Source { return Source{s.prefix, &init, s.shared} }
+func (s Source) WithLinear(init Init) Source {
+	s.linear = &init
+	return s
+}
+
+// WithNames returns a source that looks tensors up in the file under rename(name), for a family whose checkpoints come with other
+// names than its model has. Options.Rename still comes after it.
+func (s Source) WithNames(rename func(name string) string) Source {
+	s.rename = rename
+	return s
+}
 
 func (s Source) linearInit(in int) Init {
 	if s.linear != nil {
@@ -146,6 +158,9 @@ func (s Source) path(name string) string {
 
 func (s Source) fileName(name string) string {
 	full := s.path(name)
+	if s.rename != nil {
+		full = s.rename(full)
+	}
 	if r := s.shared.opts.Rename; r != nil {
 		full = r(full)
 	}
@@ -303,12 +318,27 @@ func quantizedLinear(q *Quantized, bias *graph.Var, cfg quant.Config) Projection
 
 // Quantized declares a weight of any rank that is read (or drawn), quantized, and let go of in full precision.
 func (s Source) Quantized(name string, cfg quant.Config, init Init, dims ...int) *Quantized {
+	return s.quantized(name, cfg, dims, s.full(name, init, dims...))
+}
+
+// quantizedTransposed is Quantized of a matrix (rows, cols) that is stored (cols, rows).
+func (s Source) quantizedTransposed(name string, cfg quant.Config, init Init, rows, cols int) *Quantized {
+	full := s.full(name, init, cols, rows)
+	return s.quantized(name, cfg, []int{rows, cols}, func() (*tensor.Tensor, error) {
+		t, err := full()
+		if err != nil {
+			return nil, err
+		}
+		return t.Transpose()
+	})
+}
+
+func (s Source) quantized(name string, cfg quant.Config, dims []int, full func() (*tensor.Tensor, error)) *Quantized {
 	q, err := NewQuantized(s.path(name), cfg, dims...)
 	if err != nil {
 		s.fail(err)
 		return newQuantized(s.path(name), quant.Config{}, 1, 1) // never loaded: Err tells why
 	}
-	full := s.full(name, init, dims...)
 	if q.Scheme.FourBit() {
 		q.DType = s.storedType(name)
 	}

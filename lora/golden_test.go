@@ -86,14 +86,14 @@ func TestGoldenHFNewAdapterConfig(t *testing.T) {
 }
 
 // openBase builds a family's model without values; a family that is not supported is skipped.
-func openBase(t *testing.T, dir string) (*models.Llama, *plan.Store) {
+func openBase(t *testing.T, dir string) (*models.Model, *plan.Store) {
 	t.Helper()
 	weights, cfg, err := models.OpenWeights(vfs.OS{}, dir)
 	if err != nil {
 		t.Skipf("refused: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, weights.Close()) })
-	model, err := models.NewLlama(cfg, layers.NewSource(layers.Options{Weights: weights}))
+	model, err := models.New(cfg, layers.NewSource(layers.Options{Weights: weights}))
 	require.NoError(t, err)
 	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
 	t.Cleanup(func() { require.NoError(t, store.Close()) })

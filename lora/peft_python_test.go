@@ -132,7 +132,7 @@ func sameButTargets(t *testing.T, a, b string) {
 }
 
 // loadBase gives a model its values.
-func loadBase(t *testing.T, dir string, model *models.Llama, store *plan.Store) {
+func loadBase(t *testing.T, dir string, model *models.Model, store *plan.Store) {
 	t.Helper()
 	weights, _, err := models.OpenWeights(vfs.OS{}, dir)
 	require.NoError(t, err)
@@ -145,7 +145,7 @@ func loadBase(t *testing.T, dir string, model *models.Llama, store *plan.Store) 
 }
 
 // logits runs the model over one row.
-func logits(t *testing.T, model *models.Llama, store *plan.Store, ids []int32) []float32 {
+func logits(t *testing.T, model *models.Model, store *plan.Store, ids []int32) []float32 {
 	t.Helper()
 	g := graph.New("row")
 	pos := make([]int32, len(ids))

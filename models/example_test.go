@@ -10,7 +10,7 @@ import (
 )
 
 // A model is built from a config.json and a source of weights, here one that initialises them.
-func ExampleNewLlama() {
+func ExampleNew() {
 	c, err := models.ParseConfig([]byte(`{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 512,
 		"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
 		"max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000, "hidden_act": "silu", "tie_word_embeddings": true}`))
@@ -18,7 +18,7 @@ func ExampleNewLlama() {
 		fmt.Println(err)
 		return
 	}
-	m, err := models.NewLlama(c, layers.NewSource(layers.Options{}))
+	m, err := models.New(c, layers.NewSource(layers.Options{}))
 	if err != nil {
 		fmt.Println(err)
 		return

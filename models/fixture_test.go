@@ -30,7 +30,7 @@ type fixture struct {
 	t     *testing.T
 	dir   string
 	cfg   models.Config
-	model *models.Llama
+	model *models.Model
 	store *plan.Store
 	dev   *cpu.Device
 
@@ -64,7 +64,7 @@ func load(t *testing.T, dir string, cfg models.Config, weights checkpoint.Reader
 	}
 	src := layers.NewSource(o)
 	var err error
-	f.model, err = models.NewLlama(cfg, src)
+	f.model, err = models.New(cfg, src)
 	require.NoError(t, err)
 	require.NoError(t, src.Load(f.store))
 	if weights != nil {

@@ -19,7 +19,7 @@ func TestHiddenStates(t *testing.T) {
 	c, err := parse(t, map[string]any{"num_hidden_layers": 3})
 	require.NoError(t, err)
 	src := layers.NewSource(layers.Options{Seed: 1})
-	m, err := models.NewLlama(c, src)
+	m, err := models.New(c, src)
 	require.NoError(t, err)
 	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
 	defer func() { require.NoError(t, store.Close()) }()
@@ -33,11 +33,11 @@ func TestHiddenStates(t *testing.T) {
 	require.NoError(t, err)
 	var ctx layers.AttentionContext
 	ctx.Cos, ctx.Sin = ops.RopeTables(in.Pos, g.Const(inv))
-	want := []graph.Value{m.Backbone.Embed.Forward(in.Tokens)}
-	for _, b := range m.Backbone.Blocks {
+	want := []graph.Value{m.Body.Embed(in, tensor.F32)}
+	for _, b := range m.Body.Stack() {
 		want = append(want, b.Forward(want[len(want)-1], ctx))
 	}
-	want[3] = m.Backbone.Norm.Forward(want[3])
+	want[3] = m.Body.Final(want[3])
 	last := m.Hidden(in)
 	p, err := plan.Compile(append(append(want, states...), last), plan.Options{Device: store.Device(), Store: store})
 	require.NoError(t, err)

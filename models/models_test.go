@@ -38,7 +38,8 @@ func parse(t *testing.T, change map[string]any) (models.Config, error) {
 func TestParseConfigDefaults(t *testing.T) {
 	c, err := parse(t, nil)
 	require.NoError(t, err)
-	require.Equal(t, models.Config{Vocab: 11, Hidden: 8, Intermediate: 12, Layers: 1, Heads: 2, KVHeads: 1, HeadDim: 4, MaxPositions: 32,
+	c.File = nil
+	require.Equal(t, models.Config{Type: "llama", Vocab: 11, Hidden: 8, Intermediate: 12, Layers: 1, Heads: 2, KVHeads: 1, HeadDim: 4, MaxPositions: 32,
 		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.02, Pad: -1}, c)
 	c, err = parse(t, map[string]any{"eos_token_id": []int{2, 3}, "bos_token_id": 1, "pad_token_id": 0, "head_dim": 6, "tie_word_embeddings": true,
 		"rope_parameters": map[string]any{"rope_type": "default", "rope_theta": 5e5}})
@@ -60,10 +61,10 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"model_type", "mamba", `model_type "mamba" is not supported`},
 		{"vocab_size", 0, "vocab_size is 0"}, {"hidden_size", -1, "hidden_size"}, {"num_hidden_layers", 1 << 40, "num_hidden_layers"},
 		{"num_key_value_heads", 0, "num_key_value_heads is 0"}, {"num_key_value_heads", 3, "not a multiple"}, {"head_dim", 5, "odd"},
-		{"rms_norm_eps", 0, "positive"}, {"rope_theta", -1, "rope_theta"}, {"hidden_act", "gelu", "hidden_act"},
+		{"rms_norm_eps", 0, "positive"}, {"rope_theta", -1, "rope_theta"}, {"hidden_act", "sine", "hidden_act"},
 		{"attention_dropout", 0.1, "attention_dropout"}, {"pretraining_tp", 2, "pretraining_tp"},
 		{"quantization_config", map[string]any{"quant_method": "gptq"}, `quant_method "gptq"`},
-		{"rope_scaling", map[string]any{"type": "yarn", "factor": 2}, `rope_type "yarn"`},
+		{"rope_scaling", map[string]any{"type": "axial", "factor": 2}, `rope_type "axial"`},
 		{"rope_scaling", map[string]any{"rope_type": "llama3", "factor": 0}, "llama3 rope scaling"},
 		{"eos_token_id", "x", "token id"}, {"vocab_size", "x", "config.json"},
 	} {
@@ -93,7 +94,7 @@ func FuzzParseConfig(f *testing.F) {
 func TestSymbolsOnly(t *testing.T) {
 	c, err := parse(t, map[string]any{"tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true})
 	require.NoError(t, err)
-	m, err := models.NewLlama(c, layers.NewSource(layers.Options{Policy: layers.Policy{Compute: tensor.BF16}}))
+	m, err := models.New(c, layers.NewSource(layers.Options{Policy: layers.Policy{Compute: tensor.BF16}}))
 	require.NoError(t, err)
 	var names []string
 	for _, p := range layers.Params(m) {
@@ -102,7 +103,7 @@ func TestSymbolsOnly(t *testing.T) {
 	require.Contains(t, names, "layers.0.self_attn.o_proj.bias")
 	require.Contains(t, names, "layers.0.mlp.down_proj.bias")
 	require.NotContains(t, names, "lm_head.weight")
-	_, err = models.NewLlama(models.Config{}, layers.NewSource(layers.Options{}))
+	_, err = models.New(models.Config{}, layers.NewSource(layers.Options{}))
 	require.Error(t, err)
 }
 

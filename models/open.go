@@ -103,11 +103,15 @@ func llama2cConfig(h checkpoint.Llama2CHeader) Config {
 	}
 }
 
-// CheckUnused refuses weights that the model of a configuration leaves unread: the configuration is then not theirs. A tied
+// CheckUnused refuses weights that a model leaves unread: the configuration is then not theirs. A tied
 // model may come with a copy of its embedding as the head; buffers that are computed (inverse frequencies) are no weights.
-func CheckUnused(r checkpoint.Reader, src layers.Source, c Config) error {
-	for _, name := range src.Unused(r.Names(), "rotary_emb.inv_freq") {
-		if c.Tied && name == "lm_head.weight" && sameTensor(r, name, "model.embed_tokens.weight") {
+func CheckUnused(r checkpoint.Reader, src layers.Source, m *Model) error {
+	f, err := familyOf(m.config.Type)
+	if err != nil {
+		return err
+	}
+	for _, name := range src.Unused(r.Names(), append([]string{"rotary_emb.inv_freq"}, f.buffers...)...) {
+		if m.config.Tied && name == "lm_head.weight" && sameTensor(r, name, m.Body.Table().Name) {
 			continue
 		}
 		return fmt.Errorf("tensor %q: config.json describes a model without it; use the config.json that belongs to these weights", name)

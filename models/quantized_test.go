@@ -28,7 +28,9 @@ func smallQuantized(t *testing.T, cfg quant.Config, storage tensor.DType) (tenso
 	t.Helper()
 	c := models.Config{Vocab: 32, Hidden: 64, Intermediate: 96, Layers: 1, Heads: 4, KVHeads: 2, HeadDim: 16, MaxPositions: 32, Eps: 1e-5,
 		Rope: models.Rope{Theta: 10000}, InitStd: 0.05, Pad: -1}
-	raw, err := json.Marshal(c.HF("float32"))
+	keys, err := c.HF("float32")
+	require.NoError(t, err)
+	raw, err := json.Marshal(keys)
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(raw, &config))
 	f := load(t, "", c, nil, layers.Options{Seed: 3})
@@ -68,18 +70,18 @@ func writeFolder(t *testing.T, tensors map[string]*tensor.Tensor, config map[str
 	return dir
 }
 
-func loadFolder(dir string) (*models.Llama, *plan.Store, error) {
+func loadFolder(dir string) (*models.Model, *plan.Store, error) {
 	weights, cfg, err := models.OpenWeights(vfs.OS{}, dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer weights.Close() //nolint:errcheck // read only
 	src := layers.NewSource(layers.Options{Weights: weights})
-	m, err := models.NewLlama(cfg, src)
+	m, err := models.New(cfg, src)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := models.CheckUnused(weights, src, cfg); err != nil {
+	if err := models.CheckUnused(weights, src, m); err != nil {
 		return nil, nil, err
 	}
 	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))

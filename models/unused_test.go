@@ -29,9 +29,9 @@ func TestGoldenHFUnused(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close() //nolint:errcheck // read only
 	src := layers.NewSource(layers.Options{Weights: r})
-	_, err = models.NewLlama(c, src)
+	m, err := models.New(c, src)
 	require.NoError(t, err)
-	require.ErrorContains(t, models.CheckUnused(r, src, c), "model.layers.1.")
+	require.ErrorContains(t, models.CheckUnused(r, src, m), "model.layers.1.")
 }
 
 // TestConfigBounds refuses a configuration that would fill the memory by itself.

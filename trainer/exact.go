@@ -106,7 +106,7 @@ func (j *job) exactGenerator(qs []question) (*Generator, error) {
 	for _, q := range qs {
 		longest = max(longest, len(q.prompt)+len(q.answer))
 	}
-	return NewGenerator(j.model.Llama, j.session, min(exactBatch, len(qs)), bucket(longest))
+	return NewGenerator(j.model.Model, j.session, min(exactBatch, len(qs)), bucket(longest))
 }
 
 func (j *job) answerBatch(ctx context.Context, gen *Generator, qs []question, most, at int, after bool) (right int, err error) {

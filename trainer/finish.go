@@ -65,7 +65,7 @@ func (j *job) writeResult() error {
 	if j.adapter != nil {
 		err = j.adapter.Save(j.fs, j.path(dir), j.store, lora.SaveInfo{BaseModel: j.cfg.Model})
 	} else {
-		err = SaveModel(j.fs, j.path(dir), j.model.Llama, j.store)
+		err = SaveModel(j.fs, j.path(dir), j.model.Model, j.store)
 	}
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func (j *job) writeResult() error {
 
 // SaveModel writes a full-precision model as a Hugging Face directory: config.json and model.safetensors. The rotary pairs of a
 // llama2.c model are reordered to the halves that Hugging Face has, which changes no result.
-func SaveModel(fsys vfs.FS, dir string, m *models.Llama, values layers.Reader) error {
+func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader) error {
 	fsys = vfs.Or(fsys)
 	var out []checkpoint.Named
 	for _, p := range layers.Params(m) {
@@ -96,7 +96,11 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Llama, values layers.Reader) e
 		}
 		out = append(out, checkpoint.Named{Name: p.Name, Tensor: t})
 	}
-	raw, err := json.MarshalIndent(m.Config().HF(dtypeName(out)), "", "  ")
+	keys, err := m.Config().HF(dtypeName(out))
+	if err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -152,7 +156,7 @@ func (j *job) writeManifest(rows []report.Row) error {
 
 // countParams counts logical parameters (a quantized weight by its shape) and those that are trained.
 func (j *job) countParams() (all, trained int64) {
-	for _, p := range layers.Params(j.model.Llama) {
+	for _, p := range layers.Params(j.model.Model) {
 		n := int64(p.Type.Size())
 		all += n
 		if p.Var != nil && p.Var.Trainable {

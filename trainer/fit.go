@@ -81,7 +81,7 @@ func (j *job) compileAll(o stepOptions) error {
 	j.session = plan.NewSession(j.store)
 	o.session = j.session
 	var err error
-	if j.plans, err = compileStep(j.model.Llama, j.adapter, j.group, o); err != nil {
+	if j.plans, err = compileStep(j.model.Model, j.adapter, j.group, o); err != nil {
 		return err
 	}
 	if j.total, err = j.planExact(o.budget); err != nil {

@@ -18,7 +18,7 @@ import (
 // Generator continues token sequences. It holds a key/value cache of fixed capacity and one plan for a single token, whatever
 // its position, beside plans for prompts of the lengths in use. It is not safe for concurrent use.
 type Generator struct {
-	model    *models.Llama
+	model    *models.Model
 	dev      device.Device
 	session  *plan.Session
 	cache    *models.Cache
@@ -44,7 +44,7 @@ type decodePlan struct {
 
 // NewGenerator makes a generator for rows sequences of at most capacity tokens each, prompt included. The session's store holds
 // the weights.
-func NewGenerator(m *models.Llama, session *plan.Session, rows, capacity int) (*Generator, error) {
+func NewGenerator(m *models.Model, session *plan.Session, rows, capacity int) (*Generator, error) {
 	if rows < 1 || capacity < 1 {
 		return nil, fmt.Errorf("generate: %d rows of %d tokens make no sense", rows, capacity)
 	}

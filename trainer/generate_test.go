@@ -25,7 +25,7 @@ func opened(t testing.TB, path string, capacity int) (*trainer.Generator, *train
 	store := plan.NewStore(threads(t, 1))
 	session := plan.NewSession(store)
 	require.NoError(t, m.Source.Load(store))
-	gen, err := trainer.NewGenerator(m.Llama, session, 1, capacity)
+	gen, err := trainer.NewGenerator(m.Model, session, 1, capacity)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, gen.Close())
@@ -114,7 +114,7 @@ func TestGoldenSaveModel(t *testing.T) {
 	for _, dir := range dirs {
 		gen, m, store := opened(t, dir, 64)
 		out := t.TempDir()
-		require.NoError(t, trainer.SaveModel(vfs.OS{}, out, m.Llama, store))
+		require.NoError(t, trainer.SaveModel(vfs.OS{}, out, m.Model, store))
 		again, _, _ := opened(t, out, 64)
 		require.Equal(t, sample(t, gen, trainer.Sampling{}), sample(t, again, trainer.Sampling{}))
 		hot := trainer.Sampling{Temperature: 1, Seed: 3}
@@ -128,7 +128,7 @@ func TestKeepPrefix(t *testing.T) {
 	_, m, store := opened(t, architecture(t, small), 1000)
 	session := plan.NewSession(store)
 	defer func() { require.NoError(t, session.Close()) }()
-	gen, err := trainer.NewGenerator(m.Llama, session, 3, small.context)
+	gen, err := trainer.NewGenerator(m.Model, session, 3, small.context)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, gen.Close()) }()
 	talk := func(keep bool) (texts [3][]int32) {

@@ -21,7 +21,7 @@ import (
 
 // Model is an opened model: its parts as symbols, and where their values come from. Load fills a store.
 type Model struct {
-	*models.Llama
+	*models.Model
 	Source    layers.Source
 	Tokenizer tokenizer.Tokenizer // nil when the model has none beside it
 	TokFiles  map[string][]byte   // the tokenizer's files by name, for copies beside what is written
@@ -66,10 +66,10 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	}
 	if err == nil {
 		m.Source = layers.NewSource(so)
-		m.Llama, err = models.NewLlama(mc, m.Source)
+		m.Model, err = models.New(mc, m.Source)
 	}
 	if err == nil && m.weights != nil {
-		err = models.CheckUnused(m.weights, m.Source, mc)
+		err = models.CheckUnused(m.weights, m.Source, m.Model)
 	}
 	if err != nil {
 		return nil, errors.Join(withCode(config.ExitInput, fmt.Errorf("model %s: %w", path, err)), m.Close())

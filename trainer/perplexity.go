@@ -68,7 +68,7 @@ func MeasurePerplexity(ctx context.Context, o PerplexityOptions) (p Perplexity, 
 	s := &stepPlans{eval: map[int]*lossPlan{}}
 	defer func() { err = errors.Join(err, s.close()) }()
 	for _, t := range loader.Buckets() {
-		if s.eval[t], err = compileLoss(m.Llama, nil, nil, t, stepOptions{device: dev, session: session, rows: evalRows}); err != nil {
+		if s.eval[t], err = compileLoss(m.Model, nil, nil, t, stepOptions{device: dev, session: session, rows: evalRows}); err != nil {
 			return p, err
 		}
 	}

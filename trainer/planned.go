@@ -69,7 +69,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	p := &Planned{Model: j.cfg.Model, Steps: j.loader.Steps(), ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.total,
 		Lengths: map[int]plan.Report{}}
 	p.Parameters, p.Trained = j.countParams()
-	for _, q := range layers.Params(j.model.Llama) {
+	for _, q := range layers.Params(j.model.Model) {
 		switch {
 		case q.Quantized != nil:
 			p.WeightBytes += q.Quantized.Bytes()

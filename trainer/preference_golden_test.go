@@ -100,7 +100,7 @@ func openPreference(t *testing.T, dir, model, policy string, file *checkpoint.Fi
 	require.NoError(t, err)
 	c := &preferenceCase{file: file, model: m, g: graph.New("preference"), feed: plan.Feed{}, losses: map[string]graph.Value{},
 		named: map[string]graph.Value{}}
-	c.adapter, err = lora.AttachSaved(m.Llama, saved, nil)
+	c.adapter, err = lora.AttachSaved(m.Model, saved, nil)
 	require.NoError(t, err)
 	c.session = plan.NewSession(plan.NewStore(threads(t, 1)))
 	t.Cleanup(func() { require.NoError(t, c.session.Close()) })
@@ -213,7 +213,7 @@ func (c *preferenceCase) meanOfAll(t *testing.T, loss graph.Value, rows string) 
 }
 
 func (c *preferenceCase) compare(t *testing.T, kind string, want preferenceGolden, pair layers.PairLoss, scalars map[string]graph.Value, expected map[string]float64) {
-	vars := layers.Trainable(c.model.Llama)
+	vars := layers.Trainable(c.model.Model)
 	grads, err := autograd.Grad(scalars["loss"], vars...)
 	require.NoError(t, err)
 	outs := append([]graph.Value{pair.Loss, pair.Chosen, pair.Rejected}, grads...)

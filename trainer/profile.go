@@ -123,7 +123,7 @@ func (j *job) categories() func(*graph.Var) profile.Category {
 			of[root] = c
 		}
 	}
-	for _, q := range layers.Params(j.model.Llama) {
+	for _, q := range layers.Params(j.model.Model) {
 		if q.Var != nil {
 			put(profile.Weights, q.Var)
 		}

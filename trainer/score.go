@@ -165,7 +165,7 @@ func (w *Writer) hiddenPlan(rows, t int) (*hiddenPlan, error) {
 	}
 	g := graph.New(fmt.Sprintf("score_%dx%d", rows, t))
 	p := &hiddenPlan{tokens: g.Input("tokens", tensor.T(tensor.I32, rows, t)), pos: g.Input("pos", tensor.T(tensor.I32, rows, t))}
-	p.out = ops.Reshape(w.model.Llama.Hidden(models.Inputs{Tokens: p.tokens, Pos: p.pos}), -1, w.model.Config().Hidden)
+	p.out = ops.Reshape(w.model.Model.Hidden(models.Inputs{Tokens: p.tokens, Pos: p.pos}), -1, w.model.Config().Hidden)
 	var err error
 	if p.plan, err = plan.Compile([]graph.Value{p.out}, plan.Options{Device: w.dev, Session: w.session}); err != nil {
 		return nil, err
@@ -183,7 +183,7 @@ func (w *Writer) headPlan(d tensor.DType) (*headPlan, error) {
 	}
 	g := graph.New("score_head")
 	p := &headPlan{h: g.Input("hidden", tensor.T(d, scorePositions, w.model.Config().Hidden)), targets: g.Input("targets", tensor.T(tensor.I32, scorePositions))}
-	logits := w.model.Llama.Logits(p.h)
+	logits := w.model.Model.Logits(p.h)
 	p.loss, p.likely = ops.TokenLoss(logits, p.targets), ops.Cast(ops.ArgMax(logits, 1), tensor.I32)
 	var err error
 	if p.plan, err = plan.Compile([]graph.Value{p.loss, p.likely}, plan.Options{Device: w.dev, Session: w.session}); err != nil {

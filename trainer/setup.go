@@ -45,7 +45,7 @@ func (j *job) openModel(context.Context) error {
 	if j.cfg.Adapter.Type == "lora" {
 		err = j.attach()
 	} else {
-		layers.SetTrainable(j.model.Llama, true)
+		layers.SetTrainable(j.model.Model, true)
 	}
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (j *job) attach() error {
 		saved.Config.Dropout = float32(a.Dropout)
 		saved.Config.Param, _ = storageOf(j.cfg.Train)
 		j.log.Info("starting from an adapter, whose rank and alpha hold", "init", a.Init, "r", saved.Config.Rank, "alpha", saved.Config.Alpha)
-		j.adapter, err = lora.AttachSaved(j.model.Llama, saved, nil)
+		j.adapter, err = lora.AttachSaved(j.model.Model, saved, nil)
 		return withCode(config.ExitInput, err)
 	}
 	c := lora.Config{Rank: a.R, Alpha: a.Alpha, Dropout: float32(a.Dropout), Seed: j.cfg.Train.Seed}
@@ -104,7 +104,7 @@ func (j *job) attach() error {
 		c.Targets = lora.Targets{Pattern: a.Targets.Pattern, Names: a.Targets.Names}
 	}
 	var err error
-	if j.adapter, err = lora.Attach(j.model.Llama, c); err != nil {
+	if j.adapter, err = lora.Attach(j.model.Model, c); err != nil {
 		return badConfig("adapter", "%v", err)
 	}
 	return nil
@@ -119,7 +119,7 @@ func (j *job) makeGroup() error {
 	if err != nil {
 		return badConfig("train.optimizer", "%v", err)
 	}
-	params := layers.Trainable(j.model.Llama)
+	params := layers.Trainable(j.model.Model)
 	o, err := groupOptions(t, params)
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ type stepOptions struct {
 }
 
 // compileStep compiles every plan of a run, before any weight is read.
-func compileStep(m *models.Llama, a *lora.Adapter, group *optim.Group, o stepOptions) (*stepPlans, error) {
+func compileStep(m *models.Model, a *lora.Adapter, group *optim.Group, o stepOptions) (*stepPlans, error) {
 	s := &stepPlans{train: map[int]*lossPlan{}, eval: map[int]*lossPlan{}, parts: o.parts}
 	for _, t := range o.lengths {
 		p, err := compileLoss(m, a, group, t, o)
@@ -94,7 +94,7 @@ func compileStep(m *models.Llama, a *lora.Adapter, group *optim.Group, o stepOpt
 	return s, nil
 }
 
-func compileLoss(m *models.Llama, a *lora.Adapter, group *optim.Group, t int, o stepOptions) (*lossPlan, error) {
+func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o stepOptions) (*lossPlan, error) {
 	g := graph.New(fmt.Sprintf("loss_%d", t))
 	p := &lossPlan{in: newBatchInputs(g, o.rows, t), feed: plan.Feed{}}
 	in := models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart, Checkpoint: models.AllBlocks(o.checkpoint && group != nil)}

@@ -53,7 +53,7 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 		if err != nil {
 			return s, withCode(config.ExitInput, err)
 		}
-		if adapter, err = lora.AttachSaved(s.model.Llama, saved, nil); err != nil {
+		if adapter, err = lora.AttachSaved(s.model.Model, saved, nil); err != nil {
 			return s, withCode(config.ExitInput, err)
 		}
 	}

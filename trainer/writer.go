@@ -114,7 +114,7 @@ func (w *Writer) generator(rows, tokens int) (*Generator, error) {
 	if err := w.endGenerator(); err != nil {
 		return nil, err
 	}
-	gen, err := NewGenerator(w.model.Llama, w.session, rows, bucket(tokens))
+	gen, err := NewGenerator(w.model.Model, w.session, rows, bucket(tokens))
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (v evaluation) perplexity(ctx context.Context, e *env, t *text) (ppl float6
 	defer func() { err = errors.Join(err, r.Close()) }()
 	v.options.Weights = changed{r, v.weights}
 	src := layers.NewSource(v.options)
-	m, err := models.NewLlama(c, src)
+	m, err := models.New(c, src)
 	if err != nil {
 		return 0, err
 	}

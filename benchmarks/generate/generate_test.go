@@ -33,7 +33,7 @@ func BenchmarkOurs(b *testing.B) {
 	require.NoError(b, m.Source.Load(session.Store()))
 	bos, ok := m.BOS()
 	require.True(b, ok)
-	gen, err := trainer.NewGenerator(m.Llama, session, 1, 256)
+	gen, err := trainer.NewGenerator(m.Model, session, 1, 256)
 	require.NoError(b, err)
 	var n int
 	generate := func() {

@@ -70,7 +70,7 @@ func storiesCase(dev *cpu.Device) (*bench, error) {
 	if err := m.Source.Load(session.Store()); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	gen, err := trainer.NewGenerator(m.Llama, session, 1, 256)
+	gen, err := trainer.NewGenerator(m.Model, session, 1, 256)
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}

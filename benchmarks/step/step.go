@@ -153,7 +153,7 @@ func NewLlama(dev device.Device, o LlamaOptions) (*Step, error) {
 }
 
 // model declares the weights and what is trained of them.
-func (o LlamaOptions) model() (*models.Llama, layers.Source, func(layers.Values) error, error) {
+func (o LlamaOptions) model() (*models.Model, layers.Source, func(layers.Values) error, error) {
 	lo := layers.Options{Seed: 1, Policy: layers.Policy{Compute: o.Compute}}
 	if o.NF4 {
 		lo.Quantize = func(string) (quant.Config, bool) {
@@ -161,7 +161,7 @@ func (o LlamaOptions) model() (*models.Llama, layers.Source, func(layers.Values)
 		}
 	}
 	src := layers.NewSource(lo)
-	m, err := models.NewLlama(o.Model, src)
+	m, err := models.New(o.Model, src)
 	if err != nil || o.Rank == 0 {
 		if err == nil {
 			layers.SetTrainable(m, true)

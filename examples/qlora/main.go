@@ -68,7 +68,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, session.Close(), dev.Close(), m.Close()) }()
 
 	// Attaching freezes the model and swaps each linear layer for itself plus a product of two thin matrices.
-	adapter, err := lora.Attach(m.Llama, lora.Config{Rank: 8, Alpha: 16})
+	adapter, err := lora.Attach(m.Model, lora.Config{Rank: 8, Alpha: 16})
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func train(ctx context.Context, m *trainer.Model, session *plan.Session, batches
 	// Several examples share a row; positions begin again with each, and attention does not look across their borders.
 	h := m.Hidden(models.Inputs{Tokens: tokens, Pos: pos, DocStart: docStart})
 	loss := ops.MeanLoss(m.TokenLoss(h, targets), targets)
-	params := layers.Trainable(m.Llama) // the adapter's: no gradient of a frozen weight is ever built
+	params := layers.Trainable(m.Model) // the adapter's: no gradient of a frozen weight is ever built
 	grads, err := autograd.Grad(loss, params...)
 	if err != nil {
 		return err

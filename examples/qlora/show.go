@@ -17,7 +17,7 @@ import (
 // printMemory shows where the bytes are.
 func printMemory(m *trainer.Model, opt *optim.Optimizer, r plan.Report) {
 	var weights, states int64
-	layers.Walk(m.Llama, func(p layers.Param) {
+	layers.Walk(m.Model, func(p layers.Param) {
 		if p.Quantized != nil {
 			weights += p.Quantized.Bytes()
 		} else {
@@ -43,7 +43,7 @@ func answer(ctx context.Context, m *trainer.Model, session *plan.Session) (err e
 		}
 		prompts = append(prompts, ids)
 	}
-	gen, err := trainer.NewGenerator(m.Llama, session, len(prompts), 256)
+	gen, err := trainer.NewGenerator(m.Model, session, len(prompts), 256)
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func (m *measure) load() error {
 		return err
 	}
 	var err error
-	layers.Modules(m.model.Llama, func(path string, p layers.Projection, _ func(layers.Projection)) {
+	layers.Modules(m.model.Model, func(path string, p layers.Projection, _ func(layers.Projection)) {
 		l, ok := p.(*layers.Linear)
 		if !ok || path == "lm_head" || err != nil {
 			return

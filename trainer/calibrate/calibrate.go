@@ -59,7 +59,7 @@ func ParseMethod(name string) (Method, error) {
 
 // Options configures a calibration. Model, Store and Format are required, Rows by every method but RTN.
 type Options struct {
-	Model *models.Llama
+	Model *models.Model
 	// Store holds the model's weights, unquantized. With Sequential it holds the quantized ones afterwards, else it is left alone.
 	Store *plan.Store
 	// Rows are token ids i32 (1, T) or (T), 1 to the model's context long.

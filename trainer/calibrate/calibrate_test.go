@@ -25,7 +25,7 @@ import (
 
 // fixture is the built-in model in float32, with text to calibrate and to judge on.
 type fixture struct {
-	model     *models.Llama
+	model     *models.Model
 	store     *plan.Store
 	calibrate []*tensor.Tensor
 	judge     []*tensor.Tensor
@@ -41,7 +41,7 @@ func newFixture(t *testing.T) *fixture {
 	src := layers.NewSource(layers.Options{Weights: r, Policy: layers.Policy{Param: tensor.F32}})
 	f := &fixture{store: plan.NewStore(cpu.New(cpu.Options{}))}
 	t.Cleanup(func() { require.NoError(t, f.store.Close()) })
-	f.model, err = models.NewLlama(c, src)
+	f.model, err = models.New(c, src)
 	require.NoError(t, err)
 	require.NoError(t, src.Load(f.store))
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/quant/calib"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -19,7 +20,7 @@ type fold struct {
 	producer  *linear
 }
 
-// findFolds lists the folds of a Llama: norm to q, k and v; norm to gate and up; up to down, since silu(gate)·up is linear in up; v to o
+// findFolds lists the folds of layers like Llama's: norm to q, k and v; norm to gate and up; up to down, since silu(gate)·up is linear in up; v to o
 // where every query head has its own value head, since attention mixes positions, not features.
 func (r *run) findFolds() {
 	r.folds = map[string]*fold{}
@@ -31,7 +32,11 @@ func (r *run) findFolds() {
 		byPath[l.path] = l
 	}
 	c := r.Model.Config()
-	for i, b := range r.Model.Backbone.Blocks {
+	for i, layer := range r.Model.Body.Stack() {
+		b, ok := layer.(*models.Block)
+		if !ok {
+			continue // of a family whose folds are not known
+		}
 		at := "model.layers." + strconv.Itoa(i)
 		attn, mlp := at+".self_attn.", at+".mlp."
 		r.fold(byPath, b.Norm1, "", attn+"q_proj", attn+"k_proj", attn+"v_proj")

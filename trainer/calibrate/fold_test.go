@@ -66,7 +66,7 @@ func TestScalesAreFolded(t *testing.T) {
 				require.Equal(t, tensor.F32, x.DType())
 				norms++
 			}
-			require.Equal(t, 2*len(f.model.Backbone.Blocks), norms)
+			require.Equal(t, 2*len(f.model.Body.Stack()), norms)
 			for _, l := range r.Layers {
 				require.Less(t, l.RelError, 0.02, l.Name)
 				require.Less(t, l.OutputError, 0.02, l.Name)
@@ -94,7 +94,7 @@ func TestKeptLayersStay(t *testing.T) {
 	var seen []string
 	r := f.run(t, calibrate.Options{Format: quant.AffineFormat{Bits: 4}, Method: calibrate.AWQ, Keep: keep, Rows: f.calibrate[:3],
 		Progress: func(done, total int, name string) { seen = append(seen, fmt.Sprint(done, "/", total, " ", name)) }})
-	require.Len(t, r.States, 5*len(f.model.Backbone.Blocks))
+	require.Len(t, r.States, 5*len(f.model.Body.Stack()))
 	require.Len(t, seen, len(r.States))
 	require.Empty(t, r.Dense, "q_proj and up_proj read the norms and are not scaled")
 	for _, l := range r.Layers {
@@ -172,7 +172,7 @@ func TestNearestWithoutRows(t *testing.T) {
 			}
 		})
 	}
-	require.Len(t, r.States, 7*len(f.model.Backbone.Blocks))
+	require.Len(t, r.States, 7*len(f.model.Body.Stack()))
 }
 
 func TestRunRefuses(t *testing.T) {

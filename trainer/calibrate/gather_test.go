@@ -18,15 +18,15 @@ import (
 )
 
 // small is a model of two layers with random weights, biases too.
-func small(t *testing.T, kvHeads int, bias bool) (*models.Llama, *plan.Store) {
+func small(t *testing.T, kvHeads int, bias bool) (*models.Model, *plan.Store) {
 	return smallOf(t, kvHeads, bias, tensor.F32)
 }
 
-func smallOf(t *testing.T, kvHeads int, bias bool, d tensor.DType) (*models.Llama, *plan.Store) {
+func smallOf(t *testing.T, kvHeads int, bias bool, d tensor.DType) (*models.Model, *plan.Store) {
 	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	src := layers.NewSource(layers.Options{Seed: 5, Policy: layers.Policy{Param: d}})
-	m, err := models.NewLlama(models.Config{Vocab: 40, Hidden: 16, Intermediate: 24, Layers: 2, Heads: 2, KVHeads: kvHeads, HeadDim: 8, MaxPositions: 64,
+	m, err := models.New(models.Config{Vocab: 40, Hidden: 16, Intermediate: 24, Layers: 2, Heads: 2, KVHeads: kvHeads, HeadDim: 8, MaxPositions: 64,
 		Eps: 1e-5, Rope: models.Rope{Theta: 10000}, InitStd: 0.3, Pad: -1, AttentionBias: bias, MLPBias: bias}, src)
 	require.NoError(t, err)
 	require.NoError(t, src.Load(store))
@@ -55,7 +55,7 @@ func rowsOf(lengths ...int) (rows []*tensor.Tensor) {
 }
 
 // hidden runs the model on a row.
-func hidden(t *testing.T, m *models.Llama, store *plan.Store, row *tensor.Tensor) []float32 {
+func hidden(t *testing.T, m *models.Model, store *plan.Store, row *tensor.Tensor) []float32 {
 	n := row.Type().Size()
 	g := graph.New("hidden")
 	tokens, pos := g.Input("tokens", tensor.T(tensor.I32, 1, n)), g.Input("pos", tensor.T(tensor.I32, 1, n))
@@ -110,7 +110,7 @@ func TestFoldsIntoShortNormsAreExact(t *testing.T) {
 	for _, d := range []tensor.DType{tensor.BF16, tensor.F16} {
 		for _, method := range []Method{SmoothQuant, AWQ} {
 			m, store := smallOf(t, 1, false, d)
-			norm := m.Backbone.Blocks[0].Norm1.Weight
+			norm := m.Body.Stack()[0].(*models.Block).Norm1.Weight
 			before := tensor.New(norm.Type)
 			for j := range before.Type().Size() {
 				before.Set(j, 1.2+math.Sin(float64(j)))
@@ -136,7 +136,7 @@ func TestFoldsIntoShortNormsAreExact(t *testing.T) {
 // TestBrokenWeightsAreNamed before the model runs on them and some layer behind is blamed.
 func TestBrokenWeightsAreNamed(t *testing.T) {
 	m, store := small(t, 1, false)
-	v := m.Backbone.Blocks[0].Attn.Q.(*layers.Linear).Weight
+	v := m.Body.Stack()[0].(*models.Block).Attn.(*layers.Attention).Q.(*layers.Linear).Weight
 	w, err := store.Get(v)
 	require.NoError(t, err)
 	w.Set(17, math.NaN())

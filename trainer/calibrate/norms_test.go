@@ -55,7 +55,7 @@ func TestInputNorms(t *testing.T) {
 	o.Memory = 1
 	two, err := calibrate.InputNorms(context.Background(), o)
 	require.NoError(t, err)
-	require.Len(t, one, 7*len(f.model.Backbone.Blocks))
+	require.Len(t, one, 7*len(f.model.Body.Stack()))
 	q, k := one["model.layers.0.self_attn.q_proj"], one["model.layers.0.self_attn.k_proj"]
 	require.Equal(t, q, k, "they read one input")
 	require.NotSame(t, &q[0], &k[0])

@@ -28,9 +28,11 @@ func TestSmoothQuantTamesOutliers(t *testing.T) {
 		f := newFixture(t)
 		f.judge, f.calibrate = f.judge[:12], f.calibrate[:8]
 		f.score(t)
-		for _, b := range f.model.Backbone.Blocks {
-			plant(t, f.store, b.Norm1.Weight, b.Attn.Q, b.Attn.K, b.Attn.V)
-			plant(t, f.store, b.Norm2.Weight, b.MLP.Gate, b.MLP.Up)
+		for _, l := range f.model.Body.Stack() {
+			b := l.(*models.Block)
+			attn, mlp := b.Attn.(*layers.Attention), b.MLP.(*layers.GatedMLP)
+			plant(t, f.store, b.Norm1.Weight, attn.Q, attn.K, attn.V)
+			plant(t, f.store, b.Norm2.Weight, mlp.Gate, mlp.Up)
 		}
 		require.Less(t, f.score(t).divergence, 1e-6, "planting changed the model")
 		r := f.run(t, calibrate.Options{Method: m, Format: quant.AffineFormat{Bits: 8, Per: quant.PerChannel}})

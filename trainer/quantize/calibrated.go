@@ -74,7 +74,7 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 	if rows == 0 {
 		rows = calibrationRows
 	}
-	o := calibrate.Options{Model: m.Llama, Store: store, Method: method, Format: p.format, Parallel: quant.Parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
+	o := calibrate.Options{Model: m.Model, Store: store, Method: method, Format: p.format, Parallel: quant.Parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
 		Keep: func(name string) bool { return !p.weights[name] }}
 	if o.Rows, err = m.TokenRows(ctx, c.Data, c.SeqLen, rows); err != nil {
 		return err
@@ -98,7 +98,7 @@ func (p *job) changeAll(m *trainer.Model, store *plan.Store) error {
 	if p.Change == nil {
 		return nil
 	}
-	for _, param := range layers.Params(m.Llama) {
+	for _, param := range layers.Params(m.Model) {
 		if param.Var == nil || !p.weights[param.Name] {
 			continue
 		}

@@ -99,7 +99,7 @@ func (in *input) linears() (out map[string]bool, guessed bool, err error) {
 
 // declared asks the model.
 func declared(w layers.Weights, c models.Config) (map[string]bool, error) {
-	m, err := models.NewLlama(c, layers.NewSource(layers.Options{Weights: w}))
+	m, err := models.New(c, layers.NewSource(layers.Options{Weights: w}))
 	if err != nil {
 		return nil, inputError{err}
 	}

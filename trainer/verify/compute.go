@@ -24,7 +24,7 @@ const defaultAdapter = "adapter_lora_final"
 
 // loaded is a model with its weights in float32 on the device.
 type loaded struct {
-	*models.Llama
+	*models.Model
 	store   *plan.Store
 	session *plan.Session
 	vars    []*graph.Var
@@ -41,7 +41,7 @@ func openModel(o Options) (*loaded, error) {
 	m := &loaded{store: plan.NewStore(o.Device), byName: map[string]*graph.Var{}}
 	m.session = plan.NewSession(m.store)
 	src := layers.NewSource(layers.Options{Weights: weights, Policy: layers.Policy{Param: tensor.F32, Compute: tensor.F32}})
-	m.Llama, err = models.NewLlama(cfg, src)
+	m.Model, err = models.New(cfg, src)
 	if err != nil {
 		return nil, errors.Join(&InputError{fmt.Errorf("%s: %w", o.Model, err)}, weights.Close(), m.close())
 	}
@@ -51,8 +51,8 @@ func openModel(o Options) (*loaded, error) {
 		}
 		return nil, errors.Join(err, m.close())
 	}
-	layers.SetTrainable(m.Llama, true)
-	for _, p := range layers.Params(m.Llama) {
+	layers.SetTrainable(m.Model, true)
+	for _, p := range layers.Params(m.Model) {
 		if p.Var == nil { // quantized: frozen, without a gradient
 			m.frozen = append(m.frozen, p.Name)
 			continue
@@ -261,7 +261,7 @@ func (r *run) merged(ctx context.Context) error {
 	if err != nil {
 		return &InputError{err}
 	}
-	adapter, err := lora.AttachSaved(r.model.Llama, saved, r.model.store)
+	adapter, err := lora.AttachSaved(r.model.Model, saved, r.model.store)
 	if err != nil {
 		return &InputError{err}
 	}

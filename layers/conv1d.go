@@ -1,0 +1,40 @@
+package layers
+
+import (
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+)
+
+// Conv1D is y = x·W + b with W stored (in, out), the linear layer of GPT-2's checkpoints. PEFT calls such a base fan_in_fan_out: A
+// (r, in) and B (out, r) of an adapter are those of a Linear, and what is merged into W is the transpose of s·B·A.
+type Conv1D struct {
+	Weight *graph.Var `name:"weight"`
+	Bias   *graph.Var `name:"bias"`
+}
+
+// Forward implements Projection.
+func (l *Conv1D) Forward(x graph.Value) graph.Value {
+	if !x.Valid() {
+		return x
+	}
+	return addBias(ops.Dot(x, ops.Cast(x.Graph().Read(l.Weight), x.DType())), l.Bias)
+}
+
+// Features implements Projection.
+func (l *Conv1D) Features() (in, out int) { return l.Weight.Type.Dim(0), l.Weight.Type.Dim(1) }
+
+// Conv1D supplies a linear layer with bias whose weight is stored (in, out). Quantized it is a Linear4bit or Linear8bitLt of the
+// transposed weight, (out, in), both while it is loaded and in files: so transformers has it for bitsandbytes.
+func (s Source) Conv1D(name string, in, out int) Projection {
+	sub := s.Sub("%s", name)
+	b := sub.Var("bias", Zeros(), out)
+	if p := sub.stored(in, out, b); p != nil {
+		return p
+	}
+	if q := s.shared.opts.Quantize; q != nil {
+		if cfg, ok := q(sub.path("weight")); ok {
+			return s.computing(quantizedLinear(sub.quantizedTransposed("weight", cfg, sub.linearInit(in), out, in), b, cfg))
+		}
+	}
+	return &Conv1D{Weight: sub.Var("weight", sub.linearInit(in), in, out), Bias: b}
+}

@@ -1,0 +1,202 @@
+package models
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/autograd"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Model is a causal language model of any family: its layers and the output head. New builds one.
+type Model struct {
+	Body Body              `name:"."`
+	Head layers.Projection `name:"lm_head"` // nil: the embedding, transposed
+
+	config Config
+	policy layers.Policy
+}
+
+// Body is a model without its head: a pointer to a struct of layers whose tags give the names of the family's checkpoints.
+type Body interface {
+	// Table is the token embedding (vocabulary, hidden), which a tied head reads too.
+	Table() *graph.Var
+	// Embed returns what enters the first layer, (B, T, hidden) in dtype d.
+	Embed(in Inputs, d tensor.DType) graph.Value
+	// Stack lists the layers in their order.
+	Stack() []Layer
+	// Final normalises what leaves the last layer, (B, T, hidden).
+	Final(x graph.Value) graph.Value
+}
+
+// Layer is one layer of a model.
+type Layer interface {
+	// Forward maps x (B, T, hidden) to the same shape.
+	Forward(x graph.Value, c layers.AttentionContext) graph.Value
+}
+
+// Config returns the architecture.
+func (m *Model) Config() Config { return m.config }
+
+// Inputs are the values of one call.
+type Inputs struct {
+	Tokens   graph.Value   // i32 (B, T)
+	Pos      graph.Value   // i32 (B, T): position in the document
+	DocStart graph.Value   // i32 (B, T): where the token's document begins in the row; absent = one document a row
+	Random   layers.Random // for dropout; zero = none
+	Cache    *Cache        // generation
+	Start    graph.Value   // i32 (B): tokens in the cache before this call; with Cache only
+
+	// Checkpoint says of each block, from 0, whether its activations are computed again in the backward sweep instead of kept; nil =
+	// every block keeps its own.
+	Checkpoint func(block int) bool
+	// Embedded, if set, maps the embeddings (B, T, hidden) to what enters the first block: the place of noise such as layers.NEFTune.
+	Embedded func(x graph.Value) graph.Value
+	Eager    bool // round 16-bit attention where transformers does, see layers.AttentionContext
+}
+
+// FirstBlocks marks the first n blocks for Inputs.Checkpoint, nil for none. The first blocks are those to recompute: their backward
+// sweep comes last, when the activations that later blocks keep are gone.
+func FirstBlocks(n int) func(block int) bool {
+	if n <= 0 {
+		return nil
+	}
+	return func(block int) bool { return block < n }
+}
+
+// AllBlocks marks every block for Inputs.Checkpoint if on.
+func AllBlocks(on bool) func(block int) bool {
+	if !on {
+		return nil
+	}
+	return func(int) bool { return true }
+}
+
+// Cache holds the keys and values of every layer.
+type Cache struct{ Layers []*layers.KVCache }
+
+// NewCache declares caches for a batch of rows of at most capacity tokens.
+func (m *Model) NewCache(batch, capacity int) *Cache {
+	c := &Cache{}
+	for i := range m.Body.Stack() {
+		c.Layers = append(c.Layers, layers.NewKVCache(fmt.Sprintf("cache.%d", i), m.policy.ComputeType(), batch, m.config.KVHeads, capacity, m.config.HeadDim))
+	}
+	return c
+}
+
+// CacheServes reports whether keys that were cached in a sequence of some length are those of a longer one. Where rotary positions
+// depend on the length (dynamic and longrope scaling) they are not once it crosses a border: the sequence has to be computed again
+// from its beginning.
+func (m *Model) CacheServes(length, longer int) bool {
+	return m.config.Rope.sameFor(length, longer) && m.config.LocalRope.sameFor(length, longer)
+}
+
+// Hidden returns the normalised activations before the head, (B, T, hidden) in the compute dtype.
+func (m *Model) Hidden(in Inputs) graph.Value {
+	states := m.HiddenStates(in)
+	return states[len(states)-1]
+}
+
+// HiddenStates returns the activations (B, T, hidden) that enter each layer, the first being the embedding, and last those of Hidden: one
+// more than the model has layers.
+func (m *Model) HiddenStates(in Inputs) []graph.Value {
+	if !in.Tokens.Valid() {
+		return []graph.Value{in.Tokens}
+	}
+	g := in.Tokens.Graph()
+	defer g.Scope("model")()
+	contexts := m.contexts(in)
+	x := within(g, "embed_tokens", func() graph.Value { return m.Body.Embed(in, m.policy.ComputeType()) })
+	if in.Embedded != nil {
+		x = in.Embedded(x)
+	}
+	var states []graph.Value
+	for i, l := range m.Body.Stack() {
+		states = append(states, x)
+		x = m.layer(g, i, l, x, contexts[i], in)
+	}
+	return append(states, within(g, "norm", func() graph.Value { return m.Body.Final(x) }))
+}
+
+// contexts is what the attention of each layer takes: layers of one rotary embedding share its tables.
+func (m *Model) contexts(in Inputs) []layers.AttentionContext {
+	out := make([]layers.AttentionContext, len(m.Body.Stack()))
+	var full, local layers.AttentionContext
+	for i := range out {
+		c := &full
+		if m.config.window(i) > 0 && m.config.LocalRope.Theta != 0 {
+			c = &local
+		}
+		if r := m.config.rope(i); r.Theta != 0 && c.Cos.Absent() {
+			c.Cos, c.Sin = r.tables(in, m.config.HeadDim)
+		}
+		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: in.DocStart, Start: in.Start, Eager: in.Eager}
+		if in.Cache != nil {
+			out[i].Cache = in.Cache.Layers[i]
+		}
+	}
+	return out
+}
+
+// within builds in a scope.
+func within(g *graph.Graph, scope string, f func() graph.Value) graph.Value {
+	defer g.Scope(scope)()
+	return f()
+}
+
+func (m *Model) layer(g *graph.Graph, i int, l Layer, x graph.Value, ctx layers.AttentionContext, in Inputs) graph.Value {
+	defer g.Scope(fmt.Sprintf("layers.%d", i))()
+	if in.Checkpoint == nil || !in.Checkpoint(i) {
+		return l.Forward(x, ctx)
+	}
+	autograd.Checkpoint(g, func() { x = l.Forward(x, ctx) })
+	return x
+}
+
+// Logits maps hidden activations (..., hidden) to float32 scores (..., vocabulary).
+func (m *Model) Logits(h graph.Value) graph.Value {
+	if !h.Valid() {
+		return h
+	}
+	defer h.Graph().Scope("lm_head")()
+	var y graph.Value
+	if m.Head != nil {
+		y = m.Head.Forward(h)
+	} else {
+		y = ops.Linear(h, ops.Cast(h.Graph().Read(m.Body.Table()), h.DType()))
+	}
+	y = ops.Cast(y, tensor.F32)
+	if c := m.config.LogitCap; c > 0 {
+		y = ops.Scale(ops.Tanh(ops.Scale(y, 1/c)), c)
+	}
+	return y
+}
+
+// TokenLoss returns the cross-entropy (B, T) in float32 of the scores at each position against targets i32 (B, T): the token
+// that follows, or a negative number where none counts. The full logits never exist, unless the head is adapted or quantized or the
+// model caps its logits.
+func (m *Model) TokenLoss(h, targets graph.Value) graph.Value {
+	if !h.Valid() {
+		return h
+	}
+	w, ok := m.headWeight(h)
+	if !ok || m.config.LogitCap > 0 {
+		return ops.TokenLoss(m.Logits(h), targets)
+	}
+	defer h.Graph().Scope("lm_head")()
+	return ops.LinearCrossEntropy(h, w, targets)
+}
+
+func (m *Model) headWeight(h graph.Value) (graph.Value, bool) {
+	v := m.Body.Table()
+	if m.Head != nil {
+		l, ok := m.Head.(*layers.Linear)
+		if !ok || l.Bias != nil {
+			return graph.Value{}, false
+		}
+		v = l.Weight
+	}
+	return ops.Cast(h.Graph().Read(v), h.DType()), true
+}
