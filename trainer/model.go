@@ -270,7 +270,8 @@ func (m *Model) stored(z *checkpoint.Quantized, q config.Quantize) error {
 	return wrong
 }
 
-// BOS returns the id that a text begins with, from the tokenizer or the model's configuration.
+// BOS returns the id of the token that stands for the beginning of a text, from the tokenizer or the model's configuration. Begin says whether
+// texts do begin with it.
 func (m *Model) BOS() (int32, bool) {
 	if m.Tokenizer != nil {
 		if id, ok := m.Tokenizer.BOS(); ok {
@@ -281,6 +282,19 @@ func (m *Model) BOS() (int32, bool) {
 		return b[0], true
 	}
 	return 0, false
+}
+
+// Begin returns what the tokenizer puts before every text: the BOS token, or nothing where the tokenizer has one but does not add it, as
+// those of Qwen and SmolLM do not.
+func (m *Model) Begin() []int32 {
+	id, ok := m.BOS()
+	if !ok || m.Tokenizer == nil {
+		return nil
+	}
+	if ids, err := m.Tokenizer.Encode("a"); err != nil || len(ids) == 0 || ids[0] != id {
+		return nil
+	}
+	return []int32{id}
 }
 
 // EOS returns the ids that end a text.

@@ -90,9 +90,7 @@ func (m *Model) rows(ctx context.Context, o PerplexityOptions) (*data.Set, error
 	if do.Format == "" {
 		do.Format = "auto"
 	}
-	if id, ok := m.BOS(); ok {
-		do.BOS = []int32{id}
-	}
+	do.BOS = m.Begin()
 	set, err := data.Load(ctx, encoder{m.Tokenizer}, []data.File{{Path: o.Data}}, do)
 	var row *data.RowError
 	if err != nil && !errors.As(err, &row) {

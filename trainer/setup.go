@@ -156,9 +156,7 @@ func (j *job) openData(ctx context.Context) error {
 		j.log.Warn("data.seq_len is beyond the model's context; shortened", "seq_len", o.SeqLen, "context", j.model.Config().MaxPositions)
 		o.SeqLen = j.model.Config().MaxPositions
 	}
-	if id, ok := j.model.BOS(); ok {
-		o.BOS = []int32{id}
-	}
+	o.BOS = j.model.Begin()
 	o.Pairs, o.SpillDir = j.cfg.Train.Objective != "sft", j.cfg.Out
 	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
 	if err != nil {

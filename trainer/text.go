@@ -79,10 +79,6 @@ func (s *textModel) prompt(text string) ([]int32, error) {
 	if err != nil {
 		return nil, withCode(config.ExitInput, fmt.Errorf("prompt: %w", err))
 	}
-	bos, ok := s.model.BOS()
-	if ok && (len(ids) == 0 || ids[0] != bos) { // the data loader begins every document with it
-		ids = append([]int32{bos}, ids...)
-	}
 	return ids, nil
 }
 
