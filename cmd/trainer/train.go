@@ -96,25 +96,3 @@ func (p *program) train(ctx context.Context, name string, cfg config.Config) err
 		report.Count(sum.Tokens), sum.Loss, sum.EightBit, sum.Out)
 	return nil
 }
-
-func (p *program) presets() *cobra.Command {
-	return &cobra.Command{
-		Use:   "presets [NAME]",
-		Short: "List the presets, or print one to be copied and edited",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				for _, pr := range config.Presets() {
-					fmt.Fprintf(p.out, "%-24s %s\n", pr.Name, pr.Summary)
-				}
-				return nil
-			}
-			pr, ok := config.FindPreset(args[0])
-			if !ok {
-				return usage(fmt.Errorf("there is no preset %q; `trainer presets` lists them", args[0]))
-			}
-			_, err := p.out.Write([]byte(pr.YAML))
-			return err
-		},
-	}
-}
