@@ -33,7 +33,7 @@ func (p *program) presets() *cobra.Command {
 				return usage(fmt.Errorf("there is no preset %q; `trainer presets` lists them", args[0]))
 			}
 			if len(args) == 1 {
-				_, err := p.out.Write([]byte(pr.YAML))
+				_, err := p.out.Write(pr.YAML)
 				return err
 			}
 			return copyPreset(pr.YAML, args[1])
@@ -42,7 +42,7 @@ func (p *program) presets() *cobra.Command {
 }
 
 // copyPreset writes a file that must not exist yet: it may hold somebody's settings.
-func copyPreset(yaml, name string) error {
+func copyPreset(yaml []byte, name string) error {
 	fsys := vfs.OS{}
 	if _, err := fsys.Stat(name); !errors.Is(err, fs.ErrNotExist) {
 		if err == nil {
@@ -50,7 +50,7 @@ func copyPreset(yaml, name string) error {
 		}
 		return &diskError{err}
 	}
-	if err := vfs.WriteAtomic(fsys, name, []byte(yaml)); err != nil {
+	if err := vfs.WriteAtomic(fsys, name, yaml); err != nil {
 		return &diskError{err}
 	}
 	return nil
