@@ -1,8 +1,11 @@
 package layers
 
 import (
+	"fmt"
+
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // Conv1D is y = x·W + b with W stored (in, out), the linear layer of GPT-2's checkpoints. PEFT calls such a base fan_in_fan_out: A
@@ -14,10 +17,45 @@ type Conv1D struct {
 
 // Forward implements Projection.
 func (l *Conv1D) Forward(x graph.Value) graph.Value {
+	return addBias(l.MatMul(x), l.Bias)
+}
+
+// MatMul returns x·W in x's dtype, without the bias.
+func (l *Conv1D) MatMul(x graph.Value) graph.Value {
 	if !x.Valid() {
 		return x
 	}
-	return addBias(ops.Dot(x, ops.Cast(x.Graph().Read(l.Weight), x.DType())), l.Bias)
+	return ops.Dot(x, ops.Cast(x.Graph().Read(l.Weight), x.DType()))
+}
+
+// BiasVar returns the bias.
+func (l *Conv1D) BiasVar() *graph.Var { return l.Bias }
+
+// ReadWeight returns the weight as that of a Linear, (out, in), in float32.
+func (l *Conv1D) ReadWeight(values Reader) (*tensor.Tensor, error) {
+	t, err := values.Get(l.Weight)
+	if err != nil {
+		return nil, err
+	}
+	if t, err = t.Convert(tensor.F32); err != nil {
+		return nil, err
+	}
+	return t.Transpose()
+}
+
+// WriteWeight stores a weight that is given as that of a Linear, (out, in), in the layer's dtype.
+func (l *Conv1D) WriteWeight(w *tensor.Tensor, values Values) error {
+	w, err := w.Transpose()
+	if err != nil {
+		return err
+	}
+	if w.Shape() != l.Weight.Type.Shape {
+		return fmt.Errorf("tensor %q: a weight of %v does not fit %v", l.Weight.Name, w.Shape(), l.Weight.Type.Shape)
+	}
+	if w, err = w.Convert(l.Weight.Type.DType); err != nil {
+		return err
+	}
+	return values.Set(l.Weight, w)
 }
 
 // Features implements Projection.

@@ -85,6 +85,15 @@ func addTo(p layers.Projection, delta []float32, s Store) error {
 	switch p := p.(type) {
 	case *layers.Linear:
 		return addToVar(p.Weight, delta, s)
+	case *layers.Conv1D:
+		w, err := p.ReadWeight(s)
+		if err != nil {
+			return err
+		}
+		if err := addFinite(w, delta); err != nil {
+			return err
+		}
+		return p.WriteWeight(w, s)
 	case *layers.Linear4bit:
 		return addToQuantized(p.Weight, delta, s)
 	case *layers.Linear8bitLt:

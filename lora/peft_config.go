@@ -12,6 +12,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
 // maxConfig is the size in bytes of the largest adapter_config.json that is read.
@@ -45,7 +46,6 @@ var refused = []struct{ key, what, remedy string }{
 	{"use_bdlora", "block-diagonal LoRA", ""},
 	{"trainable_token_indices", "trained tokens of the embedding", ""},
 	{"target_parameters", "adapters on parameters that are not linear layers", ""},
-	{"fan_in_fan_out", "weights stored (in, out)", "set it to false if the base model has no Conv1D layers"},
 	{"megatron_config", "Megatron's parallel layers", ""},
 	{"loftq_config", "LoftQ, which changes the base model", ""},
 	{"corda_config", "CorDA, which changes the base model", ""},
@@ -254,7 +254,17 @@ func (a *Adapter) setNumbers(f fields) {
 	if old := json.RawMessage(f["lora_dropout"]); a.saved == nil || !sameFloat32(old, c.Dropout) {
 		f["lora_dropout"] = json.RawMessage(pyFloat(float64(c.Dropout), 32))
 	}
+	if a.saved == nil {
+		f["fan_in_fan_out"] = json.RawMessage(strconv.FormatBool(slices.ContainsFunc(a.Modules, storedInOut)))
+	}
 	f["use_rslora"] = json.RawMessage(strconv.FormatBool(c.RSLoRA))
+}
+
+// storedInOut reports a module whose base weight is stored (in, out), which PEFT's fan_in_fan_out says of all or none. It is not read: layers
+// know how they are stored.
+func storedInOut(m Module) bool {
+	_, ok := m.Linear.Base.(*layers.Conv1D)
+	return ok
 }
 
 func sameFloat32(raw json.RawMessage, x float32) bool {

@@ -127,7 +127,6 @@ func TestLoadRefuses(t *testing.T) {
 		{"alora_invocation_tokens", []int{1}, "aLoRA"},
 		{"megatron_config", map[string]int{"a": 1}, "Megatron"},
 		{"use_qalora", true, "QALoRA"},
-		{"fan_in_fan_out", true, "(in, out)"},
 		{"eva_config", map[string]int{"rho": 2}, "eva_config"},
 		{"nova_config", map[string]int{"a": 2}, "nova_config"},
 		{"use_magic", true, "use_magic is true"},

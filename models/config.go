@@ -32,6 +32,8 @@ type Config struct {
 	Quantization *checkpoint.Quantization
 	// File is the config.json that this was read from, whose keys are kept where the model is written; nil: none.
 	File []byte
+	// Notes are what a user should know about how the file was read.
+	Notes []string
 }
 
 // window is that of a layer, 0 for none.

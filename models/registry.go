@@ -29,7 +29,7 @@ type family struct {
 }
 
 // families is the registry, in the order in which they are listed to users.
-var families = []*family{&llama, &mistral, &qwen2, &qwen3}
+var families = []*family{&llama, &mistral, &qwen2, &qwen3, &gemma2, &gemma3, &phi3, &gpt2}
 
 // Types lists the values of model_type that ParseConfig accepts.
 func Types() []string {
