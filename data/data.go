@@ -63,19 +63,19 @@ type Options struct {
 
 // Limits bound what a hostile file can make Load allocate. Zero fields take the defaults.
 type Limits struct {
-	RowBytes  int   // longest line, JSON row or line of plain text; 0 = 64 MiB
-	GzipRatio int   // a .gz beyond 64 MiB may expand to at most this many times its size; 0 = 100
-	Tokens    int64 // tokens in the set; 0 = 2^36
-	Memory    int64 // bytes of tokens kept in memory, in blocks of 4 MiB; the rest lies in a file; 0 = 1 GiB
+	RowBytes    int   // longest line, JSON row or line of plain text; 0 = 64 MiB
+	ExpandRatio int   // a compressed file beyond 64 MiB may expand to at most this many times its size; 0 = 100
+	Tokens      int64 // tokens in the set; 0 = 2^36
+	Memory      int64 // bytes of tokens kept in memory, in blocks of 4 MiB; the rest lies in a file; 0 = 1 GiB
 }
 
 const (
-	defaultRowBytes  = 64 << 20
-	defaultGzipRatio = 100
-	gzipFree         = 64 << 20
-	defaultTokens    = 1 << 36
-	defaultMemory    = 1 << 30
-	maxWeight        = 1000
+	defaultRowBytes    = 64 << 20
+	defaultExpandRatio = 100
+	gzipFree           = 64 << 20
+	defaultTokens      = 1 << 36
+	defaultMemory      = 1 << 30
+	maxWeight          = 1000
 )
 
 func (o Options) withDefaults() (Options, error) {
@@ -115,8 +115,8 @@ func (l Limits) withDefaults() Limits {
 	if l.RowBytes <= 0 {
 		l.RowBytes = defaultRowBytes
 	}
-	if l.GzipRatio <= 0 {
-		l.GzipRatio = defaultGzipRatio
+	if l.ExpandRatio <= 0 {
+		l.ExpandRatio = defaultExpandRatio
 	}
 	if l.Tokens <= 0 {
 		l.Tokens = defaultTokens

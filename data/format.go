@@ -136,12 +136,15 @@ func rowsOf(path string, in io.Reader, o Options) (rows rowReader, plain bool, e
 	if head, _ := br.Peek(3); bytes.Equal(head, []byte("\xef\xbb\xbf")) {
 		_, _ = br.Discard(3) // the bytes were just peeked
 	}
-	name := strings.TrimSuffix(strings.ToLower(path), ".gz")
 	first, err := firstChar(br)
 	if err != nil {
 		return nil, false, readErr(path, 0, err)
 	}
-	switch filepath.Ext(name) {
+	switch filepath.Ext(unpackedName(path)) {
+	case ".csv":
+		return newCSVReader(path, br, ',', o.Limits.RowBytes), false, nil
+	case ".tsv":
+		return newCSVReader(path, br, '\t', o.Limits.RowBytes), false, nil
 	case ".json", ".jsonl", ".ndjson":
 	case ".txt", ".text", ".md":
 		plain = o.Format == "auto" && !o.Pairs || o.Format == "text"

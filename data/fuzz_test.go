@@ -63,14 +63,22 @@ func FuzzText(f *testing.F) {
 func FuzzGzip(f *testing.F) {
 	f.Add(gzipped(f, []byte(`{"text":"abc"}`)))
 	f.Add([]byte("\x1f\x8b\x08"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		name := filepath.Join(t.TempDir(), "a.jsonl.gz")
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		_, err := Load(context.Background(), byteEncoder{}, []File{{Path: name}}, fuzzOptions)
-		if re := (*RowError)(nil); err != nil && !errors.As(err, &re) {
-			t.Fatal(err)
-		}
-	})
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzPacked(t, "a.jsonl.gz", b) })
+}
+
+func FuzzZstd(f *testing.F) {
+	f.Add(zstded(f, []byte(`{"text":"abc"}`)))
+	f.Add([]byte("\x28\xb5\x2f\xfd\x00\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzPacked(t, "a.jsonl.zst", b) })
+}
+
+func fuzzPacked(t *testing.T, name string, b []byte) {
+	name = filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(context.Background(), byteEncoder{}, []File{{Path: name}}, fuzzOptions)
+	if re := (*RowError)(nil); err != nil && !errors.As(err, &re) {
+		t.Fatal(err)
+	}
 }

@@ -7,7 +7,9 @@ import (
 	"hash/fnv"
 	"io"
 	"math"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -66,10 +68,11 @@ func (b *builder) file(ctx context.Context, f File) (err error) {
 		return err
 	}
 	defer src.close()
-	rows, plain, err := rowsOf(f.Path, src, b.opt)
+	rows, plain, done, err := b.rowsIn(f.Path, src)
 	if err != nil {
 		return err
 	}
+	defer done()
 	info := FileInfo{Path: f.Path, Bytes: src.size, Weight: f.Weight}
 	format, err := b.opt.byName()
 	if err != nil {
@@ -90,6 +93,22 @@ func (b *builder) file(ctx context.Context, f File) (err error) {
 	}
 	b.st.files = append(b.st.files, info)
 	return nil
+}
+
+// rowsIn chooses the reader of a file's rows; done releases what it holds.
+func (b *builder) rowsIn(path string, src *source) (rows rowReader, plain bool, done func(), err error) {
+	if filepath.Ext(unpackedName(path)) != ".parquet" {
+		rows, plain, err = rowsOf(path, src, b.opt)
+		return rows, plain, func() {}, err
+	}
+	if packed[strings.ToLower(filepath.Ext(path))] != "" {
+		return nil, false, nil, rowErr(path, 0, "a Parquet file is read from its end and is compressed inside; unpack it")
+	}
+	r, err := newParquetReader(path, src.file, src.size, b.opt.Limits)
+	if err != nil {
+		return nil, false, nil, err
+	}
+	return r, false, r.close, nil
 }
 
 // rows converts a file chunk by chunk; format nil means that the first row chooses it.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // FileInfo identifies an input file for a manifest.
@@ -62,6 +64,7 @@ type source struct {
 	file *os.File
 	sum  hash.Hash
 	size int64
+	zst  *zstd.Decoder // of a .zst file, to be closed
 }
 
 func openSource(path string, lim Limits) (*source, error) {
@@ -80,15 +83,51 @@ func openSource(path string, lim Limits) (*source, error) {
 	s := &source{file: f, sum: sha256.New(), size: info.Size()}
 	s.raw = io.TeeReader(f, s.sum)
 	s.Reader = s.raw
-	if strings.HasSuffix(strings.ToLower(path), ".gz") {
-		z, err := gzip.NewReader(s.raw)
-		if err != nil {
-			_ = f.Close()
-			return nil, &RowError{File: path, Reason: "not a gzip file: " + err.Error(), Err: err}
-		}
-		s.Reader = &capped{r: z, left: expandedLimit(info.Size(), lim.GzipRatio), ratio: lim.GzipRatio}
+	if err := s.decompress(path, lim); err != nil {
+		_ = f.Close()
+		return nil, err
 	}
 	return s, nil
+}
+
+// decompress unpacks what the file's name says is packed.
+func (s *source) decompress(path string, lim Limits) error {
+	var r io.Reader
+	var err error
+	kind := strings.ToLower(filepath.Ext(path))
+	switch kind {
+	case ".gz":
+		r, err = gzip.NewReader(s.raw)
+	case ".zst":
+		var z *zstd.Decoder
+		z, err = zstd.NewReader(s.raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderLowmem(true))
+		if z != nil {
+			s.zst = z
+			r = z
+		}
+	default:
+		return nil
+	}
+	if err != nil {
+		return &RowError{File: path, Reason: "not a " + packed[kind] + " file: " + err.Error(), Err: err}
+	}
+	s.Reader = &capped{r: r, left: expandedLimit(s.size, lim.ExpandRatio), ratio: lim.ExpandRatio}
+	return nil
+}
+
+// packed are the compressed files that are read, by ending.
+var packed = map[string]string{".gz": "gzip", ".zst": "zstd"}
+
+// zstdWindow is the most that a .zst file may ask the decoder to hold: what `zstd --long` without a number makes.
+const zstdWindow = 128 << 20
+
+// unpackedName is the name of what a file holds, in lower case.
+func unpackedName(path string) string {
+	name := strings.ToLower(path)
+	if ext := filepath.Ext(name); packed[ext] != "" {
+		name = strings.TrimSuffix(name, ext)
+	}
+	return name
 }
 
 func cause(err error) string {
@@ -113,7 +152,12 @@ func (s *source) finish() (string, error) {
 	return hex.EncodeToString(s.sum.Sum(nil)), nil
 }
 
-func (s *source) close() { _ = s.file.Close() } // only read from
+func (s *source) close() {
+	if s.zst != nil {
+		s.zst.Close()
+	}
+	_ = s.file.Close() // only read from
+}
 
 // capped refuses to expand a compressed file without bound.
 type capped struct {
