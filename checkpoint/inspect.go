@@ -22,6 +22,7 @@ const (
 	KindModel       Kind = "model"      // a Hugging Face model folder
 	KindAdapter     Kind = "adapter"    // a PEFT adapter folder
 	KindLlama2C     Kind = "llama2.c"   // a llama2.c file, or a folder that holds one
+	KindGGUF        Kind = "gguf"       // package checkpoint/gguf describes it
 	KindRun         Kind = "run"        // the folder of a training run; its tensors are those of the newest intact checkpoint
 	KindCheckpoint  Kind = "checkpoint" // one checkpoint of a run
 )
@@ -30,7 +31,7 @@ const (
 type Info struct {
 	Path        string            `json:"path"`
 	Kind        Kind              `json:"kind"`
-	Metadata    map[string]string `json:"metadata,omitempty"` // of the safetensors header
+	Metadata    map[string]string `json:"metadata,omitempty"` // of the safetensors or GGUF header
 	Config      json.RawMessage   `json:"config,omitempty"`   // config.json, adapter_config.json, state.json or the llama2.c header
 	Files       []FileInfo        `json:"files,omitempty"`
 	Tensors     []TensorInfo      `json:"tensors"`
@@ -177,7 +178,7 @@ func (in *Info) unknown(fsys vfs.FS) error {
 		return nil
 	}
 	return &FormatError{File: in.Path, Reason: "this is no file of a known kind",
-		Remedy: "inspect reads .safetensors and llama2.c files, and the folders of models, adapters, checkpoints and runs"}
+		Remedy: "inspect reads .safetensors, .gguf and llama2.c files, and the folders of models, adapters, checkpoints and runs"}
 }
 
 func (in *Info) folder(fsys vfs.FS) error {

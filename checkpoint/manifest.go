@@ -212,7 +212,7 @@ func writeHashed(fsys vfs.FS, path string, fill func(io.Writer) error) (manifest
 		return item, err
 	}
 	h, n := sha256.New(), &counter{}
-	buf := bufio.NewWriterSize(f, writeBuffer)
+	buf := bufio.NewWriterSize(f, 1<<16)
 	err = fill(io.MultiWriter(buf, h, n))
 	if err == nil {
 		err = buf.Flush()

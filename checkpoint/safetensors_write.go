@@ -1,15 +1,11 @@
 package checkpoint
 
 import (
-	"bufio"
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"path/filepath"
 	"slices"
 	"unicode/utf8"
 
@@ -49,13 +45,11 @@ func StreamSafetensors(fsys vfs.FS, path string, specs []Spec, metadata map[stri
 // SafetensorsWriter writes a file whose tensors arrive in pieces, in the order of Order. The file gets its name at Commit; until
 // then it is the sibling ".NAME.tmp". One writer at a time may work on a name. Not for concurrent use.
 type SafetensorsWriter struct {
-	fsys      vfs.FS
-	path, tmp string
-	f         vfs.File
-	body      *body
-	buf       *bufio.Writer
-	err       error
-	done      bool
+	path string
+	file *vfs.Atomic
+	body *body
+	err  error
+	done bool
 }
 
 // NewSafetensorsWriter makes the temporary file and writes the header.
@@ -65,23 +59,17 @@ func NewSafetensorsWriter(fsys vfs.FS, path string, specs []Spec, metadata map[s
 	if err != nil {
 		return nil, err
 	}
-	w := &SafetensorsWriter{fsys: fsys, path: path, tmp: vfs.TempName(path)}
-	if err := fsys.Remove(w.tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	f, err := vfs.NewAtomic(fsys, path)
+	if err != nil {
 		return nil, diskError(path, err)
 	}
-	if w.f, err = fsys.Create(w.tmp); err != nil {
-		return nil, diskError(path, err)
-	}
-	w.buf = bufio.NewWriterSize(w.f, writeBuffer)
-	w.body = &body{path: path, order: order, w: w.buf}
-	if _, err := w.buf.Write(head); err != nil {
+	w := &SafetensorsWriter{path: path, file: f, body: &body{path: path, order: order, w: f}}
+	if _, err := f.Write(head); err != nil {
 		w.Abort()
 		return nil, diskError(path, err)
 	}
 	return w, nil
 }
-
-const writeBuffer = 1 << 16
 
 // Order lists the tensors in the order in which their bytes must be written.
 func (w *SafetensorsWriter) Order() []Spec { return slices.Clone(w.body.order) }
@@ -115,35 +103,18 @@ func (w *SafetensorsWriter) Commit() error {
 	if err == nil {
 		err = w.body.end()
 	}
-	if err == nil {
-		err = diskError(w.path, w.buf.Flush())
-	}
-	if err == nil {
-		err = diskError(w.path, w.f.Sync())
-	}
 	if err != nil {
 		w.Abort()
 		return err
 	}
 	w.done = true
-	err = w.f.Close()
-	if err == nil {
-		err = w.fsys.Rename(w.tmp, w.path)
-	}
-	if err != nil {
-		_ = w.fsys.Remove(w.tmp) // the first error is the one to report
-		return diskError(w.path, err)
-	}
-	return diskError(w.path, w.fsys.SyncDir(filepath.Dir(w.path)))
+	return diskError(w.path, w.file.Commit())
 }
 
 // Abort drops the file; after Commit it does nothing.
 func (w *SafetensorsWriter) Abort() {
-	if !w.done {
-		w.done = true
-		_ = w.f.Close() // nothing of the file is kept, so its errors do not matter
-		_ = w.fsys.Remove(w.tmp)
-	}
+	w.done = true
+	w.file.Abort()
 }
 
 // body checks that tensor data arrive whole and in order.

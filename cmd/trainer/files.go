@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint/gguf"
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
@@ -30,7 +31,11 @@ func (p *program) inspect() *cobra.Command {
 		Short: "Show what a model, adapter, checkpoint or run holds",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			info, err := checkpoint.Inspect(vfs.OS{}, args[0])
+			look := checkpoint.Inspect
+			if gguf.Is(vfs.OS{}, args[0]) {
+				look = gguf.Inspect
+			}
+			info, err := look(vfs.OS{}, args[0])
 			if err != nil {
 				return inputError{err}
 			}
