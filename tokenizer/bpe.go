@@ -15,8 +15,11 @@ type model interface {
 type state struct {
 	merger merger
 	ids    []int32
+	steps  []unigramStep
+	text   []byte
 	cache  map[string]span
 	arena  []int32
+	err    error // of a model that has no token for a piece
 }
 
 type span struct{ from, to int32 }
@@ -66,6 +69,9 @@ type bpe struct {
 	unk          int32 // -1: unknown symbols vanish
 	prefix       string
 	suffix       string
+	user         *matcher // pieces that stay whole, found before characters; nil for none
+	scored       bool     // the rules' ranks are those of scores: one rank may have several pairs
+	words        bool     // no token spans the place before a U+2581, so pieces may be cut there
 }
 
 func (m *bpe) rule(a, b int32) uint64 {
@@ -78,6 +84,44 @@ func (m *bpe) rule(a, b int32) uint64 {
 func pairKey(a, b int32) uint64 { return uint64(uint32(a))<<32 | uint64(uint32(b)) }
 
 func (m *bpe) encode(st *state, piece string, dst []int32) []int32 {
+	if !m.words {
+		return m.encodeWord(st, piece, dst)
+	}
+	for piece != "" {
+		n := wordEnd(piece)
+		dst = m.encodeWord(st, piece[:n], dst)
+		piece = piece[n:]
+	}
+	return dst
+}
+
+// wordEnd returns the end of the first word: a run of U+2581, if any, and what follows up to the next one.
+func wordEnd(s string) int {
+	at := 0
+	for strings.HasPrefix(s[at:], spSpace) {
+		at += len(spSpace)
+	}
+	if n := strings.Index(s[at:], spSpace); n >= 0 {
+		return at + n
+	}
+	return len(s)
+}
+
+// cutsBeforeSpaces reports whether every token keeps U+2581 to its front, so that nothing ever joins across the end of a word. The
+// space must be a token itself: it ends a run of unknown characters.
+func (m *bpe) cutsBeforeSpaces() bool {
+	if _, ok := m.vocab[spSpace]; !ok || m.prefix != "" || m.suffix != "" || m.user != nil || m.ignoreMerges {
+		return false
+	}
+	for token := range m.vocab {
+		if strings.Contains(strings.TrimLeft(token, spSpace), spSpace) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *bpe) encodeWord(st *state, piece string, dst []int32) []int32 {
 	if out, ok := st.recall(piece, dst); ok {
 		return out
 	}
@@ -145,6 +189,11 @@ func (m *bpe) symbol(piece string, i int) (int32, int) {
 	if m.raw {
 		return m.byteID[piece[i]], 1
 	}
+	if m.user != nil {
+		if size, token := m.user.at(piece[i:]); token != nil {
+			return token.ID, size
+		}
+	}
 	_, size := utf8.DecodeRuneInString(piece[i:])
 	if id, ok := m.vocab[m.spelling(piece, i, size)]; ok {
 		return id, size
@@ -192,7 +241,7 @@ func (m *bpe) setRaw() {
 
 func (m *bpe) setFallback() {
 	for b := range 256 {
-		m.fallback[b] = lookup(m.vocab, fmt.Sprintf("<0x%02X>", b))
+		m.fallback[b] = lookup(m.vocab, hexToken(byte(b)))
 	}
 }
 

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -131,3 +132,6 @@ func heldBack(s []byte) int {
 	}
 	return 0
 }
+
+// hexToken spells a byte as SentencePiece vocabularies do.
+func hexToken(b byte) string { return fmt.Sprintf("<0x%02X>", b) }

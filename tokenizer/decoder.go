@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -12,13 +13,19 @@ type decoder func(tokens []string) []string
 
 // parseDecoder reads the decoder of a tokenizer.json; null gives nil, which joins the tokens by spaces.
 func parseDecoder(raw json.RawMessage, depth int) (decoder, error) {
+	growth := 1
+	return parseDecoderPart(raw, depth, &growth)
+}
+
+// parseDecoderPart also multiplies growth by how many times as long the part may make a token.
+func parseDecoderPart(raw json.RawMessage, depth int, growth *int) (decoder, error) {
 	name, err := componentType(raw, "decoder", depth)
 	if err != nil || name == "null" {
 		return nil, err
 	}
 	switch name {
 	case "Sequence":
-		return parseDecoderSequence(raw, depth)
+		return parseDecoderSequence(raw, depth, growth)
 	case "ByteLevel":
 		return decodeByteLevel, nil
 	case "ByteFallback":
@@ -26,7 +33,15 @@ func parseDecoder(raw json.RawMessage, depth int) (decoder, error) {
 	case "Fuse":
 		return func(tokens []string) []string { return []string{strings.Join(tokens, "")} }, nil
 	case "Replace":
-		return parseReplaceDecoder(raw)
+		d, factor, err := parseReplaceDecoder(raw)
+		if *growth *= min(factor, maxDecodeGrowth+1); err == nil && *growth > maxDecodeGrowth {
+			err = fmt.Errorf("tokenizer: the Replace decoders may make a token more than %d times as long, which is %w", maxDecodeGrowth, ErrUnsupported)
+		}
+		return d, err
+	case "WordPiece":
+		return parseWordPieceDecoder(raw)
+	case "CTC":
+		return parseCTCDecoder(raw)
 	case "Strip":
 		return parseStripDecoder(raw)
 	case "Metaspace":
@@ -37,10 +52,11 @@ func parseDecoder(raw json.RawMessage, depth int) (decoder, error) {
 		return func(tokens []string) []string { return decodeSuffix(tokens, c.Suffix) }, err
 	}
 	return nil, unsupported("decoder", name,
-		"Sequence", "ByteLevel", "ByteFallback", "Fuse", "Replace", "Strip", "Metaspace", "BPEDecoder")
+		"Sequence", "ByteLevel", "ByteFallback", "Fuse", "Replace", "Strip", "Metaspace", "BPEDecoder",
+		"WordPiece", "CTC")
 }
 
-func parseDecoderSequence(raw json.RawMessage, depth int) (decoder, error) {
+func parseDecoderSequence(raw json.RawMessage, depth int, growth *int) (decoder, error) {
 	var c struct {
 		Type     string
 		Decoders []json.RawMessage
@@ -50,7 +66,7 @@ func parseDecoderSequence(raw json.RawMessage, depth int) (decoder, error) {
 	}
 	var seq []decoder
 	for _, r := range c.Decoders {
-		d, err := parseDecoder(r, depth+1)
+		d, err := parseDecoderPart(r, depth+1, growth)
 		if err != nil {
 			return nil, err
 		}
@@ -118,29 +134,6 @@ func decodeByteFallback(tokens []string) []string {
 	}
 	flush()
 	return out
-}
-
-func parseReplaceDecoder(raw json.RawMessage) (decoder, error) {
-	p, content, err := parseReplace(raw)
-	if err != nil {
-		return nil, err
-	}
-	if p.regex != nil || p.scan != nil {
-		return nil, unsupported("decoder", "Replace with a Regex pattern", "Replace with a String pattern")
-	}
-	if len(content) > len(p.literal) {
-		return nil, unsupported("decoder", "Replace that makes the text longer", "Replace with content no longer than its pattern")
-	}
-	return func(tokens []string) []string {
-		out := make([]string, len(tokens))
-		for i, t := range tokens {
-			out[i] = t
-			if p.literal != "" {
-				out[i] = strings.ReplaceAll(t, p.literal, content)
-			}
-		}
-		return out
-	}, nil
 }
 
 func parseStripDecoder(raw json.RawMessage) (decoder, error) {

@@ -10,7 +10,8 @@ import (
 // HF is a tokenizer read from Hugging Face's tokenizer.json.
 type HF struct {
 	specials
-	raw     []byte // the file, kept so that Save writes what was read
+	raw     []byte // the file, kept so that Save writes what was read; nil where other values were read
+	file    hfFile // the parts of the file but for the model's
 	tokens  []string
 	present []bool
 	ids     map[string]int32
@@ -41,6 +42,7 @@ func (t *HF) EncodeWith(text string, opts EncodeOptions) ([]int32, error) {
 		st = newState()
 	}
 	defer t.pool.Put(st)
+	st.err = nil
 	dst := make([]int32, 0, len(text)/4+8)
 	if !opts.NoSpecial {
 		dst = append(dst, t.wrapping.prefix...)
@@ -74,7 +76,7 @@ func (t *HF) encodePlain(st *state, seg segment, opts EncodeOptions, dst []int32
 		if p.text != "" {
 			dst = t.model.encode(st, p.text, dst)
 		}
-		return nil
+		return st.err
 	}
 	for _, part := range t.addedNorm.split(text, opts.SpecialAsText, nil) {
 		switch {

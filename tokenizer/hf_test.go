@@ -26,17 +26,17 @@ func smallFile(replace ...string) []byte {
 
 func TestParseRefusesByName(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
-		"model":          {`"BPE"`, `"Unigram"`, "model Unigram is not supported; supported: BPE"},
-		"normalizer":     {`"normalizer":null`, `"normalizer":{"type":"Nmt"}`, "normalizer Nmt is not supported"},
-		"pre-tokenizer":  {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"UnicodeScripts"}`, "pre_tokenizer UnicodeScripts is not"},
+		"model":          {`"BPE"`, `"Neural"`, "model Neural is not supported; supported: BPE, Unigram"},
+		"normalizer":     {`"normalizer":null`, `"normalizer":{"type":"Odd"}`, "normalizer Odd is not supported"},
+		"pre-tokenizer":  {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Odd"}`, "pre_tokenizer Odd is not"},
 		"post-processor": {`"post_processor":null`, `"post_processor":{"type":"Odd"}`, "post_processor Odd is not"},
-		"decoder":        {`"decoder":null`, `"decoder":{"type":"CTC"}`, "decoder CTC is not supported"},
+		"decoder":        {`"decoder":null`, `"decoder":{"type":"Odd"}`, "decoder Odd is not supported"},
 		"dropout":        {`"unk_token"`, `"dropout":0.1,"unk_token"`, "BPE dropout 0.1 is not supported"},
 		"field":          {`"unk_token"`, `"novel":1,"unk_token"`, `"novel"`},
 		"top field":      {`"version"`, `"novel":1,"version"`, `"novel"`},
 		"nested set":     {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"Regex":"[a[b]]"},"behavior":"Isolated","invert":false}`, "a set within a set"},
 		"two ByteLevel":  {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"ByteLevel"}]}`, "ByteLevel given twice"},
-		"growing":        {`"decoder":null`, `"decoder":{"type":"Replace","pattern":{"String":"a"},"content":"aa"}`, "longer"},
+		"growing":        {`"decoder":null`, `"decoder":{"type":"Replace","pattern":{"String":"a"},"content":"` + strings.Repeat("a", 65) + `"}`, "64 times as long"},
 		"behavior":       {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"String":"x"},"behavior":"Odd"}`, "split behavior Odd"},
 	} {
 		t.Run(name, func(t *testing.T) {

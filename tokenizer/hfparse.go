@@ -36,11 +36,11 @@ func parseHF(raw []byte, extra []addedToken) (*HF, error) {
 		return nil, err
 	}
 	t := &HF{specials: noSpecials(), raw: raw}
-	m, err := parseModel(f.Model)
+	m, vocab, err := parseModel(f.Model)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.setVocab(m.vocab, f.AddedTokens, extra); err != nil {
+	if err := t.setVocab(vocab, f.AddedTokens, extra); err != nil {
 		return nil, err
 	}
 	if t.normalizer, err = parseNormalizer(f.Normalizer, 0); err != nil {
@@ -58,12 +58,22 @@ func parseHF(raw []byte, extra []addedToken) (*HF, error) {
 	}
 	name, _ := componentType(f.Decoder, "decoder", 0)
 	t.byteLevel = name == "ByteLevel"
-	if b := lastByteLevel(t.pre); b != nil && !m.byteFallback && m.prefix == "" && m.suffix == "" {
+	t.model = m
+	if m, ok := m.(*bpe); ok {
+		m.choosePath(t.pre)
+	}
+	f.Model, f.AddedTokens = nil, append(f.AddedTokens, extra...)
+	t.file = f
+	return t, t.setAdded(f.AddedTokens)
+}
+
+// choosePath lets the model take raw bytes behind a ByteLevel pre-tokenizer, and cut texts at spaces where nothing joins across them.
+func (m *bpe) choosePath(pre preTokenizer) {
+	if b := lastByteLevel(pre); b != nil && !m.byteFallback && m.prefix == "" && m.suffix == "" {
 		b.raw = true
 		m.setRaw()
 	}
-	t.model = m
-	return t, t.setAdded(append(f.AddedTokens, extra...))
+	m.words = pre == nil && m.cutsBeforeSpaces()
 }
 
 // lastByteLevel returns the ByteLevel pre-tokenizer that hands pieces to the model.
@@ -152,18 +162,41 @@ func (t *HF) setAdded(list []addedToken) error {
 }
 
 // parseModel reads the model. Old files name no type; a model with merges is BPE.
-func parseModel(raw json.RawMessage) (*bpe, error) {
+func parseModel(raw json.RawMessage) (model, map[string]int32, error) {
 	name, err := componentType(raw, "model", 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var head struct{ Merges json.RawMessage }
 	if name == "" && json.Unmarshal(raw, &head) == nil && head.Merges != nil {
 		name = "BPE"
 	}
-	if name != "BPE" {
-		return nil, unsupported("model", name, "BPE")
+	switch name {
+	case "BPE":
+		m, err := parseBPE(raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m, m.vocab, nil
+	case "Unigram":
+		return parseUnigram(raw)
+	case "WordPiece":
+		m, err := parseWordPiece(raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m, m.vocab, nil
+	case "WordLevel":
+		m, err := parseWordLevel(raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m, m.vocab, nil
 	}
+	return nil, nil, unsupported("model", name, "BPE", "Unigram", "WordPiece", "WordLevel")
+}
+
+func parseBPE(raw json.RawMessage) (*bpe, error) {
 	var c struct {
 		Type         string
 		Dropout      *float64

@@ -41,12 +41,35 @@ func parseNormalizer(raw json.RawMessage, depth int) (normalizer, error) {
 		var c struct{ Type, Prepend string }
 		err := strict(raw, &c)
 		return func(s string) (string, error) { return c.Prepend + s, nil }, err
+	case "BertNormalizer":
+		return parseBertNormalizer(raw)
+	case "Nmt":
+		return func(s string) (string, error) { return strings.Map(nmtRune, s), nil }, nil
+	case "ByteLevel":
+		return func(s string) (string, error) { return spellBytes(s), nil }, nil
+	case "Precompiled":
+		var c struct {
+			Type string
+			Map  []byte `json:"precompiled_charsmap"`
+		}
+		if err := strict(raw, &c); err != nil {
+			return nil, err
+		}
+		if len(c.Map) == 0 {
+			return nil, nil
+		}
+		m, err := parseCharsMap(c.Map)
+		if err != nil {
+			return nil, err
+		}
+		return m.normalize, nil
 	case "Replace":
 		p, content, err := parseReplace(raw)
 		return func(s string) (string, error) { return p.replace(s, content) }, err
 	}
 	return nil, unsupported("normalizer", name,
-		"Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Prepend", "Replace")
+		"Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Prepend", "Replace",
+		"BertNormalizer", "Nmt", "ByteLevel", "Precompiled")
 }
 
 func parseNormalizerSequence(raw json.RawMessage, depth int) (normalizer, error) {

@@ -19,6 +19,7 @@ const maxPattern = 64 << 10
 // pattern finds the pieces of a Split or Replace: a literal, a well-known pattern with a scanner, or a regular expression.
 type pattern struct {
 	literal string
+	expr    string // of a regular expression or scanner
 	scan    scanner
 	regex   *regexp2.Regexp
 }
@@ -41,7 +42,7 @@ func parsePattern(raw json.RawMessage) (*pattern, error) {
 
 func compilePattern(expr string) (*pattern, error) {
 	if scan := scannerFor(expr); scan != nil {
-		return &pattern{scan: scan}, nil
+		return &pattern{expr: expr, scan: scan}, nil
 	}
 	if len(expr) > maxPattern {
 		return nil, fmt.Errorf("tokenizer: a regular expression of %d bytes; the limit is %d", len(expr), maxPattern)
@@ -55,7 +56,7 @@ func compilePattern(expr string) (*pattern, error) {
 		return nil, fmt.Errorf("tokenizer: regular expression %q is %w: %w", expr, ErrUnsupported, err)
 	}
 	re.MatchTimeout = matchTimeout
-	return &pattern{regex: re}, nil
+	return &pattern{expr: expr, regex: re}, nil
 }
 
 // foreign names the first construct that Oniguruma and our engine read differently.

@@ -44,9 +44,9 @@ func parsePreTokenizer(raw json.RawMessage, depth int) (preTokenizer, error) {
 		}{}
 		err = strict(raw, &c)
 		if c.Individual {
-			return runeSplit{unicode.IsNumber, isolate}, err
+			return digits{runeSplit{unicode.IsNumber, isolate}}, err
 		}
-		return runeSplit{unicode.IsNumber, contiguous}, err
+		return digits{runeSplit{unicode.IsNumber, contiguous}}, err
 	case "Punctuation":
 		c := struct{ Type, Behavior string }{Behavior: "Isolated"}
 		if err = strict(raw, &c); err != nil {
@@ -56,11 +56,20 @@ func parsePreTokenizer(raw json.RawMessage, depth int) (preTokenizer, error) {
 		return runeSplit{punctuation, b}, err
 	case "Whitespace":
 		return words{}, nil
+	case "BertPreTokenizer":
+		return bertWords, nil
+	case "CharDelimiterSplit":
+		return parseCharDelimiter(raw)
+	case "FixedLength":
+		return parseFixedLength(raw)
+	case "UnicodeScripts":
+		return scripts{}, nil
 	case "WhitespaceSplit":
 		return runeSplit{unicode.IsSpace, remove}, nil
 	}
 	return nil, unsupported("pre_tokenizer", name,
-		"Sequence", "ByteLevel", "Split", "Metaspace", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit")
+		"Sequence", "ByteLevel", "Split", "Metaspace", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit",
+		"BertPreTokenizer", "CharDelimiterSplit", "FixedLength", "UnicodeScripts")
 }
 
 // punctuation is ASCII punctuation or the category P.
@@ -193,6 +202,9 @@ func (s *split) split(p piece, out func(piece) error) error {
 		return s.pattern.each(p.text, func(part string, match bool) error { return yield(part, !match) })
 	})
 }
+
+// digits is a runeSplit at characters of the category N.
+type digits struct{ runeSplit }
 
 // runeSplit cuts at every character that is in a class.
 type runeSplit struct {
