@@ -25,7 +25,7 @@ func (s Source) Buffer(name string, d tensor.DType, optional bool, init Init, di
 	v := graph.NewVar(s.path(name), tensor.T(d, dims...))
 	o := &s.shared.opts
 	if o.Weights == nil || (optional && !s.Has(name)) {
-		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) })
+		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) }, v)
 		return v
 	}
 	file := s.fileName(name)
@@ -47,6 +47,6 @@ func (s Source) Buffer(name string, d tensor.DType, optional bool, init Init, di
 			return err
 		}
 		return values.Set(v, t)
-	})
+	}, v)
 	return v
 }

@@ -42,7 +42,7 @@ func NewOutlierAwareLinear(src Source, in, out int, bias bool, cfg quant.Config,
 			return err
 		}
 		return l.split(w, values)
-	})
+	}, append(rest.Vars(), l.Kept)...)
 	if bias {
 		l.Bias = src.Var("bias", Zeros(), out)
 	}

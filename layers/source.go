@@ -75,6 +75,7 @@ type sourceState struct {
 	errs  []error
 	used  map[string]bool
 	loads []load
+	byVar map[*graph.Var]int // the load that sets a variable, of those that say
 }
 
 // load puts one declared weight into values.
@@ -82,7 +83,7 @@ type load func(values Values) error
 
 // NewSource starts a source at the root of the name space.
 func NewSource(o Options) Source {
-	return Source{shared: &sourceState{opts: o, used: map[string]bool{}}}
+	return Source{shared: &sourceState{opts: o, used: map[string]bool{}, byVar: map[*graph.Var]int{}}}
 }
 
 // Load reads or draws every weight declared so far and hands it to values, in order of declaration.
@@ -181,7 +182,7 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 	v := graph.NewVar(s.path(name), tensor.Type{DType: s.paramType(name), Shape: tensor.S(dims...)})
 	o := &s.shared.opts
 	if o.Weights == nil {
-		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) })
+		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) }, v)
 		return v
 	}
 	file, ok := s.check(name, v.Type.Shape)
@@ -197,11 +198,51 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 			return err
 		}
 		return values.Set(v, t)
-	})
+	}, v)
 	return v
 }
 
-func (s Source) later(l load) { s.shared.loads = append(s.shared.loads, l) }
+// later adds a load that sets the given variables.
+func (s Source) later(l load, vars ...*graph.Var) {
+	for _, v := range vars {
+		s.shared.byVar[v] = len(s.shared.loads)
+	}
+	s.shared.loads = append(s.shared.loads, l)
+}
+
+// Get reads or draws the value of one variable that was declared here, without keeping it: for those who need each once. It implements
+// Reader.
+func (s Source) Get(v *graph.Var) (*tensor.Tensor, error) {
+	if err := s.Err(); err != nil {
+		return nil, err
+	}
+	i, ok := s.shared.byVar[v]
+	if !ok {
+		return nil, fmt.Errorf("%s is not a variable of this source", v.Name)
+	}
+	one := single{v: v}
+	if err := s.shared.loads[i](&one); err != nil {
+		return nil, err
+	}
+	if one.t == nil {
+		return nil, fmt.Errorf("%s was not set by its load", v.Name)
+	}
+	return one.t, nil
+}
+
+// single keeps the value of one variable.
+type single struct {
+	v *graph.Var
+	t *tensor.Tensor
+}
+
+// Set implements Values.
+func (s *single) Set(v *graph.Var, t *tensor.Tensor) error {
+	if v == s.v {
+		s.t = t
+	}
+	return nil
+}
 
 // paramType is the dtype a weight is stored in.
 func (s Source) paramType(name string) tensor.DType {
@@ -296,7 +337,7 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 			return err
 		}
 		return q.SetState(st, values)
-	})
+	}, q.Vars()...)
 	return s.computing(quantizedLinear(q, bias, h.Config))
 }
 
@@ -348,7 +389,7 @@ func (s Source) quantized(name string, cfg quant.Config, dims []int, full func()
 			return err
 		}
 		return q.Quantize(t, values)
-	})
+	}, q.Vars()...)
 	return q
 }
 
