@@ -36,6 +36,7 @@ type AttentionShape struct {
 type AttentionContext struct {
 	Cos, Sin graph.Value // f32 (B, T, R/2), from ops.RopeTables: the first R features of a head turn; absent = none do
 	DocStart graph.Value // i32 (B, T): first key of the token's document in its row; absent = 0
+	Routes   *Routes     // notes where routers of experts send tokens; nil = nothing does
 	Cache    *KVCache    // of this layer; nil = attend within the row
 	Start    graph.Value // i32 (B): tokens in the cache before this call; with Cache only
 

@@ -258,12 +258,16 @@ func (s Source) paramType(name string) tensor.DType {
 	return tensor.F32
 }
 
-// check looks a tensor of the file up and compares its shape.
+// check looks a tensor up in the file and compares its shape.
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
-	o := &s.shared.opts
 	file = s.fileName(name)
+	return file, s.checkFile(file, want)
+}
+
+// checkFile is check for the file's own name of a tensor.
+func (s Source) checkFile(file string, want tensor.Shape) bool {
 	s.shared.used[file] = true
-	t, found := o.Weights.Type(file)
+	t, found := s.shared.opts.Weights.Type(file)
 	switch {
 	case !found:
 		s.fail(fmt.Errorf("tensor %q is missing from the checkpoint; does config.json belong to these weights?", file))
@@ -272,9 +276,9 @@ func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 	case !t.DType.IsFloat():
 		s.fail(fmt.Errorf("tensor %q has dtype %v, a floating-point weight is needed", file, t.DType))
 	default:
-		return file, true
+		return true
 	}
-	return file, false
+	return false
 }
 
 // Linear supplies a linear layer: quantized if the file stores it so, or while it is loaded if the options say so.

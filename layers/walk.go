@@ -34,6 +34,12 @@ func Modules(model any, f func(path string, p Projection, replace func(Projectio
 	w.walk("", reflect.ValueOf(model))
 }
 
+// GroupedModules calls f for every field of interface type Grouped, with its path and a function that replaces it.
+func GroupedModules(model any, f func(path string, p Grouped, replace func(Grouped))) {
+	w := walker{seen: map[any]bool{}, grouped: f}
+	w.walk("", reflect.ValueOf(model))
+}
+
 // Params returns the parameters of a model.
 func Params(model any) []Param {
 	var out []Param
@@ -84,14 +90,15 @@ func FullState(model any) []*graph.Var {
 }
 
 type walker struct {
-	seen   map[any]bool
-	param  func(Param)
-	module func(path string, p Projection, replace func(Projection))
-	buffer bool        // of the field that is walked
-	visit  func(m any) // called with each pointer to a model
+	seen    map[any]bool
+	param   func(Param)
+	module  func(path string, p Projection, replace func(Projection))
+	grouped func(path string, p Grouped, replace func(Grouped))
+	buffer  bool        // of the field that is walked
+	visit   func(m any) // called with each pointer to a model
 }
 
-var projectionType = reflect.TypeFor[Projection]()
+var projectionType, groupedType = reflect.TypeFor[Projection](), reflect.TypeFor[Grouped]()
 
 func (w *walker) walk(path string, v reflect.Value) {
 	switch v.Kind() {
@@ -102,6 +109,9 @@ func (w *walker) walk(path string, v reflect.Value) {
 		inner := v.Elem() // taken first: what a replacement wraps is not offered again
 		if w.module != nil && v.Type() == projectionType && v.CanSet() {
 			w.module(path, v.Interface().(Projection), func(p Projection) { v.Set(reflect.ValueOf(p)) })
+		}
+		if w.grouped != nil && v.Type() == groupedType && v.CanSet() {
+			w.grouped(path, v.Interface().(Grouped), func(p Grouped) { v.Set(reflect.ValueOf(p)) })
 		}
 		w.walk(path, inner)
 	case reflect.Pointer:

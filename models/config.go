@@ -1,6 +1,7 @@
 package models
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -21,6 +22,7 @@ type Config struct {
 	Windows                         []int32 // of each layer: keys a query sees, itself included, 0 = all; nil = all see all
 	QueryScale                      float64 // factor on q·k; 0 = 1/sqrt(HeadDim)
 	AttentionCap, LogitCap          float64 // c: scores and logits become c·tanh(x/c) (Gemma 2); 0 = none
+	Mixture                         Mixture // of experts instead of MLPs
 	Tied                            bool    // the head is the embedding
 	QKVBias                         bool    // q_proj, k_proj and v_proj have a bias
 	AttentionBias                   bool    // they and o_proj have one
@@ -76,7 +78,7 @@ func (c Config) Validate() error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkSizes(); err != nil {
+	if err := errors.Join(c.checkSizes(), c.Mixture.validate()); err != nil {
 		return err
 	}
 	switch {

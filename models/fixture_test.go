@@ -179,7 +179,7 @@ func used(g *graph.Graph, in graph.Value, outs []graph.Value) bool {
 	return false
 }
 
-// grads returns the loss and the gradient of every variable, by name.
+// grads returns the loss and the gradient of every variable, by the names that files have.
 func (p *pass) grads(b batch, vars []*graph.Var) (float64, map[string]*tensor.Tensor) {
 	t := p.f.t
 	t.Helper()
@@ -189,7 +189,9 @@ func (p *pass) grads(b batch, vars []*graph.Var) (float64, map[string]*tensor.Te
 	out := p.run(b, append([]graph.Value{loss}, gs...)...)
 	byName := map[string]*tensor.Tensor{}
 	for i, v := range vars {
-		byName[v.Name] = out[i+1]
+		for _, piece := range p.f.model.Pieces(layers.Param{Name: v.Name, Type: v.Type}) {
+			byName[piece.Name] = piece.Cut(out[i+1])
+		}
 	}
 	return out[0].At(0), byName
 }

@@ -54,7 +54,9 @@ type Inputs struct {
 	Checkpoint func(block int) bool
 	// Embedded, if set, maps the embeddings (B, T, hidden) to what enters the first block: the place of noise such as layers.NEFTune.
 	Embedded func(x graph.Value) graph.Value
-	Eager    bool // round 16-bit attention where transformers does, see layers.AttentionContext
+	// Routes, if set, notes where the routers of experts send tokens: one entry for each layer that has experts.
+	Routes *layers.Routes
+	Eager  bool // round 16-bit attention where transformers does, see layers.AttentionContext
 }
 
 // FirstBlocks marks the first n blocks for Inputs.Checkpoint, nil for none. The first blocks are those to recompute: their backward
@@ -132,7 +134,7 @@ func (m *Model) contexts(in Inputs) []layers.AttentionContext {
 		if r := m.config.rope(i); r.Theta != 0 && c.Cos.Absent() {
 			c.Cos, c.Sin = r.tables(in, m.config.HeadDim)
 		}
-		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: in.DocStart, Start: in.Start, Eager: in.Eager}
+		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: in.DocStart, Start: in.Start, Routes: in.Routes, Eager: in.Eager}
 		if in.Cache != nil {
 			out[i].Cache = in.Cache.Layers[i]
 		}

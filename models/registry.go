@@ -19,6 +19,8 @@ type family struct {
 	learned bool
 	// buffers are endings of stored tensors that are computed and no weights.
 	buffers []string
+	// experts are the names of mixtures of experts in files; the zero value where there are none.
+	experts expertNames
 
 	// parse fills in the rest of a Config that holds the common keys.
 	parse func(h *hfFile, c *Config) error
@@ -29,7 +31,7 @@ type family struct {
 }
 
 // families is the registry, in the order in which they are listed to users.
-var families = []*family{&llama, &mistral, &qwen2, &qwen3, &gemma2, &gemma3, &phi3, &gpt2}
+var families = []*family{&llama, &mistral, &mixtral, &qwen2, &qwen3, &qwen3MoE, &gemma2, &gemma3, &phi3, &gpt2}
 
 // Types lists the values of model_type that ParseConfig accepts.
 func Types() []string {

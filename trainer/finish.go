@@ -94,7 +94,14 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader) e
 		if t, err = m.ToHalfSplit(p.Name, t); err != nil {
 			return err
 		}
-		out = append(out, checkpoint.Named{Name: p.Name, Tensor: t})
+		pieces := m.Pieces(p)
+		if len(pieces) == 1 {
+			out = append(out, checkpoint.Named{Name: pieces[0].Name, Tensor: t})
+			continue
+		}
+		for _, piece := range pieces {
+			out = append(out, checkpoint.Named{Name: piece.Name, Tensor: piece.Cut(t)})
+		}
 	}
 	keys, err := m.Config().HF(dtypeName(out))
 	if err != nil {

@@ -45,6 +45,9 @@ func (r *run) compare(key, kind string, b *batch, got *tensor.Tensor) error {
 	case "logits":
 		vocab := expect.Dim(2)
 		keep = func(i int) bool { return b.real[i/vocab] }
+	case routerLogits:
+		experts := expect.Dim(-1)
+		keep = func(i int) bool { return b.real[i/experts%len(b.real)] }
 	case "per_token_loss":
 		n := b.tokens - 1
 		expect = tensor.S(b.rows, n)

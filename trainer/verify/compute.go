@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
-	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -27,10 +27,10 @@ type loaded struct {
 	*models.Model
 	store   *plan.Store
 	session *plan.Session
-	vars    []*graph.Var
-	byName  map[string]*graph.Var
-	frozen  []string // quantized parameters
-	scheme  string   // how linear weights are stored; "" in full precision
+	params  []layers.Param   // that are not frozen
+	byName  map[string]param // by the names that files give them
+	frozen  []string         // quantized parameters
+	scheme  string           // how linear weights are stored; "" in full precision
 }
 
 func openModel(o Options) (*loaded, error) {
@@ -38,7 +38,7 @@ func openModel(o Options) (*loaded, error) {
 	if err != nil {
 		return nil, &InputError{err}
 	}
-	m := &loaded{store: plan.NewStore(o.Device), byName: map[string]*graph.Var{}}
+	m := &loaded{store: plan.NewStore(o.Device), byName: map[string]param{}}
 	m.session = plan.NewSession(m.store)
 	src := layers.NewSource(layers.Options{Weights: weights, Policy: layers.Policy{Param: tensor.F32, Compute: tensor.F32}})
 	m.Model, err = models.New(cfg, src)
@@ -54,11 +54,12 @@ func openModel(o Options) (*loaded, error) {
 	layers.SetTrainable(m.Model, true)
 	for _, p := range layers.Params(m.Model) {
 		if p.Var == nil { // quantized: frozen, without a gradient
-			m.frozen = append(m.frozen, p.Name)
+			for _, piece := range m.Pieces(p) {
+				m.frozen = append(m.frozen, piece.Name)
+			}
 			continue
 		}
-		m.vars = append(m.vars, p.Var)
-		m.byName[p.Name] = p.Var
+		m.add(p)
 	}
 	if z := cfg.Quantization; z != nil {
 		m.scheme = z.Scheme
@@ -78,9 +79,6 @@ type run struct {
 
 // all goes through the batches. The adapter comes last: merging it changes the weights.
 func (r *run) all(ctx context.Context) error {
-	if r.ref.has("router_logits") {
-		r.refuse("router_logits", "the model has no router of experts")
-	}
 	if err := r.batch(ctx, packedPrefix); err != nil {
 		return err
 	}
@@ -99,14 +97,14 @@ func (r *run) refuse(name, reason string) { r.found[name] = outcome{status: Fail
 // batch compares logits, losses and gradients of the batch under a prefix.
 func (r *run) batch(ctx context.Context, prefix string) error {
 	names := map[string]bool{}
-	for _, kind := range []string{"logits", "per_token_loss", "loss"} {
+	for _, kind := range []string{"logits", "per_token_loss", "loss", routerLogits} {
 		if r.ref.has(prefix + kind) {
 			names[kind] = true
 		}
 	}
 	var params []string
 	for _, param := range r.ref.grads(prefix) {
-		if r.model.byName[param] == nil {
+		if r.model.byName[param].v == nil {
 			reason := "the model has no parameter of this name"
 			if slices.Contains(r.model.frozen, param) {
 				reason = "the parameter is stored in " + r.model.scheme + " and frozen: it has no gradient"
@@ -138,6 +136,13 @@ func (r *run) pass(ctx context.Context, prefix string, b *batch, names map[strin
 	if names["logits"] {
 		want("logits", r.model.Logits(p.hidden))
 	}
+	if names[routerLogits] {
+		if v, err := p.router(); err != nil {
+			r.refuse(prefix+routerLogits, err.Error())
+		} else {
+			want(routerLogits, v)
+		}
+	}
 	if names["per_token_loss"] || names["loss"] || len(params) > 0 {
 		each := r.model.TokenLoss(p.hidden, p.targets)
 		loss := ops.MeanLoss(each, p.targets)
@@ -147,11 +152,7 @@ func (r *run) pass(ctx context.Context, prefix string, b *batch, names map[strin
 		if names["loss"] {
 			want("loss", loss)
 		}
-		vars := make([]*graph.Var, len(params))
-		for i, name := range params {
-			vars[i] = r.model.byName[name]
-		}
-		grads, err := autograd.Grad(loss, vars...)
+		grads, err := r.model.grads(loss, params)
 		if err != nil {
 			return err
 		}
@@ -164,7 +165,11 @@ func (r *run) pass(ctx context.Context, prefix string, b *batch, names map[strin
 		return err
 	}
 	for i, key := range keys {
-		if err := r.compare(prefix+key, key, b, out[i]); err != nil {
+		got := out[i]
+		if name, ok := strings.CutPrefix(key, gradPrefix); ok {
+			got = r.model.byName[name].piece.Cut(got)
+		}
+		if err := r.compare(prefix+key, key, b, got); err != nil {
 			return err
 		}
 	}
@@ -176,13 +181,16 @@ type pass struct {
 	g       *graph.Graph
 	targets graph.Value
 	hidden  graph.Value
+	routes  layers.Routes
+	shape   tensor.Shape // (rows, tokens)
 }
 
 // newPass embeds the batch as constants: a graph is run once.
 func (r *run) newPass(b *batch) *pass {
 	g := graph.New("verify")
-	in := models.Inputs{Tokens: g.Const(b.ids), Pos: g.Const(b.pos), DocStart: g.Const(b.doc)}
-	p := &pass{g: g, hidden: r.model.Hidden(in)}
+	p := &pass{g: g, shape: b.ids.Shape()}
+	in := models.Inputs{Tokens: g.Const(b.ids), Pos: g.Const(b.pos), DocStart: g.Const(b.doc), Routes: &p.routes}
+	p.hidden = r.model.Hidden(in)
 	if b.targets != nil {
 		p.targets = g.Const(b.targets)
 	}
@@ -274,21 +282,4 @@ func (r *run) merged(ctx context.Context) error {
 func isDir(r *run, path string) bool {
 	info, err := r.FS.Stat(path)
 	return err == nil && info.IsDir()
-}
-
-// withoutGrad lists the parameters that the file has no gradient of, in the order of the model.
-func (r *run) withoutGrad() []string {
-	given := map[*graph.Var]bool{}
-	for _, name := range r.ref.grads("") {
-		if v := r.model.byName[name]; v != nil {
-			given[v] = true
-		}
-	}
-	var out []string
-	for _, v := range r.model.vars {
-		if !given[v] {
-			out = append(out, v.Name)
-		}
-	}
-	return append(out, r.model.frozen...)
 }
