@@ -56,6 +56,9 @@ func (c Config) keys(f *family, dtype string) map[string]any {
 	if !f.learned {
 		rope := c.Rope.keys(c.HeadDim)
 		out["rope_parameters"], out["rope_theta"] = rope, c.Rope.Theta // the latter for transformers 4
+		if c.Rope.Scaling == Dynamic {
+			out["max_position_embeddings"] = c.Rope.Original
+		}
 		if c.Rope.Scaling != "" {
 			out["rope_scaling"] = rope
 		}

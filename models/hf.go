@@ -33,7 +33,8 @@ type hfFile struct {
 	Pad              tokenIDs        `json:"pad_token_id"`
 	Quantization     json.RawMessage `json:"quantization_config"`
 
-	raw []byte
+	raw     []byte
+	partial bool // a part of each head may turn
 }
 
 // extra reads further keys into a struct.

@@ -14,10 +14,9 @@ var phi3 = family{
 	defaults: Config{Eps: 1e-5},
 	parse: func(h *hfFile, c *Config) error {
 		var k struct {
-			Window   optional[int]     `json:"sliding_window"`
-			Resid    float64           `json:"resid_pdrop"`
-			Embd     float64           `json:"embd_pdrop"`
-			Original optional[float64] `json:"original_max_position_embeddings"`
+			Window optional[int] `json:"sliding_window"`
+			Resid  float64       `json:"resid_pdrop"`
+			Embd   float64       `json:"embd_pdrop"`
 		}
 		if err := h.extra(&k); err != nil {
 			return err
@@ -33,6 +32,7 @@ var phi3 = family{
 			n := 4096
 			h.Original = &n
 		}
+		h.partial = true
 		if err := h.rope(c, 10000); err != nil {
 			return err
 		}

@@ -48,6 +48,9 @@ func (h *hfFile) rope(c *Config, theta float64) error {
 	}
 	var err error
 	c.Rope, err = p.rope(h, c, theta)
+	if more := c.Rope.Factor * float64(c.MaxPositions); c.Rope.Scaling == Dynamic && more > float64(c.MaxPositions) {
+		c.MaxPositions = int(min(more, maxSize)) // the file gives the context before scaling
+	}
 	return err
 }
 
@@ -62,6 +65,9 @@ func (p *ropeParams) rope(h *hfFile, c *Config, theta float64) (Rope, error) {
 		partial = h.PartialRotary
 	}
 	if partial != nil && *partial != 1 {
+		if !h.partial {
+			return r, fmt.Errorf("config.json: partial_rotary_factor %v is not supported for model_type %q; supported: 1", *partial, c.Type)
+		}
 		if r.Dim = int(float64(c.HeadDim) * *partial); !(*partial > 0 && *partial < 1) || r.Dim < 2 {
 			return r, fmt.Errorf("config.json: partial_rotary_factor %v of heads of %d features is not supported", *partial, c.HeadDim)
 		}

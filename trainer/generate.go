@@ -27,6 +27,7 @@ type Generator struct {
 	plans    map[int]*decodePlan
 	budget   int64     // of a plan; 0 = no limit
 	held     [][]int32 // the tokens whose keys and values each row of the cache holds
+	heldIn   []int     // the length of the sequences that they were computed in
 
 	NoCache bool // compute every token from the whole sequence again; slow, for checks
 	// KeepPrefix makes a call begin where its prompts part from the texts of the call before, as the turns of a conversation do. Only while
@@ -111,6 +112,7 @@ func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens 
 type sequence struct {
 	ids    []int32
 	cached int // the first of ids that the cache does not hold
+	length int // that the sequence had when it was scored: keys may depend on it
 	done   bool
 }
 
@@ -120,8 +122,9 @@ func (q *sequence) from() int { return min(q.cached, len(q.ids)-1) }
 // hold remembers what the cache holds.
 func (ge *Generator) hold(seqs []*sequence) {
 	ge.held = make([][]int32, ge.rows)
+	ge.heldIn = make([]int, ge.rows)
 	for i, q := range seqs {
-		ge.held[i] = q.ids[:q.cached]
+		ge.held[i], ge.heldIn[i] = q.ids[:q.cached], q.length
 	}
 }
 
@@ -131,6 +134,9 @@ func (ge *Generator) cachedPrefix(row int, prompt []int32) int {
 		return 0
 	}
 	held := ge.held[row]
+	if !ge.model.CacheServes(ge.heldIn[row], len(prompt)) {
+		return 0
+	}
 	n := 0
 	for n < min(len(held), len(prompt)-1) && held[n] == prompt[n] {
 		n++
@@ -156,15 +162,15 @@ func (ge *Generator) start(prompts [][]int32) ([]*sequence, error) {
 				return nil, fmt.Errorf("generate: prompt %d holds token %d, the vocabulary has %d; is this the model's tokenizer?", i, id, vocab)
 			}
 		}
-		seqs = append(seqs, &sequence{ids: slices.Clone(p), cached: ge.cachedPrefix(i, p)})
+		seqs = append(seqs, &sequence{ids: slices.Clone(p), cached: ge.cachedPrefix(i, p), length: len(p)})
 	}
 	return seqs, nil
 }
 
 // score returns the scores of the next token of every sequence.
 func (ge *Generator) score(ctx context.Context, seqs []*sequence) ([][]float32, error) {
-	if ge.NoCache {
-		for _, q := range seqs {
+	for _, q := range seqs {
+		if ge.NoCache || !ge.model.CacheServes(q.length, len(q.ids)) {
 			q.cached = 0
 		}
 	}
@@ -237,15 +243,17 @@ func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence) (
 	start, last := p.buf[2*n:2*n+ge.rows], p.buf[2*n+ge.rows:]
 	for i := range ge.rows {
 		last[i] = int32(i * t)
+		end := int32(0)
 		if i < len(seqs) {
 			q := seqs[i]
 			from := q.from()
 			start[i] = int32(from)
 			last[i] += int32(copy(tokens[i*t:(i+1)*t], q.ids[from:]) - 1)
-			q.cached = len(q.ids)
+			q.cached, q.length = len(q.ids), len(q.ids)
+			end = start[i] + int32(len(q.ids)-from) - 1
 		}
-		for j := range t {
-			pos[i*t+j] = start[i] + int32(j)
+		for j := range t { // what is padding stays at the last token: positions tell the length, and may be as many as a table has
+			pos[i*t+j] = min(start[i]+int32(j), end)
 		}
 	}
 	feed := plan.Feed{}
