@@ -55,7 +55,10 @@ func (j *job) compile(context.Context) error {
 
 // compileWithin compiles for the present micro-batch, recomputing activations when they do not fit and may be.
 func (j *job) compileWithin(budget int64) error {
-	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, checkpoint: j.cfg.Train.Checkpointing == "on"}
+	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune}
+	if j.cfg.Train.Checkpointing == "on" {
+		o.recompute = j.model.Config().Layers
+	}
 	o.lengths = j.lengths(j.loader)
 	if j.evalLoader != nil {
 		o.evalLens = j.lengths(j.evalLoader)
@@ -64,7 +67,7 @@ func (j *job) compileWithin(budget int64) error {
 	var short *plan.BudgetError
 	if errors.As(err, &short) && j.cfg.Train.Checkpointing == "auto" {
 		j.log.Info("the step does not fit; recomputing activations", "needs", report.Bytes(short.Report.Peak()), "budget", report.Bytes(budget))
-		o.checkpoint = true
+		o.recompute = j.model.Config().Layers
 		err = j.compileAll(o)
 	}
 	return err
@@ -78,9 +81,15 @@ func (j *job) compileAll(o stepOptions) error {
 		}
 		j.plans = nil
 	}
+	if err := j.closeScorers(); err != nil {
+		return err
+	}
 	j.session = plan.NewSession(j.store)
 	o.session = j.session
 	var err error
+	if o.objective, err = j.makeObjective(o); err != nil {
+		return err
+	}
 	if j.plans, err = compileStep(j.model.Model, j.adapter, j.group, o); err != nil {
 		return err
 	}

@@ -44,6 +44,22 @@ func (j *job) begin(ctx context.Context) error {
 			return j.stopped(err)
 		}
 	}
+	return j.pairsBefore(ctx)
+}
+
+// pairsBefore measures the held-out pairs before the first step.
+func (j *job) pairsBefore(ctx context.Context) error {
+	if !j.cfg.Train.Preferences() || j.evalLoader == nil || j.state.MarginBefore != nil || j.state.Step > 0 {
+		return nil
+	}
+	t, err := j.plans.evaluate(ctx, j.evalLoader)
+	if err != nil {
+		return j.stopped(err)
+	}
+	n := t.numbers("")
+	margin, accuracy := n["reward_margin"], n["reward_accuracy"]
+	j.state.MarginBefore, j.state.AccuracyBefore = &margin, &accuracy
+	j.log.Info("held-out pairs before training", "margin", margin, "accuracy", accuracy, "loss", t.mean())
 	return nil
 }
 
@@ -94,8 +110,10 @@ func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 func (j *job) row(step int, r stepResult, lr float64, took time.Duration) report.Row {
 	s := took.Seconds()
-	return report.Row{Step: int64(step), Loss: r.loss, LR: lr, GradNorm: r.norm, Tokens: int64(r.tokens),
+	row := report.Row{Step: int64(step), Loss: r.loss, LR: lr, GradNorm: r.norm, Tokens: int64(r.tokens),
 		TokensPerSec: float64(r.tokens) / max(s, 1e-9), MemoryBytes: j.memory(), Seconds: s}
+	row.Add(r.numbers(""))
+	return row
 }
 
 // memory is the most that the run has held on the device so far.
@@ -109,20 +127,21 @@ func (j *job) memory() int64 {
 }
 
 // evaluate returns the loss of the held-out rows, of the averaged weights if the run keeps an average, and tells the plateau.
-func (j *job) evaluate(ctx context.Context) (loss float64, err error) {
+func (j *job) evaluate(ctx context.Context) (t tally, err error) {
 	err = j.plans.withAverage(ctx, func() error {
-		loss, err = j.plans.evaluate(ctx, j.evalLoader)
+		t, err = j.plans.evaluate(ctx, j.evalLoader)
 		return err
 	})
+	loss := t.mean()
 	if err != nil || j.plateau == nil {
-		return loss, err
+		return t, err
 	}
 	if j.plateau.Observe(loss) {
 		j.log.Info("the held-out loss has stopped falling; the learning rate is reduced", "step", j.state.Step, "eval_loss", loss, "scale", j.plateau.Scale)
 	}
 	s := j.plateau.State()
 	j.state.Plateau = &s
-	return loss, nil
+	return t, nil
 }
 
 // afterStep evaluates, logs and saves as the configuration says.
@@ -130,11 +149,14 @@ func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
 	step := int(row.Step)
 	if every := j.cfg.Eval.Every; j.evalLoader != nil && (step == total || every > 0 && step%every == 0) {
 		// A step and its evaluation are one: stopped between them, the row would lack the loss that the undisturbed run has.
-		loss, err := j.evaluate(context.WithoutCancel(ctx))
+		t, err := j.evaluate(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
 		}
+		loss := t.mean()
 		row.EvalLoss = &loss
+		row.Add(t.numbers("eval_"))
+		j.summarise(t)
 		j.sum.EvalLoss = loss
 	}
 	if err := errors.Join(j.metrics.Append(row), j.events.Row(row)); err != nil {
@@ -157,6 +179,15 @@ func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
 		return j.save()
 	}
 	return nil
+}
+
+// summarise compares held-out pairs with what they were before the first step.
+func (j *job) summarise(t tally) {
+	if t.pairs == nil || j.state.MarginBefore == nil || j.state.AccuracyBefore == nil {
+		return
+	}
+	n := t.numbers("")
+	j.sum.Preference = &PreferenceSummary{*j.state.MarginBefore, n["reward_margin"], *j.state.AccuracyBefore, n["reward_accuracy"]}
 }
 
 // stopped turns a cancelled step into a durable checkpoint and ErrStopped. Gradients of an unfinished step are not part of a

@@ -65,17 +65,18 @@ func MeasurePerplexity(ctx context.Context, o PerplexityOptions) (p Perplexity, 
 	if err != nil {
 		return p, badConfig("data", "%v", err)
 	}
-	s := &stepPlans{eval: map[int]*lossPlan{}}
+	s := &stepPlans{eval: map[int]*lossPlan{}, objective: nextToken{}}
 	defer func() { err = errors.Join(err, s.close()) }()
 	for _, t := range loader.Buckets() {
-		if s.eval[t], err = compileLoss(m.Model, nil, nil, t, stepOptions{device: dev, session: session, rows: evalRows}); err != nil {
+		if s.eval[t], err = compileLoss(m.Model, nil, nil, t, stepOptions{device: dev, session: session, objective: s.objective, rows: evalRows}); err != nil {
 			return p, err
 		}
 	}
 	if err := m.Source.Load(session.Store()); err != nil {
 		return p, withCode(config.ExitInput, fmt.Errorf("model %s: %w", o.Model, err))
 	}
-	p.Loss, err = s.evaluate(ctx, loader)
+	t, err := s.evaluate(ctx, loader)
+	p.Loss = t.mean()
 	p.Perplexity, p.Tokens = math.Exp(p.Loss), int64(set.Report().Trained)
 	if err == nil && math.IsNaN(p.Loss) {
 		err = withCode(config.ExitInput, fmt.Errorf("%s: the loss of the model is not a number, or no token counts", o.Data))

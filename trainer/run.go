@@ -48,6 +48,14 @@ type Summary struct {
 	EightBit                int  // tensors with 8-bit optimizer state
 	ExactBefore, ExactAfter *float64
 	Samples                 []Sample
+	Preference              *PreferenceSummary // of objectives of preferences with held-out pairs
+}
+
+// PreferenceSummary compares the held-out pairs before the first step and after the last. A margin is the mean reward of the chosen answers less
+// that of the rejected ones; accuracy is the share of pairs whose chosen answer has the larger reward.
+type PreferenceSummary struct {
+	MarginBefore, MarginAfter     float64
+	AccuracyBefore, AccuracyAfter float64
 }
 
 // Sample is a held-out prompt with what the model answers.
@@ -99,6 +107,9 @@ type job struct {
 	loader      *data.Loader
 	evalLoader  *data.Loader
 	plans       *stepPlans
+	scorer      *answerScorer // asks the reference of an objective that has one
+	policy      *answerScorer // of kto
+	reference   stored        // what the reference said, where it is not asked in each step
 	seqLen      int
 	micro       int   // rows computed at once: train.micro_batch, or fewer with train.fit
 	exact       bool  // held-out answers are compared
@@ -127,6 +138,10 @@ type runState struct {
 	Samples     []Sample `json:"samples,omitempty"`
 
 	Plateau *optim.PlateauState `json:"plateau,omitempty"`
+
+	// Of the held-out pairs before the first step.
+	MarginBefore   *float64 `json:"reward_margin_before,omitempty"`
+	AccuracyBefore *float64 `json:"reward_accuracy_before,omitempty"`
 }
 
 func (j *job) run(ctx context.Context) error {
@@ -273,6 +288,7 @@ func (j *job) close() error {
 	if j.plans != nil {
 		errs = append(errs, j.plans.close())
 	}
+	errs = append(errs, j.closeScorers())
 	if j.session != nil {
 		errs = append(errs, j.session.Close())
 	}

@@ -157,7 +157,7 @@ func (j *job) openData(ctx context.Context) error {
 		o.SeqLen = j.model.Config().MaxPositions
 	}
 	o.BOS = j.model.Begin()
-	o.Pairs, o.SpillDir = j.cfg.Train.Objective != "sft", j.cfg.Out
+	o.Pairs, o.SpillDir = j.cfg.Train.Preferences(), j.cfg.Out
 	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
 	if err != nil {
 		return j.dataError(err)
@@ -214,7 +214,10 @@ func (j *job) makeLoaders() error {
 		}
 	}
 	if j.held != nil && j.held.Len() > 0 {
-		o.Shuffle, o.Epochs, o.Steps, o.Batch = false, 1, 0, o.MicroBatch
+		o.Shuffle, o.Epochs, o.Steps = false, 1, 0
+		if !j.held.Pairs() { // kto compares the pairs of a whole step
+			o.Batch = o.MicroBatch
+		}
 		if j.evalLoader, err = data.NewLoader(j.held, o); err != nil {
 			return badConfig("data.val", "%v", err)
 		}
@@ -231,7 +234,7 @@ func (j *job) lengths(l *data.Loader) []int {
 }
 
 // load reads the weights and puts the run where its newest checkpoint left it.
-func (j *job) load(context.Context) error {
+func (j *job) load(ctx context.Context) error {
 	if err := j.model.Source.Load(j.store); err != nil {
 		return withCode(config.ExitInput, fmt.Errorf("model %s: %w", j.cfg.Model, err))
 	}
@@ -239,6 +242,12 @@ func (j *job) load(context.Context) error {
 		if err := j.adapter.Init(j.store); err != nil {
 			return err
 		}
+	}
+	if err := j.identify(); err != nil {
+		return err
+	}
+	if err := j.storeReference(ctx); err != nil { // of the weights as the run begins, which a checkpoint replaces
+		return err
 	}
 	if err := j.restore(); err != nil {
 		return err

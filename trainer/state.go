@@ -18,17 +18,20 @@ func (j *job) persistent() []*graph.Var {
 	return append(append(append([]*graph.Var{}, j.trained()...), j.group.StateVars()...), j.parts.vars()...)
 }
 
-// restore loads the newest durable checkpoint, if the run is resumed and there is one.
-func (j *job) restore() error {
-	j.saved = -1
+// identify hashes what the run is made of.
+func (j *job) identify() error {
 	var err error
 	if j.state.ConfigHash, err = j.cfg.Hash(); err != nil {
 		return err
 	}
 	j.state.DataHash, j.state.MicroBatch = j.train.Digest(), j.micro
-	if j.state.ModelHash, err = fingerprint(j.fs, j.cfg); err != nil {
-		return withCode(config.ExitInput, err)
-	}
+	j.state.ModelHash, err = fingerprint(j.fs, j.cfg)
+	return withCode(config.ExitInput, err)
+}
+
+// restore loads the newest durable checkpoint, if the run is resumed and there is one.
+func (j *job) restore() error {
+	j.saved = -1
 	if !j.cfg.Resume {
 		return nil
 	}

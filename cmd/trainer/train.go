@@ -88,6 +88,10 @@ func (p *program) train(ctx context.Context, name string, cfg config.Config) err
 	if sum.ExactBefore != nil && sum.ExactAfter != nil {
 		fmt.Fprintf(p.out, "\nexact match on held-out prompts: %.0f%% before, %.0f%% after\n", 100**sum.ExactBefore, 100**sum.ExactAfter)
 	}
+	if pr := sum.Preference; pr != nil {
+		fmt.Fprintf(p.out, "\nheld-out pairs: margin %.4f before, %.4f after; the chosen answer is preferred in %.0f%% before, %.0f%% after\n", pr.MarginBefore,
+			pr.MarginAfter, 100*pr.AccuracyBefore, 100*pr.AccuracyAfter)
+	}
 	if sum.Finished {
 		fmt.Fprintf(p.out, "%s was finished already; nothing was done\n", sum.Out)
 		return nil

@@ -73,7 +73,8 @@ type Source struct {
 
 // Train says how.
 type Train struct {
-	Objective     string  // sft: next-token loss on the tokens that Data.Mask leaves
+	Objective     string // sft: next-token loss on the tokens that Data.Mask leaves; dpo, orpo, simpo, kto: preferences, see package layers
+	Preference    PreferenceArgs
 	Epochs        float64 // passes over the data
 	Steps         int     // optimizer steps; above 0 it overrides Epochs
 	Batch         int     // rows an optimizer step, over all ranks
@@ -93,6 +94,7 @@ type Train struct {
 	Clip          float64 // largest norm of the whole gradient; 0 = no clipping
 	ClipValue     float64 // largest absolute value of a gradient's element; 0 = no clipping. It comes before the norms
 	Percentile    int     // the gradient's norm is cut to this percentile of the last 100 norms; 0 = no clipping
+	NEFTune       float64 // noise on embeddings while training: alpha of Jain et al. 2023; 0 = none
 	AdaptiveClip  float64 // largest norm of a parameter's gradient as a share of the parameter's norm; 0 = no clipping
 	EMA           float64 // decay of an average of the trained weights, which is evaluated and written as the result; 0 = none
 	EMAEvery      int     // steps between updates of the average
@@ -103,6 +105,17 @@ type Train struct {
 	Checkpointing string // recompute activations: auto, on or off
 	Memory        string // device memory to stay within, such as 16GiB; empty = all that is free
 	Fit           bool   // choose micro_batch and checkpointing so that the run fits
+}
+
+// PreferenceArgs shape the losses of preferences; each is read by the objectives that its comment names. Zero values stand for the
+// objective's own defaults.
+type PreferenceArgs struct {
+	Beta      float64 // strength of the reference (dpo, kto: 0.1), weight of the odds (orpo: 0.1), scale of the rewards (simpo: 2)
+	Smoothing float64 // of dpo: share of pairs that are taken to be the wrong way round
+	Gamma     float64 // of simpo: margin that rewards are pushed beyond
+	Desired   float64 // of kto: weight of chosen answers; 0 = 1
+	Undesired float64 // of kto: weight of rejected answers; 0 = 1
+	Reference string  // of dpo: live, precompute, or auto
 }
 
 // ScheduleArgs shape the schedule; each is read by the schedules that its comment names. Zero values stand for the defaults.
@@ -152,13 +165,19 @@ type ParamGroup struct {
 
 // Eval says when held-out rows are evaluated.
 type Eval struct {
-	Every int // steps; 0 = at the end only
+	Every    int     // steps; 0 = at the end only
+	Samples  int     // held-out prompts that are answered at each evaluation
+	Tokens   int     // most tokens of such an answer
+	Patience int     // evaluations without progress after which the run ends; 0 = never
+	MinDelta float64 // progress is a loss lower than the best by more than this
 }
 
 // Save says when checkpoints are written and how many remain.
 type Save struct {
 	Every int // steps; 0 = at the end only
 	Keep  int // newest checkpoints kept; 0 = all
+	// Best keeps the checkpoint of the lowest held-out loss too, and makes its weights the result of the run.
+	Best bool
 }
 
 // AllLinear is the Targets pattern that selects every linear layer but the output head.
@@ -183,6 +202,9 @@ func (t Train) Accumulation() int {
 	return (t.Batch + t.MicroBatch - 1) / t.MicroBatch
 }
 
+// Preferences reports whether the objective learns from pairs of answers.
+func (t Train) Preferences() bool { return t.Objective != "" && t.Objective != "sft" }
+
 // MemoryBytes is Memory in bytes, 0 when it is empty.
 func (t Train) MemoryBytes() (int64, error) {
 	if t.Memory == "" {
@@ -202,12 +224,13 @@ func Default(command string) Config {
 			Mask: "prompt", Val: 0.02,
 		},
 		Train: Train{
-			Objective: "sft", Epochs: 1, Batch: 16, MicroBatch: 2, LR: 2e-4, Schedule: "cosine", Warmup: 0.03,
+			Objective: "sft", Preference: PreferenceArgs{Reference: "auto"}, Epochs: 1, Batch: 16, MicroBatch: 2, LR: 2e-4, Schedule: "cosine", Warmup: 0.03,
 			ScheduleArgs: ScheduleArgs{Cycles: 1, CycleMult: 1, Power: 1, Decay: 0.1, DecayShape: "linear", StartDiv: 25, EndDiv: 1e4,
 				Factor: 0.1, Patience: 10, Threshold: 1e-4},
 			Optimizer: "adamw", Min8bitSize: 4096, Betas: []float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01, NoDecay: "none", Clip: 1,
 			EMAEvery: 1, DType: "auto", Param: "f32", Seed: 1, Checkpointing: "auto",
 		},
+		Eval:   Eval{Tokens: 64},
 		Save:   Save{Every: 100, Keep: 3},
 		Device: "auto",
 	}

@@ -23,7 +23,8 @@ var (
 	adapters    = []string{"lora", "none"}
 	formats     = []string{"auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca", "preference", "tokens", "bin"}
 	masks       = []string{"none", "prompt", "assistant", "last"}
-	objectives  = []string{"sft"}
+	objectives  = []string{"sft", "dpo", "orpo", "simpo", "kto"}
+	references  = []string{"", "auto", "live", "precompute"}
 	schedules   = optim.ScheduleNames()
 	shapes      = []string{"", "linear", "cosine", "sqrt"}
 	decayed     = []string{"", "none", "vectors"}
@@ -59,8 +60,13 @@ func fields(c *Config) []field {
 	rows = append(rows, trainFields(&c.Train)...)
 	return append(rows,
 		field{key: "eval.every", value: (*intValue)(&c.Eval.Every), example: "100", silent: true},
+		field{key: "eval.samples", value: (*intValue)(&c.Eval.Samples), example: "3", silent: true},
+		field{key: "eval.sample_tokens", value: (*intValue)(&c.Eval.Tokens), example: "64", silent: true},
+		field{key: "eval.patience", value: (*intValue)(&c.Eval.Patience), example: "3", silent: true},
+		field{key: "eval.min_delta", value: (*floatValue)(&c.Eval.MinDelta), example: "0.001", silent: true},
 		field{key: "save.every", value: (*intValue)(&c.Save.Every), example: "100", silent: true},
 		field{key: "save.keep", value: (*intValue)(&c.Save.Keep), example: "3", silent: true},
+		field{key: "save.best", value: (*boolValue)(&c.Save.Best), example: "true", silent: true},
 		field{key: "device", value: (*textValue)(&c.Device), example: "cuda:0", silent: true},
 		field{key: "out", value: (*textValue)(&c.Out), example: "runs/first", silent: true},
 		field{key: "resume", value: (*boolValue)(&c.Resume), example: "true", silent: true},
@@ -71,6 +77,12 @@ func fields(c *Config) []field {
 func trainFields(t *Train) []field {
 	rows := []field{
 		{key: "train.objective", value: (*textValue)(&t.Objective), example: "sft", enum: objectives},
+		{key: "train.preference_args.beta", value: (*floatValue)(&t.Preference.Beta), example: "0.1"},
+		{key: "train.preference_args.label_smoothing", value: (*floatValue)(&t.Preference.Smoothing), example: "0.1"},
+		{key: "train.preference_args.gamma", value: (*floatValue)(&t.Preference.Gamma), example: "1"},
+		{key: "train.preference_args.desired", value: (*floatValue)(&t.Preference.Desired), example: "1.33"},
+		{key: "train.preference_args.undesired", value: (*floatValue)(&t.Preference.Undesired), example: "0.75"},
+		{key: "train.preference_args.reference", value: (*textValue)(&t.Preference.Reference), example: "precompute", enum: references, since: "auto"},
 		{key: "train.epochs", value: (*floatValue)(&t.Epochs), example: "1"},
 		{key: "train.steps", value: (*intValue)(&t.Steps), example: "500"},
 		{key: "train.batch", value: (*intValue)(&t.Batch), example: "16"},
@@ -95,6 +107,7 @@ func trainFields(t *Train) []field {
 		{key: "train.clip_value", value: (*floatValue)(&t.ClipValue), example: "0.5"},
 		{key: "train.percentile_clipping", value: (*intValue)(&t.Percentile), example: "95"},
 		{key: "train.adaptive_clip", value: (*floatValue)(&t.AdaptiveClip), example: "0.01"},
+		{key: "train.neftune", value: (*floatValue)(&t.NEFTune), example: "5"},
 		{key: "train.ema", value: (*floatValue)(&t.EMA), example: "0.999"},
 		{key: "train.ema_every", value: (*intValue)(&t.EMAEvery), example: "1", since: "1"},
 		{key: "train.ema_warmup", value: (*boolValue)(&t.EMAWarmup), example: "true"},

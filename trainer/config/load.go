@@ -34,7 +34,7 @@ func Load(path string, overrides []string) (Config, error) { return Loader{}.Loa
 //
 // Some settings follow others unless they are given: adapter.type none implies quantize.scheme none; train.micro_batch is
 // cut to the largest divisor of train.batch; train.betas and train.eps are those of train.optimizer; the rise of the schedule onecycle is
-// train.warmup 0.3; a built-in model implies built-in data.
+// train.warmup 0.3; an objective of preferences has train.lr 5e-6; a built-in model implies built-in data.
 //
 // The error joins every problem found; each is an *ErrConfig.
 func (l Loader) Load(path string, overrides []string) (Config, error) {
@@ -273,6 +273,9 @@ func (r *reader) imply(c *Config) {
 	if c.Train.Schedule == "onecycle" && free("train.warmup") {
 		c.Train.Warmup = 0.3
 	}
+	if c.Train.Preferences() && free("train.lr") {
+		c.Train.LR = preferenceLR
+	}
 	if _, builtin := c.Builtin(); builtin && free("data.path") {
 		c.Data.Path = []Source{{Path: BuiltinData, Weight: 1}}
 	}
@@ -307,6 +310,10 @@ func (r *reader) implyStored(c *Config, free func(key string) bool) {
 		c.Quantize.Double = h.Config.Double
 	}
 }
+
+// preferenceLR is the learning rate of preference objectives unless it is given: larger ones make a model forget how to speak before it
+// has learnt what is preferred.
+const preferenceLR = 5e-6
 
 // locate adds the file and line, or the flag, that gave the key of a problem.
 func (r *reader) locate(p *ErrConfig) {

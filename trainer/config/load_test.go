@@ -37,11 +37,15 @@ train:
   clip_value: 0
   percentile_clipping: 0
   adaptive_clip: 0
+  preference_args: {beta: 0, label_smoothing: 0, gamma: 0, desired: 0, undesired: 0, reference: auto}
+  neftune: 0
   ema: 0
   ema_every: 1
   ema_warmup: false
   fit: false
 data: {template: ""}
+eval: {samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}
+save: {best: false}
 `
 
 func TestDefaultsArePromisedOnes(t *testing.T) {

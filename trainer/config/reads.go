@@ -7,8 +7,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// readBy says which schedules and optimizers read a key of their sections: with others it would be dropped in silence.
+// readBy says which objectives, schedules and optimizers read a key of their sections: with others it would be dropped in silence.
 var readBy = map[string][]string{
+	"train.preference_args.beta":            {"dpo", "orpo", "simpo", "kto"},
+	"train.preference_args.label_smoothing": {"dpo"},
+	"train.preference_args.gamma":           {"simpo"},
+	"train.preference_args.desired":         {"kto"},
+	"train.preference_args.undesired":       {"kto"},
+	"train.preference_args.reference":       {"dpo"},
+
 	"train.schedule_args.min_lr":      {"linear", "cosine", "polynomial", "wsd", "rex", "inverse_sqrt", "plateau"},
 	"train.schedule_args.cycles":      {"cosine"},
 	"train.schedule_args.cycle_mult":  {"cosine"},
@@ -43,7 +50,7 @@ var readBy = map[string][]string{
 // ruleOptimizers are the optimizers that go element by element.
 var ruleOptimizers = []string{"adam", "adamw", "ademamix", "lion", "sgd", "rmsprop", "adagrad", "lamb", "lars"}
 
-// unread refuses settings that the schedule or the optimizer does not read.
+// unread refuses settings that the objective, the schedule or the optimizer does not read.
 func (k *checker) unread(c Config) {
 	for _, f := range fields(&c) {
 		readers, listed := readBy[f.key]
@@ -51,8 +58,11 @@ func (k *checker) unread(c Config) {
 			continue
 		}
 		by, reader := "schedule", c.Train.Schedule
-		if strings.HasPrefix(f.key, "train.optimizer_args.") {
+		switch {
+		case strings.HasPrefix(f.key, "train.optimizer_args."):
 			by, reader = "optimizer", familyOf(c.Train.Optimizer)
+		case strings.HasPrefix(f.key, "train.preference_args."):
+			by, reader = "objective", c.Train.Objective
 		}
 		if !slices.Contains(readers, reader) {
 			k.fail(f.key, "is not read by the %s %s, only by %s: leave it out, or set train.%s", by, clip(reader), strings.Join(readers, ", "), by)

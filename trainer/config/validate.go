@@ -18,6 +18,7 @@ const (
 	maxRows    = 1 << 24
 	maxSteps   = math.MaxInt32
 	maxSources = 1 << 16
+	maxSamples = 1 << 10
 )
 
 // Validate reports every value out of range and every combination that cannot train. Each joined error is an *ErrConfig.
@@ -79,6 +80,7 @@ func (c Config) problems() []*ErrConfig {
 	k.schedule(c.Train)
 	k.updates(c.Train)
 	k.unread(c)
+	k.preferenceRun(c)
 	k.rest(c)
 	return k.found
 }
@@ -166,12 +168,47 @@ func (k *checker) training(t Train) {
 		k.fail("train.warmup", "is %v: below 1 it is a share, from 1 on a whole number of steps", t.Warmup)
 	}
 	k.whole("train.min_8bit_size", t.Min8bitSize, 0, math.MaxInt)
+	k.from("train.neftune", t.NEFTune, 0)
+	k.preference(t)
 	k.betas(t)
 	k.positive("train.eps", t.Eps)
 	k.from("train.weight_decay", t.WeightDecay, 0)
 	k.from("train.clip", t.Clip, 0)
 	if _, err := t.MemoryBytes(); err != nil {
 		k.fail("train.memory", "%v", err)
+	}
+}
+
+// preference checks what shapes the losses of preferences.
+func (k *checker) preference(t Train) {
+	const p = "train.preference_args."
+	a := t.Preference
+	k.from(p+"beta", a.Beta, 0)
+	if !(a.Smoothing >= 0 && a.Smoothing < 0.5) {
+		k.fail(p+"label_smoothing", "is %v, expected a share from 0 up to but without 0.5: beyond it rejected answers would be preferred", a.Smoothing)
+	}
+	k.from(p+"gamma", a.Gamma, 0)
+	k.from(p+"desired", a.Desired, 0)
+	k.from(p+"undesired", a.Undesired, 0)
+}
+
+// preferenceRun checks what an objective of preferences needs of the rest of the configuration.
+func (k *checker) preferenceRun(c Config) {
+	if !c.Train.Preferences() {
+		return
+	}
+	const reference = "train.preference_args.reference"
+	switch {
+	case c.Train.Objective == "kto" && (c.Adapter.Type == "none" || c.Adapter.Init != ""):
+		k.fail("train.objective", "kto asks the reference for new pairs of prompt and answer in each step, which needs a fresh adapter that can be left out: set adapter.type lora without adapter.init, or take dpo")
+	case c.Train.Preference.Reference != "live":
+	case c.Adapter.Type == "none":
+		k.fail(reference, "live is the model without its adapter, and adapter.type none has none: set it to precompute")
+	case c.Adapter.Init != "":
+		k.fail(reference, "live is the model without its adapter, but the run starts from the adapter %s: set it to precompute", clip(c.Adapter.Init))
+	}
+	if f := c.Data.Format; f != "auto" && f != "preference" {
+		k.fail("data.format", "is %s, but train.objective %s learns from pairs of answers: set data.format to preference, or train.objective to sft", clip(f), c.Train.Objective)
 	}
 }
 
@@ -263,6 +300,16 @@ func (k *checker) rest(c Config) {
 		k.fail("model", "is empty: name a model directory or file, or builtin:tiny")
 	}
 	k.whole("eval.every", c.Eval.Every, 0, maxSteps)
+	k.whole("eval.samples", c.Eval.Samples, 0, maxSamples)
+	k.whole("eval.sample_tokens", c.Eval.Tokens, 0, maxSeqLen)
+	k.whole("eval.patience", c.Eval.Patience, 0, maxSteps)
+	k.from("eval.min_delta", c.Eval.MinDelta, 0)
+	if c.Eval.Patience > 0 && (c.Eval.Every == 0 || c.Data.Val == 0) {
+		k.fail("eval.patience", "waits for the loss of held-out rows to fall: set eval.every and data.val above 0")
+	}
+	if c.Save.Best && c.Data.Val == 0 {
+		k.fail("save.best", "is the checkpoint of the lowest held-out loss, and no row is held out: set data.val above 0")
+	}
 	k.whole("save.every", c.Save.Every, 0, maxSteps)
 	k.whole("save.keep", c.Save.Keep, 0, maxSteps)
 	if !devicePattern.MatchString(c.Device) {

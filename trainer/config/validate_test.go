@@ -83,6 +83,35 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// TestValidatePreferences tries settings of preferences and of evaluation.
+func TestValidatePreferences(t *testing.T) {
+	for _, tc := range []struct {
+		change func(c *Config)
+		want   string
+	}{
+		{func(c *Config) { c.Train.Preference.Beta = 0.2 }, "is not read by the objective sft"},
+		{func(c *Config) { c.Train.Objective, c.Train.Preference.Smoothing = "dpo", 0.5 }, "label_smoothing"},
+		{func(c *Config) { c.Train.Objective, c.Train.Preference.Gamma = "dpo", 1 }, "only by simpo"},
+		{func(c *Config) { c.Train.Objective, c.Train.Preference.Reference = "dpo", "liv" }, "did you mean live?"},
+		{func(c *Config) {
+			c.Train.Objective, c.Train.Preference.Reference, c.Adapter.Type, c.Quantize.Scheme = "dpo", "live", "none", "none"
+		}, "set it to precompute"},
+		{func(c *Config) { c.Train.Objective, c.Train.Preference.Reference, c.Adapter.Init = "dpo", "live", "a" }, "set it to precompute"},
+		{func(c *Config) { c.Train.Objective, c.Adapter.Type, c.Quantize.Scheme = "kto", "none", "none" }, "fresh adapter"},
+		{func(c *Config) { c.Train.Objective, c.Data.Format = "dpo", "text" }, "data.format: is text"},
+		{func(c *Config) { c.Train.NEFTune = -1 }, "train.neftune"},
+		{func(c *Config) { c.Eval.Patience = 1 }, "eval.patience: waits"},
+		{func(c *Config) { c.Eval.Samples = -1 }, "eval.samples"},
+		{func(c *Config) { c.Eval.MinDelta = -1 }, "eval.min_delta"},
+		{func(c *Config) { c.Save.Best, c.Data.Val = true, 0 }, "save.best"},
+	} {
+		c := Default(Finetune)
+		c.Model = "m"
+		tc.change(&c)
+		require.ErrorContains(t, c.Validate(), tc.want)
+	}
+}
+
 func TestParseBytes(t *testing.T) {
 	for text, want := range map[string]int64{"1": 1, "16GiB": 16 << 30, "16g": 16 << 30, "16GB": 16e9, "1.5 kib": 1536, " 2 MB ": 2e6} {
 		got, err := ParseBytes(text)

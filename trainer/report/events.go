@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -103,6 +106,13 @@ func (e *Events) Row(r Row) error {
 	}
 	if r.EvalLoss != nil {
 		points = append(points, point{"eval/loss", *r.EvalLoss})
+	}
+	for _, key := range slices.Sorted(maps.Keys(r.More)) {
+		tag := "train/" + key
+		if rest, ok := strings.CutPrefix(key, "eval_"); ok {
+			tag = "eval/" + rest
+		}
+		points = append(points, point{tag, r.More[key]})
 	}
 	for _, p := range points {
 		if err := e.Scalar(r.Step, p.tag, p.v); err != nil {

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 )
 
@@ -27,6 +29,16 @@ type Row struct {
 	MemoryBytes  int64    // peak device memory so far
 	Seconds      float64  // wall time of the step
 	EvalLoss     *float64 // mean loss of the held-out rows after the step; nil when there was no evaluation
+	// More are further numbers by key, such as reward_margin; keys that begin with eval_ are of an evaluation.
+	More map[string]float64
+}
+
+// Add puts further numbers into the row.
+func (r *Row) Add(more map[string]float64) {
+	if len(more) > 0 && r.More == nil {
+		r.More = map[string]float64{}
+	}
+	maps.Copy(r.More, more)
 }
 
 // MarshalJSON writes the keys that scripts depend on, in a fixed order.
@@ -43,10 +55,20 @@ func (r Row) MarshalJSON() ([]byte, error) {
 	if r.EvalLoss != nil {
 		b = appendNumber(append(b, `,"eval_loss":`...), *r.EvalLoss)
 	}
+	for _, key := range slices.Sorted(maps.Keys(r.More)) {
+		name, err := json.Marshal(key)
+		if err != nil {
+			return nil, err
+		}
+		b = appendNumber(append(append(append(b, ','), name...), ':'), r.More[key])
+	}
 	return append(b, '}'), nil
 }
 
-// UnmarshalJSON reads a row. Keys beside the known ones are ignored, so that later versions may add some.
+// rowKeys are the keys of a row that have fields.
+var rowKeys = []string{"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "memory_bytes", "seconds", "eval_loss"}
+
+// UnmarshalJSON reads a row. Other keys go to More if they hold numbers or null, and are ignored if not, so that later versions may add some.
 func (r *Row) UnmarshalJSON(data []byte) error {
 	var in struct {
 		Step         *int64          `json:"step"`
@@ -76,6 +98,20 @@ func (r *Row) UnmarshalJSON(data []byte) error {
 		}
 		v := orNaN(loss)
 		r.EvalLoss = &v
+	}
+	return r.readMore(data)
+}
+
+func (r *Row) readMore(data []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	for key, raw := range all {
+		var v *float64
+		if !slices.Contains(rowKeys, key) && json.Unmarshal(raw, &v) == nil {
+			r.Add(map[string]float64{key: orNaN(v)})
+		}
 	}
 	return nil
 }

@@ -40,10 +40,13 @@ func TestRowKeys(t *testing.T) {
 func TestRowRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64Range(-1e300, 1e300)
-		in := Row{rapid.Int64().Draw(t, "step"), f.Draw(t, "loss"), f.Draw(t, "lr"), f.Draw(t, "norm"), rapid.Int64().Draw(t, "tok"), f.Draw(t, "tps"), rapid.Int64().Draw(t, "mem"), f.Draw(t, "sec"), nil}
+		in := Row{rapid.Int64().Draw(t, "step"), f.Draw(t, "loss"), f.Draw(t, "lr"), f.Draw(t, "norm"), rapid.Int64().Draw(t, "tok"), f.Draw(t, "tps"), rapid.Int64().Draw(t, "mem"), f.Draw(t, "sec"), nil, nil}
 		if rapid.Bool().Draw(t, "eval") {
 			v := f.Draw(t, "eval loss")
 			in.EvalLoss = &v
+		}
+		if more := rapid.MapOfN(rapid.StringMatching(`[a-z"\\]{1,6}_more`), f, 0, 3).Draw(t, "more"); len(more) > 0 {
+			in.Add(more)
 		}
 		text, err := json.Marshal(in)
 		require.NoError(t, err)

@@ -147,6 +147,9 @@ func (p *Progress) text(r Row) string {
 	if r.EvalLoss != nil {
 		parts = append(parts, "eval "+lossText(*r.EvalLoss))
 	}
+	if margin, ok := r.More["reward_margin"]; ok {
+		parts = append(parts, fmt.Sprintf("margin %.3f  right %.0f%%", margin, 100*r.More["reward_accuracy"]))
+	}
 	parts = append(parts, fmt.Sprintf("lr %.2e", r.LR))
 	if r.TokensPerSec >= 0 && r.TokensPerSec < math.MaxInt64 {
 		parts = append(parts, Count(int64(math.Round(r.TokensPerSec)))+" tok/s")
