@@ -2,20 +2,15 @@ package trainer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
-	"github.com/bitsandbyes/bitsandbyes/models"
-	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -65,7 +60,7 @@ func (j *job) writeResult() error {
 	if j.adapter != nil {
 		err = j.adapter.Save(j.fs, j.path(dir), j.store, lora.SaveInfo{BaseModel: j.cfg.Model})
 	} else {
-		err = SaveModel(j.fs, j.path(dir), j.model.Model, j.store)
+		err = SaveModel(j.fs, j.path(dir), j.model.Model, j.store, SaveOptions{})
 	}
 	if err != nil {
 		return err
@@ -76,57 +71,6 @@ func (j *job) writeResult() error {
 		}
 	}
 	return nil
-}
-
-// SaveModel writes a full-precision model as a Hugging Face directory: config.json and model.safetensors. The rotary pairs of a
-// llama2.c model are reordered to the halves that Hugging Face has, which changes no result.
-func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader) error {
-	fsys = vfs.Or(fsys)
-	var out []checkpoint.Named
-	for _, p := range layers.Params(m) {
-		if p.Var == nil {
-			return fmt.Errorf("%s is quantized; merge into a full-precision model to save it", p.Name)
-		}
-		t, err := values.Get(p.Var)
-		if err != nil {
-			return err
-		}
-		if t, err = m.ToHalfSplit(p.Name, t); err != nil {
-			return err
-		}
-		pieces := m.Pieces(p)
-		if len(pieces) == 1 {
-			out = append(out, checkpoint.Named{Name: pieces[0].Name, Tensor: t})
-			continue
-		}
-		for _, piece := range pieces {
-			out = append(out, checkpoint.Named{Name: piece.Name, Tensor: piece.Cut(t)})
-		}
-	}
-	keys, err := m.Config().HF(dtypeName(out))
-	if err != nil {
-		return err
-	}
-	raw, err := json.MarshalIndent(keys, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := vfs.WriteAtomic(fsys, filepath.Join(dir, "config.json"), append(raw, '\n')); err != nil {
-		return withCode(config.ExitDisk, err)
-	}
-	return checkpoint.WriteSafetensors(fsys, filepath.Join(dir, "model.safetensors"), out, map[string]string{"format": "pt"})
-}
-
-func dtypeName(ts []checkpoint.Named) string {
-	for _, t := range ts {
-		switch t.Tensor.DType() {
-		case tensor.BF16:
-			return "bfloat16"
-		case tensor.F16:
-			return "float16"
-		}
-	}
-	return "float32"
 }
 
 func (j *job) writeManifest(rows []report.Row) error {

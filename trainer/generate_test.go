@@ -114,7 +114,7 @@ func TestGoldenSaveModel(t *testing.T) {
 	for _, dir := range dirs {
 		gen, m, store := opened(t, dir, 64)
 		out := t.TempDir()
-		require.NoError(t, trainer.SaveModel(vfs.OS{}, out, m.Model, store))
+		require.NoError(t, trainer.SaveModel(vfs.OS{}, out, m.Model, store, trainer.SaveOptions{ShardSize: 50_000}))
 		again, _, _ := opened(t, out, 64)
 		require.Equal(t, sample(t, gen, trainer.Sampling{}), sample(t, again, trainer.Sampling{}))
 		hot := trainer.Sampling{Temperature: 1, Seed: 3}
