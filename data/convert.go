@@ -34,7 +34,11 @@ func (c *Converter) Answer(r *Row, prompt, completion string) ([]Doc, error) {
 	return []Doc{d}, nil
 }
 
+// convertPromptCompletion takes both as strings, or as lists of messages; a string beside a list is a turn of the user or the assistant.
 func convertPromptCompletion(r *Row, c *Converter) ([]Doc, error) {
+	if r.isList("prompt") || r.isList("completion") || c.AsChat {
+		return c.promptTurns(r)
+	}
 	prompt, err := r.Str("prompt", false)
 	if err != nil {
 		return nil, err
@@ -46,27 +50,141 @@ func convertPromptCompletion(r *Row, c *Converter) ([]Doc, error) {
 	return c.Answer(r, prompt, completion)
 }
 
-// convertAlpaca uses the prompt texts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), which models tuned on
-// such rows expect word for word. A system text replaces the first paragraph.
-func convertAlpaca(r *Row, c *Converter) ([]Doc, error) {
-	prompt, err := alpacaPrompt(r)
+func (c *Converter) promptTurns(r *Row) ([]Doc, error) {
+	conv, err := r.around()
 	if err != nil {
 		return nil, err
 	}
+	if conv.Messages, err = r.turns("prompt", "user"); err != nil {
+		return nil, err
+	}
+	from := len(conv.Messages)
+	answer, err := r.turns("completion", Assistant)
+	if err != nil {
+		return nil, err
+	}
+	conv.Messages = append(conv.Messages, answer...)
+	return c.Chat(r, &conv, from)
+}
+
+// isList reports whether the value at key is a list.
+func (r *Row) isList(key string) bool { return r.Has(key) && r.Fields[key][0] == '[' }
+
+// turns reads a list of messages, one message, or a string that is one of the given role.
+func (r *Row) turns(key, role string) ([]Message, error) {
+	switch {
+	case r.isList(key):
+		return r.messages(key)
+	case r.Has(key) && r.Fields[key][0] == '{':
+		m, err := r.message(key, r.Fields[key])
+		return []Message{m}, err
+	}
+	text, err := r.Str(key, false)
+	if err != nil {
+		return nil, err
+	}
+	m, err := say(role, text)
+	return []Message{m}, err
+}
+
+func convertMessages(r *Row, c *Converter) ([]Doc, error) {
+	conv, err := r.around()
+	if err != nil {
+		return nil, err
+	}
+	if conv.Messages, err = r.messages("messages"); err != nil {
+		return nil, err
+	}
+	return c.Chat(r, &conv, 0)
+}
+
+// convertShareGPT reads conversations of from and value, with the system's text in a key of its own or as the first turn.
+func convertShareGPT(r *Row, c *Converter) ([]Doc, error) {
+	conv, err := r.shareGPT()
+	if err != nil {
+		return nil, err
+	}
+	return c.Chat(r, &conv, 0)
+}
+
+func (r *Row) shareGPT() (conv Conversation, err error) {
+	if conv, err = r.around(); err != nil {
+		return conv, err
+	}
+	if conv.Messages, err = r.messages("conversations"); err != nil {
+		return conv, err
+	}
+	system, err := r.Str("system", true)
+	if err != nil || system == "" || len(conv.Messages) > 0 && conv.Messages[0].Role == "system" {
+		return conv, err
+	}
+	m, err := say("system", system)
+	conv.Messages = append([]Message{m}, conv.Messages...)
+	return conv, err
+}
+
+// convertAlpaca uses the prompt texts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), which models tuned on
+// such rows expect word for word. A system text replaces the first paragraph.
+func convertAlpaca(r *Row, c *Converter) ([]Doc, error) {
 	output, err := r.Str("output", false)
+	if err != nil {
+		return nil, err
+	}
+	if c.AsChat {
+		conv := Conversation{}
+		if conv.Messages, err = alpacaTurns(r); err != nil {
+			return nil, err
+		}
+		m, err := say(Assistant, output)
+		if err != nil {
+			return nil, err
+		}
+		conv.Messages = append(conv.Messages, m)
+		return c.Chat(r, &conv, len(conv.Messages)-1)
+	}
+	prompt, err := alpacaPrompt(r)
 	if err != nil {
 		return nil, err
 	}
 	return c.Answer(r, prompt, output)
 }
 
-func alpacaPrompt(r *Row) (string, error) {
-	var v [3]string
-	for i, key := range []string{"instruction", "input", "system"} {
-		var err error
-		if v[i], err = r.Str(key, i >= 1); err != nil {
-			return "", err
+// alpacaTurns is the prompt as a conversation: the instruction, an empty line and the input.
+func alpacaTurns(r *Row) (out []Message, err error) {
+	v, err := r.strings("instruction", "input", "system")
+	if err != nil {
+		return nil, err
+	}
+	if v[2] != "" {
+		m, err := say("system", v[2])
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, m)
+	}
+	if v[1] != "" {
+		v[0] += "\n\n" + v[1]
+	}
+	m, err := say("user", v[0])
+	return append(out, m), err
+}
+
+// strings returns the strings at the keys, of which only the first must be there.
+func (r *Row) strings(keys ...string) ([]string, error) {
+	out := make([]string, len(keys))
+	for i, key := range keys {
+		var err error
+		if out[i], err = r.Str(key, i >= 1); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func alpacaPrompt(r *Row) (string, error) {
+	v, err := r.strings("instruction", "input", "system")
+	if err != nil {
+		return "", err
 	}
 	instruction, input, system := v[0], v[1], v[2]
 	var b strings.Builder

@@ -36,8 +36,9 @@ type File struct {
 // Mask says which tokens of a row with a prompt are trained.
 type Mask string
 
-// The masks. MaskAssistant and MaskLast speak of turns; for rows of one prompt and one answer they equal MaskPrompt. The
-// formats text and tokens ignore the mask.
+// The masks. In a conversation all that the assistant did not write is prompt, so MaskPrompt and MaskAssistant are the same;
+// MaskLast trains the last assistant turn alone. For rows of one prompt and one answer all three are the same. A message that says
+// train or weight itself overrides them. Pairs ignore the mask: their answers are trained. So do the formats text and tokens.
 const (
 	MaskPrompt    Mask = "prompt"
 	MaskNone      Mask = "none"
@@ -55,6 +56,8 @@ type Options struct {
 	Separator string   // plain text: ends a document and is removed; "" = the whole file is one document
 	Overlap   int      // text: tokens that a window repeats, untrained, from the one before; 1 makes every token a target once
 	Workers   int      // goroutines that tokenise; 0 = 1
+	Renderer  Renderer // chat template of conversations; nil refuses them
+	AsChat    bool     // prompts and answers that are plain text (prompt_completion, alpaca, preference) are rendered as conversations too
 	Pairs     bool     // rows are preferences: each gives a chosen and a rejected example
 	SpillDir  string   // folder of the file for tokens beyond Limits.Memory; "" = the system's for temporary files
 	Formats   []Format // further formats, tried before the built-in ones

@@ -26,6 +26,8 @@ type Converter struct {
 	Encoder  Encoder
 	Mask     Mask
 	BOS, EOS []int32
+	Renderer Renderer // nil: conversations are refused
+	AsChat   bool     // prompts and answers that are plain text are rendered as conversations too
 }
 
 // Doc is a tokenised document before it is cut to the sequence length.
@@ -33,6 +35,7 @@ type Doc struct {
 	IDs    []int32
 	Labels []int32 // aligned with IDs; nil = every id from Skip on is trained
 	Skip   int
+	Ended  bool // an EOS was added because the chat template ends the last turn with nothing
 	Window bool // cut into windows when too long, instead of losing its end; all is trained, Labels and Skip are not used
 	More   bool // the next Doc goes on with this document (Window only)
 }
@@ -40,7 +43,9 @@ type Doc struct {
 // formats is ordered: auto takes the first whose keys are all there.
 var formats = [...]Format{
 	{Name: "tokens", Keys: []string{"input_ids"}, Uses: []string{"labels"}, Convert: convertTokens},
-	{Name: "prompt_completion", Keys: []string{"prompt", "completion"}, Convert: convertPromptCompletion},
+	{Name: "messages", Keys: []string{"messages"}, Uses: []string{"tools", "chat_template_kwargs"}, Convert: convertMessages},
+	{Name: "sharegpt", Keys: []string{"conversations"}, Uses: []string{"system", "tools", "chat_template_kwargs"}, Convert: convertShareGPT},
+	{Name: "prompt_completion", Keys: []string{"prompt", "completion"}, Uses: []string{"tools", "chat_template_kwargs"}, Convert: convertPromptCompletion},
 	{Name: "alpaca", Keys: []string{"instruction", "output"}, Uses: []string{"input", "system"}, Convert: convertAlpaca},
 	{Name: "text", Keys: []string{"text"}, Convert: convertText},
 }

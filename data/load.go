@@ -37,7 +37,7 @@ func Load(ctx context.Context, enc Encoder, files []File, opt Options) (*Set, er
 		return nil, err
 	}
 	b := &builder{opt: opt, st: &store{seqLen: opt.SeqLen, pairs: opt.Pairs, tok: newTokens(opt.Limits.Memory, opt.SpillDir)}, seen: map[uint64]struct{}{},
-		conv: &Converter{Encoder: enc, Mask: opt.Mask, BOS: opt.BOS, EOS: opt.EOS}}
+		conv: &Converter{Encoder: enc, Mask: opt.Mask, BOS: opt.BOS, EOS: opt.EOS, Renderer: opt.Renderer, AsChat: opt.AsChat}}
 	for _, f := range files {
 		if err := b.file(ctx, f); err != nil {
 			return nil, errors.Join(err, b.st.tok.close())
@@ -237,6 +237,9 @@ func (b *builder) addAll(r *Row, docs []Doc) error {
 	for _, d := range docs {
 		if d.Window {
 			continue
+		}
+		if d.Ended {
+			b.st.ended++
 		}
 		if err := b.example(r, d.IDs, d.Labels, d.Skip); err != nil {
 			return err

@@ -80,7 +80,7 @@ func TestRowErrors(t *testing.T) {
 		{"not an object", "a.jsonl", ok + `["a"]`, 2, "must be a JSON object, is a list", Options{}},
 		{"missing key", "a.jsonl", ok + `{"prompt":"a","answer":"b"}`, 2, `has no key "completion" (it has "answer", "prompt")`, Options{}},
 		{"null value", "a.jsonl", ok + `{"prompt":"a","completion":null}`, 2, `has no key "completion"`, Options{}},
-		{"wrong type", "a.jsonl", ok + `{"prompt":["a"],"completion":"b"}`, 2, `"prompt" must be a string, is a list`, Options{}},
+		{"wrong type", "a.jsonl", ok + `{"prompt":true,"completion":"b"}`, 2, `"prompt" must be a string, is a boolean`, Options{}},
 		{"no answer", "a.jsonl", ok + `{"prompt":"a","completion":""}`, 2, "no token to train on", Options{}},
 		{"unknown keys", "a.jsonl", `{"foo":1}`, 1, "no format fits the keys \"foo\"", Options{}},
 		{"UTF-8", "a.jsonl", ok + ok + "{\"prompt\":\"\xff\",\"completion\":\"b\"}", 3, "not UTF-8", Options{}},

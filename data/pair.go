@@ -36,7 +36,8 @@ func (s *Set) Pair(i int) (p Pair, err error) {
 // pairFormats are the layouts of preferences, in the order in which auto tries them.
 var pairFormats = [...]Format{
 	{Name: "preference", Keys: []string{"chosen", "rejected"},
-		Uses:    []string{"prompt", "question", "instruction", "input", "system", "output"},
+		Uses: []string{"prompt", "question", "instruction", "input", "system", "output", "conversations", "messages", "tools",
+			"chat_template_kwargs"},
 		Convert: convertPreference},
 }
 
@@ -46,9 +47,17 @@ const (
 	hhAssistant = "\n\nAssistant:"
 )
 
-// convertPreference reads a pair in the layouts that are in use: a prompt and two answers, all strings; Alpaca's fields and two
-// answers; or two strings of HH-RLHF that share all turns but the last.
+// convertPreference reads a pair in the layouts that are in use: a prompt and two answers, strings or messages; Alpaca's fields and two
+// answers; two conversations that share all turns but the last; two strings of HH-RLHF that do.
 func convertPreference(r *Row, c *Converter) ([]Doc, error) {
+	for _, key := range []string{"chosen", "rejected"} {
+		if !r.Has(key) {
+			return nil, r.missing(key)
+		}
+	}
+	if c.AsChat || r.isList("prompt") || r.Has("conversations") || r.Has("messages") || r.Fields["chosen"][0] != '"' || r.Fields["rejected"][0] != '"' {
+		return c.chatPair(r)
+	}
 	chosen, err := r.Str("chosen", false)
 	if err != nil {
 		return nil, err

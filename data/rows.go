@@ -50,16 +50,20 @@ func (r *Row) Str(key string, optional bool) (string, error) {
 		}
 		return "", r.missing(key)
 	}
-	v := r.Fields[key]
+	return r.text(fmt.Sprintf("%q", key), r.Fields[key])
+}
+
+// text decodes a JSON string; what names it in an error.
+func (r *Row) text(what string, v json.RawMessage) (string, error) {
 	if v[0] != '"' {
-		return "", r.Errorf("%q must be a string, is %s", key, kindOf(v))
+		return "", r.Errorf("%s must be a string, is %s", what, kindOf(v))
 	}
 	if at := loneSurrogate(v); at >= 0 {
-		return "", r.Errorf("%q holds half of a surrogate pair (%s), which is not text; remove it", key, v[at:min(at+6, len(v))])
+		return "", r.Errorf("%s holds half of a surrogate pair (%s), which is not text; remove it", what, v[at:min(at+6, len(v))])
 	}
 	var s string
 	if err := json.Unmarshal(v, &s); err != nil {
-		return "", r.Errorf("%q: %v", key, err)
+		return "", r.Errorf("%s: %v", what, err)
 	}
 	return s, nil
 }

@@ -27,12 +27,12 @@ const ownLabels = -1
 
 // store is what a set and its parts share; it never changes after Load.
 type store struct {
-	docs                                             []doc
-	tok                                              *tokens
-	files                                            []FileInfo
-	seqLen                                           int
-	pairs                                            bool // docs come by two: chosen, rejected
-	truncated, dropped, empty, untrained, duplicates int
+	docs                                                    []doc
+	tok                                                     *tokens
+	files                                                   []FileInfo
+	seqLen                                                  int
+	pairs                                                   bool // docs come by two: chosen, rejected
+	truncated, dropped, empty, untrained, duplicates, ended int
 }
 
 // read copies the ids and labels of a document to slices of its length.
@@ -161,6 +161,7 @@ type Report struct {
 	Empty       int     `json:"empty"`         // texts of white space or one token, left out
 	ZeroLabel   int     `json:"zero_label"`    // had no token to train on and were left out (Options.SkipUntrained)
 	Duplicates  int     `json:"duplicates"`    // equal an earlier example in ids and labels; kept
+	Ended       int     `json:"eos_added"`     // conversations that got an EOS because the template ends the last turn with nothing
 	MinLen      int     `json:"min_len"`
 	MeanLen     float64 `json:"mean_len"`
 	MaxLen      int     `json:"max_len"`
@@ -181,7 +182,7 @@ type Part struct {
 // Report counts the set.
 func (s *Set) Report() Report {
 	st := s.st
-	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, ZeroLabel: st.untrained, Duplicates: st.duplicates,
+	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, ZeroLabel: st.untrained, Duplicates: st.duplicates, Ended: st.ended,
 		SeqLen: st.seqLen, Spilled: st.tok.spilled(), ShareByFile: make([]Part, len(st.files))}
 	if st.pairs {
 		r.Pairs = s.Len()
