@@ -34,7 +34,8 @@ type hfFile struct {
 	Quantization     json.RawMessage `json:"quantization_config"`
 
 	raw     []byte
-	partial bool // a part of each head may turn
+	partial bool              // a part of each head may turn
+	renamed map[string]string // old names of rope_type
 }
 
 // extra reads further keys into a struct.
@@ -51,7 +52,7 @@ func (h *hfFile) common(f *family) (Config, error) {
 	c.Type, c.Pad = f.model, -1
 	c.Vocab, c.Hidden, c.Intermediate, c.Layers, c.Heads, c.MaxPositions = h.Vocab, h.Hidden, h.Intermediate, h.Layers, h.Heads, h.MaxPositions
 	c.BOS, c.EOS = h.BOS, h.EOS
-	if h.Act != "" {
+	if h.Act != "" && h.Act != "silu" {
 		c.Act = h.Act
 	}
 	if h.KVHeads != nil {

@@ -32,7 +32,7 @@ var phi3 = family{
 			n := 4096
 			h.Original = &n
 		}
-		h.partial = true
+		h.partial, h.renamed = true, map[string]string{"su": string(LongRope), "yarn": string(LongRope)}
 		if err := h.rope(c, 10000); err != nil {
 			return err
 		}

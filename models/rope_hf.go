@@ -76,6 +76,9 @@ func (p *ropeParams) rope(h *hfFile, c *Config, theta float64) (Rope, error) {
 	if kind == "" {
 		kind = p.OldType
 	}
+	if now, old := h.renamed[kind]; old {
+		kind = now
+	}
 	if kind == "" || kind == "default" {
 		return r, nil
 	}
