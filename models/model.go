@@ -191,6 +191,20 @@ func (m *Model) TokenLoss(h, targets graph.Value) graph.Value {
 	return ops.LinearCrossEntropy(h, w, targets)
 }
 
+// TokenHits returns TokenLoss and whether the target is the likeliest token at each position, 1 or 0, (B, T) each; 0 where no target counts.
+func (m *Model) TokenHits(h, targets graph.Value) (loss, hit graph.Value) {
+	if !h.Valid() {
+		return h, h
+	}
+	w, ok := m.headWeight(h)
+	if !ok || m.config.LogitCap > 0 {
+		logits := m.Logits(h)
+		return ops.TokenLoss(logits, targets), ops.TokenHits(logits, targets)
+	}
+	defer h.Graph().Scope("lm_head")()
+	return ops.LinearHits(h, w, targets)
+}
+
 func (m *Model) headWeight(h graph.Value) (graph.Value, bool) {
 	v := m.Body.Table()
 	if m.Head != nil {

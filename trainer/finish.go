@@ -17,7 +17,7 @@ import (
 
 // finish writes what the run made: the adapter or the model, the plot and, last, the manifest, which marks the run as done.
 func (j *job) finish(ctx context.Context) error {
-	if err := j.save(); err != nil {
+	if err := errors.Join(j.save(), j.toBest()); err != nil {
 		return err
 	}
 	err := j.plans.withAverage(ctx, func() error { return j.result(ctx) })
@@ -94,6 +94,9 @@ func (j *job) writeManifest(rows []report.Row) error {
 	}
 	for _, f := range j.train.Files() {
 		m.Data = append(m.Data, report.DataFile{Path: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
+	}
+	if j.state.BestLoss != nil {
+		m.BestStep, m.BestEvalLoss = int64(j.state.BestStep), j.state.BestLoss
 	}
 	if raw := j.model.TokFiles["tokenizer.json"]; raw != nil {
 		m.TokenizerSHA256 = report.HashBytes(raw)

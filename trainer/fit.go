@@ -96,6 +96,11 @@ func (j *job) compileAll(o stepOptions) error {
 	if j.total, err = j.planExact(o.budget); err != nil {
 		return err
 	}
+	samples, err := j.planSamples(o.budget)
+	if err != nil {
+		return err
+	}
+	j.total = max(j.total, samples)
 	if o.budget > 0 && j.total > o.budget { // each plan fits alone
 		r := j.largest()
 		r.Arena, r.Consts = j.session.ArenaBytes(), 0

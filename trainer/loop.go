@@ -24,6 +24,9 @@ func (j *job) begin(ctx context.Context) error {
 	if j.metrics, err = report.ResumeMetrics(j.path("metrics.jsonl"), int64(j.state.Step)); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
+	if err := report.CutSamples(j.path(samplesFile), int64(j.state.Step)); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
 	if err := j.fs.MkdirAll(j.path("tensorboard")); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
@@ -47,22 +50,6 @@ func (j *job) begin(ctx context.Context) error {
 	return j.pairsBefore(ctx)
 }
 
-// pairsBefore measures the held-out pairs before the first step.
-func (j *job) pairsBefore(ctx context.Context) error {
-	if !j.cfg.Train.Preferences() || j.evalLoader == nil || j.state.MarginBefore != nil || j.state.Step > 0 {
-		return nil
-	}
-	t, err := j.plans.evaluate(ctx, j.evalLoader)
-	if err != nil {
-		return j.stopped(err)
-	}
-	n := t.numbers("")
-	margin, accuracy := n["reward_margin"], n["reward_accuracy"]
-	j.state.MarginBefore, j.state.AccuracyBefore = &margin, &accuracy
-	j.log.Info("held-out pairs before training", "margin", margin, "accuracy", accuracy, "loss", t.mean())
-	return nil
-}
-
 // describe logs what is about to be trained.
 func (j *job) describe() {
 	params, trained := j.countParams()
@@ -77,7 +64,7 @@ func (j *job) describe() {
 func (j *job) loop(ctx context.Context) error {
 	var buf []data.Batch
 	total := j.loader.Steps()
-	for step := j.state.Step; step < total; step++ {
+	for step := j.state.Step; step < total && !j.state.Ended; step++ {
 		if ctx.Err() != nil {
 			return j.stopped(ctx.Err())
 		}
@@ -126,38 +113,14 @@ func (j *job) memory() int64 {
 	return j.peak
 }
 
-// evaluate returns the loss of the held-out rows, of the averaged weights if the run keeps an average, and tells the plateau.
-func (j *job) evaluate(ctx context.Context) (t tally, err error) {
-	err = j.plans.withAverage(ctx, func() error {
-		t, err = j.plans.evaluate(ctx, j.evalLoader)
-		return err
-	})
-	loss := t.mean()
-	if err != nil || j.plateau == nil {
-		return t, err
-	}
-	if j.plateau.Observe(loss) {
-		j.log.Info("the held-out loss has stopped falling; the learning rate is reduced", "step", j.state.Step, "eval_loss", loss, "scale", j.plateau.Scale)
-	}
-	s := j.plateau.State()
-	j.state.Plateau = &s
-	return t, nil
-}
-
 // afterStep evaluates, logs and saves as the configuration says.
 func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
 	step := int(row.Step)
 	if every := j.cfg.Eval.Every; j.evalLoader != nil && (step == total || every > 0 && step%every == 0) {
 		// A step and its evaluation are one: stopped between them, the row would lack the loss that the undisturbed run has.
-		t, err := j.evaluate(context.WithoutCancel(ctx))
-		if err != nil {
+		if err := j.evaluateStep(context.WithoutCancel(ctx), &row); err != nil {
 			return err
 		}
-		loss := t.mean()
-		row.EvalLoss = &loss
-		row.Add(t.numbers("eval_"))
-		j.summarise(t)
-		j.sum.EvalLoss = loss
 	}
 	if err := errors.Join(j.metrics.Append(row), j.events.Row(row)); err != nil {
 		return withCode(config.ExitDisk, err)
@@ -175,19 +138,10 @@ func (j *job) afterStep(ctx context.Context, row report.Row, total int) error {
 			return err
 		}
 	}
-	if every := j.cfg.Save.Every; step == total || every > 0 && step%every == 0 {
+	if every := j.cfg.Save.Every; step == total || every > 0 && step%every == 0 || j.state.Ended || j.newBest() {
 		return j.save()
 	}
 	return nil
-}
-
-// summarise compares held-out pairs with what they were before the first step.
-func (j *job) summarise(t tally) {
-	if t.pairs == nil || j.state.MarginBefore == nil || j.state.AccuracyBefore == nil {
-		return
-	}
-	n := t.numbers("")
-	j.sum.Preference = &PreferenceSummary{*j.state.MarginBefore, n["reward_margin"], *j.state.AccuracyBefore, n["reward_accuracy"]}
 }
 
 // stopped turns a cancelled step into a durable checkpoint and ErrStopped. Gradients of an unfinished step are not part of a

@@ -205,9 +205,17 @@ type nextToken struct{}
 
 func (nextToken) rows(n int) int { return n }
 
-func (nextToken) build(p *lossPlan, m *models.Model, hidden graph.Value, _ bool) {
-	p.loss = ops.Sum(m.TokenLoss(hidden, p.in.targets))
+func (nextToken) build(p *lossPlan, m *models.Model, hidden graph.Value, train bool) {
+	if train {
+		p.loss = ops.Sum(m.TokenLoss(hidden, p.in.targets))
+		return
+	}
+	loss, hit := m.TokenHits(hidden, p.in.targets)
+	p.loss, p.outs[outHits] = ops.Sum(loss), ops.Sum(hit)
 }
+
+// outHits counts the tokens of an evaluation whose target is the likeliest.
+const outHits = "hits"
 
 func (nextToken) prepare(_ context.Context, step []data.Batch) (s stepShare, _ error) {
 	for i := range step {
@@ -222,6 +230,9 @@ func (nextToken) add(t *tally, p *lossPlan, res plan.Result, b *data.Batch) {
 	t.sum += res.Float(p.loss)
 	t.units += b.Targets
 	t.tokens += b.Targets
+	if hits, ok := p.outs[outHits]; ok {
+		t.hits += int(res.Float(hits))
+	}
 }
 
 func sortedNames(m map[string]graph.Value) []string { return slices.Sorted(maps.Keys(m)) }

@@ -195,13 +195,3 @@ func (o preference) add(t *tally, p *lossPlan, res plan.Result, b *data.Batch) {
 	}
 	t.sum += res.Float(p.loss)
 }
-
-// numbers are the rewards of a tally under the names that metrics have.
-func (t tally) numbers(prefix string) map[string]float64 {
-	if t.pairs == nil || t.units == 0 {
-		return nil
-	}
-	n, c, r := float64(t.units), t.pairs.chosen, t.pairs.rejected
-	return map[string]float64{prefix + "rewards_chosen": c / n, prefix + "rewards_rejected": r / n, prefix + "reward_margin": (c - r) / n,
-		prefix + "reward_accuracy": t.pairs.right / n}
-}

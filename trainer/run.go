@@ -113,6 +113,7 @@ type job struct {
 	seqLen      int
 	micro       int   // rows computed at once: train.micro_batch, or fewer with train.fit
 	exact       bool  // held-out answers are compared
+	sampled     bool  // held-out prompts are answered at evaluations
 	total       int64 // bytes on the device that the plans of the run take
 	base, peak  int64 // bytes on the device before the run, and the most that the run held
 
@@ -138,6 +139,8 @@ type runState struct {
 	Samples     []Sample `json:"samples,omitempty"`
 
 	Plateau *optim.PlateauState `json:"plateau,omitempty"`
+
+	judged
 
 	// Of the held-out pairs before the first step.
 	MarginBefore   *float64 `json:"reward_margin_before,omitempty"`

@@ -49,11 +49,25 @@ func (j *job) restore() error {
 	if err := j.sameRun(s.Dir, st); err != nil {
 		return err
 	}
+	if err := j.readVars(s, j.persistent()); err != nil {
+		return err
+	}
+	st.ModelHash = j.state.ModelHash
+	j.state, j.saved = st, st.Step
+	if j.cfg.Save.Best {
+		j.runs.Pinned = st.BestStep
+	}
+	j.log.Info("resuming", "step", st.Step, "checkpoint", s.Dir)
+	return nil
+}
+
+// readVars gives variables the values that a checkpoint has.
+func (j *job) readVars(s *checkpoint.Saved, vars []*graph.Var) error {
 	f, err := s.Tensors()
 	if err != nil {
 		return err
 	}
-	for _, v := range j.persistent() {
+	for _, v := range vars {
 		t, err := f.Read(v.Name)
 		if err == nil {
 			err = j.store.Set(v, t)
@@ -62,9 +76,6 @@ func (j *job) restore() error {
 			return errors.Join(withCode(config.ExitInput, fmt.Errorf("checkpoint %s: %w", s.Dir, err)), f.Close())
 		}
 	}
-	st.ModelHash = j.state.ModelHash
-	j.state, j.saved = st, st.Step
-	j.log.Info("resuming", "step", st.Step, "checkpoint", s.Dir)
 	return f.Close()
 }
 

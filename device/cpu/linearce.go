@@ -11,6 +11,7 @@ import (
 
 func init() {
 	Register(buildLinearLoss)
+	Register(buildLinearHits)
 	Register(buildLinearLossGrad)
 }
 
@@ -171,12 +172,33 @@ func buildLinearLoss(d *Device, _ ops.LinearCrossEntropyOp, s device.Spec) (*Ker
 		return nil, device.ErrNoKernel
 	}
 	if l.dt == tensor.F64 {
-		return linearLossKernel(l, exp64), nil
+		return linearLossKernel(l, exp64, tokenLoss), nil
 	}
-	return linearLossKernel(l, exp32), nil
+	return linearLossKernel(l, exp32, tokenLoss), nil
 }
 
-func linearLossKernel[T floats](l linearLoss, exp expRow[T]) *Kernel {
+func buildLinearHits(d *Device, _ ops.LinearHitsOp, s device.Spec) (*Kernel, error) {
+	l := newLinearLoss(d, s)
+	if l.dt == tensor.F64 && l.wt != l.dt {
+		return nil, device.ErrNoKernel
+	}
+	if l.dt == tensor.F64 {
+		return linearLossKernel(l, exp64, tokenHit), nil
+	}
+	return linearLossKernel(l, exp32, tokenHit), nil
+}
+
+// tokenHit is the loss of a token and whether its logit is the largest.
+func tokenHit[T floats](m T, sum float64, at T) (loss, hit T) {
+	loss, _ = tokenLoss(m, sum, at)
+	if at >= m {
+		hit = 1
+	}
+	return loss, hit
+}
+
+// linearLossKernel makes two numbers of each token that counts from its largest logit, the sum of e^(logit - largest) and the label's logit.
+func linearLossKernel[T floats](l linearLoss, exp expRow[T], finish func(m T, sum float64, at T) (a, b T)) *Kernel {
 	var count carve
 	carveLoss[T](l, &count, true, false, false)
 	k := &Kernel{ScratchBytes: count.used, Run: func(c *Call) error {
@@ -190,11 +212,11 @@ func linearLossKernel[T floats](l linearLoss, exp expRow[T]) *Kernel {
 		if err != nil {
 			return err
 		}
-		loss, lse := tensor.View[T](c.Out[0]), tensor.View[T](c.Out[1])
-		clear(loss)
-		clear(lse)
+		a, b := tensor.View[T](c.Out[0]), tensor.View[T](c.Out[1])
+		clear(a)
+		clear(b)
 		for i, r := range s.index {
-			loss[r], lse[r] = tokenLoss(s.peak[i], s.sum[i], s.at[i])
+			a[r], b[r] = finish(s.peak[i], s.sum[i], s.at[i])
 		}
 		return nil
 	}}

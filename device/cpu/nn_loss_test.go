@@ -118,6 +118,7 @@ func nnLinearLoss(t *testing.T, d tensor.DType, tol float64, n, c, v int) {
 	full := tensor.New(tensor.T(tensor.I32, n))
 	for _, labels := range []*tensor.Tensor{nnLabels(r, v, n), full} {
 		nnKernel(t, ops.LinearCrossEntropyOp{}, tol, x, w, labels)
+		nnKernel(t, ops.LinearHitsOp{}, tol, x, w, labels)
 		lse := nnLaunch(t, 1, ops.LinearCrossEntropyOp{}, -1, []*tensor.Tensor{x, w, labels})[1]
 		g, h := nnRandom(r, nnWide(d), n), nnRandom(r, nnWide(d), n)
 		for _, need := range [][2]bool{{true, true}, {true, false}, {false, true}} {

@@ -81,6 +81,11 @@ func lossCases() []Case {
 			DTypes: []tensor.DType{tensor.F32}, Tol: lce, Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
 				return g.Apply(ops.LinearCrossEntropyOp{Wide: true}, in...)
 			}},
+		{Name: "linear_hits", In: []Arg{x, w, labels}, Tol: lce, Bad: [][]Arg{{x, {Dims: []int{5, 7}}, labels}},
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
+				loss, hit := ops.LinearHits(in[0], in[1], in[2])
+				return []graph.Value{loss, hit}
+			}},
 		{Name: "linear_cross_entropy_lse", In: []Arg{x, w, labels}, Tol: lce,
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				loss, lse := ops.LinearCrossEntropyLSE(in[0], in[1], in[2])

@@ -43,6 +43,10 @@ type Manifest struct {
 	FinalLoss     *float64 `json:"final_loss,omitempty"`
 	FinalEvalLoss *float64 `json:"final_eval_loss,omitempty"`
 
+	// BestStep is the step of the lowest held-out loss, of which BestEvalLoss is the value. With save.best it is what the run made.
+	BestStep     int64    `json:"best_step,omitempty"`
+	BestEvalLoss *float64 `json:"best_eval_loss,omitempty"`
+
 	// WeightsDigest is Digest of the trained tensors after the last step.
 	WeightsDigest string `json:"weights_digest,omitempty"`
 	// ExactMatchBefore and ExactMatchAfter are the shares of held-out answers given exactly, without and with the
