@@ -54,6 +54,14 @@ type Embedding struct {
 	Weight *graph.Var `name:"weight"`
 	// State32 asks the optimizer for 32-bit states of the table whatever its own width, as bitsandbytes' Embedding does: see FullState.
 	State32 bool
+	// Adapter changes what the table gives; nil: nothing does.
+	Adapter EmbeddingAdapter `name:"."`
+}
+
+// EmbeddingAdapter changes what an Embedding returns. Models whose head is the embedding, transposed, read the table without it.
+type EmbeddingAdapter interface {
+	// Forward returns (..., features) in y's dtype for ids (...), of which the table gives y.
+	Forward(ids, y graph.Value) graph.Value
 }
 
 // NewEmbedding takes the table named "weight" from src.
@@ -66,7 +74,11 @@ func (e *Embedding) Forward(ids graph.Value) graph.Value {
 	if !ids.Valid() {
 		return ids
 	}
-	return ops.Embed(ids.Graph().Read(e.Weight), ids)
+	y := ops.Embed(ids.Graph().Read(e.Weight), ids)
+	if e.Adapter != nil {
+		return e.Adapter.Forward(ids, y)
+	}
+	return y
 }
 
 // FullState returns the table if its optimizer state must have 32 bits.

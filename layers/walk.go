@@ -40,6 +40,51 @@ func GroupedModules(model any, f func(path string, p Grouped, replace func(Group
 	w.walk("", reflect.ValueOf(model))
 }
 
+// Embeddings calls f for every Embedding of a model, with its path.
+func Embeddings(model any, f func(path string, e *Embedding)) {
+	w := walker{seen: map[any]bool{}}
+	w.visit = func(path string, m any) {
+		if e, ok := m.(*Embedding); ok && !w.seen[e] {
+			w.seen[e] = true
+			f(path, e)
+		}
+	}
+	w.walk("", reflect.ValueOf(model))
+}
+
+// Routers lists the paths of the projections that send tokens to experts. They are parameters more than layers: PEFT takes none for a linear
+// layer.
+func Routers(model any) []string {
+	var out []string
+	w := walker{seen: map[any]bool{}, visit: func(path string, m any) {
+		if _, ok := m.(*MoE); ok {
+			out = append(out, join(path, "gate"))
+		}
+	}}
+	w.walk("", reflect.ValueOf(model))
+	return out
+}
+
+// Vacant calls f for every field of interface type Projection that holds nothing, with its path and a function that fills it: a head
+// that is the embedding, transposed, is one.
+func Vacant(model any, f func(path string, fill func(Projection))) {
+	w := walker{seen: map[any]bool{}, vacant: f}
+	w.walk("", reflect.ValueOf(model))
+}
+
+// Fields calls f for every field of type *graph.Var that holds a parameter, with its path and a function that puts another variable
+// there. A variable that stands in two fields is offered twice.
+func Fields(model any, f func(path string, v *graph.Var, replace func(*graph.Var))) {
+	w := walker{seen: map[any]bool{}, field: f}
+	w.walk("", reflect.ValueOf(model))
+}
+
+// Tied is implemented by models whose output head may be the embedding.
+type Tied interface {
+	// TiedTable returns the table (vocabulary, features) that is the head too, nil when the head has a weight of its own.
+	TiedTable() *graph.Var
+}
+
 // Params returns the parameters of a model.
 func Params(model any) []Param {
 	var out []Param
@@ -73,7 +118,7 @@ func SetTrainable(model any, on bool) {
 func FullState(model any) []*graph.Var {
 	var out []*graph.Var
 	met := map[*graph.Var]bool{}
-	w := walker{seen: map[any]bool{}, visit: func(m any) {
+	w := walker{seen: map[any]bool{}, visit: func(_ string, m any) {
 		l, ok := m.(interface{ FullState() []*graph.Var })
 		if !ok {
 			return
@@ -94,8 +139,10 @@ type walker struct {
 	param   func(Param)
 	module  func(path string, p Projection, replace func(Projection))
 	grouped func(path string, p Grouped, replace func(Grouped))
-	buffer  bool        // of the field that is walked
-	visit   func(m any) // called with each pointer to a model
+	vacant  func(path string, fill func(Projection))
+	field   func(path string, v *graph.Var, replace func(*graph.Var))
+	buffer  bool                     // of the field that is walked
+	visit   func(path string, m any) // called with each pointer to a model
 }
 
 var projectionType, groupedType = reflect.TypeFor[Projection](), reflect.TypeFor[Grouped]()
@@ -104,22 +151,28 @@ func (w *walker) walk(path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Interface:
 		if v.IsNil() {
+			if w.vacant != nil && v.Type() == projectionType && v.CanSet() {
+				w.vacant(path, func(p Projection) { setProjection(v, p) })
+			}
 			return
 		}
 		inner := v.Elem() // taken first: what a replacement wraps is not offered again
 		if w.module != nil && v.Type() == projectionType && v.CanSet() {
-			w.module(path, v.Interface().(Projection), func(p Projection) { v.Set(reflect.ValueOf(p)) })
+			w.module(path, v.Interface().(Projection), func(p Projection) { setProjection(v, p) })
 		}
 		if w.grouped != nil && v.Type() == groupedType && v.CanSet() {
 			w.grouped(path, v.Interface().(Grouped), func(p Grouped) { v.Set(reflect.ValueOf(p)) })
 		}
 		w.walk(path, inner)
 	case reflect.Pointer:
+		if x, ok := v.Interface().(*graph.Var); ok && x != nil && w.field != nil && v.CanSet() && !w.buffer {
+			w.field(path, x, func(y *graph.Var) { v.Set(reflect.ValueOf(y)) })
+		}
 		if v.IsNil() || w.leaf(path, v.Interface()) {
 			return
 		}
 		if w.visit != nil {
-			w.visit(v.Interface())
+			w.visit(path, v.Interface())
 		}
 		w.walk(path, v.Elem())
 	case reflect.Struct:
@@ -129,6 +182,15 @@ func (w *walker) walk(path string, v reflect.Value) {
 			w.walk(join(path, strconv.Itoa(i)), v.Index(i))
 		}
 	}
+}
+
+// setProjection fills a field; a nil p empties it.
+func setProjection(field reflect.Value, p Projection) {
+	if p == nil {
+		field.SetZero()
+		return
+	}
+	field.Set(reflect.ValueOf(p))
 }
 
 // leaf reports a parameter; true ends the descent.

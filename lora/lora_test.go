@@ -81,7 +81,7 @@ func forward(t *testing.T, m *net, store *plan.Store) []float32 {
 func scramble(t *testing.T, a *lora.Adapter, store *plan.Store) {
 	t.Helper()
 	for _, m := range a.Modules {
-		b := m.Linear.B
+		b := m.B
 		require.NoError(t, store.Set(b, layers.Normal(0.3).Value(9, b)))
 	}
 }
@@ -143,7 +143,7 @@ func TestMergeUnmerge(t *testing.T) {
 	require.NoError(t, a.Unmerge(store))
 	require.InDeltaSlice(t, adapted, forward(t, m, store), 1e-5)
 	scramble(t, a, store)
-	require.NoError(t, store.Set(a.Modules[0].Linear.B, tensor.New(a.Modules[0].Linear.B.Type)))
+	require.NoError(t, store.Set(a.Modules[0].B, tensor.New(a.Modules[0].B.Type)))
 	require.NotEqual(t, adapted, forward(t, m, store), "adapters are on again")
 }
 
@@ -152,11 +152,11 @@ func TestMergeNonFinite(t *testing.T) {
 	a, err := lora.Attach(m, lora.Config{Rank: 1})
 	require.NoError(t, err)
 	require.NoError(t, a.Init(store))
-	l := a.Modules[1].Linear
+	l := a.Modules[1]
 	bad := tensor.New(l.B.Type)
 	bad.Set(0, math.Inf(1))
 	require.NoError(t, store.Set(l.B, bad))
-	base := l.Base.(*layers.Linear).Weight
+	base := l.Base().(*layers.Linear).Weight
 	before, err := store.Get(base)
 	require.NoError(t, err)
 	require.ErrorContains(t, a.Merge(store), "layers.0.down_proj")
@@ -169,7 +169,7 @@ func TestDelta(t *testing.T) {
 	m, store := newNet(t)
 	a, err := lora.Attach(m, lora.Config{Rank: 2, Alpha: 6})
 	require.NoError(t, err)
-	l := a.Modules[0].Linear
+	l := a.Modules[0]
 	av, bv := layers.Normal(1).Value(1, l.A), layers.Normal(1).Value(2, l.B)
 	require.NoError(t, store.Set(l.A, av))
 	require.NoError(t, store.Set(l.B, bv))

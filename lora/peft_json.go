@@ -148,8 +148,42 @@ func pyFloat(x float64, bits int) string {
 	return s
 }
 
-// pairs reads a JSON object of numbers in the order of the file: the first pattern that matches counts.
-func (f fields) pairs(key string) (patterns, error) {
+// nameList reads a pattern, or a list of names, which comes back sorted.
+func (f fields) nameList(key string) (pattern string, names []string, err error) {
+	if f.empty(key) {
+		return "", nil, nil
+	}
+	if json.Unmarshal(f[key], &pattern) == nil {
+		return pattern, nil, nil
+	}
+	if err := json.Unmarshal(f[key], &names); err != nil {
+		return "", nil, fmt.Errorf("%s: expected a pattern or a list of names, found %s", key, brief(f[key]))
+	}
+	slices.Sort(names)
+	return "", names, nil
+}
+
+// numbers reads a whole number, or a list of them, from 0.
+func (f fields) numbers(key string) ([]int, error) {
+	raw, ok := f[key]
+	if !ok || string(raw) == "null" {
+		return nil, nil
+	}
+	var one int
+	var list []int
+	if json.Unmarshal(raw, &one) == nil {
+		list = []int{one}
+	} else if json.Unmarshal(raw, &list) != nil {
+		return nil, fmt.Errorf("%s: expected whole numbers, found %s", key, brief(raw))
+	}
+	if slices.ContainsFunc(list, func(n int) bool { return n < 0 }) {
+		return nil, fmt.Errorf("%s: %s holds a negative number", key, brief(raw))
+	}
+	return list, nil
+}
+
+// pairs reads a JSON object of numbers in the order of the file: the first pattern that matches counts. each is called with every pair.
+func (f fields) pairs(key string, each func(key string, v float64) error) (patterns, error) {
 	if f.empty(key) {
 		return nil, nil
 	}
@@ -168,7 +202,11 @@ func (f fields) pairs(key string) (patterns, error) {
 		if err != nil || !ok || !(x > 0) || math.IsInf(x, 0) {
 			return nil, fmt.Errorf("%s: the value of %q must be a positive number", key, name)
 		}
-		p, err := newPattern(name.(string), x)
+		text, _ := name.(string) // the keys of an object are strings
+		if err := each(text, x); err != nil {
+			return nil, err
+		}
+		p, err := newPattern(text, x)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
 		}

@@ -119,10 +119,12 @@ func TestLoadRefuses(t *testing.T) {
 	}{
 		{"peft_type", "VERA", `peft_type is "VERA"`},
 		{"peft_type", nil, "peft_type is missing"},
-		{"use_dora", true, "DoRA"},
-		{"lora_bias", true, "lora_bias is true"},
-		{"bias", "all", `bias is "all"`},
-		{"modules_to_save", []string{"lm_head"}, "modules_to_save"},
+		{"use_dora", true, "use_dora"},
+		{"lora_bias", true, "lora_bias"},
+		{"bias", "some", `bias "some" is not known`},
+		{"modules_to_save", 7, "modules_to_save: expected"}, {"layers_to_transform", "x", "layers_to_transform: expected"},
+		{"layers_pattern", "layers", "numbers of layers"},
+		{"ensure_weight_tying", true, "tied weights"}, {"arrow_config", map[string]int{"top_k": 2}, "Arrow"},
 		{"layer_replication", [][]int{{0, 2}}, "layer replication"},
 		{"alora_invocation_tokens", []int{1}, "aLoRA"},
 		{"megatron_config", map[string]int{"a": 1}, "Megatron"},
@@ -132,7 +134,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"use_magic", true, "use_magic is true"},
 		{"init_lora_weights", "pissa_niter_4", "pissa_niter_4"},
 		{"target_parameters", []string{"x"}, "target_parameters"},
-		{"trainable_token_indices", []int{1}, "trainable_token_indices"},
+		{"trainable_token_indices", "x", "trainable_token_indices: expected"}, {"rank_pattern", map[string]any{"x": 2.5}, "whole number"},
 		{"r", 0, "r is 0"}, {"r", 2.5, "r is 2.5"}, {"r", "x", `r: cannot read "x"`}, {"r", 3, "its rank is 2, adapter_config.json says 3"},
 		{"lora_alpha", -1, "lora_alpha is -1"}, {"lora_dropout", 1, "lora_dropout is 1"},
 		{"rank_pattern", map[string]any{"up_proj": 4}, "its rank is 2, adapter_config.json says 4"},
@@ -161,7 +163,7 @@ func TestPatterns(t *testing.T) {
 	require.NoError(t, err)
 	var scales []float64
 	for _, m := range a.Modules {
-		scales = append(scales, m.Linear.Scale)
+		scales = append(scales, m.Scale)
 	}
 	require.Equal(t, []float64{5, 1.5, 2, 1.5}, scales, "a pattern matches whole parts of a path, from its end")
 }
@@ -188,13 +190,13 @@ func TestLoadWeightsRefuses(t *testing.T) {
 		{"A alone", map[string]*tensor.Tensor{p + ".lora_A.weight": mat(2, netDim)}, "there is no lora_B"},
 		{"B alone", map[string]*tensor.Tensor{p + ".lora_B.weight": mat(netHidden, 2)}, "there is no lora_A"},
 		{"ranks", map[string]*tensor.Tensor{p + ".lora_A.weight": mat(2, netDim), p + ".lora_B.weight": mat(netHidden, 3)}, "its rank is 3, that of lora_A is 2"},
-		{"vector", map[string]*tensor.Tensor{p + ".lora_A.weight": mat(2)}, "floating-point matrix"},
-		{"ints", map[string]*tensor.Tensor{p + ".lora_A.weight": tensor.New(tensor.T(tensor.I32, 2, 2))}, "floating-point matrix"},
+		{"vector", map[string]*tensor.Tensor{p + ".lora_A.weight": mat(2)}, "has 2 axes"},
+		{"ints", map[string]*tensor.Tensor{p + ".lora_A.weight": tensor.New(tensor.T(tensor.I32, 2, 2))}, "floating-point numbers"},
 		{"prefix", map[string]*tensor.Tensor{"layers.0.up_proj.lora_A.weight": mat(2, 2)}, "does not begin with"},
-		{"dora", map[string]*tensor.Tensor{p + ".lora_magnitude_vector": mat(2)}, "DoRA"},
-		{"embedding", map[string]*tensor.Tensor{p + ".lora_embedding_A": mat(2, 2)}, "embedding"},
-		{"bias", map[string]*tensor.Tensor{p + ".lora_B.bias": mat(2)}, "bias"},
-		{"whole", map[string]*tensor.Tensor{"base_model.model.lm_head.weight": mat(2)}, "whole weight"},
+		{"dora", map[string]*tensor.Tensor{p + ".lora_A.weight": mat(2, netDim), p + ".lora_B.weight": mat(netHidden, 2), p + ".lora_magnitude_vector": mat(netHidden)}, "use_dora"},
+		{"embedding", map[string]*tensor.Tensor{p + ".lora_embedding_A": mat(2, 2)}, "there is no lora_B"},
+		{"bias", map[string]*tensor.Tensor{p + ".lora_A.weight": mat(2, netDim), p + ".lora_B.weight": mat(netHidden, 2), p + ".lora_B.bias": mat(2)}, "lora_bias"},
+		{"whole", map[string]*tensor.Tensor{"base_model.model.lm_head.weight": mat(2)}, "modules_to_save"},
 		{"other", map[string]*tensor.Tensor{p + ".lora_Q.weight": mat(2)}, "not a weight of a LoRA"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -249,7 +251,7 @@ func TestLoadHalfPrecision(t *testing.T) {
 	m, store := newNet(t)
 	a, err := lora.AttachSaved(m, saved, store)
 	require.NoError(t, err)
-	x, err := store.Get(a.Modules[0].Linear.A)
+	x, err := store.Get(a.Modules[0].A)
 	require.NoError(t, err)
 	require.Equal(t, tensor.F32, x.DType())
 	require.Equal(t, 1.5, x.At(0))

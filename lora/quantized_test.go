@@ -35,9 +35,9 @@ func TestAdapterOnQuantizedLayers(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, a.Init(store))
 			require.Equal(t, []string{"up_proj.weight", "up_proj.bias", "up_proj.lora_A.weight", "up_proj.lora_B.weight"}, paramNames(m))
-			require.NotZero(t, gradientNorm(t, store, m, a.Modules[0].Linear.B))
+			require.NotZero(t, gradientNorm(t, store, m, a.Modules[0].B))
 
-			l := a.Modules[0].Linear
+			l := a.Modules[0]
 			require.NoError(t, store.Set(l.B, layers.Normal(0.1).Value(5, l.B)))
 			before, err := q.State(store)
 			require.NoError(t, err)

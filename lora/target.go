@@ -5,11 +5,13 @@ import (
 	"regexp"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 )
 
 // Targets picks modules by path. The zero value is all-linear: every projection except the output head. Pattern is a regular
-// expression that must match the whole path; Names match a path that equals a name or ends in "."+name, as PEFT has it.
+// expression that must match the whole path; Names match a path that equals a name or ends in "."+name, as PEFT has it. Names and
+// patterns may mean embeddings too.
 type Targets struct {
 	Pattern string
 	Names   []string
@@ -17,6 +19,8 @@ type Targets struct {
 
 // outputHeads are what all-linear leaves out.
 var outputHeads = []string{"lm_head", "embed_out", "output"}
+
+func (t Targets) all() bool { return t.Pattern == "" && len(t.Names) == 0 }
 
 func (t Targets) matcher() (func(path string) bool, error) {
 	switch {
@@ -29,9 +33,7 @@ func (t Targets) matcher() (func(path string) bool, error) {
 		}
 		return re.MatchString, nil
 	case len(t.Names) > 0:
-		return func(path string) bool {
-			return slices.ContainsFunc(t.Names, func(n string) bool { return path == n || strings.HasSuffix(path, "."+n) })
-		}, nil
+		return func(path string) bool { return named(path, t.Names) }, nil
 	}
 	return func(path string) bool { return !slices.Contains(outputHeads, lastPart(path)) }, nil
 }
@@ -47,13 +49,74 @@ func (t Targets) String() string {
 	return "all-linear"
 }
 
-func excluded(path string, names []string) bool {
+// named reports whether a path is one of the names or ends in one after a dot.
+func named(path string, names []string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return path == n || strings.HasSuffix(path, "."+n) })
+}
+
+// selector tells whether a module is adapted: it is a target in one of the layers, not excluded and not trained whole.
+func (c Config) selector() (func(path string) bool, error) {
+	match, err := c.Targets.matcher()
+	if err != nil {
+		return nil, err
+	}
+	excluded := func(path string) bool { return named(path, c.Exclude) }
+	if c.ExcludePattern != "" {
+		re, err := regexp.Compile("^(?:" + c.ExcludePattern + ")$")
+		if err != nil {
+			return nil, fmt.Errorf("lora: exclude pattern: %w", err)
+		}
+		excluded = re.MatchString
+	}
+	inLayer, err := c.layerSelector()
+	if err != nil {
+		return nil, err
+	}
+	return func(path string) bool {
+		return match(path) && inLayer(path) && !excluded(path) && !within(path, c.ModulesToSave)
+	}, nil
+}
+
+// layerSelector tells whether a module lies in one of the chosen layers. Without a pattern the layer's number is the first part that is a
+// number and has two parts before and one after it.
+func (c Config) layerSelector() (func(path string) bool, error) {
+	if len(c.Layers) == 0 {
+		return func(string) bool { return true }, nil
+	}
+	exprs := []string{`^.*?\.[^.]*\.(\d+)\.`}
+	if len(c.LayersPattern) > 0 {
+		exprs = nil
+		for _, p := range c.LayersPattern {
+			exprs = append(exprs, `^(?:|.*?\.)(?:`+p+`)\.(\d+)\.`)
+		}
+	}
+	var res []*regexp.Regexp
+	for _, e := range exprs {
+		re, err := regexp.Compile(e)
+		if err != nil {
+			return nil, fmt.Errorf("lora: layers pattern: %w", err)
+		}
+		res = append(res, re)
+	}
+	return func(path string) bool {
+		for _, re := range res {
+			if m := re.FindStringSubmatch(path); m != nil {
+				n, err := strconv.Atoi(m[len(m)-1])
+				return err == nil && slices.Contains(c.Layers, n)
+			}
+		}
+		return false
+	}, nil
+}
+
+// within reports whether a path is or lies below a module of one of the names.
+func within(path string, names []string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return strings.Contains("."+path+".", "."+n+".") })
 }
 
 // commonNames describes the adapted modules among all paths: by the last part of their paths where every path that ends so is
 // adapted, else by the paths themselves. Sorted.
-func commonNames(adapted []Module, all []string) []string {
+func commonNames(adapted []*Module, all []string) []string {
 	total, chosen := map[string]int{}, map[string]int{}
 	for _, p := range all {
 		total[lastPart(p)]++

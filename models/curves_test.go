@@ -2,9 +2,9 @@ package models_test
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -79,11 +79,11 @@ type curve struct {
 }
 
 // train repeats steps on one batch, clipped to norm 1 and updated by AdamW with decay 0.01, and compares every loss and norm with
-// the reference.
-func (f *fixture) train(b batch, want curve) {
+// the reference. scale are factors of the learning rate of single variables.
+func (f *fixture) train(b batch, want curve, scale map[*graph.Var]float64) {
 	t := f.t
 	vars := layers.Trainable(f.model)
-	step, loss, norm, feed := f.step(b, vars)
+	step, loss, norm, feed := f.step(b, vars, scale)
 	worst := 0.0
 	same := func(i int, expected, got float64) {
 		require.InDelta(t, expected, got, 5e-5, "loss %d", i)
@@ -109,7 +109,7 @@ func (f *fixture) train(b batch, want curve) {
 }
 
 // step compiles loss, gradients, clipping and update as one plan.
-func (f *fixture) step(b batch, vars []*graph.Var) (c *plan.Plan, loss, norm graph.Value, feed plan.Feed) {
+func (f *fixture) step(b batch, vars []*graph.Var, scale map[*graph.Var]float64) (c *plan.Plan, loss, norm graph.Value, feed plan.Feed) {
 	t := f.t
 	p := f.pass(b.tokens.Shape().Dim(0), b.tokens.Shape().Dim(1), false, false)
 	loss = ops.MeanLoss(p.tokenLoss(), p.targets)
@@ -124,9 +124,25 @@ func (f *fixture) step(b batch, vars []*graph.Var) (c *plan.Plan, loss, norm gra
 	for i := range grads {
 		grads[i] = ops.Mul(grads[i], clip)
 	}
-	opt, err := optim.New("adamw", optim.Config{WeightDecay: 0.01})
-	require.NoError(t, err)
-	opt.Update(loss.Graph(), vars, grads, lrInput(loss.Graph()))
+	lr := lrInput(loss.Graph())
+	byFactor := map[float64][]int{}
+	for i, v := range vars {
+		factor, ok := scale[v]
+		if !ok {
+			factor = 1
+		}
+		byFactor[factor] = append(byFactor[factor], i)
+	}
+	for factor, list := range byFactor {
+		opt, err := optim.New("adamw", optim.Config{WeightDecay: 0.01})
+		require.NoError(t, err)
+		var params []*graph.Var
+		var gs []graph.Value
+		for _, i := range list {
+			params, gs = append(params, vars[i]), append(gs, grads[i])
+		}
+		opt.Update(loss.Graph(), params, gs, ops.Scale(lr, factor))
+	}
 	c, err = plan.Compile([]graph.Value{loss, norm}, plan.Options{Device: f.dev, Session: f.session})
 	require.NoError(t, err)
 	return c, loss, norm, p.feed(b)
@@ -141,7 +157,7 @@ func TestGoldenHFCurves(t *testing.T) {
 		b := newBatch(t, read(t, g, "input_ids"), read(t, g, "labels"), nil)
 		f := openModel(t, dir, "config.json")
 		layers.SetTrainable(f.model, true)
-		f.train(b, want.Curves["full"])
+		f.train(b, want.Curves["full"], nil)
 		for variant, c := range want.Curves {
 			if variant == "full" {
 				continue
@@ -156,6 +172,7 @@ func adapterCurve(t *testing.T, dir, variant string, b batch, want curve) {
 	final := filepath.Join(dir, "adapter_"+variant+"_final")
 	f := openModel(t, dir, "config.json")
 	adapter := f.variant(variant, dir, final)
+	require.NoError(t, adapter.Init(f.store))
 	start := filepath.Join(dir, "adapter_"+variant+"_init")
 	if !exists(start) {
 		start = filepath.Join(dir, "adapter_lora_init")
@@ -163,13 +180,19 @@ func adapterCurve(t *testing.T, dir, variant string, b batch, want curve) {
 	for v, x := range adapterFile(t, start, adapter) {
 		require.NoError(t, f.store.Set(v, x))
 	}
-	require.Equal(t, 2*len(adapter.Modules), len(layers.Trainable(f.model)), "only the adapter is trained")
-	f.train(b, want)
+	require.ElementsMatch(t, adapter.Vars(), layers.Trainable(f.model), "only the adapter is trained")
+	var scale map[*graph.Var]float64
+	if variant == "lora_plus" {
+		scale = adapter.LRScale(4)
+	}
+	f.train(b, want, scale)
 	if !exists(final) {
 		return
 	}
 	square, n := 0.0, 0
-	for v, x := range adapterFile(t, final, adapter) {
+	trained := adapterFile(t, final, adapter)
+	require.Len(t, trained, len(adapter.Vars()))
+	for v, x := range trained {
 		got, err := f.store.Get(v)
 		require.NoError(t, err)
 		near(t, v.Name, got, x, 1e-3, nil)
@@ -181,21 +204,53 @@ func adapterCurve(t *testing.T, dir, variant string, b batch, want curve) {
 	rms := math.Sqrt(square / float64(n))
 	require.LessOrEqual(t, rms, 2e-5, "root mean square difference of the trained adapter")
 	t.Logf("trained adapter of %d values differs by %.1e (root mean square)", n, rms)
+	f.merging(b, adapter)
 }
 
-// variant attaches the adapter of a curve: plain and rank-stabilised ones as a user would, others as their file says.
+// merging compares the losses beside and in the weights, and the weights before a merge and after it was taken back.
+func (f *fixture) merging(b batch, adapter *lora.Adapter) {
+	t := f.t
+	t.Helper()
+	logits := func() *tensor.Tensor {
+		p := f.pass(b.tokens.Shape().Dim(0), b.tokens.Shape().Dim(1), false, false)
+		return p.run(b, p.logits())[0]
+	}
+	apart := logits()
+	if adapter.Config.BBias {
+		require.ErrorContains(t, adapter.Merge(f.store), "lora_bias")
+		near(t, "after a merge that is impossible", logits(), apart, 1e-5, nil)
+		return
+	}
+	require.NoError(t, adapter.Merge(f.store))
+	worst := near(t, "merged", logits(), apart, logitLimit, nil)
+	require.NoError(t, adapter.Unmerge(f.store))
+	back := near(t, "unmerged", logits(), apart, logitLimit, nil)
+	t.Logf("merged logits differ by %.1e, unmerged ones by %.1e", worst, back)
+}
+
+// plainVariants are variants that begin at the plain adapter: what a user would ask for to get them.
+var plainVariants = map[string]func(c *lora.Config){
+	"lora":                 func(*lora.Config) {},
+	"lora_plus":            func(*lora.Config) {},
+	"rslora":               func(c *lora.Config) { c.RSLoRA = true },
+	"dora":                 func(c *lora.Config) { c.DoRA = true },
+	"lora_modules_to_save": func(c *lora.Config) { c.ModulesToSave = []string{"lm_head"} },
+}
+
+// variant attaches the adapter of a curve: those that the reference data describes as a user would, others as their file says.
 func (f *fixture) variant(variant, dir, final string) *lora.Adapter {
 	f.t.Helper()
-	if variant == "lora" || variant == "rslora" {
-		plain, err := lora.Load(vfs.OS{}, filepath.Join(dir, "adapter_lora_init"))
+	if change, ok := plainVariants[variant]; ok {
+		saved, err := lora.Load(vfs.OS{}, filepath.Join(dir, "adapter_lora_init"))
 		require.NoError(f.t, err)
-		c := lora.Config{Rank: 4, Alpha: 8, RSLoRA: variant == "rslora", Targets: plain.Config.Targets}
+		c := lora.Config{Rank: 4, Alpha: 8, Targets: saved.Config.Targets}
+		change(&c)
 		adapter, err := lora.Attach(f.model, c)
 		require.NoError(f.t, err)
 		return adapter
 	}
-	if variant == "lora_plus" || !exists(final) {
-		f.t.Skipf("no file says how %s differs: it is a matter of the optimizer, or of another family", variant)
+	if !exists(final) {
+		f.t.Skipf("no file says how %s differs", variant)
 	}
 	saved, err := lora.Load(vfs.OS{}, final)
 	if err != nil {
@@ -211,16 +266,23 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// adapterFile reads the weights of an adapter folder for the variables of an adapter.
+// adapterFile reads the weights of an adapter folder for the variables of an adapter that the file has. The file may also hold the base weight
+// of an embedding; everything else must be a variable.
 func adapterFile(t *testing.T, dir string, a *lora.Adapter) map[*graph.Var]*tensor.Tensor {
 	t.Helper()
 	f, err := checkpoint.OpenSafetensors(vfs.OS{}, filepath.Join(dir, "adapter_model.safetensors"))
 	require.NoError(t, err)
 	out := map[*graph.Var]*tensor.Tensor{}
-	for _, v := range a.Vars() {
-		out[v] = read(t, f, fmt.Sprintf("base_model.model.%s", v.Name))
+	known := map[string]bool{}
+	for _, n := range a.Named() {
+		known[n.Name] = true
+		if _, ok := f.Type(n.Name); ok {
+			out[n.Var] = read(t, f, n.Name)
+		}
 	}
-	require.Equal(t, len(f.Names()), len(out))
+	for _, name := range f.Names() {
+		require.True(t, known[name] || strings.HasSuffix(name, ".base_layer.weight"), name)
+	}
 	require.NoError(t, f.Close())
 	return out
 }

@@ -216,3 +216,11 @@ func (m *Model) headWeight(h graph.Value) (graph.Value, bool) {
 	}
 	return ops.Cast(h.Graph().Read(v), h.DType()), true
 }
+
+// TiedTable implements layers.Tied.
+func (m *Model) TiedTable() *graph.Var {
+	if m.Head != nil {
+		return nil
+	}
+	return m.Body.Table()
+}

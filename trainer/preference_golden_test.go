@@ -111,8 +111,8 @@ func openPreference(t *testing.T, dir, model, policy string, file *checkpoint.Fi
 
 // logps builds the log-probabilities of rows, of the policy or the reference.
 func (c *preferenceCase) logps(t *testing.T, who, rows string) graph.Value {
-	c.adapter.Off = who == "reference"
-	defer func() { c.adapter.Off = false }()
+	c.adapter.SetActive(who != "reference")
+	defer c.adapter.SetActive(true)
 	lp := layers.SequenceLogps(c.tokenLoss(t, who, rows, false))
 	c.named[who+"_"+rows+"_logps"] = lp
 	return lp

@@ -57,8 +57,8 @@ func (s *answerScorer) compile(t int, o stepOptions, withoutAdapter bool) (*scor
 	g := graph.New(fmt.Sprintf("score_%d", t))
 	p := &scorePlan{lossPlan: lossPlan{in: newBatchInputs(g, s.rows, t), feed: plan.Feed{}}}
 	if a := s.j.adapter; a != nil && withoutAdapter {
-		a.Off = true
-		defer func() { a.Off = false }()
+		a.SetActive(false)
+		defer a.SetActive(true)
 	}
 	hidden := s.j.model.Hidden(models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart})
 	p.logps = layers.SequenceLogps(s.j.model.TokenLoss(hidden, p.in.targets))

@@ -29,7 +29,7 @@ type Step struct {
 
 	feed  plan.Feed
 	loss  graph.Value
-	load  func(layers.Values) error
+	load  func(lora.Store) error
 	ready bool
 }
 
@@ -68,7 +68,7 @@ func NewMLP(dev device.Device) (*Step, error) {
 	layers.SetTrainable(model, true)
 	g := graph.New("mlp")
 	x, y := g.Input("x", tensor.T(tensor.F32, batch, in)), g.Input("labels", tensor.T(tensor.I32, batch))
-	s := &Step{load: src.Load, feed: plan.Feed{}}
+	s := &Step{load: func(v lora.Store) error { return src.Load(v) }, feed: plan.Feed{}}
 	s.loss = ops.CrossEntropy(second.Forward(ops.ReLU(first.Forward(x))), y)
 	s.Times.Build = time.Since(start)
 	params := layers.Trainable(model)
@@ -153,7 +153,7 @@ func NewLlama(dev device.Device, o LlamaOptions) (*Step, error) {
 }
 
 // model declares the weights and what is trained of them.
-func (o LlamaOptions) model() (*models.Model, layers.Source, func(layers.Values) error, error) {
+func (o LlamaOptions) model() (*models.Model, layers.Source, func(lora.Store) error, error) {
 	lo := layers.Options{Seed: 1, Policy: layers.Policy{Compute: o.Compute}}
 	if o.NF4 {
 		lo.Quantize = func(string) (quant.Config, bool) {
@@ -166,10 +166,10 @@ func (o LlamaOptions) model() (*models.Model, layers.Source, func(layers.Values)
 		if err == nil {
 			layers.SetTrainable(m, true)
 		}
-		return m, src, src.Load, err
+		return m, src, func(v lora.Store) error { return src.Load(v) }, err
 	}
 	a, err := lora.Attach(m, lora.Config{Rank: o.Rank, Alpha: 2 * float64(o.Rank)})
-	load := func(v layers.Values) error { return errors.Join(src.Load(v), a.Init(v)) }
+	load := func(v lora.Store) error { return errors.Join(src.Load(v), a.Init(v)) }
 	return m, src, load, err
 }
 

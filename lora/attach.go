@@ -1,0 +1,126 @@
+package lora
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/bitsandbyes/bitsandbyes/layers"
+)
+
+// layer is a place for an adapter: a projection with what sets its field, or an embedding.
+type layer struct {
+	path    string
+	linear  layers.Projection
+	replace func(layers.Projection)
+	embed   *layers.Embedding
+}
+
+// layersOf lists where a model can be adapted: its linear layers but for the routers of experts in walking order, then its embeddings.
+func layersOf(model any) []*layer {
+	var out []*layer
+	routers := layers.Routers(model)
+	layers.Modules(model, func(path string, p layers.Projection, replace func(layers.Projection)) {
+		switch p.(type) {
+		case *tokenHead, *frozenTable: // no layers of their own
+			return
+		}
+		if slices.Contains(routers, path) {
+			return
+		}
+		out = append(out, &layer{path: path, linear: p, replace: replace})
+	})
+	layers.Embeddings(model, func(path string, e *layers.Embedding) { out = append(out, &layer{path: path, embed: e}) })
+	return out
+}
+
+// Attach freezes the model and puts an adapter on every layer that the configuration picks. The output head is left out of all-linear, and
+// embeddings are, as PEFT does. Init gives the adapter its values.
+func Attach(model any, cfg Config) (*Adapter, error) { return AttachNamed(model, "", cfg) }
+
+// AttachNamed is Attach under a name, for several adapters on one model: the last one attached is the only one that is trained, and all are
+// active until SetActive or Use says otherwise.
+func AttachNamed(model any, name string, cfg Config) (*Adapter, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	match, err := cfg.selector()
+	if err != nil {
+		return nil, err
+	}
+	sizes, err := cfg.sizes()
+	if err != nil {
+		return nil, err
+	}
+	all := layersOf(model)
+	var chosen []*layer
+	var linears, paths []string
+	for _, l := range all {
+		paths = append(paths, l.path)
+		if l.embed == nil {
+			linears = append(linears, l.path)
+		} else if cfg.Targets.all() {
+			continue
+		}
+		if match(l.path) {
+			chosen = append(chosen, l)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("lora: the targets %v match none of the %d linear layers; their names end in: %s", cfg.Targets, len(linears), suffixes(linears))
+	}
+	a := &Adapter{Config: cfg, Name: name, experts: len(layers.Routers(model)) > 0}
+	if err := a.free(chosen); err != nil {
+		return nil, err
+	}
+	layers.SetTrainable(model, false)
+	for _, l := range chosen {
+		r, alpha := sizes(l.path)
+		if err := a.add(l, r, cfg.scale(r, alpha)); err != nil {
+			return nil, a.undo(err)
+		}
+	}
+	a.targets = commonNames(a.Modules, paths)
+	if err := a.takeWhole(model); err != nil {
+		return nil, a.undo(err)
+	}
+	if err := a.takeTokens(model); err != nil {
+		return nil, a.undo(err)
+	}
+	a.setTrainable(true)
+	return a, nil
+}
+
+// free refuses layers that have an adapter of this name already, before anything is changed.
+func (a *Adapter) free(chosen []*layer) error {
+	for _, l := range chosen {
+		var list []*Module
+		if w, ok := l.linear.(*Linear); ok {
+			list = w.Parts.list
+		}
+		if l.embed != nil {
+			if t, ok := l.embed.Adapter.(*table); ok {
+				list = t.Parts.list
+			}
+		}
+		if slices.ContainsFunc(list, func(m *Module) bool { return m.set.Name == a.Name }) {
+			if a.Name == "" {
+				return fmt.Errorf("lora: %s already has an adapter; give a second one a name", l.path)
+			}
+			return fmt.Errorf("lora: %s already has an adapter of the name %q", l.path, a.Name)
+		}
+	}
+	return nil
+}
+
+// undo takes a half-made adapter off the model again and passes err on.
+func (a *Adapter) undo(err error) error {
+	a.SetActive(false)
+	for _, m := range a.Modules {
+		m.detach()
+	}
+	for _, t := range a.tokens {
+		t.detach()
+	}
+	return err
+}
