@@ -1,0 +1,181 @@
+package jinja
+
+import "fmt"
+
+// machine runs one template once.
+type machine struct {
+	t        *Template
+	globals  *Dict
+	limits   Limits
+	depth    int
+	steps    int
+	alloc    int
+	out      *output
+	main     *output
+	unplaced bool
+	// generating is set inside a generation block of the main output.
+	generating bool
+}
+
+// output collects text and the spans of generation blocks.
+type output struct {
+	buf   []byte
+	spans []Span
+}
+
+// scope is a level of names; macros keep the one they were defined in.
+type scope struct {
+	vars map[string]Value
+	up   *scope
+}
+
+func (s *scope) sub() *scope { return &scope{up: s} }
+
+func (s *scope) set(name string, v Value) {
+	if s.vars == nil {
+		s.vars = make(map[string]Value, 4)
+	}
+	s.vars[name] = v
+}
+
+func (s *scope) get(name string) (Value, bool) {
+	for ; s != nil; s = s.up {
+		if v, ok := s.vars[name]; ok {
+			return v, true
+		}
+	}
+	return nil, false
+}
+
+func newMachine(t *Template, context *Dict) *machine {
+	if context == nil {
+		context = NewDict()
+	}
+	n := size(context)
+	m := &machine{t: t, globals: context, limits: t.limits, out: &output{}}
+	m.main = m.out
+	fill := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	fill(&m.limits.Steps, defaultSteps+n)
+	fill(&m.limits.Depth, defaultDepth)
+	fill(&m.limits.Alloc, defaultAlloc+32*n)
+	fill(&m.limits.Output, defaultOutput)
+	return m
+}
+
+func budget(what string, limit int) error {
+	return &fault{reason: fmt.Sprintf("the rendering takes more than %d %s", limit, what), budget: true,
+		remedy: "a chat template needs far less: is it one, and is the conversation whole?"}
+}
+
+// spend counts work; n is in steps.
+func (m *machine) spend(n int) error {
+	if m.steps += n; m.steps > m.limits.Steps || n < 0 {
+		return budget("steps", m.limits.Steps)
+	}
+	return nil
+}
+
+// scan counts the looking through of n bytes.
+func (m *machine) scan(n int) error { return m.spend(n / 32) }
+
+// grow counts n bytes about to be allocated, and the work of filling them.
+func (m *machine) grow(n int) error {
+	if n < 0 || n > m.limits.Alloc-m.alloc {
+		return budget("bytes of memory", m.limits.Alloc)
+	}
+	m.alloc += n
+	return m.spend(n / 256)
+}
+
+// items counts a list of n values about to be made.
+func (m *machine) items(n int) error {
+	if n < 0 || n > m.limits.Alloc/16 {
+		return budget("bytes of memory", m.limits.Alloc)
+	}
+	if err := m.grow(16 * n); err != nil {
+		return err
+	}
+	return m.spend(n)
+}
+
+// str makes a string value of s, which the caller has built within what grow allowed.
+func (m *machine) str(s string) (Value, error) { return String(s), m.grow(len(s)) }
+
+func (m *machine) write(s string) error {
+	if len(s) > m.limits.Output-len(m.out.buf) {
+		return budget("bytes of output", m.limits.Output)
+	}
+	if err := m.grow(len(s)); err != nil {
+		return err
+	}
+	m.out.buf = append(m.out.buf, s...)
+	return nil
+}
+
+func (m *machine) enter() error {
+	if m.depth++; m.depth > m.limits.Depth {
+		return &fault{reason: fmt.Sprintf("expressions, blocks and macros lie more than %d deep in each other", m.limits.Depth), budget: true,
+			remedy: "does a macro call itself without end?"}
+	}
+	return nil
+}
+
+func (m *machine) leave() { m.depth-- }
+
+// eval is the way to every expression: it counts and gives errors their place.
+func (m *machine) eval(s *scope, x expr) (Value, error) {
+	if err := m.spend(1); err != nil {
+		return nil, at(m.t.name, x.place(), err)
+	}
+	if err := m.enter(); err != nil {
+		return nil, at(m.t.name, x.place(), err)
+	}
+	v, err := x.eval(m, s)
+	m.leave()
+	if err != nil {
+		return nil, at(m.t.name, x.place(), err)
+	}
+	return v, nil
+}
+
+// block runs statements until one leaves the loop around them.
+func (m *machine) block(body []stmt, s *scope) (flow, error) {
+	if err := m.enter(); err != nil {
+		if len(body) == 0 {
+			return flowNext, err
+		}
+		return flowNext, at(m.t.name, body[0].place(), err)
+	}
+	defer m.leave()
+	for _, st := range body {
+		err := m.spend(1)
+		f := flowNext
+		if err == nil {
+			f, err = st.exec(m, s)
+		}
+		if err != nil {
+			return flowNext, at(m.t.name, st.place(), err)
+		}
+		if f != flowNext {
+			return f, nil
+		}
+	}
+	return flowNext, nil
+}
+
+// capture runs body into a string of its own.
+func (m *machine) capture(body []stmt, s *scope) (Value, error) {
+	outer, generating := m.out, m.generating
+	m.out, m.generating = &output{}, false
+	_, err := m.block(body, s)
+	text := m.out.buf
+	m.out, m.generating = outer, generating
+	if err != nil {
+		return nil, err
+	}
+	return m.str(string(text))
+}
