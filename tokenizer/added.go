@@ -24,6 +24,15 @@ type matcher struct {
 	lengths [256][]int // of the tokens that begin with a byte, longest first
 }
 
+// list returns the tokens in no order.
+func (m *matcher) list() []addedToken {
+	out := make([]addedToken, 0, len(m.tokens))
+	for _, token := range m.tokens {
+		out = append(out, *token)
+	}
+	return out
+}
+
 type matchEntry struct {
 	text  string
 	token *addedToken

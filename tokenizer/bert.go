@@ -55,17 +55,12 @@ func cleanRune(r rune) rune {
 	switch {
 	case r == '\t' || r == '\n' || r == '\r':
 		return ' '
-	case r == 0 || r == utf8.RuneError || otherRune(r):
+	case r == 0 || r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Cs):
 		return -1
 	case unicode.IsSpace(r):
 		return ' '
 	}
 	return r
-}
-
-// otherRune is the category C: controls, format characters, private use, surrogates and whatever is not assigned.
-func otherRune(r rune) bool {
-	return !unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.P, unicode.S, unicode.Z)
 }
 
 func spaceChinese(s string) string {

@@ -80,3 +80,96 @@ func FuzzByteLevelRoundTrip(f *testing.F) {
 		}
 	})
 }
+
+// exercise encodes and decodes with a tokenizer from a hostile file.
+func exercise(t *testing.T, tok *HF, text string) {
+	ids, err := tok.Encode(text)
+	if err != nil {
+		return
+	}
+	for _, id := range ids {
+		_, ok := tok.Token(id)
+		require.True(t, ok, "id %d is unknown", id)
+	}
+	require.Equal(t, tok.Decode(ids), streamAll(tok, ids, DecodeOptions{}))
+}
+
+func FuzzParseSentencePiece(f *testing.F) {
+	for _, m := range readReference(f).SentencePiece {
+		if raw := m.model(f); len(raw) < 16<<10 {
+			f.Add(raw, "the king\u00e9 <tool>  ")
+		}
+	}
+	f.Add(append(spPieceField("<unk>", pieceUnknown), spPieceField("a", pieceNormal)...), "aab")
+	f.Fuzz(func(t *testing.T, raw []byte, text string) {
+		if tok, err := ParseSentencePiece(raw); err == nil {
+			exercise(t, tok, text)
+		}
+	})
+}
+
+func FuzzParseTiktoken(f *testing.F) {
+	f.Add(tiktokenFile("ab", "abc"), "abcab\u00e9")
+	f.Fuzz(func(t *testing.T, raw []byte, text string) {
+		if tok, err := ParseTiktoken(raw, TiktokenOptions{Pattern: cl100kPattern}); err == nil {
+			exercise(t, tok, text)
+		}
+	})
+}
+
+func FuzzFromGGUF(f *testing.F) {
+	f.Add(true, "a\nb\nab", "a b", []byte{1, 3, 1}, "ab<tool>")
+	f.Add(false, "<unk>\n<s>\n\u2581\na\n\u2581a\n<0x41>", "", []byte{2, 3, 1, 1, 1, 6}, " aA")
+	f.Fuzz(func(t *testing.T, byteLevel bool, tokens, merges string, types []byte, text string) {
+		g := GGUF{Model: "llama", Pre: "smollm", Tokens: strings.Split(tokens, "\n"), Merges: strings.Split(merges, "\n")}
+		if byteLevel {
+			g.Model = "gpt2"
+		}
+		for i, kind := range types {
+			g.Types = append(g.Types, int32(kind))
+			g.Scores = append(g.Scores, -float32(i))
+		}
+		tok, err := FromGGUF(g)
+		if err != nil {
+			return
+		}
+		exercise(t, tok, text)
+		if out, err := tok.GGUF(); err == nil {
+			again, err := FromGGUF(out)
+			require.NoError(t, err)
+			require.Equal(t, encode(t, tok, text), encode(t, again, text))
+		}
+	})
+}
+
+// FuzzCharsMap walks tables of any content.
+func FuzzCharsMap(f *testing.F) {
+	f.Add([]byte{4, 0, 0, 0, 1, 2, 3, 4, 'x', 0}, "ab\r\n")
+	f.Fuzz(func(t *testing.T, raw []byte, text string) {
+		m, err := parseCharsMap(raw)
+		if err != nil {
+			return
+		}
+		_, _ = m.normalize(text)
+		n := spNormalizer{chars: m, space: spSpace, dummyPrefix: true, trimSpaces: true}
+		_, _ = n.normalize(text)
+	})
+}
+
+// FuzzWordsEqualWhole holds the cutting of words before merging to merging the whole text.
+func FuzzWordsEqualWhole(f *testing.F) {
+	f.Add("the king  and\n queen \u2581\u2581x")
+	tok, err := ParseSentencePiece(readReference(f).SentencePiece[0].model(f))
+	require.NoError(f, err)
+	fast := tok.model.(*bpe)
+	require.True(f, fast.words)
+	slow := *fast
+	slow.words = false
+	f.Fuzz(func(t *testing.T, text string) {
+		text, err := tok.normalizer(text + "x")
+		require.NoError(t, err)
+		require.Equal(t, slow.encode(newState(), text, nil), fast.encode(newState(), text, nil))
+		st := newState()
+		require.Equal(t, naiveMerge(fast.symbols(text, nil), fast), slow.encode(st, text, nil))
+	})
+}

@@ -140,6 +140,10 @@ func (t *HF) ggufScores(m *bpe) ([]float32, error) {
 	seen := map[int32]bool{}
 	last := int32(-1)
 	for _, r := range m.ordered() {
+		if m.scored {
+			seen[r.to], scores[r.to] = true, -float32(r.rank)
+			continue
+		}
 		if r.to == last {
 			continue
 		}
@@ -151,7 +155,7 @@ func (t *HF) ggufScores(m *bpe) ([]float32, error) {
 	}
 	for id, token := range t.tokens {
 		if !seen[int32(id)] && utf8.RuneCountInString(token) > 0 && lookup(m.vocab, token) >= 0 {
-			scores[id] = -float32(len(seen) + 1)
+			scores[id] = -float32(len(t.tokens))
 		}
 	}
 	return scores, nil

@@ -1,8 +1,6 @@
 package tokenizer
 
 import (
-	"fmt"
-	"io"
 	"strings"
 	"sync"
 )
@@ -10,12 +8,17 @@ import (
 // HF is a tokenizer read from Hugging Face's tokenizer.json.
 type HF struct {
 	specials
-	raw     []byte // the file, kept so that Save writes what was read; nil where other values were read
-	file    hfFile // the parts of the file but for the model's
-	tokens  []string
-	present []bool
-	ids     map[string]int32
-	control []bool
+	raw []byte // the file, kept so that Save writes what was read; nil where other values were read
+	// original is the file of another format that was read, which Save of a directory writes beside tokenizer.json.
+	original   original
+	companions map[string][]byte // files that lay beside it
+	grown      []addedToken      // tokens added since it was read
+	base       int               // size of the vocabulary as read
+	file       hfFile            // the parts of the file but for the model's
+	tokens     []string
+	present    []bool
+	ids        map[string]int32
+	control    []bool
 
 	added      *matcher // found in the text as it is
 	addedNorm  *matcher // found in the normalized text
@@ -147,11 +150,3 @@ func (t *HF) ID(token string) (int32, bool) {
 
 // Special reports whether the file marks the token as special.
 func (t *HF) Special(id int32) bool { return id >= 0 && int(id) < len(t.control) && t.control[id] }
-
-// Save writes the tokenizer.json: the bytes that were read, or that training made.
-func (t *HF) Save(w io.Writer) error {
-	if _, err := w.Write(t.raw); err != nil {
-		return fmt.Errorf("tokenizer: saving tokenizer.json: %w", err)
-	}
-	return nil
-}

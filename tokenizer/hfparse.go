@@ -111,6 +111,7 @@ func (t *HF) setVocab(vocab map[string]int32, lists ...[]addedToken) error {
 		return fmt.Errorf("tokenizer: id %d in a vocabulary of %d tokens: ids this sparse mean a damaged file", largest, count)
 	}
 	t.tokens, t.present, t.control = make([]string, largest+1), make([]bool, largest+1), make([]bool, largest+1)
+	t.base = len(t.tokens)
 	t.ids = make(map[string]int32, count)
 	for token, id := range vocab {
 		if err := t.setToken(token, id); err != nil {

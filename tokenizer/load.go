@@ -1,11 +1,14 @@
 package tokenizer
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,9 +19,10 @@ import (
 // maxFile caps the size of any file that Load reads.
 const maxFile = 256 << 20
 
-// Load reads a tokenizer from a directory that holds tokenizer.json (with the names of the special tokens from
-// tokenizer_config.json, special_tokens_map.json, generation_config.json and config.json, the first that has one), from a
-// tokenizer.json alone, or from a llama2.c tokenizer (.bin).
+// Load reads a tokenizer. A directory holds tokenizer.json, or else a SentencePiece tokenizer.model, a tiktoken file of that name, or
+// one *.tiktoken; the names of the special tokens come from tokenizer_config.json, special_tokens_map.json, generation_config.json and
+// config.json, the first that has one. A file is a tokenizer.json, a SentencePiece model, a tiktoken file, or a llama2.c tokenizer
+// (.bin), told apart by what it holds. Any of them may be compressed with gzip.
 func Load(path string) (Tokenizer, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -31,15 +35,52 @@ func Load(path string) (Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch strings.ToLower(filepath.Ext(path)) {
-	case ".json":
-		t, err := ParseHF(raw)
-		return orError(t, path, err)
-	case ".bin":
+	if strings.HasSuffix(strings.ToLower(strings.TrimSuffix(path, ".gz")), ".bin") {
 		t, err := ParseLlama2C(raw, 0)
 		return orError(t, path, err)
 	}
-	return nil, fmt.Errorf("%s: %w", path, unsupported("tokenizer file", filepath.Base(path), "a directory with tokenizer.json", "*.json", "*.bin"))
+	t, err := parseAny(raw, path, nil, dirConfig{})
+	return orError(t, path, err)
+}
+
+// parseAny reads a file by what it holds.
+func parseAny(raw []byte, path string, extra []addedToken, c dirConfig) (*HF, error) {
+	start := bytes.TrimLeft(raw[:min(len(raw), 64)], " \t\r\n\ufeff")
+	switch {
+	case bytes.HasPrefix(start, []byte("{")):
+		return parseHF(raw, extra)
+	case looksTiktoken(raw):
+		opts := TiktokenOptions{Name: encodingOf(path)}
+		for key, a := range c.Decoder {
+			id, err := strconv.ParseInt(key, 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("tokenizer: added_tokens_decoder: id %q: %w", key, err)
+			}
+			if opts.Special == nil {
+				opts.Special = map[string]int32{}
+			}
+			opts.Special[a.Content] = int32(id)
+		}
+		t, err := ParseTiktoken(raw, opts)
+		if err != nil {
+			return nil, err
+		}
+		t.original = original{"tokenizer.model", raw}
+		return t, nil
+	case bytes.HasPrefix(raw, []byte{0x0A}):
+		return parseSentencePiece(raw, c.Legacy != nil && !*c.Legacy)
+	}
+	return nil, unsupported("tokenizer file", filepath.Base(path),
+		"a directory", "tokenizer.json", "a SentencePiece tokenizer.model", "a tiktoken file", "llama2.c's *.bin")
+}
+
+// encodingOf returns the tiktoken encoding that a file is named after, or "".
+func encodingOf(path string) string {
+	name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(path), ".gz"), ".tiktoken")
+	if _, ok := encodings[name]; ok {
+		return name
+	}
+	return ""
 }
 
 // orError keeps a failed parse from becoming a non-nil interface, and names the file.
@@ -56,12 +97,32 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
 	defer func() { _ = f.Close() }() // opened for reading: nothing is lost
-	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	raw, err := readCapped(f, path)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %w", err)
+		return nil, err
+	}
+	return unzip(raw, path)
+}
+
+// unzip takes gzip off, if there is any.
+func unzip(raw []byte, path string) ([]byte, error) {
+	if !bytes.HasPrefix(raw, []byte{0x1F, 0x8B, 8}) {
+		return raw, nil
+	}
+	z, err := gzip.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %s: %w", path, err)
+	}
+	return readCapped(z, path)
+}
+
+func readCapped(r io.Reader, path string) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %s: %w", path, err)
 	}
 	if len(raw) > maxFile {
-		return nil, fmt.Errorf("tokenizer: %s is larger than %d bytes, the limit for a tokenizer", path, maxFile)
+		return nil, fmt.Errorf("tokenizer: %s holds more than %d bytes, the limit for a tokenizer", path, maxFile)
 	}
 	return raw, nil
 }
@@ -70,12 +131,21 @@ func readFile(path string) ([]byte, error) {
 type source interface {
 	read(name string) ([]byte, error)
 	path(name string) string // for messages
+	tiktoken() string        // the name of the first *.tiktoken, or ""
 }
 
 type folder string
 
 func (f folder) path(name string) string          { return filepath.Join(string(f), name) }
 func (f folder) read(name string) ([]byte, error) { return readFile(f.path(name)) }
+
+func (f folder) tiktoken() string {
+	found, err := filepath.Glob(filepath.Join(string(f), "*.tiktoken"))
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	return filepath.Base(found[0])
+}
 
 // LoadFiles is Load of a directory whose files are in memory, by name.
 func LoadFiles(files map[string][]byte) (Tokenizer, error) { return loadDir(memory(files)) }
@@ -89,7 +159,16 @@ func (m memory) read(name string) ([]byte, error) {
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	return raw, nil
+	return unzip(raw, name)
+}
+
+func (m memory) tiktoken() string {
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if strings.HasSuffix(name, ".tiktoken") {
+			return name
+		}
+	}
+	return ""
 }
 
 // readJSON reads a file of the directory into v and reports whether there is one.
@@ -112,6 +191,7 @@ type dirConfig struct {
 	Class   string `json:"tokenizer_class"`
 	AddBOS  *bool  `json:"add_bos_token"`
 	AddEOS  *bool  `json:"add_eos_token"`
+	Legacy  *bool  `json:"legacy"`
 	Decoder map[string]struct {
 		Content    string
 		SingleWord bool `json:"single_word"`
@@ -123,11 +203,7 @@ type dirConfig struct {
 }
 
 func loadDir(dir source) (Tokenizer, error) {
-	path := dir.path("tokenizer.json")
-	raw, err := dir.read("tokenizer.json")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w; only tokenizer.json is read from a directory (a tokenizer.model must be converted to it first)", err)
-	}
+	name, raw, err := mainFile(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -135,18 +211,64 @@ func loadDir(dir source) (Tokenizer, error) {
 	if _, err := readJSON(dir, "tokenizer_config.json", &c); err != nil {
 		return nil, err
 	}
-	extra, err := extraTokens(dir, raw, c)
-	if err != nil {
-		return nil, err
+	var t *HF
+	if strings.HasPrefix(name, "tokenizer.json") {
+		var extra []addedToken
+		if extra, err = extraTokens(dir, raw, c); err == nil {
+			t, err = parseHF(raw, extra)
+		}
+	} else if t, err = parseAny(raw, name, nil, c); err == nil {
+		err = t.addListed(dir, c)
 	}
-	t, err := parseHF(raw, extra)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", dir.path(name), err)
 	}
+	t.grown = nil // the files list these tokens already
 	if err := t.nameSpecials(dir); err != nil {
 		return nil, err
 	}
+	if err := t.keepCompanions(dir); err != nil {
+		return nil, err
+	}
 	return t, t.rewrap(c, dir)
+}
+
+// keepCompanions reads the files that belong to the vocabulary, so that they can be written beside it.
+func (t *HF) keepCompanions(dir source) error {
+	t.companions = map[string][]byte{}
+	for _, name := range companionFiles {
+		raw, err := dir.read(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		t.companions[name] = raw
+	}
+	return nil
+}
+
+// mainFile finds the file with the vocabulary.
+func mainFile(dir source) (string, []byte, error) {
+	names := []string{"tokenizer.json", "tokenizer.json.gz", "tokenizer.model", "tokenizer.model.gz"}
+	if name := dir.tiktoken(); name != "" {
+		names = append(names, name)
+	}
+	var first error
+	for _, name := range names {
+		raw, err := dir.read(name)
+		if err == nil {
+			return name, raw, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", nil, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return "", nil, fmt.Errorf("%w; nor is there a tokenizer.model or a *.tiktoken (vocab.json and merges.txt alone must be converted to tokenizer.json first)", first)
 }
 
 // extraTokens returns the added tokens that tokenizer_config.json and added_tokens.json list and tokenizer.json lacks.
@@ -161,6 +283,24 @@ func extraTokens(dir source, raw []byte, c dirConfig) ([]addedToken, error) {
 	for _, a := range known.AddedTokens {
 		have[a.Content] = true
 	}
+	return listed(dir, c, have)
+}
+
+// addListed adds the tokens that the files beside a model of another format list.
+func (t *HF) addListed(dir source, c dirConfig) error {
+	have := map[string]bool{}
+	for _, a := range t.file.AddedTokens {
+		have[a.Content] = true
+	}
+	extra, err := listed(dir, c, have)
+	if err != nil || len(extra) == 0 {
+		return err
+	}
+	return t.extend(extra)
+}
+
+// listed returns the tokens of tokenizer_config.json and added_tokens.json that are not among those known, by id.
+func listed(dir source, c dirConfig, have map[string]bool) ([]addedToken, error) {
 	var extra []addedToken
 	for key, a := range c.Decoder {
 		id, err := strconv.ParseInt(key, 10, 32)

@@ -25,6 +25,8 @@ func scannerFor(pattern string) scanner {
 		return scanGPT2
 	case llama3Pattern:
 		return func(s string, i int) int { return scanLlama3(s, i, 3) }
+	case cl100kPattern:
+		return scanCL100K
 	case qwenPattern:
 		return func(s string, i int) int { return scanLlama3(s, i, 1) }
 	}
@@ -137,6 +139,18 @@ func scanLlama3(s string, i, digits int) int {
 		}
 	}
 	return scanSpace(s, i)
+}
+
+// scanCL100K is scanLlama3 but for blanks at the end of a text.
+func scanCL100K(s string, i int) int {
+	if class, n := classAt(s, i); class == classSpace {
+		if next, _ := classAt(s, i+n); next == classSpace || next == classEnd {
+			if end := run(s, i, classSpace); end == len(s) {
+				return end
+			}
+		}
+	}
+	return scanLlama3(s, i, 3)
 }
 
 func newline(c byte) bool { return c == '\r' || c == '\n' }

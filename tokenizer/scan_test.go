@@ -13,7 +13,7 @@ import (
 
 // TestScannersEqualRegex compares each hand-written scanner with its pattern in the general engine.
 func TestScannersEqualRegex(t *testing.T) {
-	for _, expr := range []string{gpt2Pattern, llama3Pattern, qwenPattern} {
+	for _, expr := range []string{gpt2Pattern, llama3Pattern, qwenPattern, cl100kPattern} {
 		re, err := regexp2.Compile(expr)
 		require.NoError(t, err)
 		slow, fast := &pattern{regex: re}, &pattern{scan: scannerFor(expr)}

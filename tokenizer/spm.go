@@ -32,6 +32,7 @@ type spModel struct {
 	byteFallback bool
 	unk          int32 // -1: none
 	dummyPrefix  bool  // a text gets a space in front
+	prefixFirst  bool  // only where the whole text begins, and none before a space
 	trimSpaces   bool  // outer spaces go, runs of them become one
 	escape       bool  // a space is written as U+2581
 	charsmap     []byte
@@ -55,7 +56,7 @@ func (m *spModel) tokenizer() (*HF, error) {
 	if err := t.setVocab(vocab, added); err != nil {
 		return nil, err
 	}
-	norm := spNormalizer{space: " ", dummyPrefix: m.dummyPrefix, trimSpaces: m.trimSpaces}
+	norm := spNormalizer{space: " ", dummyPrefix: m.dummyPrefix && !m.prefixFirst, trimSpaces: m.trimSpaces}
 	if m.escape {
 		norm.space = spSpace
 	}
@@ -68,6 +69,9 @@ func (m *spModel) tokenizer() (*HF, error) {
 		norm.user = m.userMatcher()
 	}
 	t.normalizer = norm.normalize
+	if m.prefixFirst {
+		t.pre = &preMetaspace{norm.space, "first", false}
+	}
 	if m.unigram {
 		t.model, err = m.unigramModel(norm.user)
 	} else {
@@ -249,7 +253,12 @@ func (m *spModel) file() (hfFile, error) {
 	if m.trimSpaces {
 		steps = append(steps, regex(`\A +| +\z`, ""), regex(" {2,}", " "))
 	}
-	if m.dummyPrefix {
+	if m.prefixFirst {
+		var err error
+		if f.PreTokenizer, err = plainJSON(object{"type": "Metaspace", "replacement": spSpace, "prepend_scheme": "first", "split": false}); err != nil {
+			return f, err
+		}
+	} else if m.dummyPrefix {
 		steps = append(steps, object{"type": "Prepend", "prepend": " "})
 	}
 	decoders := []any{}

@@ -1,9 +1,10 @@
 // Package tokenizer turns text into token ids and back.
 //
-// Two file formats are read: Hugging Face's tokenizer.json (an added-token splitter, normalizers, pre-tokenizers, a model, a
-// post-processor and a decoder, each named in the file) and llama2.c's tokenizer.bin. A component that this package does not
-// implement is refused by name when the file is loaded: a tokenizer that is nearly right trains a model that is quietly wrong.
-// TrainBPE learns a byte-level BPE vocabulary from text and yields a tokenizer.json that other libraries read.
+// Load reads Hugging Face's tokenizer.json (an added-token splitter, normalizers, pre-tokenizers, a model, a post-processor and a
+// decoder, each named in the file), SentencePiece's .model, tiktoken's files and llama2.c's tokenizer.bin; FromGGUF takes the metadata of
+// a GGUF file. What this package does not implement is refused by name when the file is loaded: a tokenizer that is nearly right trains a
+// model that is quietly wrong. All but llama2.c's become an HF, which WithTokens extends and Files writes as the files that other
+// libraries read. TrainBPE learns a byte-level BPE vocabulary from text.
 //
 // Files are treated as hostile: sizes are capped before anything is allocated, ids and merges are checked, and regular
 // expressions run under a time limit.

@@ -19,7 +19,8 @@ type unigram struct {
 	byText   map[string]int32
 	trie     trie
 	scores   []float64
-	unk      int32 // -1: unknown characters need byte fallback
+	unk      int32    // -1: unknown characters need byte fallback
+	user     *matcher // user-defined pieces, which tokenizer.json lists as added tokens
 	unkScore float64
 	single   bool // sums are rounded to float32, as SentencePiece has them; the tokenizers library keeps float64
 	fuse     bool // a run of unknown characters is one token
@@ -91,8 +92,8 @@ func parseUnigram(raw json.RawMessage) (*unigram, map[string]int32, error) {
 }
 
 // unigramModel builds the model of a SentencePiece file: control, byte and unused pieces take no part, and user-defined ones win.
-func (m *spModel) unigramModel(_ *matcher) (*unigram, error) {
-	u := &unigram{unk: m.unk, fuse: true, single: true, fallback: m.byteFallback, byText: map[string]int32{}}
+func (m *spModel) unigramModel(user *matcher) (*unigram, error) {
+	u := &unigram{unk: m.unk, user: user, fuse: true, single: true, fallback: m.byteFallback, byText: map[string]int32{}}
 	var err error
 	if u.bytes, err = m.bytes(); err != nil {
 		return nil, err
