@@ -216,12 +216,12 @@ func (d *Dir) nothing() error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		switch ext := filepath.Ext(name); {
+		switch {
 		case name == "adapter_model.safetensors":
 			return &FormatError{File: d.path, Reason: "this folder holds an adapter, not a model", Remedy: "name the base model as the model and this folder as the adapter"}
-		case strings.HasPrefix(name, "pytorch_model") || ext == ".pt" || ext == ".pth":
+		case strings.HasPrefix(name, "pytorch_model") || IsPickle(name):
 			return &FormatError{File: filepath.Join(d.path, name), Reason: "the folder holds PyTorch pickles only", Remedy: pickleRemedy}
-		case ext == ".gguf":
+		case filepath.Ext(name) == ".gguf":
 			return &FormatError{File: d.path, Reason: "the folder holds no " + modelFile + " but " + name, Remedy: "give the path of the GGUF file itself"}
 		}
 	}

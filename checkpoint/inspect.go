@@ -22,6 +22,7 @@ const (
 	KindModel       Kind = "model"      // a Hugging Face model folder
 	KindAdapter     Kind = "adapter"    // a PEFT adapter folder
 	KindLlama2C     Kind = "llama2.c"   // a llama2.c file, or a folder that holds one
+	KindGPTNano     Kind = "gpt-nano"   // the JSON of a small GPT-2
 	KindGGUF        Kind = "gguf"       // package checkpoint/gguf describes it
 	KindRun         Kind = "run"        // the folder of a training run; its tensors are those of the newest intact checkpoint
 	KindCheckpoint  Kind = "checkpoint" // one checkpoint of a run
@@ -141,6 +142,9 @@ func (in Info) WriteText(w io.Writer) error {
 }
 
 func (in *Info) file(fsys vfs.FS) error {
+	if IsGPTNano(fsys, in.Path) {
+		return in.gptNano(fsys, in.Path)
+	}
 	f, err := OpenSafetensors(fsys, in.Path)
 	if err == nil {
 		in.Kind, in.Metadata = KindSafetensors, f.Metadata()
@@ -178,7 +182,7 @@ func (in *Info) unknown(fsys vfs.FS) error {
 		return nil
 	}
 	return &FormatError{File: in.Path, Reason: "this is no file of a known kind",
-		Remedy: "inspect reads .safetensors, .gguf and llama2.c files, and the folders of models, adapters, checkpoints and runs"}
+		Remedy: "inspect reads .safetensors, .gguf, llama2.c and gpt-nano files, and the folders of models, adapters, checkpoints and runs"}
 }
 
 func (in *Info) folder(fsys vfs.FS) error {
@@ -198,6 +202,9 @@ func (in *Info) folder(fsys vfs.FS) error {
 		in.Kind = KindAdapter
 		in.config(fsys, filepath.Join(in.Path, "adapter_config.json"))
 		return in.tensors(fsys, filepath.Join(in.Path, "adapter_model.safetensors"))
+	}
+	if path, err := FindGPTNano(fsys, in.Path); err == nil && !has(configFile) {
+		return in.gptNano(fsys, path)
 	}
 	if path, err := FindLlama2C(fsys, in.Path); err == nil {
 		m, err := OpenLlama2C(fsys, path)
@@ -285,6 +292,19 @@ func (in *Info) llama2c(m *Llama2C) {
 	}
 	in.Files = append(in.Files, FileInfo{filepath.Base(m.path), m.r.Size()})
 	in.add(m)
+}
+
+func (in *Info) gptNano(fsys vfs.FS, path string) error {
+	m, err := OpenGPTNano(fsys, path)
+	if err != nil {
+		return err
+	}
+	in.Kind = KindGPTNano
+	if in.Config, err = json.Marshal(m.Config()); err != nil {
+		return err
+	}
+	in.add(m)
+	return nil
 }
 
 // config takes over a JSON file; a missing or broken one is a warning.

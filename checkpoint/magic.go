@@ -3,6 +3,9 @@ package checkpoint
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 )
@@ -25,6 +28,20 @@ const pickleRemedy = "pickle can run code when it is loaded, so it is not read: 
 	"in Python safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\")"
 
 const magicLen = 24
+
+// pickles are the endings of files that PyTorch pickles have. A .bin file may be something else too: its first bytes say.
+var pickles = []string{".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+
+// IsPickle reports whether a file has a name that only Python pickles have.
+func IsPickle(name string) bool {
+	ext, base := strings.ToLower(filepath.Ext(name)), filepath.Base(name)
+	return slices.Contains(pickles, ext) || ext == ".bin" && (strings.HasPrefix(base, "pytorch_model") || base == "adapter_model.bin")
+}
+
+// RefusePickle is the error for a file that is a Python pickle.
+func RefusePickle(path string) error {
+	return &FormatError{File: path, Reason: "this is a Python pickle", Remedy: pickleRemedy}
+}
 
 // refuseForeign returns an error when the beginning of a file is that of another format.
 func refuseForeign(path string, head []byte) error {

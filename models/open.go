@@ -13,7 +13,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
-// OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c file, or the folder that holds one. The reader serves
+// OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c or gpt-nano file, or the folder that holds one. The reader serves
 // its tensors under Hugging Face names; it must be closed by the caller. That of a quantized directory is a *checkpoint.Quantized, from
 // which a layers.Source takes weights as they are stored.
 func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
@@ -23,11 +23,14 @@ func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 		return nil, Config{}, fmt.Errorf("model %s: %w", path, err)
 	}
 	if !info.IsDir() {
-		return openLlama2C(fsys, path)
+		return openFile(fsys, path)
 	}
 	if _, err := fsys.Stat(filepath.ToSlash(filepath.Join(path, "config.json"))); errors.Is(err, fs.ErrNotExist) {
 		if file, err := checkpoint.FindLlama2C(fsys, path); err == nil {
 			return openLlama2C(fsys, file)
+		}
+		if file, err := checkpoint.FindGPTNano(fsys, path); err == nil {
+			return openGPTNano(fsys, file)
 		}
 		if file, ok := onlyBin(fsys, path); ok {
 			return openLlama2C(fsys, file) // damaged: its own error says how
@@ -84,6 +87,28 @@ func onlyBin(fsys vfs.FS, dir string) (file string, ok bool) {
 		}
 	}
 	return file, n == 1
+}
+
+// openFile opens a model that is one file.
+func openFile(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
+	switch {
+	case checkpoint.IsGPTNano(fsys, path):
+		return openGPTNano(fsys, path)
+	case checkpoint.IsPickle(path):
+		return nil, Config{}, checkpoint.RefusePickle(path)
+	}
+	return openLlama2C(fsys, path)
+}
+
+func openGPTNano(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
+	m, err := checkpoint.OpenGPTNano(fsys, path)
+	if err != nil {
+		return nil, Config{}, err
+	}
+	h := m.Config()
+	c := Config{Type: "gpt2", Vocab: h.Vocab, Hidden: h.Embd, Intermediate: 4 * h.Embd, Layers: h.Layers, Heads: h.Heads, KVHeads: h.Heads,
+		HeadDim: h.Embd / h.Heads, MaxPositions: h.Block, Eps: 1e-5, Act: "gelu_new", InitStd: 0.02, Pad: -1}
+	return m, c, nil
 }
 
 func openLlama2C(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {

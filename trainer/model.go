@@ -37,8 +37,8 @@ type ModelOptions struct {
 	Seed     uint64          // of initialised weights
 }
 
-// OpenModel opens "builtin:NAME", a Hugging Face directory, a llama2.c file or the folder that holds one, or, for weights that
-// are initialised, a config.json.
+// OpenModel opens "builtin:NAME", a Hugging Face directory or the name of one in the local cache ("org/name", "org/name@revision"), a
+// llama2.c or gpt-nano file or the folder that holds one, or, for weights that are initialised, a config.json.
 func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS{}
@@ -49,7 +49,7 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	var err error
 	if name, ok := c.Builtin(); ok {
 		mc, err = m.openBuiltin(name)
-	} else if file, ok := c.Architecture(); ok {
+	} else if file, ok := c.Architecture(); ok && !checkpoint.IsGPTNano(o.FS, file) {
 		mc, err = m.openArchitecture(o.FS, file)
 	} else {
 		mc, err = m.openPath(o.FS, path)
@@ -113,11 +113,15 @@ func (m *Model) openArchitecture(fsys vfs.FS, file string) (models.Config, error
 	return c, m.readTokenizer(fsys, filepath.Dir(file))
 }
 
-func (m *Model) openPath(fsys vfs.FS, path string) (models.Config, error) {
-	r, c, err := models.OpenWeights(fsys, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, withCode(config.ExitInput, fmt.Errorf("%w; give a Hugging Face directory, a llama2.c file, or builtin:tiny", err))
+func (m *Model) openPath(fsys vfs.FS, name string) (models.Config, error) {
+	path, err := checkpoint.Locate(fsys, name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("model %s: %w; give a Hugging Face directory, a llama2.c or GGUF file, or builtin:tiny", name, err)
+		}
+		return models.Config{}, withCode(config.ExitInput, err)
 	}
+	r, c, err := models.OpenWeights(fsys, path)
 	if err != nil {
 		return c, withCode(config.ExitInput, err)
 	}

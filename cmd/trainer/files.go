@@ -31,11 +31,15 @@ func (p *program) inspect() *cobra.Command {
 		Short: "Show what a model, adapter, checkpoint or run holds",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			path, err := checkpoint.Locate(vfs.OS{}, args[0])
+			if err != nil {
+				return inputError{err}
+			}
 			look := checkpoint.Inspect
-			if gguf.Is(vfs.OS{}, args[0]) {
+			if gguf.Is(vfs.OS{}, path) {
 				look = gguf.Inspect
 			}
-			info, err := look(vfs.OS{}, args[0])
+			info, err := look(vfs.OS{}, path)
 			if err != nil {
 				return inputError{err}
 			}

@@ -32,14 +32,16 @@ const (
 	maxSmall  = 256 << 20
 )
 
-func openInput(fsys vfs.FS, path string) (*input, error) {
-	in := &input{fsys: fsys, path: path}
+func openInput(fsys vfs.FS, path string) (in *input, err error) {
+	in = &input{fsys: fsys, path: path}
 	if name, ok := strings.CutPrefix(path, builtin.Prefix); ok {
 		dir, err := builtin.Dir(name)
 		if err != nil {
 			return nil, bad("", "%v", err)
 		}
 		in.fsys, in.path = builtin.FS{}, dir
+	} else if in.path, err = checkpoint.Locate(fsys, path); err != nil {
+		return nil, inputError{err}
 	}
 	info, err := in.fsys.Stat(in.path)
 	if err != nil {

@@ -92,6 +92,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Tol == 0 {
 		o.Tol = 1
 	}
+	var err error
+	if o.Model, err = checkpoint.Locate(o.FS, o.Model); err != nil {
+		return nil, &InputError{err}
+	}
 	file, err := checkpoint.OpenSafetensors(o.FS, o.Against)
 	if err != nil {
 		return nil, &InputError{err}
