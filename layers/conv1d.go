@@ -65,6 +65,7 @@ func (l *Conv1D) Features() (in, out int) { return l.Weight.Type.Dim(0), l.Weigh
 // transposed weight, (out, in), both while it is loaded and in files: so transformers has it for bitsandbytes.
 func (s Source) Conv1D(name string, in, out int) Projection {
 	sub := s.Sub("%s", name)
+	s.shared.inOut[sub.fileName("weight")] = true
 	b := sub.Var("bias", Zeros(), out)
 	if p := sub.stored(in, out, b); p != nil {
 		return p

@@ -74,6 +74,8 @@ type sourceState struct {
 	opts  Options
 	errs  []error
 	used  map[string]bool
+	files map[string]string // name in the file by that of the model
+	inOut map[string]bool   // names in the file of weights of Conv1D layers
 	loads []load
 	byVar map[*graph.Var]int // the load that sets a variable, of those that say
 }
@@ -83,7 +85,7 @@ type load func(values Values) error
 
 // NewSource starts a source at the root of the name space.
 func NewSource(o Options) Source {
-	return Source{shared: &sourceState{opts: o, used: map[string]bool{}, byVar: map[*graph.Var]int{}}}
+	return Source{shared: &sourceState{opts: o, used: map[string]bool{}, files: map[string]string{}, inOut: map[string]bool{}, byVar: map[*graph.Var]int{}}}
 }
 
 // Load reads or draws every weight declared so far and hands it to values, in order of declaration.
@@ -261,6 +263,7 @@ func (s Source) paramType(name string) tensor.DType {
 // check looks a tensor up in the file and compares its shape.
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 	file = s.fileName(name)
+	s.shared.files[s.path(name)] = file
 	return file, s.checkFile(file, want)
 }
 
@@ -424,6 +427,17 @@ func (s Source) storedType(name string) tensor.DType {
 	}
 	return tensor.F32
 }
+
+// File is the name in the file of a tensor that was declared under a name of the model.
+func (s Source) File(name string) string {
+	if f, ok := s.shared.files[name]; ok {
+		return f
+	}
+	return name
+}
+
+// StoredInOut reports whether a tensor of the file is the weight of a Conv1D: (in, out) in full precision, (out, in) quantized.
+func (s Source) StoredInOut(file string) bool { return s.shared.inOut[file] }
 
 // Unused lists the tensors of names that no constructor asked for, leaving out those with one of the suffixes.
 func (s Source) Unused(names []string, ignoreSuffix ...string) []string {

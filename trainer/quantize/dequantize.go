@@ -9,6 +9,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -66,6 +67,14 @@ func dequantize(ctx context.Context, o DequantizeOptions) (d *Dequantized, err e
 	}
 	if !slices.ContainsFunc(in.reader().Names(), func(n string) bool { return len(w.stored.Parts(n)) > 0 }) {
 		return nil, inputError{fmt.Errorf("%s: it holds no quantized weight", o.In)}
+	}
+	in.inOut = func(string) bool { return false }
+	if in.dir != nil && q.Method == checkpoint.MethodBNB {
+		if c, err := models.ParseConfig(in.config); err == nil { // else of an unknown architecture: as it is stored
+			if _, err := in.declared(w.stored, c); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if in.dir == nil {
 		err = w.shard(ctx, in.file, o.Out, vfs.TempName(o.Out)+".spool")
@@ -168,6 +177,11 @@ func (w *restorer) tensor(s *spool, f *checkpoint.File, name string, part bool) 
 		x, err := st.Dequantize(d)
 		if err != nil {
 			return inputError{fmt.Errorf("tensor %q: %w", name, err)}
+		}
+		if w.in.inOut(name) {
+			if x, err = x.Transpose(); err != nil {
+				return inputError{fmt.Errorf("tensor %q: %w", name, err)}
+			}
 		}
 		w.out.Weights++
 		return s.put(name, x)

@@ -21,9 +21,10 @@ import (
 type input struct {
 	fsys   vfs.FS // of what is read
 	path   string
-	file   *checkpoint.File // a single file, or
-	dir    *checkpoint.Dir  // a folder
-	config []byte           // its config.json
+	file   *checkpoint.File       // a single file, or
+	dir    *checkpoint.Dir        // a folder
+	config []byte                 // its config.json
+	inOut  func(name string) bool // whether a weight is (in, out) in full precision and (out, in) in the layout of bitsandbytes
 }
 
 // maxConfig bounds config.json, maxSmall any other file that is copied.
@@ -87,10 +88,11 @@ func (in *input) shards() []*checkpoint.File {
 func (in *input) linears() (out map[string]bool, guessed bool, err error) {
 	if in.dir != nil {
 		if c, err := models.ParseConfig(in.config); err == nil {
-			out, err = declared(in.dir, c)
+			out, err = in.declared(in.dir, c)
 			return out, false, err
 		}
 	}
+	in.inOut = func(string) bool { return false }
 	out = map[string]bool{}
 	for _, name := range in.reader().Names() {
 		t, ok := in.reader().Type(name)
@@ -100,15 +102,20 @@ func (in *input) linears() (out map[string]bool, guessed bool, err error) {
 }
 
 // declared asks the model.
-func declared(w layers.Weights, c models.Config) (map[string]bool, error) {
-	m, err := models.New(c, layers.NewSource(layers.Options{Weights: w}))
+func (in *input) declared(w layers.Weights, c models.Config) (map[string]bool, error) {
+	src := layers.NewSource(layers.Options{Weights: w})
+	m, err := models.New(c, src)
 	if err != nil {
 		return nil, inputError{err}
 	}
+	in.inOut = src.StoredInOut
 	out := map[string]bool{}
 	layers.Modules(m, func(path string, p layers.Projection, _ func(layers.Projection)) {
-		if l, ok := p.(*layers.Linear); ok {
-			out[l.Weight.Name] = true
+		switch l := p.(type) {
+		case *layers.Linear:
+			out[src.File(l.Weight.Name)] = true
+		case *layers.Conv1D:
+			out[src.File(l.Weight.Name)] = true
 		}
 	})
 	return out, nil

@@ -151,6 +151,11 @@ func (w *writer) quantize(s *spool, f *checkpoint.File, name string) error {
 	if err != nil {
 		return inputError{err}
 	}
+	if w.bnb && w.in.inOut(name) {
+		if x, err = x.Transpose(); err != nil {
+			return inputError{fmt.Errorf("tensor %q: %w", name, err)}
+		}
+	}
 	original := x
 	if w.Change != nil {
 		if x, err = w.Change(name, x); err != nil {
