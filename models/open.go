@@ -9,12 +9,15 @@ import (
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint/gguf"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint/llamacpp"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
-// OpenWeights opens a model on disk: a Hugging Face directory, a llama2.c or gpt-nano file, or the folder that holds one. The reader serves
-// its tensors under Hugging Face names; it must be closed by the caller. That of a quantized directory is a *checkpoint.Quantized, from
+// OpenWeights opens a model on disk: a Hugging Face directory, a GGUF, llama2.c or gpt-nano file, or the folder that holds one of the latter
+// two. The reader serves its tensors under Hugging Face names; it must be closed by the caller. That of a GGUF file is a *llamacpp.Model,
+// that of a quantized directory a *checkpoint.Quantized, from
 // which a layers.Source takes weights as they are stored.
 func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	fsys = vfs.Or(fsys)
@@ -92,6 +95,8 @@ func onlyBin(fsys vfs.FS, dir string) (file string, ok bool) {
 // openFile opens a model that is one file.
 func openFile(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	switch {
+	case gguf.Is(fsys, path):
+		return openGGUF(fsys, path)
 	case checkpoint.IsGPTNano(fsys, path):
 		return openGPTNano(fsys, path)
 	case checkpoint.IsPickle(path):
@@ -108,6 +113,18 @@ func openGPTNano(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	h := m.Config()
 	c := Config{Type: "gpt2", Vocab: h.Vocab, Hidden: h.Embd, Intermediate: 4 * h.Embd, Layers: h.Layers, Heads: h.Heads, KVHeads: h.Heads,
 		HeadDim: h.Embd / h.Heads, MaxPositions: h.Block, Eps: 1e-5, Act: "gelu_new", InitStd: 0.02, Pad: -1}
+	return m, c, nil
+}
+
+func openGGUF(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
+	m, err := llamacpp.Open(fsys, path)
+	if err != nil {
+		return nil, Config{}, err
+	}
+	c, err := ParseConfig(m.Config())
+	if err != nil {
+		return nil, Config{}, errors.Join(&checkpoint.FormatError{File: path, Reason: "its metadata, as " + err.Error(), Remedy: "use a model that is supported"}, m.Close())
+	}
 	return m, c, nil
 }
 

@@ -1,8 +1,10 @@
 package trainer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/builtin"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint/llamacpp"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/models"
@@ -38,7 +41,7 @@ type ModelOptions struct {
 }
 
 // OpenModel opens "builtin:NAME", a Hugging Face directory or the name of one in the local cache ("org/name", "org/name@revision"), a
-// llama2.c or gpt-nano file or the folder that holds one, or, for weights that are initialised, a config.json.
+// GGUF file, a llama2.c or gpt-nano file or the folder that holds one, or, for weights that are initialised, a config.json.
 func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS{}
@@ -126,6 +129,9 @@ func (m *Model) openPath(fsys vfs.FS, name string) (models.Config, error) {
 		return c, withCode(config.ExitInput, err)
 	}
 	m.weights = r
+	if g, ok := r.(*llamacpp.Model); ok {
+		return c, m.ggufTokenizer(g)
+	}
 	dir := path
 	if info, serr := fsys.Stat(path); serr == nil && !info.IsDir() {
 		dir = filepath.Dir(path)
@@ -168,6 +174,29 @@ func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
 		return nil
 	}
 	return m.readLlama2CTokenizer(fsys, dir)
+}
+
+// ggufTokenizer takes the tokenizer and the chat template of a GGUF file, as files too.
+func (m *Model) ggufTokenizer(g *llamacpp.Model) error {
+	m.TokFiles = map[string][]byte{}
+	if template := g.ChatTemplate(); template != "" {
+		m.TokFiles["chat_template.jinja"] = []byte(template)
+	}
+	tok, err := g.Tokenizer()
+	if err != nil || tok == nil {
+		return withCode(config.ExitInput, err)
+	}
+	m.Tokenizer = tok
+	for name, write := range map[string]func(io.Writer) error{"tokenizer.json": tok.Save, "tokenizer_config.json": tok.WriteConfig} {
+		var b bytes.Buffer
+		if err := write(&b); err != nil {
+			return err
+		}
+		if b.Len() > 0 {
+			m.TokFiles[name] = b.Bytes()
+		}
+	}
+	return nil
 }
 
 // readLlama2CTokenizer reads the first tok*.bin of a folder, if there is one.
