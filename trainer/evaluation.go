@@ -117,15 +117,21 @@ func (j *job) summarise(t tally) {
 
 // numbers are what a tally says beside the loss, under the names that metrics have.
 func (t tally) numbers(prefix string) map[string]float64 {
-	switch {
-	case t.units == 0:
+	out := map[string]float64{}
+	if t.units == 0 {
 		return nil
-	case t.pairs == nil && prefix == "":
-		return nil
-	case t.pairs == nil:
-		return map[string]float64{prefix + "accuracy": float64(t.hits) / float64(t.tokens)}
+	}
+	if t.routed > 0 {
+		out[prefix+"router_loss"] = t.router / float64(t.routed)
+	}
+	if t.pairs == nil {
+		if prefix != "" {
+			out[prefix+"accuracy"] = float64(t.hits) / float64(t.tokens)
+		}
+		return out
 	}
 	n, c, r := float64(t.units), t.pairs.chosen, t.pairs.rejected
-	return map[string]float64{prefix + "rewards_chosen": c / n, prefix + "rewards_rejected": r / n, prefix + "reward_margin": (c - r) / n,
-		prefix + "reward_accuracy": t.pairs.right / n}
+	out[prefix+"rewards_chosen"], out[prefix+"rewards_rejected"] = c/n, r/n
+	out[prefix+"reward_margin"], out[prefix+"reward_accuracy"] = (c-r)/n, t.pairs.right/n
+	return out
 }

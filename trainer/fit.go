@@ -5,19 +5,17 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
-// compile plans every shape of the run and refuses what does not fit, before a weight is read. With train.fit the micro-batch is
-// halved until it fits; a resumed run keeps the one it began with, because the order of additions depends on it.
+// compile plans every shape of the run and refuses what does not fit, before a weight is read. With train.fit it takes the first of the
+// settings that fit, see ladder; a resumed run keeps the micro-batch it began with, because the order of additions depends on it.
 func (j *job) compile(context.Context) error {
-	budget, err := j.cfg.Train.MemoryBytes()
+	budget, err := j.budget()
 	if err != nil {
-		return badConfig("train.memory", "%v", err)
-	}
-	if free := j.dev.Info().MemoryFree; budget == 0 && free > 0 {
-		budget = free
+		return err
 	}
 	fit := j.cfg.Train.Fit
 	if fit && j.cfg.Resume {
@@ -26,51 +24,154 @@ func (j *job) compile(context.Context) error {
 			return err
 		}
 		if s != nil && st.MicroBatch > 0 && st.MicroBatch <= j.micro {
-			fit, j.micro = false, st.MicroBatch
-			if err := j.makeLoaders(); err != nil {
+			fit = false
+			if err := j.setMicro(st.MicroBatch); err != nil {
 				return err
 			}
 		}
 	}
-	for {
-		err := j.compileWithin(budget)
-		var short *plan.BudgetError
+	rungs := []rung{{j.micro, j.cfg.Train.Checkpointing}}
+	if fit {
+		rungs = ladder(j.micro, j.cfg.Train.Batch, j.seqLen, j.cfg.Train.Checkpointing)
+	}
+	asked := j.micro
+	var short *plan.BudgetError
+	for _, r := range rungs {
+		if err := j.setMicro(r.micro); err != nil {
+			return err
+		}
+		err := j.compileWithin(budget, r.checkpointing)
 		if !errors.As(err, &short) {
+			if err == nil && (j.micro != asked || j.recompute > 0) {
+				j.log.Info("settings that fit were taken", "micro_batch", j.micro, "batch", j.cfg.Train.Batch,
+					"blocks_recomputed", fmt.Sprintf("%d of %d", j.recompute, j.model.Config().Layers), "needs", report.Bytes(j.total), "budget", report.Bytes(budget))
+			}
 			return err
 		}
-		if !j.cfg.Train.Fit {
-			return fmt.Errorf("%w\ntrain.fit (--fit) chooses a smaller micro-batch by itself; train.memory (--memory) is the budget", err)
+	}
+	if err := j.setMicro(asked); err != nil {
+		return err
+	}
+	return j.refuse(short, budget, fit)
+}
+
+// budget is how many bytes the run may take on the device, 0 for no limit.
+func (j *job) budget() (int64, error) {
+	budget, err := j.cfg.Train.MemoryBytes()
+	if err != nil {
+		return 0, badConfig("train.memory", "%v", err)
+	}
+	if free := j.dev.Info().MemoryFree; budget == 0 && free > 0 {
+		budget = free
+	}
+	return budget, nil
+}
+
+func (j *job) setMicro(micro int) error {
+	if micro == j.micro {
+		return nil
+	}
+	j.micro = micro
+	if j.train == nil {
+		return nil
+	}
+	return j.makeLoaders()
+}
+
+// rung is a choice of train.fit.
+type rung struct {
+	micro         int
+	checkpointing string
+}
+
+// fullTokens is how many tokens a micro-batch keeps while halving it costs nothing: products of that many rows run at full speed.
+const fullTokens = 1024
+
+// ladder lists the settings that train.fit tries, from the fastest: smaller micro-batches as long as they are large enough for full speed, then the
+// fewest recomputed blocks, then smaller micro-batches still, without and with recomputation. The batch, and with it the update, stays the same.
+func ladder(micro, batch, seqLen int, checkpointing string) (out []rung) {
+	plain := checkpointing
+	if plain == "auto" {
+		plain = "off"
+	}
+	for {
+		large := micro*seqLen >= fullTokens
+		next := half(micro, batch)
+		out = append(out, rung{micro, plain})
+		if checkpointing == "auto" && (!large || next*seqLen < fullTokens || micro == 1) {
+			out = append(out, rung{micro, "auto"})
 		}
-		if !fit || j.micro == 1 {
-			return fmt.Errorf("%w\nThis is with %d rows at once; train.fit cannot go lower", err, j.micro)
+		if micro == 1 {
+			return out
 		}
-		j.log.Info("the step does not fit; halving train.micro_batch", "micro_batch", j.micro, "needs", report.Bytes(short.Report.Peak()),
-			"budget", report.Bytes(budget))
-		j.micro = (j.micro + 1) / 2
-		if err := j.makeLoaders(); err != nil {
-			return err
-		}
+		micro = next
 	}
 }
 
-// compileWithin compiles for the present micro-batch, recomputing activations when they do not fit and may be.
-func (j *job) compileWithin(budget int64) error {
-	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune}
-	if j.cfg.Train.Checkpointing == "on" {
-		o.recompute = j.model.Config().Layers
+// half is the largest divisor of the batch up to half of a micro-batch, so that no micro-batch is part padding.
+func half(micro, batch int) int {
+	for n := micro / 2; n > 1; n-- {
+		if batch%n == 0 {
+			return n
+		}
 	}
-	o.lengths = j.lengths(j.loader)
-	if j.evalLoader != nil {
-		o.evalLens = j.lengths(j.evalLoader)
+	return 1
+}
+
+// compileWithin compiles for the present micro-batch. With checkpointing auto it recomputes the fewest blocks that make the run fit.
+func (j *job) compileWithin(budget int64, checkpointing string) error {
+	o := j.stepOptions(budget)
+	blocks := j.model.Config().Layers
+	if checkpointing == "on" {
+		o.recompute = blocks
 	}
 	err := j.compileAll(o)
 	var short *plan.BudgetError
-	if errors.As(err, &short) && j.cfg.Train.Checkpointing == "auto" {
-		j.log.Info("the step does not fit; recomputing activations", "needs", report.Bytes(short.Report.Peak()), "budget", report.Bytes(budget))
-		o.recompute = j.model.Config().Layers
-		err = j.compileAll(o)
+	if checkpointing != "auto" || !errors.As(err, &short) {
+		return err
 	}
-	return err
+	// The first blocks are those to recompute (see models.FirstBlocks), and each costs the same arithmetic: the fewest are the cheapest set.
+	// The last one is not worth it: its activations are used right after they are made.
+	most := max(blocks-1, 1)
+	o.recompute = most
+	if err := j.compileAll(o); err != nil {
+		return err
+	}
+	fewest := 1
+	for fewest < most {
+		o.recompute = (fewest + most) / 2
+		err := j.compileAll(o)
+		switch {
+		case err == nil:
+			most = o.recompute
+		case errors.As(err, &short):
+			fewest = o.recompute + 1
+		default:
+			return err
+		}
+	}
+	if j.plans != nil && j.recompute == most {
+		return nil
+	}
+	o.recompute = most
+	return j.compileAll(o)
+}
+
+// stepOptions are those of the present micro-batch.
+func (j *job) stepOptions(budget int64) stepOptions {
+	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss}
+	switch {
+	case j.loader != nil:
+		o.lengths = j.loader.Buckets()
+	case j.cfg.Data.Pack && !j.cfg.Train.Preferences():
+		o.lengths = []int{j.seqLen}
+	default:
+		o.lengths = data.DefaultBuckets(j.seqLen)
+	}
+	if j.evalLoader != nil || j.loader == nil && j.cfg.Data.Val > 0 {
+		o.evalLens = o.lengths
+	}
+	return o
 }
 
 // compileAll compiles every plan in a session of its own, since a session keeps the arena size of plans that were given up.
@@ -93,20 +194,39 @@ func (j *job) compileAll(o stepOptions) error {
 	if j.plans, err = compileStep(j.model.Model, j.adapter, j.group, o); err != nil {
 		return err
 	}
-	if j.total, err = j.planExact(o.budget); err != nil {
+	j.recompute = o.recompute
+	if j.total = j.session.Bytes(); o.budget > 0 && j.total > o.budget { // each plan fits alone
+		r := j.largest()
+		r.Arena, r.Consts = j.session.ArenaBytes(), 0
+		r.Vars = j.total - r.Arena
+		return &plan.BudgetError{Report: r, Budget: o.budget}
+	}
+	return j.planAnswers(o)
+}
+
+// planAnswers adds what generation in the run takes, the comparison of held-out answers and the samples. What does not fit beside the steps is
+// left out, and the session made again without it: its arena has grown.
+func (j *job) planAnswers(o stepOptions) error {
+	if j.noAnswers {
+		j.exact, j.sampled = false, false
+		return nil
+	}
+	exact, err := j.planExact(o.budget)
+	if err != nil {
 		return err
 	}
 	samples, err := j.planSamples(o.budget)
 	if err != nil {
 		return err
 	}
-	j.total = max(j.total, samples)
-	if o.budget > 0 && j.total > o.budget { // each plan fits alone
-		r := j.largest()
-		r.Arena, r.Consts = j.session.ArenaBytes(), 0
-		r.Vars = j.total - r.Arena
-		return &plan.BudgetError{Report: r, Budget: o.budget}
+	total := max(j.total, exact, samples)
+	if o.budget > 0 && total > o.budget {
+		j.log.Warn("nothing is generated in this run, neither samples nor answers to compare: it would not fit in memory", "needs", report.Bytes(total),
+			"budget", report.Bytes(o.budget))
+		j.noAnswers = true
+		return j.compileAll(o)
 	}
+	j.total = total
 	return nil
 }
 

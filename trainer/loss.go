@@ -48,6 +48,8 @@ type tally struct {
 	tokens int // trained ones
 	hits   int // tokens whose target was the likeliest (evaluation)
 	pairs  *pairTally
+	router float64 // load-balancing losses, by the targets of their micro-batch
+	routed int     // these targets
 }
 
 // mean is the loss, NaN of nothing.
@@ -105,12 +107,15 @@ func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o 
 	if a != nil {
 		a.Random = in.Random
 	}
+	if group != nil && o.router > 0 {
+		in.Routes = &layers.Routes{}
+	}
 	o.objective.build(p, m, m.Hidden(in), group != nil)
 	if a != nil {
 		a.Random = layers.Random{} // it belongs to this graph alone
 	}
 	if group != nil {
-		loss := p.loss
+		loss := ops.Add(p.loss, p.routerLoss(in.Routes, o.router))
 		if o.parts.scaler != nil {
 			loss = ops.Mul(loss, o.parts.scaler.Scale(g))
 		}
@@ -128,6 +133,21 @@ func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o 
 	p.plan, err = plan.Compile(outs, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
 	return p, err
 }
+
+// routerLoss is the load-balancing loss of the micro-batch, times its weight and the tokens that it has targets for: the sum over a step divided by
+// all of them is a mean over micro-batches. It is the one part of a loss that depends on how rows are cut into micro-batches. The output
+// router has it without the weight.
+func (p *lossPlan) routerLoss(routes *layers.Routes, weight float64) graph.Value {
+	if routes == nil || len(routes.Logits) == 0 {
+		return ops.Scalar(p.loss, 0)
+	}
+	loss := layers.BalanceLoss(routes, ops.GreaterEqual(p.in.sample, ops.Scalar(p.in.sample, 0)))
+	p.outs[outRouter] = ops.Mul(loss, ops.Sum(ops.Cast(ops.Counted(p.in.targets), tensor.F32)))
+	return ops.Scale(p.outs[outRouter], weight)
+}
+
+// outRouter is the load-balancing loss times the targets of the micro-batch.
+const outRouter = "router"
 
 // runKey is what random numbers of a step are drawn from.
 type runKey struct {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"text/tabwriter"
@@ -32,12 +34,19 @@ type Planned struct {
 	StateBytes          int64 // of the optimizer state in it
 	HostBytes           int64 // of optimizer state in host memory (paged optimizers); part of the others on a device without memory of its own
 	ArenaBytes          int64 // of intermediates, the largest plan's
+	SavedBytes          int64 // of the arena at its fullest launch: activations that the backward sweep needs,
+	TemporaryBytes      int64 // other intermediates and scratch
+	InputBytes          int64 // and inputs
 	TotalBytes          int64 // what a run allocates on the device
 	Steps               int
 	MicroBatch          int                 // rows computed at once
+	Recompute           int                 // blocks whose activations are computed again in the backward sweep
+	Blocks              int                 // of the model
+	Proposals           []Proposal          // settings tried against train.memory, if that is set
 	Lengths             map[int]plan.Report // by row length
 	FlopsPerToken       float64             // forward and backward, of a training row
 	FlopRate            float64             // FLOP/s of a large float32 matrix product on this device, measured now
+	StepSeconds         float64             // least time of an optimizer step of full rows: its arithmetic at FlopRate
 	Seconds             float64             // least time of all training steps: their arithmetic at FlopRate
 	Scopes              []plan.ScopeBytes   // what fills the largest plan at its fullest step
 }
@@ -62,11 +71,11 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	}
 	defer tmp()
 	for _, f := range []func(context.Context) error{j.openModel, j.openData, j.compile} {
-		if err := f(ctx); err != nil {
+		if err := f(ctx); err != nil && !errors.Is(err, errNoData) { // the longest rows are known without any
 			return nil, err
 		}
 	}
-	p := &Planned{Model: j.cfg.Model, Steps: j.loader.Steps(), ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.total,
+	p := &Planned{Model: j.cfg.Model, ArenaBytes: j.session.ArenaBytes(), TotalBytes: j.total,
 		Lengths: map[int]plan.Report{}}
 	p.Parameters, p.Trained = j.countParams()
 	for _, q := range layers.Params(j.model.Model) {
@@ -82,12 +91,21 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	for _, v := range j.group.StateVars() {
 		p.StateBytes += v.Type.Bytes()
 	}
+	if j.loader != nil {
+		p.Steps = j.loader.Steps()
+	}
 	for t, l := range j.plans.train {
 		r := l.plan.Report()
 		p.Lengths[t] = r
 		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.micro))
 	}
 	p.MicroBatch, p.Scopes = j.micro, j.largest().Scopes
+	for _, l := range j.plans.train {
+		if l.plan.Report().Arena == j.largest().Arena {
+			p.SavedBytes, p.TemporaryBytes, p.InputBytes = atPeak(l.plan)
+		}
+	}
+	p.Recompute, p.Blocks = j.recompute, j.model.Config().Layers
 	if p.FlopRate, err = probe(ctx, j.dev); err != nil {
 		return nil, err
 	}
@@ -95,8 +113,51 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	for t := range p.Lengths {
 		longest = max(longest, t)
 	}
-	p.Seconds = p.FlopsPerToken * float64(longest*j.cfg.Train.Batch) * float64(p.Steps) / p.FlopRate
-	return p, nil
+	p.StepSeconds = p.FlopsPerToken * float64(longest*j.cfg.Train.Batch) / p.FlopRate
+	p.Seconds = p.StepSeconds * float64(p.Steps)
+	if j.cfg.Train.Memory == "" {
+		return p, nil
+	}
+	budget, err := j.budget()
+	if err != nil {
+		return nil, err
+	}
+	p.Proposals, err = j.proposals(budget)
+	return p, err
+}
+
+// atPeak adds up what is in the arena of a plan at its fullest launch, by what it is for.
+func atPeak(p *plan.Plan) (saved, temporary, inputs int64) {
+	var live []plan.Lifetime
+	delta := map[int]int64{}
+	for _, l := range p.Lifetimes() {
+		if l.InArena() {
+			live = append(live, l)
+			delta[l.Birth] += l.Bytes
+			delta[l.End+1] -= l.Bytes
+		}
+	}
+	var sum, most int64
+	at := 0
+	for _, i := range slices.Sorted(maps.Keys(delta)) {
+		if sum += delta[i]; sum > most {
+			most, at = sum, i
+		}
+	}
+	for _, l := range live {
+		if l.Birth > at || l.End < at {
+			continue
+		}
+		switch l.Holding {
+		case plan.HoldsSaved:
+			saved += l.Bytes
+		case plan.HoldsInput:
+			inputs += l.Bytes
+		default:
+			temporary += l.Bytes
+		}
+	}
+	return saved, temporary, inputs
 }
 
 // Size and number of the matrix products that a device is timed with.
@@ -154,11 +215,21 @@ func (p *Planned) Text() string {
 		row("  paged, in host memory", report.Bytes(p.HostBytes))
 	}
 	row("arena", report.Bytes(p.ArenaBytes))
+	row("  at its fullest: activations kept", report.Bytes(p.SavedBytes))
+	row("  other intermediates and scratch", report.Bytes(p.TemporaryBytes))
+	row("  inputs", report.Bytes(p.InputBytes))
 	row("total on the device", report.Bytes(p.TotalBytes))
 	row("FLOP a token", fmt.Sprintf("%.3g", p.FlopsPerToken))
-	row("optimizer steps", report.Count(int64(p.Steps)))
-	row("time of the steps, at least", fmt.Sprintf("%s (at %.0f GFLOP/s, measured)", report.Duration(time.Duration(p.Seconds*float64(time.Second))), p.FlopRate/1e9))
+	duration := func(seconds float64) string { return report.Duration(time.Duration(seconds * float64(time.Second))) }
+	row("time of a step, at least", fmt.Sprintf("%s (at %.0f GFLOP/s, measured)", duration(p.StepSeconds), p.FlopRate/1e9))
+	if p.Steps > 0 {
+		row("optimizer steps", report.Count(int64(p.Steps)))
+		row("time of the steps, at least", duration(p.Seconds))
+	} else {
+		row("optimizer steps", "unknown: no data.path is given")
+	}
 	row("rows at once", report.Count(int64(p.MicroBatch)))
+	row("blocks recomputed", fmt.Sprintf("%d of %d", p.Recompute, p.Blocks))
 	lengths := make([]int, 0, len(p.Lengths))
 	for t := range p.Lengths {
 		lengths = append(lengths, t)
@@ -176,6 +247,9 @@ func (p *Planned) Text() string {
 	}
 	if err := w.Flush(); err != nil {
 		return err.Error()
+	}
+	if len(p.Proposals) > 0 {
+		b.WriteString("settings and what they need:\n" + proposalTable(p.Proposals))
 	}
 	return b.String()
 }

@@ -113,6 +113,8 @@ type job struct {
 	seqLen      int
 	micro       int   // rows computed at once: train.micro_batch, or fewer with train.fit
 	exact       bool  // held-out answers are compared
+	noAnswers   bool  // nothing is generated in the run: it does not fit
+	recompute   int   // blocks that compute their activations again
 	sampled     bool  // held-out prompts are answered at evaluations
 	total       int64 // bytes on the device that the plans of the run take
 	base, peak  int64 // bytes on the device before the run, and the most that the run held

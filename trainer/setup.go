@@ -42,6 +42,9 @@ func (j *job) openModel(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if j.cfg.Train.RouterLoss > 0 && j.model.Config().Mixture.Experts == 0 {
+		return badConfig("train.router_loss", "is of models with experts, and %s has none; set it to 0", j.cfg.Model)
+	}
 	if j.cfg.Adapter.Type == "lora" {
 		err = j.attach()
 	} else {
@@ -156,6 +159,7 @@ func (j *job) openData(ctx context.Context) error {
 		j.log.Warn("data.seq_len is beyond the model's context; shortened", "seq_len", o.SeqLen, "context", j.model.Config().MaxPositions)
 		o.SeqLen = j.model.Config().MaxPositions
 	}
+	j.seqLen, j.micro = o.SeqLen, j.cfg.Train.MicroBatch
 	o.BOS = j.model.Begin()
 	o.Pairs, o.SpillDir = j.cfg.Train.Preferences(), j.cfg.Out
 	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
@@ -175,7 +179,6 @@ func (j *job) openData(ctx context.Context) error {
 	if j.held == nil && (j.cfg.Data.Val > 0 || j.cfg.Eval.Every > 0) {
 		j.log.Warn("no rows are held out: there is no evaluation", "rows", r.Rows, "data.val", j.cfg.Data.Val)
 	}
-	j.seqLen, j.micro = o.SeqLen, j.cfg.Train.MicroBatch
 	return j.makeLoaders()
 }
 
@@ -191,10 +194,13 @@ func (j *job) dataError(err error) error {
 	case !errors.As(err, &row):
 		return badConfig("data", "%s", strings.TrimPrefix(err.Error(), "data: "))
 	case errors.Is(err, fs.ErrNotExist) && len(j.cfg.Data.Path) == 1 && j.cfg.Data.Path[0].Path == unsetPath:
-		return badConfig("data.path", "is not given; name a file of rows with --data.path")
+		return &config.ErrConfig{Key: "data.path", Reason: "is not given; name a file of rows with --data.path", Err: errNoData}
 	}
 	return err
 }
+
+// errNoData says that no data was named.
+var errNoData = errors.New("no data")
 
 // unsetPath is the default of data.path, which stands for a file that the user names.
 var unsetPath = config.Default(config.Finetune).Data.Path[0].Path
@@ -227,10 +233,6 @@ func (j *job) makeLoaders() error {
 		return badConfig("train.schedule", "%v", err)
 	}
 	return nil
-}
-
-func (j *job) lengths(l *data.Loader) []int {
-	return l.Buckets()
 }
 
 // load reads the weights and puts the run where its newest checkpoint left it.

@@ -45,6 +45,7 @@ type stepOptions struct {
 	parts     updateParts
 	recompute int     // how many blocks compute their activations again in the backward sweep
 	neftune   float64 // alpha of the noise on embeddings
+	router    float64 // weight of the load-balancing loss of experts
 	budget    int64
 }
 
@@ -154,6 +155,10 @@ func (s *stepPlans) micro(ctx context.Context, plans map[int]*lossPlan, b *data.
 		return err
 	}
 	s.objective.add(to, p, res, b)
+	if v, ok := p.outs[outRouter]; ok {
+		to.router += res.Float(v)
+		to.routed += b.Targets
+	}
 	return nil
 }
 

@@ -95,6 +95,7 @@ type Train struct {
 	ClipValue     float64 // largest absolute value of a gradient's element; 0 = no clipping. It comes before the norms
 	Percentile    int     // the gradient's norm is cut to this percentile of the last 100 norms; 0 = no clipping
 	NEFTune       float64 // noise on embeddings while training: alpha of Jain et al. 2023; 0 = none
+	RouterLoss    float64 // weight of the load-balancing loss of models with experts; 0 = none
 	AdaptiveClip  float64 // largest norm of a parameter's gradient as a share of the parameter's norm; 0 = no clipping
 	EMA           float64 // decay of an average of the trained weights, which is evaluated and written as the result; 0 = none
 	EMAEvery      int     // steps between updates of the average

@@ -107,6 +107,7 @@ func trainFields(t *Train) []field {
 		{key: "train.clip_value", value: (*floatValue)(&t.ClipValue), example: "0.5"},
 		{key: "train.percentile_clipping", value: (*intValue)(&t.Percentile), example: "95"},
 		{key: "train.adaptive_clip", value: (*floatValue)(&t.AdaptiveClip), example: "0.01"},
+		{key: "train.router_loss", value: (*floatValue)(&t.RouterLoss), example: "0.01"},
 		{key: "train.neftune", value: (*floatValue)(&t.NEFTune), example: "5"},
 		{key: "train.ema", value: (*floatValue)(&t.EMA), example: "0.999"},
 		{key: "train.ema_every", value: (*intValue)(&t.EMAEvery), example: "1", since: "1"},

@@ -39,6 +39,7 @@ train:
   adaptive_clip: 0
   preference_args: {beta: 0, label_smoothing: 0, gamma: 0, desired: 0, undesired: 0, reference: auto}
   neftune: 0
+  router_loss: 0
   ema: 0
   ema_every: 1
   ema_warmup: false

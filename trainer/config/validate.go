@@ -169,6 +169,7 @@ func (k *checker) training(t Train) {
 	}
 	k.whole("train.min_8bit_size", t.Min8bitSize, 0, math.MaxInt)
 	k.from("train.neftune", t.NEFTune, 0)
+	k.from("train.router_loss", t.RouterLoss, 0)
 	k.preference(t)
 	k.betas(t)
 	k.positive("train.eps", t.Eps)
