@@ -110,8 +110,15 @@ func wordEnd(s string) int {
 // cutsBeforeSpaces reports whether every token keeps U+2581 to its front, so that nothing ever joins across the end of a word. The
 // space must be a token itself: it ends a run of unknown characters.
 func (m *bpe) cutsBeforeSpaces() bool {
-	if _, ok := m.vocab[spSpace]; !ok || m.prefix != "" || m.suffix != "" || m.user != nil || m.ignoreMerges {
+	if _, ok := m.vocab[spSpace]; !ok || m.prefix != "" || m.suffix != "" || m.ignoreMerges || m.raw {
 		return false
+	}
+	if m.user != nil {
+		for _, token := range m.user.list() {
+			if strings.Contains(strings.TrimLeft(token.Content, spSpace), spSpace) {
+				return false
+			}
+		}
 	}
 	for token := range m.vocab {
 		if strings.Contains(strings.TrimLeft(token, spSpace), spSpace) {

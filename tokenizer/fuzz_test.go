@@ -158,18 +158,25 @@ func FuzzCharsMap(f *testing.F) {
 
 // FuzzWordsEqualWhole holds the cutting of words before merging to merging the whole text.
 func FuzzWordsEqualWhole(f *testing.F) {
-	f.Add("the king  and\n queen \u2581\u2581x")
-	tok, err := ParseSentencePiece(readReference(f).SentencePiece[0].model(f))
-	require.NoError(f, err)
-	fast := tok.model.(*bpe)
-	require.True(f, fast.words)
-	slow := *fast
-	slow.words = false
+	f.Add("the king  and\n queen \u2581\u2581x <tool> 12345")
+	var toks []*HF
+	for _, m := range readReference(f).SentencePiece {
+		tok, err := ParseSentencePiece(m.model(f))
+		require.NoError(f, err)
+		if b, ok := tok.model.(*bpe); ok {
+			require.True(f, b.words, m.Name)
+			toks = append(toks, tok)
+		}
+	}
 	f.Fuzz(func(t *testing.T, text string) {
-		text, err := tok.normalizer(text + "x")
-		require.NoError(t, err)
-		require.Equal(t, slow.encode(newState(), text, nil), fast.encode(newState(), text, nil))
-		st := newState()
-		require.Equal(t, naiveMerge(fast.symbols(text, nil), fast), slow.encode(st, text, nil))
+		for _, tok := range toks {
+			text, err := tok.normalizer(text + "x")
+			require.NoError(t, err)
+			fast := tok.model.(*bpe)
+			slow := *fast
+			slow.words = false
+			require.Equal(t, slow.encode(newState(), text, nil), fast.encode(newState(), text, nil))
+			require.Equal(t, naiveMerge(fast.symbols(text, nil), fast), slow.encode(newState(), text, nil))
+		}
 	})
 }

@@ -73,7 +73,7 @@ func (m *bpe) choosePath(pre preTokenizer) {
 		b.raw = true
 		m.setRaw()
 	}
-	m.words = pre == nil && m.cutsBeforeSpaces()
+	m.words = m.cutsBeforeSpaces()
 }
 
 // lastByteLevel returns the ByteLevel pre-tokenizer that hands pieces to the model.
