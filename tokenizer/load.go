@@ -249,9 +249,29 @@ func (t *HF) keepCompanions(dir source) error {
 	return nil
 }
 
+// vocabularyFiles are the files of a directory that hold a vocabulary, the preferred first.
+var vocabularyFiles = []string{"tokenizer.json", "tokenizer.json.gz", "tokenizer.model", "tokenizer.model.gz", "qwen.tiktoken"}
+
+// FileNames returns the names of the files that LoadFiles reads, and that belong beside a model. Those that say more of the model than
+// of its tokenizer (config.json, generation_config.json) are read too, and are not among them.
+func FileNames() []string {
+	out := slices.Clone(vocabularyFiles)
+	for _, name := range companionFiles {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// HasVocabulary reports whether one of the files, by name, holds a vocabulary.
+func HasVocabulary(files map[string][]byte) bool {
+	return slices.ContainsFunc(vocabularyFiles, func(name string) bool { return len(files[name]) > 0 })
+}
+
 // mainFile finds the file with the vocabulary.
 func mainFile(dir source) (string, []byte, error) {
-	names := []string{"tokenizer.json", "tokenizer.json.gz", "tokenizer.model", "tokenizer.model.gz"}
+	names := slices.Clone(vocabularyFiles)
 	if name := dir.tiktoken(); name != "" {
 		names = append(names, name)
 	}

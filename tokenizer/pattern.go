@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -59,6 +60,12 @@ func compilePattern(expr string) (*pattern, error) {
 	return &pattern{expr: expr, regex: re}, nil
 }
 
+// An escape, whole; and an interval with a plus behind it, which repeats it in Oniguruma and is possessive elsewhere.
+var (
+	escaped          = regexp.MustCompile(`^\\(?:[pP]\{[^}]*\}|(?s:.)?)`)
+	repeatedInterval = regexp.MustCompile(`^\{[0-9]*,?[0-9]*\}\+`)
+)
+
 // foreign names the first construct that Oniguruma and our engine read differently.
 func foreign(expr string) string {
 	class := false
@@ -69,7 +76,9 @@ func foreign(expr string) string {
 			if len(rest) > 1 && strings.IndexByte("hHRXKONyYG", rest[1]) >= 0 {
 				return rest[:2]
 			}
-			i++
+			i += len(escaped.FindString(rest)) - 1
+		case !class && repeatedInterval.MatchString(rest):
+			return "a repeated interval, {n,m}+"
 		case class && rest[0] == '[':
 			return "a set within a set"
 		case class && strings.HasPrefix(rest, "&&"):

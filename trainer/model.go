@@ -143,13 +143,13 @@ func (m *Model) openPath(fsys vfs.FS, name string) (models.Config, error) {
 const maxConfigFile = 16 << 20
 
 // tokenizerFiles are what belongs to a tokenizer, copied beside models and adapters.
-var tokenizerFiles = []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"}
+var tokenizerFiles = append(tokenizer.FileNames(), "generation_config.json")
 
 // maxTokenizerFile bounds one file of a tokenizer.
 const maxTokenizerFile = 256 << 20
 
-// readTokenizer finds the tokenizer beside a model: tokenizer.json and its companions, or the .bin of a llama2.c model. A model
-// without one can still be trained on token ids.
+// readTokenizer finds the tokenizer beside a model: tokenizer.json or another vocabulary with its companions, or the .bin of a llama2.c
+// model. A model without one can still be trained on token ids.
 func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
 	m.TokFiles = map[string][]byte{}
 	for _, name := range tokenizerFiles {
@@ -161,7 +161,7 @@ func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
 			return withCode(config.ExitInput, err)
 		}
 	}
-	if len(m.TokFiles["tokenizer.json"]) > 0 {
+	if tokenizer.HasVocabulary(m.TokFiles) {
 		files := maps.Clone(m.TokFiles)
 		if raw, err := vfs.ReadFile(fsys, filepath.ToSlash(filepath.Join(dir, "config.json")), maxConfigFile); err == nil {
 			files["config.json"] = raw // may name special tokens too
@@ -171,9 +171,27 @@ func (m *Model) readTokenizer(fsys vfs.FS, dir string) error {
 			return withCode(config.ExitInput, fmt.Errorf("%s: %w", dir, err))
 		}
 		m.Tokenizer = tok
-		return nil
+		return m.addTokenizerJSON(tok)
 	}
 	return m.readLlama2CTokenizer(fsys, dir)
+}
+
+// addTokenizerJSON writes a tokenizer of another format as a tokenizer.json too, which is what most readers of a result look for.
+func (m *Model) addTokenizerJSON(tok tokenizer.Tokenizer) error {
+	hf, ok := tok.(*tokenizer.HF)
+	if !ok || len(m.TokFiles["tokenizer.json"]) > 0 {
+		return nil
+	}
+	files, err := hf.Files()
+	if err != nil {
+		return err
+	}
+	for name, raw := range files {
+		if m.TokFiles[name] == nil {
+			m.TokFiles[name] = raw
+		}
+	}
+	return nil
 }
 
 // ggufTokenizer takes the tokenizer and the chat template of a GGUF file, as files too.
