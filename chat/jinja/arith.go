@@ -250,7 +250,7 @@ func floatOp(op string, a, b float64) (Value, error) {
 			return nil, faultf("zero to a negative power")
 		}
 		p := math.Pow(a, b)
-		if math.IsNaN(p) && a == a && b == b {
+		if math.IsNaN(p) && !math.IsNaN(a) && !math.IsNaN(b) {
 			return nil, faultf("a negative number to a broken power")
 		}
 		return Float(p), nil

@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"math"
 	"strings"
 )
 
@@ -58,7 +59,7 @@ func (m *machine) order(l, r Value, depth int) (int, error) {
 	x, ok1 := number(l)
 	y, ok2 := number(r)
 	if ok1 && ok2 {
-		if x != x || y != y {
+		if math.IsNaN(x) || math.IsNaN(y) {
 			return unordered, nil
 		}
 		return cmp(x < y, x > y), nil

@@ -122,6 +122,9 @@ func filterRound(_ *machine, v Value, a *args) (Value, error) {
 	scale := math.Pow(10, float64(digits))
 	switch how {
 	case "common":
+		if n, ok := integer(v); ok {
+			return roundInt(n, -digits), nil
+		}
 		if digits <= 0 {
 			return Float(math.RoundToEven(f*scale) / scale), nil
 		}
@@ -134,6 +137,28 @@ func filterRound(_ *machine, v Value, a *args) (Value, error) {
 		return Float(math.Floor(f*scale) / scale), nil
 	}
 	return nil, faultf("the method of round is common, ceil or floor, and not %.20q", how)
+}
+
+// roundInt rounds to the nearest multiple of 10 to the zeros, halves to the even one.
+func roundInt(n, zeros int64) Value {
+	if zeros <= 0 {
+		return Int(n)
+	}
+	if zeros > 18 {
+		return Int(0)
+	}
+	unit := int64(1)
+	for range zeros {
+		unit *= 10
+	}
+	q, r := n/unit, n%unit
+	if r < 0 {
+		q, r = q-1, r+unit
+	}
+	if r > unit/2 || r == unit/2 && q%2 != 0 {
+		q++
+	}
+	return Int(q * unit)
 }
 
 // gone is list with a copy counted.

@@ -226,13 +226,13 @@ func (l *lexer) inside(i int, end string, kind tokenKind) error {
 			continue
 		}
 		if len(open) == 0 {
-			sign := byte(0)
+			sign, skip := byte(0), 0
 			if rest[0] == '-' || rest[0] == '+' && kind == tokBlockEnd {
-				sign = rest[0]
+				sign, skip = rest[0], 1
 			}
-			if strings.HasPrefix(rest[min(1, int(sign)):], end) {
+			if strings.HasPrefix(rest[skip:], end) {
 				l.emit(kind, end, i)
-				l.leave(i+min(1, int(sign))+len(end), sign, kind == tokBlockEnd)
+				l.leave(i+skip+len(end), sign, kind == tokBlockEnd)
 				return nil
 			}
 		}

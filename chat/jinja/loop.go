@@ -11,6 +11,9 @@ type loopValue struct {
 	run     func(m *machine, items []Value, depth int) error // of a recursive loop
 }
 
+// loopSteps is what one turn of a loop counts besides its body: a scope of its own is made for it.
+const loopSteps = 4
+
 func (f *forStmt) exec(m *machine, s *scope) (flow, error) {
 	v, err := m.eval(s, f.iter)
 	if err != nil {
@@ -37,7 +40,7 @@ func (f *forStmt) run(m *machine, s *scope, items []Value, depth int) error {
 		loop.run = func(m *machine, items []Value, depth int) error { return f.run(m, s, items, depth) }
 	}
 	for i, it := range items {
-		if err := m.spend(1); err != nil {
+		if err := m.spend(loopSteps); err != nil {
 			return at(m.t.name, f.pos, err)
 		}
 		inner := s.sub()
@@ -64,6 +67,9 @@ func (f *forStmt) choose(m *machine, s *scope, items []Value) ([]Value, error) {
 	}
 	var kept []Value
 	for _, it := range items {
+		if err := m.spend(loopSteps); err != nil {
+			return nil, at(m.t.name, f.pos, err)
+		}
 		inner := s.sub()
 		if err := m.assign(inner, f.target, it); err != nil {
 			return nil, err

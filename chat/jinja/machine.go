@@ -23,25 +23,58 @@ type output struct {
 	spans []Span
 }
 
-// scope is a level of names; macros keep the one they were defined in.
+// scope is a level of names; macros keep the one they were defined in. A level has few names, so they lie in a slice; one with many
+// goes over to a map, or a template could make each look-up long.
 type scope struct {
-	vars map[string]Value
+	few  []binding
+	many map[string]Value
 	up   *scope
 }
+
+type binding struct {
+	name string
+	v    Value
+}
+
+// maxFew is where a scope goes over to a map.
+const maxFew = 8
 
 func (s *scope) sub() *scope { return &scope{up: s} }
 
 func (s *scope) set(name string, v Value) {
-	if s.vars == nil {
-		s.vars = make(map[string]Value, 4)
+	if s.many != nil {
+		s.many[name] = v
+		return
 	}
-	s.vars[name] = v
+	for i := range s.few {
+		if s.few[i].name == name {
+			s.few[i].v = v
+			return
+		}
+	}
+	if len(s.few) < maxFew {
+		s.few = append(s.few, binding{name, v})
+		return
+	}
+	s.many = map[string]Value{name: v}
+	for _, b := range s.few {
+		s.many[b.name] = b.v
+	}
+	s.few = nil
 }
 
 func (s *scope) get(name string) (Value, bool) {
 	for ; s != nil; s = s.up {
-		if v, ok := s.vars[name]; ok {
-			return v, true
+		if s.many != nil {
+			if v, ok := s.many[name]; ok {
+				return v, true
+			}
+			continue
+		}
+		for i := range s.few {
+			if s.few[i].name == name {
+				return s.few[i].v, true
+			}
 		}
 	}
 	return nil, false

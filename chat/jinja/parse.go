@@ -165,17 +165,28 @@ func (p *parser) statement() (stmt, error) {
 	case "break", "continue":
 		return p.loopControl(t)
 	case "print":
-		x, err := p.tuple(true)
-		if err != nil {
-			return nil, err
-		}
-		return &outStmt{t.pos, x}, p.endTag()
+		return p.printStatement(t.pos)
 	case "include", "import", "from", "extends", "block":
 		return nil, &Error{Name: p.name, Line: t.pos.line, Col: t.pos.col, Reason: fmt.Sprintf("'%s' is refused: it refers to other templates, and a chat template stands alone", word),
 			Remedy: "write the text of the other template in its place"}
 	}
 	return nil, &Error{Name: p.name, Line: t.pos.line, Col: t.pos.col, Reason: fmt.Sprintf("there is no statement '%s'", word),
 		Remedy: "the statements are if, for, set, macro, call, filter, with, generation, break, continue, raw and print"}
+}
+
+// printStatement reads values divided by commas, which are written one after the other.
+func (p *parser) printStatement(at pos) (stmt, error) {
+	all := &concatExpr{pos: at}
+	for {
+		x, err := p.expression()
+		if err != nil {
+			return nil, err
+		}
+		all.items = append(all.items, x)
+		if !p.skip(tokOp, ",") {
+			return &outStmt{at, all}, p.endTag()
+		}
+	}
 }
 
 func (p *parser) ifStatement(at pos) (stmt, error) {

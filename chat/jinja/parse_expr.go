@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -199,8 +200,8 @@ func (p *parser) primary() (expr, error) {
 		return &constant{t.pos, Int(n)}, nil
 	case tokFloat:
 		f, err := strconv.ParseFloat(strings.ReplaceAll(t.s, "_", ""), 64)
-		if err != nil {
-			return nil, p.fail(t.pos, "the number %s is out of range", t.s)
+		if err != nil && !math.IsInf(f, 0) {
+			return nil, p.fail(t.pos, "%s is not a number", t.s)
 		}
 		return &constant{t.pos, Float(f)}, nil
 	case tokOp:

@@ -19,7 +19,7 @@ type Limits struct {
 	Steps int
 	// Depth counts nested expressions, blocks and macro calls. Default: 1,000.
 	Depth int
-	// Alloc counts bytes of all strings and lists made on the way, freed or not. Default: 256 MiB and 32 for each byte of the
+	// Alloc counts bytes of all strings and lists made on the way, freed or not. Default: 64 MiB and 32 for each byte of the
 	// context.
 	Alloc int
 	// Output bounds the bytes of the text. Default: 64 MiB.
@@ -29,7 +29,7 @@ type Limits struct {
 const (
 	defaultSteps  = 2_000_000
 	defaultDepth  = 1000
-	defaultAlloc  = 256 << 20
+	defaultAlloc  = 64 << 20
 	defaultOutput = 64 << 20
 
 	// maxSource bounds a template's own length; the longest published ones have some 30 kB.
@@ -97,7 +97,7 @@ func (t *Template) HasGeneration() bool { return t.generation }
 // Render runs the template with the entries of context as its variables. The error is an *Error.
 func (t *Template) Render(context *Dict) (Result, error) {
 	m := newMachine(t, context)
-	_, err := m.block(t.body, &scope{vars: map[string]Value{}})
+	_, err := m.block(t.body, &scope{})
 	if err != nil {
 		return Result{}, err
 	}

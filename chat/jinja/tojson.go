@@ -28,11 +28,14 @@ func filterToJSON(m *machine, v Value, a *args) (Value, error) {
 	switch in := p[1].(type) {
 	case nil, None:
 	case String:
+		if len(in) > 64 {
+			return nil, faultf("the indent of tojson is at most 64 bytes long")
+		}
 		st.lines, st.indent, st.item = true, string(in), ","
 	default:
 		n, ok := integer(in)
-		if !ok || n > 1000 {
-			return nil, faultf("the indent of tojson is a string or a number up to 1000, and not %s", article(in))
+		if !ok || n > 64 {
+			return nil, faultf("the indent of tojson is a string or a number up to 64, and not %s", article(in))
 		}
 		st.lines, st.indent, st.item = true, strings.Repeat(" ", int(max(0, n))), ","
 	}
