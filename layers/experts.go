@@ -19,6 +19,18 @@ type Grouped interface {
 	Features() (experts, in, out int)
 }
 
+// WeightedGrouped is a Grouped whose weight can be read and written on the host, as adapters do that fold into it. It is seen as (experts,
+// out, in).
+type WeightedGrouped interface {
+	Grouped
+	// ReadWeight returns the weight in float32, dequantized if it is quantized.
+	ReadWeight(values Reader) (*tensor.Tensor, error)
+	// WriteWeight stores a weight, rounded or quantized as the layer's is.
+	WriteWeight(w *tensor.Tensor, values Values) error
+	// StoredType is the element type of the weight, float32 for a quantized one.
+	StoredType() tensor.DType
+}
+
 // GroupedLinear has one weight (experts, out, in).
 type GroupedLinear struct {
 	Weight *graph.Var `name:"."`
@@ -37,6 +49,32 @@ func (l *GroupedLinear) Features() (experts, in, out int) {
 	s := l.Weight.Type.Shape
 	return s.Dim(0), s.Dim(2), s.Dim(1)
 }
+
+// ReadWeight implements WeightedGrouped.
+func (l *GroupedLinear) ReadWeight(values Reader) (*tensor.Tensor, error) {
+	return readFloat32(l.Weight, values)
+}
+
+// WriteWeight implements WeightedGrouped.
+func (l *GroupedLinear) WriteWeight(w *tensor.Tensor, values Values) error {
+	return writeRounded(l.Weight, w, values)
+}
+
+// StoredType implements WeightedGrouped.
+func (l *GroupedLinear) StoredType() tensor.DType { return l.Weight.Type.DType }
+
+// ReadWeight implements WeightedGrouped.
+func (l *GroupedQuantized) ReadWeight(values Reader) (*tensor.Tensor, error) {
+	return l.Weight.Dequantized(values)
+}
+
+// WriteWeight implements WeightedGrouped.
+func (l *GroupedQuantized) WriteWeight(w *tensor.Tensor, values Values) error {
+	return l.Weight.Quantize(w, values)
+}
+
+// StoredType implements WeightedGrouped.
+func (l *GroupedQuantized) StoredType() tensor.DType { return tensor.F32 }
 
 // GroupedQuantized has one frozen weight (experts, out, in) in 4 bits or int8. Unlike Linear8bitLt it keeps x in floating point with int8
 // weights too. Gradients flow to x only.
@@ -104,6 +142,10 @@ type MoE struct {
 
 	TopK      int
 	Normalize bool // weights of the chosen experts are divided by their sum
+
+	// Parts are the names that models of transformers 4, whose experts are modules of their own, give to the matrices of one: gate, up
+	// and down. Lists of an adapter's targets may still hold them.
+	Parts [3]string
 }
 
 // Routes collects where the routers of a step send its tokens, layer by layer, for BalanceLoss.

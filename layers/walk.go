@@ -52,17 +52,17 @@ func Embeddings(model any, f func(path string, e *Embedding)) {
 	w.walk("", reflect.ValueOf(model))
 }
 
-// Routers lists the paths of the projections that send tokens to experts. They are parameters more than layers: PEFT takes none for a linear
-// layer.
-func Routers(model any) []string {
-	var out []string
-	w := walker{seen: map[any]bool{}, visit: func(path string, m any) {
-		if _, ok := m.(*MoE); ok {
-			out = append(out, join(path, "gate"))
+// Mixtures calls f for every mixture of experts of a model, with its path. Its router is a parameter more than a layer: PEFT takes none for a
+// linear layer.
+func Mixtures(model any, f func(path string, m *MoE)) {
+	w := walker{seen: map[any]bool{}}
+	w.visit = func(path string, m any) {
+		if x, ok := m.(*MoE); ok && !w.seen[x] {
+			w.seen[x] = true
+			f(path, x)
 		}
-	}}
+	}
 	w.walk("", reflect.ValueOf(model))
-	return out
 }
 
 // Vacant calls f for every field of interface type Projection that holds nothing, with its path and a function that fills it: a head

@@ -28,36 +28,41 @@ type Adapter struct {
 	off    bool
 	merged bool
 
-	experts bool // the model has some, which is written down as none of them being adapted
+	experts    bool     // the model has some, which is written down even where none is adapted
+	parameters []string // PEFT's target_parameters: which weights of experts and routers are adapted
 
 	targets []string         // what the adapted modules have in common: names that match them and no other module
 	saved   *Saved           // the files it was loaded from; nil for a new adapter
 	start   []*tensor.Tensor // A and B of each module before training, if the base gave them up to it
 }
 
-// Module is the adapter of one linear layer or embedding.
+// Module is the adapter of one linear layer, embedding or weight of experts.
 type Module struct {
-	Path      string
-	A, B      *graph.Var // (r, in), (out, r); of an embedding (r, vocabulary), (features, r)
+	Path string
+	// A and B are (r, in) and (out, r); of an embedding (r, vocabulary) and (features, r); of E experts (E·r, in) and (out, r·E), where
+	// expert e has rows e·r to e·r+r-1 of A and columns e, E+e, 2E+e, ... of B.
+	A, B      *graph.Var
 	BBias     *graph.Var // (out), nil without Config.BBias
 	Magnitude *graph.Var // (out), nil without DoRA; of an embedding (features)
 	Scale     float64
 	Dropout   layers.Dropout
 
 	linear *Linear           // the layer it belongs to, or
-	embed  *layers.Embedding // the embedding
+	embed  *layers.Embedding // the embedding, or
+	group  *Grouped          // the weight of experts
+	count  int               // of experts, 0 for others
 	square *graph.Var        // DoRA: f32 squares of the norms of the base weight's rows, which do not change in training
 	set    *Adapter
 	factor []float32 // DoRA, merged: what each row was multiplied by
 }
 
 // Rank is r.
-func (m *Module) Rank() int { return m.A.Type.Dim(0) }
+func (m *Module) Rank() int { return m.A.Type.Dim(0) / max(m.count, 1) }
 
 // Embedding reports whether the module is an embedding.
 func (m *Module) Embedding() bool { return m.embed != nil }
 
-// Base is the layer without adapters, nil for an embedding.
+// Base is the layer without adapters, nil for an embedding and for experts.
 func (m *Module) Base() layers.Projection {
 	if m.linear == nil {
 		return nil
@@ -95,7 +100,7 @@ func (a *Adapter) trained() []layers.NamedVar {
 	var out []layers.NamedVar
 	for _, m := range a.Modules {
 		for _, n := range m.named() {
-			out = append(out, layers.NamedVar{Name: m.Path + "." + n.Name, Var: n.Var})
+			out = append(out, layers.NamedVar{Name: a.filePath(m) + "." + n.Name, Var: n.Var})
 		}
 	}
 	for _, t := range a.tokens {
@@ -217,6 +222,11 @@ func (a *Adapter) varName(path, name string) string {
 func (a *Adapter) add(l *layer, r int, scale float64) error {
 	m := &Module{Path: l.path, Scale: scale, set: a}
 	var in, out int
+	if l.param() {
+		if err := a.Config.forParameters(l.path); err != nil {
+			return err
+		}
+	}
 	param := a.Config.param()
 	aName, bName := "lora_A.weight", "lora_B.weight"
 	if l.embed != nil {
@@ -225,6 +235,9 @@ func (a *Adapter) add(l *layer, r int, scale float64) error {
 		if a.Config.BBias {
 			return fmt.Errorf("lora: %s is an embedding; a bias on B is for linear layers only", l.path)
 		}
+	} else if l.grouped != nil {
+		m.count, in, out = l.grouped.Features()
+		r *= m.count
 	} else {
 		in, out = l.linear.Features()
 		m.Dropout = layers.Dropout{Rate: a.Config.Dropout, Site: uint32(len(a.Modules))}
@@ -256,6 +269,9 @@ func (m *Module) attach(l *layer) error {
 		}
 		return t.Parts.add(m)
 	}
+	if l.grouped != nil {
+		return m.attachGrouped(l)
+	}
 	w, ok := l.linear.(*Linear)
 	if !ok {
 		w = &Linear{Base: l.linear, Parts: &parts{}, replace: l.replace}
@@ -274,6 +290,12 @@ func (m *Module) detach() {
 		t, ok := m.embed.Adapter.(*table)
 		if ok && t.Parts.remove(m) && len(t.Rows.list) == 0 {
 			m.embed.Adapter = nil
+		}
+		return
+	}
+	if m.group != nil {
+		if m.group.Parts.remove(m) {
+			m.group.replace(m.group.Base)
 		}
 		return
 	}

@@ -7,27 +7,32 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
-// layer is a place for an adapter: a projection with what sets its field, or an embedding.
+// layer is a place for an adapter: a projection with what sets its field, an embedding, or a weight of experts.
 type layer struct {
 	path    string
 	linear  layers.Projection
 	replace func(layers.Projection)
+	router  bool // the projection sends tokens to experts
 	embed   *layers.Embedding
+
+	grouped        layers.Grouped
+	replaceGrouped func(layers.Grouped)
+	parts          []string // names of the weight's parts in models whose experts are modules
 }
 
-// layersOf lists where a model can be adapted: its linear layers but for the routers of experts in walking order, then its embeddings.
+// layersOf lists where a model can be adapted: its linear layers in walking order, weights of experts, and its embeddings.
 func layersOf(model any) []*layer {
 	var out []*layer
-	routers := layers.Routers(model)
+	mixtures := mixturesOf(model)
 	layers.Modules(model, func(path string, p layers.Projection, replace func(layers.Projection)) {
 		switch p.(type) {
 		case *tokenHead, *frozenTable: // no layers of their own
 			return
 		}
-		if slices.Contains(routers, path) {
-			return
-		}
-		out = append(out, &layer{path: path, linear: p, replace: replace})
+		out = append(out, &layer{path: path, linear: p, replace: replace, router: mixtures.router(path)})
+	})
+	layers.GroupedModules(model, func(path string, p layers.Grouped, replace func(layers.Grouped)) {
+		out = append(out, &layer{path: path, grouped: p, replaceGrouped: replace, parts: mixtures.parts(path)})
 	})
 	layers.Embeddings(model, func(path string, e *layers.Embedding) { out = append(out, &layer{path: path, embed: e}) })
 	return out
@@ -44,7 +49,8 @@ func AttachNamed(model any, name string, cfg Config) (*Adapter, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	match, err := cfg.selector()
+	all := layersOf(model)
+	chosen, cfg, err := cfg.choose(all)
 	if err != nil {
 		return nil, err
 	}
@@ -52,35 +58,22 @@ func AttachNamed(model any, name string, cfg Config) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := layersOf(model)
-	var chosen []*layer
-	var linears, paths []string
-	for _, l := range all {
-		paths = append(paths, l.path)
-		if l.embed == nil {
-			linears = append(linears, l.path)
-		} else if cfg.Targets.all() {
-			continue
-		}
-		if match(l.path) {
-			chosen = append(chosen, l)
-		}
-	}
-	if len(chosen) == 0 {
-		return nil, fmt.Errorf("lora: the targets %v match none of the %d linear layers; their names end in: %s", cfg.Targets, len(linears), suffixes(linears))
-	}
-	a := &Adapter{Config: cfg, Name: name, experts: len(layers.Routers(model)) > 0}
+	a := &Adapter{Config: cfg, Name: name, experts: slices.ContainsFunc(all, (*layer).param), parameters: parametersOf(chosen, all)}
 	if err := a.free(chosen); err != nil {
 		return nil, err
 	}
 	layers.SetTrainable(model, false)
 	for _, l := range chosen {
-		r, alpha := sizes(l.path)
+		path := l.path
+		if l.router {
+			path += ".weight" // what PEFT's patterns are matched with
+		}
+		r, alpha := sizes(path)
 		if err := a.add(l, r, cfg.scale(r, alpha)); err != nil {
 			return nil, a.undo(err)
 		}
 	}
-	a.targets = commonNames(a.Modules, paths)
+	a.targets = commonNames(chosen, all)
 	if err := a.takeWhole(model); err != nil {
 		return nil, a.undo(err)
 	}
@@ -95,6 +88,9 @@ func AttachNamed(model any, name string, cfg Config) (*Adapter, error) {
 func (a *Adapter) free(chosen []*layer) error {
 	for _, l := range chosen {
 		var list []*Module
+		if g, ok := l.grouped.(*Grouped); ok {
+			list = g.Parts.list
+		}
 		if w, ok := l.linear.(*Linear); ok {
 			list = w.Parts.list
 		}

@@ -24,6 +24,7 @@ type Config struct {
 	BBias   bool    // B has a bias: y = Wx + s(B(Ax) + b); PEFT's lora_bias
 
 	Targets        Targets
+	Parameters     []string // further targets: weights of experts and of their routers ("gate.weight"); PEFT's target_parameters
 	Exclude        []string // names, as in Targets, of modules that stay as they are
 	ExcludePattern string   // a regular expression instead of names
 	Layers         []int    // only layers of these numbers; nil: all. Not beside a pattern

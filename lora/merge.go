@@ -119,6 +119,9 @@ func (m *Module) siblings() []*Module {
 	if m.linear != nil {
 		return m.linear.Parts.list
 	}
+	if m.group != nil {
+		return m.group.Parts.list
+	}
 	if t, ok := m.embed.Adapter.(*table); ok {
 		return t.Parts.list
 	}
@@ -181,6 +184,13 @@ func (m *Module) readBase(s layers.Reader) (*tensor.Tensor, error) {
 	if m.embed != nil {
 		return wide(s, m.embed.Weight)
 	}
+	if m.group != nil {
+		w, err := m.group.weighted()
+		if err != nil {
+			return nil, err
+		}
+		return w.ReadWeight(s)
+	}
 	w, ok := m.linear.Base.(layers.Weighted)
 	if !ok {
 		return nil, fmt.Errorf("the weight of a %T cannot be read as a matrix", m.linear.Base)
@@ -192,6 +202,13 @@ func (m *Module) readBase(s layers.Reader) (*tensor.Tensor, error) {
 func (m *Module) writeBase(s layers.Values, w *tensor.Tensor) error {
 	if m.embed != nil {
 		return set(s, map[*graph.Var]*tensor.Tensor{m.embed.Weight: w})
+	}
+	if m.group != nil {
+		l, err := m.group.weighted()
+		if err != nil {
+			return err
+		}
+		return l.WriteWeight(w, s)
 	}
 	l, ok := m.linear.Base.(layers.Weighted)
 	if !ok {
@@ -248,8 +265,11 @@ func (m *Module) writeScaled(s Store, data, factor []float32, by func(x, f float
 		m.scaleRows(data, factor, by)
 	}
 	dims := []int{m.B.Type.Dim(0), m.A.Type.Dim(1)}
-	if m.embed != nil {
+	switch {
+	case m.embed != nil:
 		dims = []int{dims[1], dims[0]}
+	case m.group != nil:
+		dims = append([]int{m.count}, dims...)
 	}
 	w, err := tensor.Of(data, dims...)
 	if err != nil {
@@ -270,6 +290,9 @@ func (m *Module) writeScaled(s Store, data, factor []float32, by func(x, f float
 func (m *Module) storedType() tensor.DType {
 	if m.embed != nil {
 		return m.embed.Weight.Type.DType
+	}
+	if m.group != nil {
+		return m.group.storedType()
 	}
 	switch l := m.linear.Base.(type) {
 	case *layers.Linear:
@@ -313,7 +336,8 @@ func (m *Module) addBias(s Store, sign float64) error {
 	return s.Set(w.BiasVar(), b)
 }
 
-// Delta returns s·B·A as row-major float32 values, accumulated in float64: (out, in), or (vocabulary, features) of an embedding.
+// Delta returns s·B·A as row-major float32 values, accumulated in float64: (out, in), (vocabulary, features) of an embedding, or (experts, out,
+// in).
 func (m *Module) Delta(s layers.Reader) ([]float32, error) {
 	at, err := wide(s, m.A)
 	if err != nil {
@@ -327,6 +351,9 @@ func (m *Module) Delta(s layers.Reader) ([]float32, error) {
 	r, in, out := m.A.Type.Dim(0), m.A.Type.Dim(1), m.B.Type.Dim(0)
 	if m.embed != nil { // (s·B·A)ᵀ = s·Aᵀ·Bᵀ
 		return product(transposed(a, r, in), transposed(b, out, r), m.Scale, in, r, out), nil
+	}
+	if m.group != nil {
+		return expertProducts(b, a, m.Scale, m.count, out, m.Rank(), in), nil
 	}
 	return product(b, a, m.Scale, out, r, in), nil
 }

@@ -37,6 +37,7 @@ type Saved struct {
 type savedModule struct {
 	path      string
 	embedding bool
+	experts   int                       // 0 = none
 	tensors   map[string]*tensor.Tensor // float32, by name below the path
 	rank      int
 	scale     float64
@@ -66,11 +67,15 @@ func (s *Saved) Modules() []string {
 	return out
 }
 
-// Load reads an adapter folder in PEFT's layout and checks it. Features of PEFT that change the numbers and are not
+// Load reads an adapter folder in PEFT's layout, or the name of one in the local cache (see checkpoint.Locate), and checks it. Features of PEFT that change the numbers and are not
 // implemented here are refused by name. Memory is bounded by the size of the weights file. Errors of the contents match
 // checkpoint.ErrFormat.
 func Load(fs vfs.FS, dir string) (*Saved, error) {
 	fs = vfs.Or(fs)
+	dir, err := checkpoint.Locate(fs, dir)
+	if err != nil {
+		return nil, err
+	}
 	s, err := loadConfig(fs, dir)
 	if err != nil {
 		return nil, err

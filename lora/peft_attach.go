@@ -108,7 +108,7 @@ func (s *Saved) fits(all []*layer) error {
 		if found[l.path] == nil {
 			found[l.path] = l
 		}
-		if l.embed == nil {
+		if l.linear != nil {
 			linears++
 		}
 	}
@@ -118,10 +118,17 @@ func (s *Saved) fits(all []*layer) error {
 		switch {
 		case m.embedding && (l == nil || l.embed == nil):
 			return s.mismatch(a, fmt.Sprintf("the model has no embedding %s", m.path))
-		case !m.embedding && (l == nil || l.embed != nil):
+		case m.experts > 0 && (l == nil || l.grouped == nil):
+			return s.mismatch(a, fmt.Sprintf("the model has no experts %s", m.path))
+		case !m.embedding && m.experts == 0 && (l == nil || l.linear == nil):
 			return s.mismatch(a, fmt.Sprintf("the model has no linear layer %s among its %d", m.path, linears))
 		}
 		in, out := l.features()
+		if l.grouped != nil {
+			if n, _, _ := l.grouped.Features(); n != m.experts {
+				return s.mismatch(a, fmt.Sprintf("it has %d rows, %d experts of rank %d; the model's %s has %d experts", n*m.rank, m.experts, m.rank, m.path, n))
+			}
+		}
 		if got := m.tensors[m.a()].Shape().Dim(1); got != in {
 			return s.mismatch(a, fmt.Sprintf("it takes %d features, the model's %s takes %d", got, m.path, in))
 		}
@@ -150,6 +157,10 @@ func (s *Saved) fits(all []*layer) error {
 func (l *layer) features() (in, out int) {
 	if l.embed != nil {
 		return l.embed.Weight.Type.Dim(0), l.embed.Weight.Type.Dim(1)
+	}
+	if l.grouped != nil {
+		_, in, out = l.grouped.Features()
+		return in, out
 	}
 	return l.linear.Features()
 }
@@ -185,6 +196,9 @@ func (a *Adapter) setBases(s Store) error {
 func (m *Module) plainBase() *graph.Var {
 	if m.embed != nil {
 		return m.embed.Weight
+	}
+	if m.linear == nil {
+		return nil
 	}
 	if l, ok := m.linear.Base.(*layers.Linear); ok {
 		return l.Weight

@@ -41,7 +41,6 @@ var refused = []struct{ key, what string }{
 	{"use_qalora", "QALoRA"},
 	{"use_bdlora", "block-diagonal LoRA"},
 	{"ensure_weight_tying", "adapters that are shared by tied weights"},
-	{"target_parameters", "adapters on parameters that are not linear layers"},
 	{"megatron_config", "Megatron's parallel layers"},
 	{"arrow_config", "Arrow, which routes between adapters"},
 	{"corda_config", "CorDA, which changes the base model"},
@@ -174,6 +173,12 @@ func (s *Saved) readSelection() error {
 	}
 	if one != "" {
 		c.LayersPattern = []string{one}
+	}
+	if one, c.Parameters, err = f.nameList("target_parameters"); err != nil {
+		return err
+	}
+	if err := checkParameters(one, c.Parameters); err != nil {
+		return err
 	}
 	if c.Layers, err = f.numbers("layers_to_transform"); err != nil {
 		return err

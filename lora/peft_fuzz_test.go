@@ -14,6 +14,7 @@ func FuzzConfig(f *testing.F) {
 		`{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["b", "a"], "rank_pattern": {"x": 2, ".*y": 3}, "new": {"a": [1, "\u00fc"]}}`,
 		`{"peft_type": "LORA", "target_modules": ".*\\.q_proj", "use_rslora": true, "lora_dropout": 0.05}`,
 		`{"peft_type": "LORA", "use_dora": true}`,
+		`{"peft_type": "LORA", "target_modules": [], "target_parameters": ["experts.down_proj", "a.gate.weight"], "rank_pattern": {".*\\.gate_up_proj": 2}}`,
 		`{"peft_type": 1}`, `[]`, `null`, ``,
 	} {
 		f.Add([]byte(s))

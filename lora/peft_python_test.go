@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -60,18 +62,34 @@ type peftResult struct {
 // TestPEFTLoads lets PEFT itself load adapters that this package saved and compares logits. It needs a python3 with peft,
 // transformers and torch, and takes some seconds then.
 func TestPEFTLoads(t *testing.T) {
-	base := filepath.Join(golden.Dir(t), "hf", "llama")
+	loadInPEFT(t, "llama",
+		lora.Config{Rank: 4, Alpha: 8},
+		lora.Config{Rank: 3, Alpha: 5, RSLoRA: true, Targets: lora.Targets{Names: []string{"q_proj", "down_proj"}}, Exclude: []string{"layers.0.mlp.down_proj"}},
+		lora.Config{Rank: 2, Dropout: 0.1, Targets: lora.Targets{Pattern: `.*\.layers\.1\.(self_attn\.v|mlp\.up)_proj`}},
+	)
+}
+
+// TestPEFTLoadsExperts is TestPEFTLoads for adapters on experts and routers.
+func TestPEFTLoadsExperts(t *testing.T) {
+	loadInPEFT(t, "mixtral",
+		lora.Config{Rank: 4, Alpha: 8},
+		lora.Config{Rank: 2, Targets: lora.Targets{Names: []string{"q_proj"}}, Parameters: []string{"experts.down_proj"}},
+		lora.Config{Rank: 2, RSLoRA: true, Targets: lora.Targets{Names: []string{"q_proj", "w1", "w3"}}},
+		lora.Config{Rank: 3, Targets: lora.Targets{Names: []string{"layers.1.mlp.experts.gate_up_proj", "gate"}}},
+	)
+}
+
+// loadInPEFT saves adapters of some configurations on a family and compares what PEFT makes of them.
+func loadInPEFT(t *testing.T, family string, configs ...lora.Config) {
+	t.Helper()
+	base := filepath.Join(golden.Dir(t), "hf", family)
 	if testing.Short() {
 		t.Skip("starts Python; left out of short runs")
 	}
 	var dirs []string
 	var check []func(r peftResult)
 	ids := []int32{1, 25, 50, 8, 11, 34, 72, 99, 112}
-	for _, cfg := range []lora.Config{
-		{Rank: 4, Alpha: 8},
-		{Rank: 3, Alpha: 5, RSLoRA: true, Targets: lora.Targets{Names: []string{"q_proj", "down_proj"}}, Exclude: []string{"layers.0.mlp.down_proj"}},
-		{Rank: 2, Dropout: 0.1, Targets: lora.Targets{Pattern: `.*\.layers\.1\.(self_attn\.v|mlp\.up)_proj`}},
-	} {
+	for _, cfg := range configs {
 		model, store := openBase(t, base)
 		loadBase(t, base, model, store)
 		a, err := lora.Attach(model, cfg)
@@ -124,7 +142,9 @@ func sameButTargets(t *testing.T, a, b string) {
 	t.Helper()
 	x, y := readConfig(t, filepath.Join(a, "adapter_config.json")), readConfig(t, filepath.Join(b, "adapter_config.json"))
 	for _, c := range []map[string]any{x, y} {
-		require.NotEmpty(t, c["target_modules"])
+		parameters, _ := c["target_parameters"].([]any)
+		require.NotEmpty(t, append(parameters, c["target_modules"]))
+		slices.SortFunc(parameters, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
 		delete(c, "target_modules")
 		delete(c, "peft_version")
 	}
@@ -137,9 +157,13 @@ func loadBase(t *testing.T, dir string, model *models.Model, store *plan.Store) 
 	weights, _, err := models.OpenWeights(vfs.OS{}, dir)
 	require.NoError(t, err)
 	for _, p := range layers.Params(model) {
-		x, err := weights.Read(p.Name)
-		require.NoError(t, err)
-		require.NoError(t, store.Set(p.Var, x))
+		whole := tensor.New(p.Type)
+		for _, piece := range model.Pieces(p) {
+			x, err := weights.Read(piece.Name)
+			require.NoError(t, err)
+			copy(whole.Bytes()[piece.First*p.Type.DType.Size():], x.Bytes())
+		}
+		require.NoError(t, store.Set(p.Var, whole))
 	}
 	require.NoError(t, weights.Close())
 }

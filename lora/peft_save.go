@@ -17,6 +17,8 @@ type SaveInfo struct {
 	// BaseModel is the path or hub name of the model that the adapter belongs to. Empty: what an adapter that was loaded said
 	// before, null for a new one.
 	BaseModel string
+	// Revision is the branch, tag or commit of a hub name. Empty: what BaseModel is empty for.
+	Revision string
 }
 
 // Save writes the adapter in PEFT's layout into a folder, which is made if it does not exist: adapter_model.safetensors with the trained

@@ -40,6 +40,7 @@ func (s *Saved) readWeights(path string, f *checkpoint.File) error {
 			return bad(reason, "merge the adapter into its base model with PEFT, or train one without it")
 		}
 	}
+	s.nameExperts(index)
 	for _, m := range index {
 		s.modules = append(s.modules, m)
 	}
@@ -116,11 +117,14 @@ func (s *Saved) checkModules(path string) error {
 			return bad(m.b(), fmt.Sprintf("its rank is %d, that of lora_A is %d", got, m.rank))
 		}
 		want, alpha := float64(s.Config.Rank), s.Config.Alpha
-		if v, ok := s.ranks.find(m.path); ok {
+		if v, ok := s.ranks.find(s.patternPath(m.path)); ok {
 			want = v
 		}
-		if v, ok := s.alphas.find(m.path); ok {
+		if v, ok := s.alphas.find(s.patternPath(m.path)); ok {
 			alpha = v
+		}
+		if r := int(want); ofExperts(m.path) && m.rank%r == 0 {
+			m.experts, m.rank = m.rank/r, r
 		}
 		if float64(m.rank) != want {
 			return bad(m.a(), fmt.Sprintf("its rank is %d, %s says %v", m.rank, configFile, want))

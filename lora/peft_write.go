@@ -25,6 +25,10 @@ func (a *Adapter) peftConfig(info SaveInfo) ([]byte, error) {
 	f["inference_mode"] = json.RawMessage("true")
 	if info.BaseModel != "" {
 		f["base_model_name_or_path"] = appendString(nil, info.BaseModel)
+		f["revision"] = json.RawMessage("null")
+	}
+	if info.Revision != "" {
+		f["revision"] = appendString(nil, info.Revision)
 	}
 	sets := a.selectionFields()
 	if a.saved == nil {
@@ -85,9 +89,9 @@ func sameFloat32(raw json.RawMessage, x float32) bool {
 func (a *Adapter) selectionFields() map[string]any {
 	out := map[string]any{}
 	switch t := a.Config.Targets; {
-	case t.Pattern != "":
+	case t.Pattern != "" && len(a.parameters) == 0:
 		out["target_modules"] = t.Pattern
-	case len(t.Names) > 0:
+	case len(t.Names) > 0 && len(a.parameters) == 0:
 		out["target_modules"] = sorted(t.Names)
 	case a.saved == nil:
 		out["target_modules"] = a.targets
@@ -125,7 +129,7 @@ func (a *Adapter) kindFields() map[string]any {
 		out["modules_to_save"] = c.ModulesToSave
 	}
 	if a.experts {
-		out["target_parameters"] = []string{}
+		out["target_parameters"] = append([]string{}, a.parameters...)
 	}
 	if len(c.RankPattern) > 0 {
 		out["rank_pattern"] = c.RankPattern

@@ -60,6 +60,12 @@ func (c Config) selector() (func(path string) bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	allowed, err := c.allows()
+	return func(path string) bool { return match(path) && allowed(path) }, err
+}
+
+// allows tells whether a module may be adapted if it is a target.
+func (c Config) allows() (func(path string) bool, error) {
 	excluded := func(path string) bool { return named(path, c.Exclude) }
 	if c.ExcludePattern != "" {
 		re, err := regexp.Compile("^(?:" + c.ExcludePattern + ")$")
@@ -73,7 +79,7 @@ func (c Config) selector() (func(path string) bool, error) {
 		return nil, err
 	}
 	return func(path string) bool {
-		return match(path) && inLayer(path) && !excluded(path) && !within(path, c.ModulesToSave)
+		return inLayer(path) && !excluded(path) && !within(path, c.ModulesToSave)
 	}, nil
 }
 
@@ -114,23 +120,25 @@ func within(path string, names []string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return strings.Contains("."+path+".", "."+n+".") })
 }
 
-// commonNames describes the adapted modules among all paths: by the last part of their paths where every path that ends so is
-// adapted, else by the paths themselves. Sorted.
-func commonNames(adapted []*Module, all []string) []string {
+// commonNames describes the adapted modules among all, weights of experts and routers aside: by the last part of their paths where every path
+// that ends so is adapted, else by the paths themselves. Sorted.
+func commonNames(adapted, all []*layer) []string {
 	total, chosen := map[string]int{}, map[string]int{}
-	for _, p := range all {
-		total[lastPart(p)]++
-	}
-	for _, m := range adapted {
-		chosen[lastPart(m.Path)]++
-	}
-	var out []string
-	for _, m := range adapted {
-		name := lastPart(m.Path)
-		if chosen[name] != total[name] {
-			name = m.Path
+	for _, l := range all {
+		if !l.param() {
+			total[lastPart(l.path)]++
 		}
-		if !slices.Contains(out, name) {
+	}
+	for _, l := range adapted {
+		chosen[lastPart(l.path)]++
+	}
+	out := []string{}
+	for _, l := range adapted {
+		name := lastPart(l.path)
+		if chosen[name] != total[name] {
+			name = l.path
+		}
+		if !l.param() && !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}

@@ -90,6 +90,7 @@ func newMoE(c Config, src layers.Source, layer int, names expertNames) (*layers.
 	}
 	experts := at.Sub("experts")
 	return &layers.MoE{Gate: gate.Head("gate", layers.Normal(c.InitStd), c.Hidden, x.Experts), TopK: x.PerToken, Normalize: x.Normalize,
+		Parts: [3]string{names.gate, names.up, names.down},
 		Experts: &layers.Experts{Act: act,
 			GateUp: experts.Experts("gate_up_proj", x.Experts, c.Hidden, part(names.gate, x.Hidden), part(names.up, x.Hidden)),
 			Down:   experts.Experts("down_proj", x.Experts, x.Hidden, part(names.down, c.Hidden)),

@@ -3,11 +3,14 @@ package trainer
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
@@ -58,7 +61,7 @@ func (j *job) writeResult() error {
 	}
 	var err error
 	if j.adapter != nil {
-		err = j.adapter.Save(j.fs, j.path(dir), j.store, lora.SaveInfo{BaseModel: j.cfg.Model})
+		err = j.adapter.Save(j.fs, j.path(dir), j.store, saveInfo(j.fs, j.cfg.Model))
 	} else {
 		err = SaveModel(j.fs, j.path(dir), j.model.Model, j.store, SaveOptions{})
 	}
@@ -71,6 +74,16 @@ func (j *job) writeResult() error {
 		}
 	}
 	return nil
+}
+
+// saveInfo names the base model of an adapter: a path, or a hub name and its revision.
+func saveInfo(fsys vfs.FS, model string) lora.SaveInfo {
+	if h, ok := checkpoint.ParseHubName(model); ok && strings.Contains(model, "@") {
+		if _, err := fsys.Stat(model); errors.Is(err, fs.ErrNotExist) {
+			return lora.SaveInfo{BaseModel: h.Repo, Revision: h.Revision}
+		}
+	}
+	return lora.SaveInfo{BaseModel: model}
 }
 
 func (j *job) writeManifest(rows []report.Row) error {
