@@ -58,7 +58,7 @@ func (c *Converter) Chat(r *Row, conv *Conversation, from int) ([]Doc, error) {
 		return nil, err
 	}
 	if trained(d.Labels) == 0 {
-		return nil, r.Errorf("has no token to train on after rendering; every trained turn is empty: remove the row, or set data.mask")
+		return nil, r.untrainedErr("has no token to train on after rendering; every trained turn is empty: remove the row, or set data.mask")
 	}
 	return []Doc{d}, nil
 }
@@ -66,7 +66,7 @@ func (c *Converter) Chat(r *Row, conv *Conversation, from int) ([]Doc, error) {
 // checkRoles refuses a conversation from which nothing can be learnt.
 func (c *Converter) checkRoles(r *Row, conv *Conversation, from int) error {
 	if len(conv.Messages) == 0 {
-		return r.Errorf("has no messages; remove the row")
+		return r.untrainedErr("has no messages; remove the row")
 	}
 	roles := make([]string, len(conv.Messages))
 	for i, m := range conv.Messages {
@@ -78,9 +78,9 @@ func (c *Converter) checkRoles(r *Row, conv *Conversation, from int) error {
 		}
 	}
 	if slices.Contains(roles[from:], Assistant) {
-		return r.Errorf("has no trained turn: every assistant turn is marked train: false; remove the row")
+		return r.untrainedErr("has no trained turn: every assistant turn is marked train: false; remove the row")
 	}
-	return r.Errorf("has no assistant turn to learn (its roles are %s); remove the row, or map its roles to user and assistant",
+	return r.untrainedErr("has no assistant turn to learn (its roles are %s); remove the row, or map its roles to user and assistant",
 		keyList(slices.Compact(slices.Clip(roles))))
 }
 

@@ -29,7 +29,7 @@ func (c *Converter) Answer(r *Row, prompt, completion string) ([]Doc, error) {
 	}
 	d.IDs = append(append(d.IDs, a...), c.EOS...)
 	if max(d.Skip, 1) >= len(d.IDs) {
-		return nil, r.Errorf("has no token to train on: the answer is empty, or the row is a single token; remove the row")
+		return nil, r.untrainedErr("has no token to train on: the answer is empty, or the row is a single token; remove the row")
 	}
 	return []Doc{d}, nil
 }
@@ -239,7 +239,7 @@ func convertTokens(r *Row, _ *Converter) ([]Doc, error) {
 	}
 	if !r.Has("labels") {
 		if len(ids) < 2 {
-			return nil, r.Errorf("has %d tokens, so none to train on (the first is never predicted); remove the row", len(ids))
+			return nil, r.untrainedErr("has %d tokens, so none to train on (the first is never predicted); remove the row", len(ids))
 		}
 		return []Doc{{IDs: ids}}, nil
 	}
@@ -252,7 +252,7 @@ func convertTokens(r *Row, _ *Converter) ([]Doc, error) {
 			len(labels), len(ids), Ignore)
 	}
 	if trained(labels) == 0 {
-		return nil, r.Errorf("has no token to train on: every label after the first is %d; remove the row", Ignore)
+		return nil, r.untrainedErr("has no token to train on: every label after the first is %d; remove the row", Ignore)
 	}
 	return []Doc{{IDs: ids, Labels: labels}}, nil
 }

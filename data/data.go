@@ -48,19 +48,20 @@ const (
 
 // Options of Load. The zero value reads any known format, cut to DefaultSeqLen, without special tokens and masking prompts.
 type Options struct {
-	Format    string   // a name of the table of formats; "" or "auto" chooses by the first row of each file
-	SeqLen    int      // longest example in tokens; 0 = DefaultSeqLen
-	Mask      Mask     // "" = MaskPrompt
-	BOS, EOS  []int32  // ids put before and after every document; empty = none
-	Vocab     int      // ids must be below it; 0 = not checked
-	Separator string   // plain text: ends a document and is removed; "" = the whole file is one document
-	Overlap   int      // text: tokens that a window repeats, untrained, from the one before; 1 makes every token a target once
-	Workers   int      // goroutines that tokenise; 0 = 1
-	Renderer  Renderer // chat template of conversations; nil refuses them
-	AsChat    bool     // prompts and answers that are plain text (prompt_completion, alpaca, preference) are rendered as conversations too
-	Pairs     bool     // rows are preferences: each gives a chosen and a rejected example
-	SpillDir  string   // folder of the file for tokens beyond Limits.Memory; "" = the system's for temporary files
-	Formats   []Format // further formats, tried before the built-in ones
+	Format    string                    // a name of the table of formats; "" or "auto" chooses by the first row of each file
+	SeqLen    int                       // longest example in tokens; 0 = DefaultSeqLen
+	Mask      Mask                      // "" = MaskPrompt
+	BOS, EOS  []int32                   // ids put before and after every document; empty = none
+	Vocab     int                       // ids must be below it; 0 = not checked
+	Separator string                    // plain text: ends a document and is removed; "" = the whole file is one document
+	Overlap   int                       // text: tokens that a window repeats, untrained, from the one before; 1 makes every token a target once
+	Workers   int                       // goroutines that tokenise; 0 = 1
+	Renderer  Renderer                  // chat template of conversations; nil refuses them
+	AsChat    bool                      // prompts and answers that are plain text (prompt_completion, alpaca, preference) are rendered as conversations too
+	Pairs     bool                      // rows are preferences: each gives a chosen and a rejected example
+	OnBadRow  func(err *RowError) error // told of a row that cannot be used; nil goes on without the row. Without the function, the first ends Load
+	SpillDir  string                    // folder of the file for tokens beyond Limits.Memory; "" = the system's for temporary files
+	Formats   []Format                  // further formats, tried before the built-in ones
 	Limits    Limits
 }
 

@@ -119,9 +119,10 @@ func (b *builder) rows(ctx context.Context, rows rowReader, format *Format, info
 		}
 		chunk, end := readChunk(rows)
 		if format == nil && len(chunk) > 0 {
-			err := chunk[0].parse()
+			first := chunk[0]
+			err := first.parse()
 			if err == nil {
-				format, info.Why, err = b.opt.detect(&chunk[0])
+				format, info.Why, err = b.opt.detect(&first)
 			}
 			if err != nil {
 				return err
@@ -176,7 +177,10 @@ func (b *builder) chunk(format *Format, rows []Row) error {
 	wg.Wait()
 	for i := range rows {
 		if errs[i] != nil {
-			return errs[i]
+			if err := b.bad(errs[i]); err != nil {
+				return err
+			}
+			continue
 		}
 		if len(docs[i]) == 0 {
 			b.st.empty++
@@ -186,6 +190,19 @@ func (b *builder) chunk(format *Format, rows []Row) error {
 		}
 	}
 	return nil
+}
+
+// bad decides about a row that cannot be used.
+func (b *builder) bad(err error) error {
+	var re *RowError
+	if b.opt.OnBadRow == nil || !errors.As(err, &re) {
+		return err
+	}
+	b.st.bad++
+	if errors.Is(err, ErrUntrained) {
+		b.st.untrained++
+	}
+	return b.opt.OnBadRow(re)
 }
 
 func checkDocs(r *Row, docs []Doc, vocab int) error {
@@ -224,6 +241,7 @@ func (b *builder) addAll(r *Row, docs []Doc) error {
 			}
 			continue
 		}
+		b.st.longest = max(b.st.longest, len(docs[i].IDs))
 		cut = docs[i].cut(b.opt.SeqLen) || cut
 		lost = docs[i].untrained() || lost
 	}
@@ -319,6 +337,9 @@ func (b *builder) example(r *Row, ids, labels []int32, skip int) error {
 	_, _ = h.Write(tensor.AsBytes(labels))
 	if _, dup := b.seen[h.Sum64()]; dup {
 		b.st.duplicates++
+		if len(b.st.twins) < maxTwins {
+			b.st.twins = append(b.st.twins, fmt.Sprintf("%s:%d", r.File, r.Line))
+		}
 	}
 	b.seen[h.Sum64()] = struct{}{}
 	var err error

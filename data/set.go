@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 )
 
 // Example is one training example, at most the sequence length long.
@@ -33,7 +34,11 @@ type store struct {
 	seqLen                                                  int
 	pairs                                                   bool // docs come by two: chosen, rejected
 	truncated, dropped, empty, untrained, duplicates, ended int
+	bad, longest                                            int
+	twins                                                   []string // places of the first duplicates
 }
+
+const maxTwins = 5
 
 // read copies the ids and labels of a document to slices of its length.
 func (st *store) read(id int32, ids, labels []int32) error {
@@ -95,6 +100,9 @@ func (s *Set) SourceOf(id int32) string { return s.st.source(id) }
 // last batch was built.
 func (s *Set) Close() error { return s.st.tok.close() }
 
+// Unweighted is the set with every row seen once an epoch, whatever the weight of its file.
+func (s *Set) Unweighted() *Set { return &Set{st: s.st, rows: s.rows} }
+
 // Files lists the input files in order, with their digests and how their formats were chosen.
 func (s *Set) Files() []FileInfo { return slices.Clone(s.st.files) }
 
@@ -150,26 +158,45 @@ func (s *Set) Split(val float64, seed uint64) (train, held *Set, err error) {
 
 // Report counts what is in a set. Truncated, Dropped, Empty and Duplicates are those of the whole load.
 type Report struct {
-	Rows        int     `json:"rows"`            // rows read from the files, pieces of plain text counted one each
-	Documents   int     `json:"documents"`       // examples in this set, two of a pair
-	Pairs       int     `json:"pairs,omitempty"` // pairs in this set
-	Tokens      int64   `json:"tokens"`
-	Trained     int64   `json:"trained_tokens"`
-	Share       float64 `json:"trained_share"` // Trained / Tokens
-	Truncated   int     `json:"truncated"`     // lost their end to the sequence length
-	Dropped     int     `json:"dropped"`       // lost all their trained tokens to it, and were left out
-	Empty       int     `json:"empty"`         // texts of white space or one token, left out
-	ZeroLabel   int     `json:"zero_label"`    // had no token to train on and were left out (Options.SkipUntrained)
-	Duplicates  int     `json:"duplicates"`    // equal an earlier example in ids and labels; kept
-	Ended       int     `json:"eos_added"`     // conversations that got an EOS because the template ends the last turn with nothing
-	MinLen      int     `json:"min_len"`
-	MeanLen     float64 `json:"mean_len"`
-	MaxLen      int     `json:"max_len"`
-	PackedRows  int     `json:"packed_rows,omitempty"` // rows in the first epoch (Loader.Report only)
-	Efficiency  float64 `json:"packing_efficiency"`    // share of positions that hold a token (Loader.Report only)
-	SeqLen      int     `json:"seq_len"`
-	Spilled     int64   `json:"spilled_tokens,omitempty"` // kept in a file instead of in memory
-	ShareByFile []Part  `json:"files"`
+	Rows        int      `json:"rows"`            // rows read from the files, pieces of plain text counted one each
+	Documents   int      `json:"documents"`       // examples in this set, two of a pair
+	Pairs       int      `json:"pairs,omitempty"` // pairs in this set
+	Tokens      int64    `json:"tokens"`
+	Trained     int64    `json:"trained_tokens"`
+	Share       float64  `json:"trained_share"`          // Trained / Tokens
+	Truncated   int      `json:"truncated"`              // lost their end to the sequence length
+	Dropped     int      `json:"dropped"`                // lost all their trained tokens to it, and were left out
+	Empty       int      `json:"empty"`                  // texts of white space or one token, left out
+	Bad         int      `json:"bad"`                    // could not be used and were left out (Options.OnBadRow)
+	ZeroLabel   int      `json:"zero_label"`             // of these, had no token to train on
+	Duplicates  int      `json:"duplicates"`             // equal an earlier example in ids and labels; kept
+	DuplicateAt []string `json:"duplicate_at,omitempty"` // the first of them, "file:line"
+	Ended       int      `json:"eos_added"`              // conversations that got an EOS because the template ends the last turn with nothing
+	MinLen      int      `json:"min_len"`
+	MeanLen     float64  `json:"mean_len"`
+	MaxLen      int      `json:"max_len"`
+	Longest     int      `json:"longest"`               // the longest row before it was cut; 0 for plain text, which is cut into windows
+	Lengths     []Bin    `json:"lengths"`               // how many examples have which length
+	PackedRows  int      `json:"packed_rows,omitempty"` // rows in the first epoch (Loader.Report only)
+	Efficiency  float64  `json:"packing_efficiency"`    // share of positions that hold a token (Loader.Report only)
+	SeqLen      int      `json:"seq_len"`
+	Spilled     int64    `json:"spilled_tokens,omitempty"` // kept in a file instead of in memory
+	ShareByFile []Part   `json:"files"`
+}
+
+// Bin counts the examples of more than the previous bin's length and at most UpTo tokens.
+type Bin struct {
+	UpTo  int `json:"up_to"`
+	Count int `json:"count"`
+}
+
+// bins are powers of two up to the sequence length, and it.
+func bins(seqLen int) []Bin {
+	var out []Bin
+	for n := minBucket; n < seqLen; n *= 2 {
+		out = append(out, Bin{UpTo: n})
+	}
+	return append(out, Bin{UpTo: seqLen})
 }
 
 // Part is a file's share of the set.
@@ -182,7 +209,8 @@ type Part struct {
 // Report counts the set.
 func (s *Set) Report() Report {
 	st := s.st
-	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, ZeroLabel: st.untrained, Duplicates: st.duplicates, Ended: st.ended,
+	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, Bad: st.bad, ZeroLabel: st.untrained, Longest: st.longest,
+		Lengths: bins(st.seqLen), DuplicateAt: st.twins, Duplicates: st.duplicates, Ended: st.ended,
 		SeqLen: st.seqLen, Spilled: st.tok.spilled(), ShareByFile: make([]Part, len(st.files))}
 	if st.pairs {
 		r.Pairs = s.Len()
@@ -211,6 +239,8 @@ func (r *Report) count(d *doc) {
 		r.MinLen = n
 	}
 	r.MinLen, r.MaxLen = min(r.MinLen, n), max(r.MaxLen, n)
+	i := sort.Search(len(r.Lengths), func(i int) bool { return r.Lengths[i].UpTo >= n })
+	r.Lengths[min(i, len(r.Lengths)-1)].Count++
 	r.Documents++
 	r.Tokens += int64(n)
 	r.Trained += int64(d.trained)

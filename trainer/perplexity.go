@@ -92,7 +92,7 @@ func (m *Model) rows(ctx context.Context, o PerplexityOptions) (*data.Set, error
 		do.Format = "auto"
 	}
 	do.BOS = m.Begin()
-	set, err := data.Load(ctx, encoder{m.Tokenizer}, []data.File{{Path: o.Data}}, do)
+	set, err := data.Load(ctx, NewEncoder(m.Tokenizer), []data.File{{Path: o.Data}}, do)
 	var row *data.RowError
 	if err != nil && !errors.As(err, &row) {
 		return nil, badConfig("data", "%v", err)

@@ -2,20 +2,14 @@ package trainer
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"runtime"
-	"strings"
 
-	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/optim"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
-	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
@@ -134,105 +128,6 @@ func (j *job) makeGroup() error {
 	j.sum.EightBit = j.group.NumEightBit()
 	j.parts, err = newUpdateParts(t, j.compute, t.MicroBatch*j.cfg.Data.SeqLen, j.group)
 	return err
-}
-
-// encoder gives package data the tokenizer without special tokens.
-type encoder struct{ tok tokenizer.Tokenizer }
-
-// Encode implements data.Encoder.
-func (e encoder) Encode(text string) ([]int32, error) {
-	if e.tok == nil {
-		return nil, errors.New("the model has no tokenizer (tokenizer.json) beside it; give rows of token ids (data.format tokens) or add the tokenizer")
-	}
-	return e.tok.EncodeWith(text, tokenizer.EncodeOptions{NoSpecial: true})
-}
-
-// openData reads and splits the rows.
-func (j *job) openData(ctx context.Context) error {
-	files, heldFiles, err := j.dataFiles()
-	if err != nil {
-		return err
-	}
-	o := data.Options{Format: j.cfg.Data.Format, SeqLen: j.cfg.Data.SeqLen, Mask: data.Mask(j.cfg.Data.Mask),
-		Vocab: j.model.Config().Vocab, Workers: runtime.GOMAXPROCS(0), EOS: j.model.EOS()[:min(1, len(j.model.EOS()))]}
-	if o.SeqLen > j.model.Config().MaxPositions {
-		j.log.Warn("data.seq_len is beyond the model's context; shortened", "seq_len", o.SeqLen, "context", j.model.Config().MaxPositions)
-		o.SeqLen = j.model.Config().MaxPositions
-	}
-	j.seqLen, j.micro = o.SeqLen, j.cfg.Train.MicroBatch
-	o.BOS = j.model.Begin()
-	o.Pairs, o.SpillDir = j.cfg.Train.Preferences(), j.cfg.Out
-	all, err := data.Load(ctx, encoder{j.model.Tokenizer}, files, o)
-	if err != nil {
-		return j.dataError(err)
-	}
-	if len(heldFiles) > 0 {
-		j.train = all
-		if j.held, err = data.Load(ctx, encoder{j.model.Tokenizer}, heldFiles, o); err != nil {
-			return j.dataError(err)
-		}
-	} else if j.train, j.held, err = all.Split(j.cfg.Data.Val, j.cfg.Train.Seed); err != nil {
-		return badConfig("data.val", "%v", err)
-	}
-	r := j.train.Report()
-	j.log.Info("data", "rows", r.Rows, "tokens", r.Tokens, "trained", r.Trained, "truncated", r.Truncated, "dropped", r.Dropped)
-	if j.held == nil && (j.cfg.Data.Val > 0 || j.cfg.Eval.Every > 0) {
-		j.log.Warn("no rows are held out: there is no evaluation", "rows", r.Rows, "data.val", j.cfg.Data.Val)
-	}
-	return j.makeLoaders()
-}
-
-// dataError tells a setting that is wrong from a file that is, and a path that was never given from one that is missing.
-func (j *job) dataError(err error) error {
-	var row *data.RowError
-	var spill *data.SpillError
-	switch {
-	case errors.As(err, &spill):
-		return withCode(config.ExitDisk, err)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
-	case !errors.As(err, &row):
-		return badConfig("data", "%s", strings.TrimPrefix(err.Error(), "data: "))
-	case errors.Is(err, fs.ErrNotExist) && len(j.cfg.Data.Path) == 1 && j.cfg.Data.Path[0].Path == unsetPath:
-		return &config.ErrConfig{Key: "data.path", Reason: "is not given; name a file of rows with --data.path", Err: errNoData}
-	}
-	return err
-}
-
-// errNoData says that no data was named.
-var errNoData = errors.New("no data")
-
-// unsetPath is the default of data.path, which stands for a file that the user names.
-var unsetPath = config.Default(config.Finetune).Data.Path[0].Path
-
-func (j *job) makeLoaders() error {
-	t := j.cfg.Train
-	o := data.LoaderOptions{SeqLen: j.seqLen, MicroBatch: j.micro, Batch: t.Batch, Pack: j.cfg.Data.Pack, Shuffle: j.cfg.Data.Shuffle,
-		Seed: t.Seed, Epochs: max(int(t.Epochs), 1), Steps: t.Steps, PadID: max(j.model.Config().Pad, 0)}
-	var err error
-	if j.loader, err = data.NewLoader(j.train, o); err != nil {
-		return badConfig("data", "%v", err)
-	}
-	if t.Steps == 0 && t.Epochs != float64(int(t.Epochs)) {
-		o.Steps = max(int(t.Epochs*float64(j.loader.StepsPerEpoch())+0.5), 1)
-		if j.loader, err = data.NewLoader(j.train, o); err != nil {
-			return badConfig("data", "%v", err)
-		}
-	}
-	if j.held != nil && j.held.Len() > 0 {
-		o.Shuffle, o.Epochs, o.Steps = false, 1, 0
-		if !j.held.Pairs() { // kto compares the pairs of a whole step
-			o.Batch = o.MicroBatch
-		}
-		if j.evalLoader, err = data.NewLoader(j.held, o); err != nil {
-			return badConfig("data.val", "%v", err)
-		}
-	}
-	j.sched = scheduleOf(t, j.loader.Steps())
-	if err := j.sched.Check(); err != nil {
-		return badConfig("train.schedule", "%v", err)
-	}
-	return nil
 }
 
 // load reads the weights and puts the run where its newest checkpoint left it.

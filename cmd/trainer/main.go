@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetArgs(args)
-	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.profile(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.doctor(), p.eval())
+	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.doctor(), p.eval())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errSilent) {
@@ -56,6 +56,18 @@ type program struct {
 
 // errSilent fails without a message: everything was said already.
 var errSilent = errors.New("")
+
+// silentCode is errSilent with an exit code.
+type silentCode int
+
+// Error is empty: everything was said already.
+func (silentCode) Error() string { return "" }
+
+// Is makes it errSilent.
+func (silentCode) Is(target error) bool { return target == errSilent }
+
+// ExitCode is the code.
+func (c silentCode) ExitCode() int { return int(c) }
 
 // usage marks an error of the command line.
 func usage(err error) error { return &config.ErrConfig{Reason: err.Error()} }

@@ -56,16 +56,22 @@ type Adapter struct {
 // Data says what is trained on.
 type Data struct {
 	Path     []Source
-	Format   string  // auto or the name of a layout
-	SeqLen   int     // longest row in tokens
-	Pack     bool    // put several documents in a row; they never see each other
-	Shuffle  bool    // shuffle rows anew in each epoch
-	Mask     string  // which tokens are trained: none = all, prompt = all but the prompt, assistant = all assistant turns, last = the last of them
-	Val      float64 // share of the rows held out for evaluation, in [0, 1)
-	Template string  // file of a chat template; empty = the tokenizer's own
+	Format   string   // auto or the name of a layout
+	SeqLen   int      // longest row in tokens
+	Pack     bool     // put several documents in a row; they never see each other
+	Shuffle  bool     // shuffle rows anew in each epoch
+	Mask     string   // which tokens are trained: none = all, prompt = all but the prompt, assistant = all assistant turns, last = the last of them
+	Val      float64  // share of the rows held out for evaluation, in [0, 1)
+	ValPath  []Source // rows held out, in files of their own; Val is not used then
+	Template string   // file of a chat template or the name of a built-in one; empty = the tokenizer's own
+	Chat     bool     // rows of plain prompts and answers are rendered as conversations too
 }
 
-// Source is one input of a mix: a file or a glob, drawn in proportion to its weight.
+// HeldOut reports whether rows are held out for evaluation.
+func (d Data) HeldOut() bool { return d.Val > 0 || len(d.ValPath) > 0 }
+
+// Source is one input of a mix: a file or a glob. Weight is how often each of its rows is seen in an epoch; a fraction takes that share
+// of the rows, another share each epoch. Rows that are held out are seen once, whatever the weight.
 type Source struct {
 	Path   string
 	Weight float64

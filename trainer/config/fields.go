@@ -55,7 +55,9 @@ func fields(c *Config) []field {
 		{key: "data.shuffle", value: (*boolValue)(&c.Data.Shuffle), example: "true"},
 		{key: "data.mask", value: (*textValue)(&c.Data.Mask), example: "prompt", enum: masks},
 		{key: "data.val", value: (*floatValue)(&c.Data.Val), example: "0.02"},
+		{key: "data.val_path", value: (*sourcesValue)(&c.Data.ValPath), example: "held_out.jsonl"},
 		{key: "data.template", value: (*textValue)(&c.Data.Template), example: "chat_template.jinja"},
+		{key: "data.chat", value: (*boolValue)(&c.Data.Chat), example: "true"},
 	}
 	rows = append(rows, trainFields(&c.Train)...)
 	return append(rows,

@@ -26,7 +26,11 @@ func anyConfig(t *rapid.T) Config {
 		c.Adapter.Targets = Targets{Names: rapid.SliceOfN(text, 1, 3).Draw(t, "names")}
 	}
 	c.Data = Data{Format: of("format", formats), SeqLen: 2 + size.Draw(t, "seq"), Pack: rapid.Bool().Draw(t, "pack"),
-		Shuffle: rapid.Bool().Draw(t, "shuffle"), Mask: of("mask", masks), Val: share.Draw(t, "val"), Template: free("template")}
+		Shuffle: rapid.Bool().Draw(t, "shuffle"), Mask: of("mask", masks), Val: share.Draw(t, "val"), Template: free("template"),
+		Chat: rapid.Bool().Draw(t, "chat")}
+	if rapid.Bool().Draw(t, "held") {
+		c.Data.ValPath = []Source{{text.Draw(t, "held path"), 1}}
+	}
 	for range rapid.IntRange(1, 3).Draw(t, "sources") {
 		c.Data.Path = append(c.Data.Path, Source{text.Draw(t, "path"), rapid.OneOf(rapid.Just(1.0), rapid.Float64Range(0.1, 1e17)).Draw(t, "weight")})
 	}

@@ -15,7 +15,7 @@ var otherNames = map[string]string{
 	"double_quant": "quantize.double", "quant_type": "quantize.scheme", "block_size": "quantize.blocksize",
 	"dataset": "data.path", "datasets": "data.path", "max_length": "data.seq_len", "max_seq_length": "data.seq_len",
 	"sequence_len": "data.seq_len", "cutoff_len": "data.seq_len", "packing": "data.pack", "sample_packing": "data.pack",
-	"chat_template": "data.template", "val_set_size": "data.val", "train_on_inputs": "data.mask",
+	"chat_template": "data.template", "val_set_size": "data.val", "eval_dataset": "data.val_path", "test_datasets": "data.val_path", "train_on_inputs": "data.mask",
 	"learning_rate": "train.lr", "lr_scheduler": "train.schedule", "lr_scheduler_type": "train.schedule",
 	"num_epochs": "train.epochs", "num_train_epochs": "train.epochs", "max_steps": "train.steps", "iters": "train.steps",
 	"batch_size": "train.batch", "global_batch_size": "train.batch", "micro_batch_size": "train.micro_batch",

@@ -136,19 +136,24 @@ func (k *checker) data(d Data) {
 	if len(d.Path) == 0 {
 		k.fail("data.path", "is empty: name a file, a glob or a list of {path, weight}")
 	}
-	if len(d.Path) > maxSources {
-		k.fail("data.path", "lists %d inputs, expected at most %d: use a glob", len(d.Path), maxSources)
-	}
-	for i, s := range d.Path {
-		if s.Path == "" {
-			k.fail("data.path", "entry %d has an empty path", i+1)
-		}
-		if !(s.Weight > 0) || math.IsInf(s.Weight, 0) {
-			k.fail("data.path", "entry %d (%s) has weight %v, expected a finite number above 0", i+1, clip(s.Path), s.Weight)
-		}
-	}
+	k.sources("data.path", d.Path)
+	k.sources("data.val_path", d.ValPath)
 	k.whole("data.seq_len", d.SeqLen, 2, maxSeqLen)
 	k.share("data.val", d.Val)
+}
+
+func (k *checker) sources(key string, list []Source) {
+	if len(list) > maxSources {
+		k.fail(key, "lists %d inputs, expected at most %d: use a glob", len(list), maxSources)
+	}
+	for i, s := range list {
+		if s.Path == "" {
+			k.fail(key, "entry %d has an empty path", i+1)
+		}
+		if !(s.Weight > 0) || math.IsInf(s.Weight, 0) {
+			k.fail(key, "entry %d (%s) has weight %v, expected a finite number above 0", i+1, clip(s.Path), s.Weight)
+		}
+	}
 }
 
 func (k *checker) training(t Train) {
@@ -305,11 +310,11 @@ func (k *checker) rest(c Config) {
 	k.whole("eval.sample_tokens", c.Eval.Tokens, 0, maxSeqLen)
 	k.whole("eval.patience", c.Eval.Patience, 0, maxSteps)
 	k.from("eval.min_delta", c.Eval.MinDelta, 0)
-	if c.Eval.Patience > 0 && (c.Eval.Every == 0 || c.Data.Val == 0) {
-		k.fail("eval.patience", "waits for the loss of held-out rows to fall: set eval.every and data.val above 0")
+	if c.Eval.Patience > 0 && (c.Eval.Every == 0 || !c.Data.HeldOut()) {
+		k.fail("eval.patience", "waits for the loss of held-out rows to fall: set eval.every and data.val above 0 (or data.val_path)")
 	}
-	if c.Save.Best && c.Data.Val == 0 {
-		k.fail("save.best", "is the checkpoint of the lowest held-out loss, and no row is held out: set data.val above 0")
+	if c.Save.Best && !c.Data.HeldOut() {
+		k.fail("save.best", "is the checkpoint of the lowest held-out loss, and no row is held out: set data.val above 0 (or data.val_path)")
 	}
 	k.whole("save.every", c.Save.Every, 0, maxSteps)
 	k.whole("save.keep", c.Save.Keep, 0, maxSteps)
@@ -318,8 +323,8 @@ func (k *checker) rest(c Config) {
 		hint := didYouMean(alias(kind), []string{"auto", "cpu", "cuda", "opencl"}, "")
 		k.fail("device", "%q is not a device%s (a number follows a colon, as in cuda:0)", clip(c.Device), hint)
 	}
-	if c.Train.Schedule == "plateau" && (c.Eval.Every == 0 || c.Data.Val == 0) {
-		k.fail("train.schedule", "plateau follows the loss of held-out rows: set eval.every and data.val above 0")
+	if c.Train.Schedule == "plateau" && (c.Eval.Every == 0 || !c.Data.HeldOut()) {
+		k.fail("train.schedule", "plateau follows the loss of held-out rows: set eval.every and data.val above 0 (or data.val_path)")
 	}
 	if c.Resume && c.Out == "" {
 		k.fail("resume", "needs out: without it every run gets a new directory, and there is nothing to resume from")

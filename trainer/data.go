@@ -1,0 +1,155 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/builtin/corpus"
+	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+)
+
+// DataOptions are the options with which a run reads its rows: the tokenizer's special tokens, the chat template, the mask, and the
+// sequence length, no longer than the model's context.
+func (m *Model) DataOptions(cfg config.Config) (data.Options, error) {
+	c := m.Config()
+	o := data.Options{Format: cfg.Data.Format, SeqLen: min(cfg.Data.SeqLen, c.MaxPositions), Mask: data.Mask(cfg.Data.Mask), Vocab: c.Vocab,
+		Workers: runtime.GOMAXPROCS(0), BOS: m.Begin(), EOS: m.EOS()[:min(1, len(m.EOS()))], AsChat: cfg.Data.Chat, Pairs: cfg.Train.Preferences()}
+	return o, nil
+}
+
+// DataFiles are the files that a run trains on, and those held out where they are files of their own. The rows of the built-in set
+// are written into the folder first, so that a user sees what was trained on.
+func DataFiles(fsys vfs.FS, cfg config.Config, dir string) (train, held []data.File, err error) {
+	paths := cfg.Data.Path
+	if len(paths) == 1 && paths[0].Path == config.BuiltinData {
+		return builtinFiles(vfs.Or(fsys), dir)
+	}
+	if len(paths) == 0 {
+		return nil, nil, badConfig("data.path", "is not set; name a file of rows to train on")
+	}
+	return sourceFiles(paths), sourceFiles(cfg.Data.ValPath), nil
+}
+
+func sourceFiles(list []config.Source) []data.File {
+	out := make([]data.File, len(list))
+	for i, p := range list {
+		out[i] = data.File{Path: p.Path, Weight: p.Weight}
+	}
+	return out
+}
+
+// openData reads and splits the rows.
+func (j *job) openData(ctx context.Context) error {
+	files, heldFiles, err := DataFiles(j.fs, j.cfg, j.cfg.Out)
+	if err != nil {
+		return err
+	}
+	o, err := j.model.DataOptions(j.cfg)
+	if err != nil {
+		return err
+	}
+	if o.SeqLen < j.cfg.Data.SeqLen {
+		j.log.Warn("data.seq_len is beyond the model's context; shortened", "seq_len", j.cfg.Data.SeqLen, "context", o.SeqLen)
+	}
+	j.seqLen, j.micro = o.SeqLen, j.cfg.Train.MicroBatch
+	o.SpillDir = j.cfg.Out
+	all, err := data.Load(ctx, NewEncoder(j.model.Tokenizer), files, o)
+	if err != nil {
+		return DataError(j.cfg, err)
+	}
+	if len(heldFiles) > 0 {
+		j.train = all
+		if j.held, err = data.Load(ctx, NewEncoder(j.model.Tokenizer), heldFiles, o); err != nil {
+			return DataError(j.cfg, err)
+		}
+		j.held = j.held.Unweighted()
+	} else if j.train, j.held, err = all.Split(j.cfg.Data.Val, j.cfg.Train.Seed); err != nil {
+		return badConfig("data.val", "%v", err)
+	}
+	j.reportData()
+	return j.makeLoaders()
+}
+
+// reportData logs what is trained on, and what a user would want to know before a long run.
+func (j *job) reportData() {
+	r := j.train.Report()
+	for _, f := range j.train.Files() {
+		j.log.Info("data file", "path", f.Path, "format", f.Format, "because", f.Why, "rows", f.Rows)
+	}
+	j.log.Info("data", "examples", r.Documents, "tokens", r.Tokens, "trained", r.Trained, "share", percent(r.Share), "longest", max(r.Longest, r.MaxLen))
+	for _, p := range j.model.DataProblems(r, j.train.Files()) {
+		j.log.Warn(p.What, "remedy", p.Remedy)
+	}
+	if j.held == nil && (j.cfg.Data.HeldOut() || j.cfg.Eval.Every > 0) {
+		j.log.Warn("no rows are held out: there is no evaluation", "rows", r.Rows, "data.val", j.cfg.Data.Val)
+	}
+}
+
+// builtinFiles writes the built-in fine-tuning set.
+func builtinFiles(fsys vfs.FS, dir string) (train, held []data.File, err error) {
+	rows, heldOut := corpus.FineTune(builtinSeed)
+	a, b := filepath.Join(dir, "builtin_train.jsonl"), filepath.Join(dir, "builtin_heldout.jsonl")
+	if err := errors.Join(writeRows(fsys, a, rows), writeRows(fsys, b, heldOut)); err != nil {
+		return nil, nil, err
+	}
+	return []data.File{{Path: a}}, []data.File{{Path: b}}, nil
+}
+
+// DataError gives an error of package data the program's exit code: it tells a setting that is wrong from a file that is, and a path that was never given from one that is missing.
+func DataError(cfg config.Config, err error) error {
+	var row *data.RowError
+	var spill *data.SpillError
+	switch {
+	case errors.As(err, &spill):
+		return withCode(config.ExitDisk, err)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case !errors.As(err, &row):
+		return badConfig("data", "%s", strings.TrimPrefix(err.Error(), "data: "))
+	case errors.Is(err, fs.ErrNotExist) && len(cfg.Data.Path) == 1 && cfg.Data.Path[0].Path == unsetPath:
+		return &config.ErrConfig{Key: "data.path", Reason: "is not given; name a file of rows with --data.path", Err: errNoData}
+	}
+	return withCode(config.ExitInput, err)
+}
+
+// errNoData says that no data was named.
+var errNoData = errors.New("no data")
+
+// unsetPath is the default of data.path, which stands for a file that the user names.
+var unsetPath = config.Default(config.Finetune).Data.Path[0].Path
+
+func (j *job) makeLoaders() error {
+	t := j.cfg.Train
+	o := data.LoaderOptions{SeqLen: j.seqLen, MicroBatch: j.micro, Batch: t.Batch, Pack: j.cfg.Data.Pack, Shuffle: j.cfg.Data.Shuffle,
+		Seed: t.Seed, Epochs: max(int(t.Epochs), 1), Steps: t.Steps, PadID: max(j.model.Config().Pad, 0)}
+	var err error
+	if j.loader, err = data.NewLoader(j.train, o); err != nil {
+		return badConfig("data", "%v", err)
+	}
+	if t.Steps == 0 && t.Epochs != float64(int(t.Epochs)) {
+		o.Steps = max(int(t.Epochs*float64(j.loader.StepsPerEpoch())+0.5), 1)
+		if j.loader, err = data.NewLoader(j.train, o); err != nil {
+			return badConfig("data", "%v", err)
+		}
+	}
+	if j.held != nil && j.held.Len() > 0 {
+		o.Shuffle, o.Epochs, o.Steps = false, 1, 0
+		if !j.held.Pairs() { // kto compares the pairs of a whole step
+			o.Batch = o.MicroBatch
+		}
+		if j.evalLoader, err = data.NewLoader(j.held, o); err != nil {
+			return badConfig("data.val", "%v", err)
+		}
+	}
+	j.sched = scheduleOf(t, j.loader.Steps())
+	if err := j.sched.Check(); err != nil {
+		return badConfig("train.schedule", "%v", err)
+	}
+	return nil
+}
