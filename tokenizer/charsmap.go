@@ -111,6 +111,9 @@ func (m *charsMap) normalize(s string) (string, error) {
 		n := clusterEnd(s)
 		cluster := s[:n]
 		s = s[n:]
+		if len(out) > limit {
+			return "", errGrown
+		}
 		if n < 6 {
 			if to, ok := m.shortest(cluster); ok {
 				out = append(out, to...)
@@ -125,9 +128,6 @@ func (m *charsMap) normalize(s string) (string, error) {
 				out = append(out, cluster[:k]...)
 			}
 			cluster = cluster[k:]
-		}
-		if len(out) > limit {
-			return "", errGrown
 		}
 	}
 	return string(out), nil

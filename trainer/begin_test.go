@@ -31,3 +31,28 @@ func TestBegin(t *testing.T) {
 	require.Zero(t, bos)
 	require.Empty(t, m.Begin())
 }
+
+// TestSentencePieceBesideModel: a tokenizer.model is read where there is no tokenizer.json, and written as one for readers of the result.
+func TestSentencePieceBesideModel(t *testing.T) {
+	raw := []byte{2<<3 | 2, 2, 3 << 3, 2} // TrainerSpec: BPE
+	for _, p := range []struct {
+		text string
+		kind byte
+	}{{"<unk>", 2}, {"<s>", 3}, {"▁", 1}, {"a", 1}, {"▁a", 1}} {
+		piece := append([]byte{1<<3 | 2, byte(len(p.text))}, p.text...)
+		piece = append(piece, 3<<3, p.kind)
+		raw = append(append(raw, 1<<3|2, byte(len(piece))), piece...)
+	}
+	dir := model(t, small)
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "tokenizer.json")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer.model"), raw, 0o644))
+	m, err := trainer.OpenModel(dir, trainer.ModelOptions{FS: vfs.OS{}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, m.Close()) }()
+	require.NotNil(t, m.Tokenizer)
+	ids, err := m.Tokenizer.Encode("a")
+	require.NoError(t, err)
+	require.Equal(t, []int32{1, 4}, ids)
+	require.Equal(t, raw, m.TokFiles["tokenizer.model"])
+	require.Contains(t, string(m.TokFiles["tokenizer.json"]), `"▁a"`)
+}
