@@ -67,7 +67,7 @@ func parseAny(raw []byte, path string, extra []addedToken, c dirConfig) (*HF, er
 		}
 		t.original = original{"tokenizer.model", raw}
 		return t, nil
-	case bytes.HasPrefix(raw, []byte{0x0A}):
+	case len(raw) > 0 && bytes.IndexByte([]byte{1<<3 | 2, 2<<3 | 2, 3<<3 | 2}, raw[0]) >= 0: // the fields of a ModelProto
 		return parseSentencePiece(raw, c.Legacy != nil && !*c.Legacy)
 	}
 	return nil, unsupported("tokenizer file", filepath.Base(path),
