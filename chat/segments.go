@@ -45,7 +45,8 @@ func (t *Template) Segments(in Input) (Rendering, []Segment, error) {
 	if err != nil {
 		return Rendering{}, nil, err
 	}
-	s := &splitter{t: t, in: in, text: whole.Text, n: len(in.Messages)}
+	s := &splitter{t: t, in: in, text: whole.Text, n: len(in.Messages),
+		boundAfter: map[string]int{}, endAfter: map[string]int{}, startBefore: map[string]int{}}
 	s.findContents()
 	s.findBounds()
 	spans := whole.Generated
@@ -70,6 +71,19 @@ type splitter struct {
 	// prefixes[i] is the rendering of the first i messages, valid where ok[i].
 	prefixes []string
 	ok       []bool
+	// Turns of the same roles with the same text between their contents are divided alike, so that long conversations are not
+	// rendered once a turn. Each map has, by gap, how far a border is from the end of the content before it, or from the start of
+	// the one after it.
+	boundAfter, endAfter, startBefore map[string]int
+}
+
+// gap is what stands between the contents of messages i-1 and i, with their roles; ok is false where a content is not known.
+func (s *splitter) gap(i int) (key string, ok bool) {
+	if i < 1 || i >= s.n || s.contents[i-1] == nil || s.contents[i] == nil {
+		return "", false
+	}
+	between := s.text[s.contents[i-1].End:s.contents[i].Start]
+	return Role(s.in.Messages[i-1]) + "\x00" + Role(s.in.Messages[i]) + "\x00" + between, true
 }
 
 // word stands for the content of message i. Its characters are of a private area, so that no case mapping changes them.
@@ -168,6 +182,11 @@ func (s *splitter) findBounds() {
 	s.bounds, s.prefixes, s.ok = make([]int, s.n+1), make([]string, s.n+1), make([]bool, s.n+1)
 	s.prefixes[s.n], s.ok[s.n], s.bounds[s.n] = s.text, true, len(s.text)
 	for i := 1; i < s.n; i++ {
+		gap, known := s.gap(i)
+		if off, seen := s.boundAfter[gap]; known && seen {
+			s.bounds[i] = s.contents[i-1].End + off
+			continue
+		}
 		b := s.bounds[i-1]
 		if c := s.contents[i-1]; c != nil {
 			b = max(b, c.End)
@@ -180,6 +199,9 @@ func (s *splitter) findBounds() {
 			b = len(s.prefixes[i])
 		}
 		s.bounds[i] = b
+		if known {
+			s.boundAfter[gap] = b - s.contents[i-1].End
+		}
 	}
 }
 
@@ -227,6 +249,18 @@ func (s *splitter) replies() ([]Span, error) {
 
 // replyStart is where the text of message i begins.
 func (s *splitter) replyStart(i int) (int, bool) {
+	gap, known := s.gap(i)
+	if off, seen := s.startBefore[gap]; known && seen {
+		return s.contents[i].Start - off, true
+	}
+	start, ok := s.findStart(i)
+	if known && ok {
+		s.startBefore[gap] = s.contents[i].Start - start
+	}
+	return start, ok
+}
+
+func (s *splitter) findStart(i int) (int, bool) {
 	c := s.contents[i]
 	prompted, err := s.render(i, true)
 	fits := err == nil && strings.HasPrefix(s.text, prompted) && len(prompted) >= s.bounds[i] && (c == nil || len(prompted) <= c.Start)
@@ -248,6 +282,18 @@ func (s *splitter) replyStart(i int) (int, bool) {
 
 // replyEnd is where message i ends, its end marker included.
 func (s *splitter) replyEnd(i int) (int, bool) {
+	gap, known := s.gap(i + 1)
+	if off, seen := s.endAfter[gap]; known && seen {
+		return s.contents[i].End + off, true
+	}
+	end, ok := s.findEnd(i)
+	if known && ok {
+		s.endAfter[gap] = end - s.contents[i].End
+	}
+	return end, ok
+}
+
+func (s *splitter) findEnd(i int) (int, bool) {
 	if s.ok[i+1] {
 		return len(s.prefixes[i+1]), true
 	}

@@ -94,6 +94,30 @@ func TestSegmentsOfAnyText(t *testing.T) {
 	})
 }
 
+// TestSegmentsOfLongTalk would take minutes if each turn were rendered on its own.
+func TestSegmentsOfLongTalk(t *testing.T) {
+	texts := make([]string, 2000)
+	for i := range texts {
+		texts[i] = strings.Repeat("word ", i%7+1)
+	}
+	start := time.Now()
+	r, segs, err := parse(t, chatML).Segments(Input{Messages: talk(texts...)})
+	require.NoError(t, err)
+	require.Less(t, time.Since(start), 2*time.Second)
+	for i, got := range generated(t, r, segs) {
+		require.Equal(t, texts[i]+"<|im_end|>", got)
+	}
+}
+
+func BenchmarkSegments(b *testing.B) {
+	tp, in := parse(b, chatML), Input{Messages: append([]Value{Message("system", "be kind")}, talk("a question of some words", "an answer of some words")...)}
+	for b.Loop() {
+		if _, _, err := tp.Segments(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // TestGoldenChatSegments takes every real template's own conversation apart: each reply must be found whole.
 func TestGoldenChatSegments(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(golden.Dir(t), "chat", "templates.json"))
