@@ -20,7 +20,7 @@ const (
 	// NotExtension: the rendering for training does not go on from the one for inference, so the model is trained behind another
 	// beginning than it will meet.
 	NotExtension Code = "not-extension"
-	// IgnoresPrompt: add_generation_prompt changes nothing.
+	// IgnoresPrompt: add_generation_prompt changes nothing although replies have a header.
 	IgnoresPrompt Code = "ignores-generation-prompt"
 	// NoEnd: nothing but white space follows the assistant's last text, so that the model never learns to stop.
 	NoEnd Code = "no-end-token"
@@ -138,7 +138,10 @@ func (c *checker) extension() {
 				i, cutAt(full[i:]), cutAt(prompted[i:]))
 			return
 		}
-		if plain, err := c.prefix(n, false); err == nil && plain == prompted {
+		// Without a header before the reply, as in Llama 2's [INST] form, there is nothing to add.
+		reply := strings.TrimSpace(full[len(prompted):])
+		headless := strings.HasPrefix(reply, probeReply) || strings.HasPrefix(reply, probeReply2)
+		if plain, err := c.prefix(n, false); err == nil && plain == prompted && !headless {
 			c.add(IgnoresPrompt, Warning, "add_generation_prompt changes nothing; at inference the model has to write the header of its turn itself")
 			return
 		}

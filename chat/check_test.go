@@ -20,6 +20,7 @@ func TestCheck(t *testing.T) {
 		"drops early": {loop(`{% if m.role == 'user' or loop.last %}<{{ m.role }}>{{ m.content }}</s>{% endif %}`, `<assistant>`), []Code{DropsAssistant, NoGeneration, Rewrites}},
 		"differs":     {loop(`<{{ m.role }}>{{ m.content }}</s>`, `<assistant><think>`), []Code{NotExtension, NoGeneration}},
 		"no prompt":   {loop(`<{{ m.role }}>{{ m.content }}</s>`, ``), []Code{IgnoresPrompt, NoGeneration}},
+		"no header":   {loop(`{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>{% endif %}`, ``), []Code{NoGeneration}},
 		"no end":      {loop(`<{{ m.role }}>{{ m.content }}`, `<assistant>`), []Code{NoEnd, NoGeneration}},
 		"other end":   {chatML, []Code{OtherEnd, NoGeneration}},
 		"two":         {bosTwice, []Code{NoGeneration, DoubledBOS}},

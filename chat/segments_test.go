@@ -109,6 +109,24 @@ func TestSegmentsOfLongTalk(t *testing.T) {
 	}
 }
 
+// FuzzSegments: whatever the template, the pieces lie end to end, or there is an error.
+func FuzzSegments(f *testing.F) {
+	for _, s := range []string{chatML, endOnce, bosTwice, `{{ messages[-1].content }}`, `{% generation %}{{ messages }}{% endgeneration %}`} {
+		f.Add(s, "q", "a</think>b")
+	}
+	f.Fuzz(func(t *testing.T, source, ask, reply string) {
+		tp, err := Parse(source, Options{Limits: jinja.Limits{Steps: 20_000, Alloc: 1 << 20}})
+		if err != nil {
+			return
+		}
+		tp.Check(nil)
+		r, segs, err := tp.Segments(Input{Messages: talk(ask, reply, reply, ask)})
+		if err == nil {
+			generated(t, r, segs)
+		}
+	})
+}
+
 func BenchmarkSegments(b *testing.B) {
 	tp, in := parse(b, chatML), Input{Messages: append([]Value{Message("system", "be kind")}, talk("a question of some words", "an answer of some words")...)}
 	for b.Loop() {

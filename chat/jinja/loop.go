@@ -199,7 +199,7 @@ func (m *machine) list(v Value) ([]Value, error) {
 		}
 		return out, nil
 	}
-	return nil, faultf("%s cannot be gone through", article(v))
+	return nil, &fault{reason: article(v) + " cannot be gone through", remedy: "give a list, or test it first, as in {% if tools %}"}
 }
 
 // err is what an undefined value is where a defined one is needed.
