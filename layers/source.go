@@ -55,6 +55,9 @@ type Options struct {
 	Quantize func(name string) (quant.Config, bool)
 	// Compute4bit is the dtype of products with 4-bit weights, see Linear4bit.Compute. Invalid: that of the activations.
 	Compute4bit tensor.DType
+	// Grow says, by the model's name, whether a matrix may have fewer rows in the file than the model needs: the table of tokens and the
+	// output head of a vocabulary that has gained some. New rows are the mean of the others and a little noise. nil: none may.
+	Grow func(name string) bool
 	// Rename maps the model's name of a tensor to the file's. nil: they are the same.
 	Rename func(name string) string
 }
@@ -196,6 +199,9 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 		if err != nil {
 			return err
 		}
+		if s.grows(name, t.Type(), v.Type.Shape) {
+			t = grown(t, v.Type.Dim(0), o.Seed, v.Name)
+		}
 		if t, err = t.Convert(v.Type.DType); err != nil {
 			return err
 		}
@@ -264,6 +270,10 @@ func (s Source) paramType(name string) tensor.DType {
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 	file = s.fileName(name)
 	s.shared.files[s.path(name)] = file
+	if have, ok := s.shared.opts.Weights.Type(file); ok && s.grows(name, have, want) {
+		s.shared.used[file] = true
+		return file, true
+	}
 	return file, s.checkFile(file, want)
 }
 

@@ -145,6 +145,12 @@ func llama2cConfig(h checkpoint.Llama2CHeader) Config {
 	}
 }
 
+// OfVocabulary reports whether a weight of any family has a row for each token: the embedding, and a head that is not it. See
+// layers.Options.Grow.
+func OfVocabulary(name string) bool {
+	return strings.HasSuffix(name, "embed_tokens.weight") || strings.HasSuffix(name, "wte.weight") || name == "lm_head.weight"
+}
+
 // CheckUnused refuses weights that a model leaves unread: the configuration is then not theirs. A tied
 // model may come with a copy of its embedding as the head; buffers that are computed (inverse frequencies) are no weights.
 func CheckUnused(r checkpoint.Reader, src layers.Source, m *Model) error {

@@ -28,6 +28,7 @@ type Model struct {
 	Source    layers.Source
 	Tokenizer tokenizer.Tokenizer // nil when the model has none beside it
 	TokFiles  map[string][]byte   // the tokenizer's files by name, for copies beside what is written
+	New       []int               // ids that ModelOptions.NewTokens got, ascending
 
 	weights checkpoint.Reader // nil for initialised weights
 }
@@ -38,6 +39,9 @@ type ModelOptions struct {
 	Policy   layers.Policy
 	Quantize config.Quantize // Scheme "" keeps weights as they are stored
 	Seed     uint64          // of initialised weights
+
+	NewTokens []string // special tokens that tokenizer and vocabulary gain; their rows begin as the mean of the others
+	Beside    string   // folder of an adapter, whose tokenizer, if there is one, takes the place of the model's
 }
 
 // OpenModel opens "builtin:NAME", a Hugging Face directory or the name of one in the local cache ("org/name", "org/name@revision"), a
@@ -60,7 +64,10 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	so := layers.Options{Policy: o.Policy, Seed: o.Seed}
+	if err = errors.Join(m.takeTokenizer(o.FS, o.Beside, &mc), m.addTokens(o.NewTokens, &mc)); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	so := layers.Options{Policy: o.Policy, Seed: o.Seed, Grow: models.OfVocabulary}
 	if m.weights != nil {
 		so.Weights = m.weights
 	}

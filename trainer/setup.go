@@ -32,12 +32,16 @@ func (j *job) openModel(context.Context) error {
 		return err
 	}
 	j.compute = policy.Compute
-	j.model, err = OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed})
+	j.model, err = OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed,
+		NewTokens: j.cfg.Data.NewTokens, Beside: j.cfg.Adapter.Init})
 	if err != nil {
 		return err
 	}
 	if j.cfg.Train.RouterLoss > 0 && j.model.Config().Mixture.Experts == 0 {
 		return badConfig("train.router_loss", "is of models with experts, and %s has none; set it to 0", j.cfg.Model)
+	}
+	for _, note := range j.model.Config().Notes {
+		j.log.Warn(note)
 	}
 	if j.cfg.Adapter.Type == "lora" {
 		err = j.attach()
@@ -97,6 +101,9 @@ func (j *job) attach() error {
 	}
 	c := lora.Config{Rank: a.R, Alpha: a.Alpha, Dropout: float32(a.Dropout), Seed: j.cfg.Train.Seed}
 	c.Param, _ = storageOf(j.cfg.Train)
+	if len(j.model.New) > 0 { // else the adapter would not hold their rows
+		c.Tokens = map[string][]int{"": j.model.New}
+	}
 	if !a.Targets.All() {
 		c.Targets = lora.Targets{Pattern: a.Targets.Pattern, Names: a.Targets.Names}
 	}

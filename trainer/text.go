@@ -41,7 +41,7 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 	if o.Scheme == "none" {
 		cfg.Quantize.Scheme = "" // a quantized directory is used as it is
 	}
-	if s.model, err = OpenModel(o.Model, ModelOptions{Policy: policy, Quantize: cfg.Quantize}); err != nil {
+	if s.model, err = OpenModel(o.Model, ModelOptions{Policy: policy, Quantize: cfg.Quantize, Beside: o.Adapter}); err != nil {
 		return s, err
 	}
 	if s.model.Tokenizer == nil {

@@ -65,6 +65,8 @@ type Data struct {
 	ValPath  []Source // rows held out, in files of their own; Val is not used then
 	Template string   // file of a chat template or the name of a built-in one; empty = the tokenizer's own
 	Chat     bool     // rows of plain prompts and answers are rendered as conversations too
+	// NewTokens are special tokens that the tokenizer and the model's vocabulary gain. Of an adapter's model their rows alone are trained.
+	NewTokens []string
 }
 
 // HeldOut reports whether rows are held out for evaluation.

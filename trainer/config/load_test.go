@@ -44,7 +44,7 @@ train:
   ema_every: 1
   ema_warmup: false
   fit: false
-data: {val_path: "", template: "", chat: false}
+data: {val_path: "", template: "", chat: false, new_tokens: []}
 eval: {samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}
 save: {best: false}
 `

@@ -95,7 +95,7 @@ func (r *reader) splitOverrides(args []string) []override {
 // node makes the YAML node that the text of a flag stands for. Only lists are parsed as YAML: a text is taken as it is.
 func (o override) node(v value) (*yaml.Node, error) {
 	switch v.(type) {
-	case *floatsValue, *targetsValue, *sourcesValue, *groupsValue:
+	case *floatsValue, *namesValue, *targetsValue, *sourcesValue, *groupsValue:
 		if strings.HasPrefix(o.text, "[") && strings.HasSuffix(o.text, "]") {
 			var doc yaml.Node
 			if len(o.text) > maxFile {

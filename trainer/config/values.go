@@ -29,6 +29,7 @@ type (
 	boolValue    bool
 	switchValue  string // auto, on or off; the booleans of YAML are read as on and off
 	floatsValue  []float64
+	namesValue   []string
 	targetsValue Targets
 	sourcesValue []Source
 )
@@ -40,6 +41,7 @@ func (v *floatValue) zero() bool   { return *v == 0 }
 func (v *boolValue) zero() bool    { return !bool(*v) }
 func (v *switchValue) zero() bool  { return *v == "" }
 func (v *floatsValue) zero() bool  { return len(*v) == 0 }
+func (v *namesValue) zero() bool   { return len(*v) == 0 }
 func (v *targetsValue) zero() bool { return v.Pattern == "" && len(v.Names) == 0 }
 func (v *sourcesValue) zero() bool { return len(*v) == 0 }
 
@@ -123,16 +125,33 @@ func (v *targetsValue) set(n *yaml.Node) error {
 		*v = targetsValue{Pattern: s}
 		return nil
 	}
+	names, err := readTexts(n)
+	*v = targetsValue{Names: names}
+	return err
+}
+
+func (v *namesValue) set(n *yaml.Node) error {
+	if n.Kind != yaml.SequenceNode {
+		return mismatch("a list", n)
+	}
+	names, err := readTexts(n)
+	if *v = names; len(names) == 0 {
+		*v = nil
+	}
+	return err
+}
+
+// readTexts reads a list of strings.
+func readTexts(n *yaml.Node) ([]string, error) {
 	names := make([]string, 0, len(n.Content))
 	for _, item := range n.Content {
 		s, err := readText(resolve(item))
 		if err != nil {
-			return fmt.Errorf("in the list: %w", err)
+			return nil, fmt.Errorf("in the list: %w", err)
 		}
 		names = append(names, s)
 	}
-	*v = targetsValue{Names: names}
-	return nil
+	return names, nil
 }
 
 func (v *sourcesValue) set(n *yaml.Node) error {
@@ -170,6 +189,14 @@ func (v *floatsValue) node() *yaml.Node {
 	n := listNode()
 	for _, f := range *v {
 		n.Content = append(n.Content, floatNode(f))
+	}
+	return n
+}
+
+func (v *namesValue) node() *yaml.Node {
+	n := listNode()
+	for _, s := range *v {
+		n.Content = append(n.Content, textNode(s))
 	}
 	return n
 }
