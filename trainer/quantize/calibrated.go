@@ -64,6 +64,9 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	if n := m.Config().Mixture.Experts; n > 0 {
+		return bad("method", "%s does not know mixtures of experts, and %s has %d experts in a layer; leave the method out", method, p.In, n)
+	}
 	if err := m.Source.Load(store); err != nil {
 		return inputError{err}
 	}

@@ -31,9 +31,9 @@ func TestGoldenHFQuantize(t *testing.T) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
 			require.NoError(t, err)
-			c, err := models.ParseConfig(raw)
-			if err != nil || c.Mixture.Experts > 0 {
-				t.Skipf("not a dense model of a supported family: %v", err)
+			_, err = models.ParseConfig(raw)
+			if err != nil {
+				t.Skipf("refused: %v", err)
 			}
 			ran++
 			for _, scheme := range []string{"nf4", "int8"} {
@@ -66,7 +66,8 @@ func statesOf(t *testing.T, dir string, o trainer.ModelOptions) map[string][]byt
 		if p.Quantized == nil {
 			head := strings.HasPrefix(p.Name, "lm_head")
 			table := p.Var == m.Body.Table() || strings.Contains(p.Name, "wpe")
-			require.True(t, p.Type.Rank() == 1 || head || table, "%s stays in full precision", p.Name)
+			router := strings.HasSuffix(p.Name, "mlp.gate.weight")
+			require.True(t, p.Type.Rank() == 1 || head || table || router, "%s stays in full precision", p.Name)
 			return
 		}
 		st, err := p.Quantized.State(store)

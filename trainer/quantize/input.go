@@ -21,10 +21,12 @@ import (
 type input struct {
 	fsys   vfs.FS // of what is read
 	path   string
-	file   *checkpoint.File       // a single file, or
-	dir    *checkpoint.Dir        // a folder
-	config []byte                 // its config.json
-	inOut  func(name string) bool // whether a weight is (in, out) in full precision and (out, in) in the layout of bitsandbytes
+	file   *checkpoint.File // a single file, or
+	dir    *checkpoint.Dir  // a folder
+	config []byte           // its config.json
+
+	routers []string               // modules that send tokens to experts
+	inOut   func(name string) bool // whether a weight is (in, out) in full precision and (out, in) in the layout of bitsandbytes
 }
 
 // maxConfig bounds config.json, maxSmall any other file that is copied.
@@ -110,12 +112,29 @@ func (in *input) declared(w layers.Weights, c models.Config) (map[string]bool, e
 	}
 	in.inOut = src.StoredInOut
 	out := map[string]bool{}
+	routers := map[string]bool{}
+	layers.Mixtures(m, func(path string, _ *layers.MoE) { routers[path+".gate"] = true })
 	layers.Modules(m, func(path string, p layers.Projection, _ func(layers.Projection)) {
+		if l, ok := p.(*layers.Linear); ok && routers[path] {
+			in.routers = append(in.routers, strings.TrimSuffix(src.File(l.Weight.Name), ".weight"))
+			return
+		}
 		switch l := p.(type) {
 		case *layers.Linear:
 			out[src.File(l.Weight.Name)] = true
 		case *layers.Conv1D:
 			out[src.File(l.Weight.Name)] = true
+		}
+	})
+	layers.GroupedModules(m, func(path string, p layers.Grouped, _ func(layers.Grouped)) {
+		l, ok := p.(*layers.GroupedLinear)
+		if !ok {
+			return
+		}
+		for _, piece := range m.Pieces(layers.Param{Name: path, Type: l.Weight.Type}) {
+			if t, ok := w.Type(piece.Name); ok && t.Rank() == 2 { // experts in one tensor have no form that bitsandbytes knows
+				out[piece.Name] = true
+			}
 		}
 	})
 	return out, nil
@@ -174,25 +193,34 @@ func (p *job) choose(in *input) error {
 	if guessed && p.bnb {
 		p.skipKept(in)
 	}
+	p.skip(in.routers)
 	return nil
+}
+
+// skip names modules that stay in full precision in the configuration.
+func (p *job) skip(modules []string) {
+	if len(modules) == 0 {
+		return
+	}
+	c := *p.config
+	if c.Skip = slices.Clone(c.Skip); c.Skip == nil && p.bnb {
+		c.Skip = []string{"lm_head"}
+	}
+	c.Skip = append(c.Skip, modules...)
+	p.config = &c
 }
 
 // skipKept names every matrix that stays in full precision in the configuration: what transformers takes for a linear layer it expects to be
 // quantized unless it is listed, whatever its name.
 func (p *job) skipKept(in *input) {
-	skip := slices.Clone(p.config.Skip)
-	if skip == nil {
-		skip = []string{"lm_head"}
-	}
+	var skip []string
 	for _, name := range in.reader().Names() {
 		module, ok := strings.CutSuffix(name, ".weight")
 		if t, _ := in.reader().Type(name); ok && t.Rank() == 2 && !p.weights[name] && !p.config.Skips(module) {
 			skip = append(skip, module)
 		}
 	}
-	c := *p.config
-	c.Skip = skip
-	p.config = &c
+	p.skip(skip)
 }
 
 // copied are the endings of files that belong to a model beside its weights.
