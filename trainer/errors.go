@@ -68,7 +68,8 @@ type NonFiniteError struct {
 	Step     int
 	Loss     float64
 	GradNorm float64
-	Rows     []string // where the rows of the step come from
+	Rows     []string // where the rows of the step come from; if Where says so, those alone whose loss is not finite
+	Where    string   // what was found by looking again; empty if nothing was
 }
 
 // Error names the step and its rows, and what to try.
@@ -76,6 +77,9 @@ func (e *NonFiniteError) Error() string {
 	rows := ""
 	if len(e.Rows) > 0 {
 		rows = fmt.Sprintf("; rows: %v", e.Rows)
+	}
+	if e.Where != "" {
+		rows = "; " + e.Where + rows
 	}
 	return fmt.Sprintf("step %d: loss %v, gradient norm %v: not finite, nothing was updated%s. Lower train.lr, check those rows and the model's weights, or, with a 16-bit train.dtype, use f32",
 		e.Step, e.Loss, e.GradNorm, rows)

@@ -41,6 +41,9 @@ func (j *job) begin(ctx context.Context) error {
 	if j.hooks.Progress != nil {
 		j.bar = report.NewProgress(j.hooks.Progress, report.ProgressOptions{Terminal: j.hooks.Terminal, Total: int64(j.loader.Steps())})
 	}
+	if j.flopRate, err = probe(ctx, j.dev); err != nil {
+		return err
+	}
 	j.describe()
 	if j.state.ExactBefore == nil && j.state.Step == 0 {
 		if j.state.ExactBefore, err = j.exactMatch(ctx, false); err != nil {
@@ -78,8 +81,11 @@ func (j *job) loop(ctx context.Context) error {
 		if r.skipped {
 			j.log.Info("a float16 gradient overflowed; the step is left out and the loss scale halved", "step", step+1, "scale", r.scale)
 		} else if !finite(r.loss) || !finite(r.norm) {
-			return errors.Join(&NonFiniteError{Step: step + 1, Loss: r.loss, GradNorm: r.norm, Rows: j.sources(buf)}, j.save())
+			bad := &NonFiniteError{Step: step + 1, Loss: r.loss, GradNorm: r.norm, Rows: j.sources(buf)}
+			j.locate(ctx, bad, buf)
+			return errors.Join(bad, j.save())
 		}
+		j.watchSpikes(step+1, r, buf)
 		j.state.Step, j.state.Loss = step+1, r.loss
 		j.state.Tokens += int64(r.tokens)
 		row := j.row(step+1, r, lr, time.Since(began))
@@ -99,6 +105,9 @@ func (j *job) row(step int, r stepResult, lr float64, took time.Duration) report
 	s := took.Seconds()
 	row := report.Row{Step: int64(step), Loss: r.loss, LR: lr, GradNorm: r.norm, Tokens: int64(r.tokens),
 		TokensPerSec: float64(r.tokens) / max(s, 1e-9), MemoryBytes: j.memory(), Seconds: s}
+	if j.flopRate > 0 && s > 0 {
+		row.MFU = float64(r.flops) / s / j.flopRate
+	}
 	row.Add(r.numbers(""))
 	return row
 }

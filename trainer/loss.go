@@ -50,6 +50,7 @@ type tally struct {
 	pairs  *pairTally
 	router float64 // load-balancing losses, by the targets of their micro-batch
 	routed int     // these targets
+	flops  int64   // useful arithmetic
 }
 
 // mean is the loss, NaN of nothing.
@@ -84,6 +85,8 @@ type lossPlan struct {
 	outs map[string]graph.Value // further sums
 	more map[string]graph.Value // further inputs
 	feed plan.Feed
+
+	flops int64 // useful ones of a run: without those of recomputed activations
 
 	targets []int32
 	lengths []float32
@@ -130,8 +133,21 @@ func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o 
 		outs = append(outs, p.outs[name])
 	}
 	var err error
-	p.plan, err = plan.Compile(outs, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
-	return p, err
+	if p.plan, err = plan.Compile(outs, plan.Options{Device: o.device, Session: o.session, Budget: o.budget}); err != nil {
+		return p, err
+	}
+	p.flops = usefulFlops(p.plan)
+	return p, nil
+}
+
+// usefulFlops is the arithmetic of a plan without what recomputes activations.
+func usefulFlops(p *plan.Plan) (n int64) {
+	for _, l := range p.Launches() {
+		if l.Phase != graph.Recompute {
+			n += l.Flops
+		}
+	}
+	return n
 }
 
 // routerLoss is the load-balancing loss of the micro-batch, times its weight and the tokens that it has targets for: the sum over a step divided by

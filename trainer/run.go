@@ -111,21 +111,23 @@ type job struct {
 	policy      *answerScorer // of kto
 	reference   stored        // what the reference said, where it is not asked in each step
 	seqLen      int
-	micro       int   // rows computed at once: train.micro_batch, or fewer with train.fit
-	exact       bool  // held-out answers are compared
-	noAnswers   bool  // nothing is generated in the run: it does not fit
-	recompute   int   // blocks that compute their activations again
-	sampled     bool  // held-out prompts are answered at evaluations
-	total       int64 // bytes on the device that the plans of the run take
-	base, peak  int64 // bytes on the device before the run, and the most that the run held
+	micro       int     // rows computed at once: train.micro_batch, or fewer with train.fit
+	exact       bool    // held-out answers are compared
+	noAnswers   bool    // nothing is generated in the run: it does not fit
+	recompute   int     // blocks that compute their activations again
+	sampled     bool    // held-out prompts are answered at evaluations
+	total       int64   // bytes on the device that the plans of the run take
+	flopRate    float64 // FLOP/s that the device was measured to reach before the run; 0 = unknown
+	base, peak  int64   // bytes on the device before the run, and the most that the run held
 
-	runs    *checkpoint.Run
-	state   runState
-	saved   int // step of the newest durable checkpoint, -1 for none
-	metrics *report.Metrics
-	events  *report.Events
-	bar     *report.Progress
-	sum     Summary
+	runs          *checkpoint.Run
+	state         runState
+	saved         int // step of the newest durable checkpoint, -1 for none
+	losses, norms spikes
+	metrics       *report.Metrics
+	events        *report.Events
+	bar           *report.Progress
+	sum           Summary
 }
 
 // runState is what a checkpoint keeps beside tensors. Everything else of a run follows from the configuration and the step.

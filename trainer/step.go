@@ -155,6 +155,7 @@ func (s *stepPlans) micro(ctx context.Context, plans map[int]*lossPlan, b *data.
 		return err
 	}
 	s.objective.add(to, p, res, b)
+	to.flops += p.flops
 	if v, ok := p.outs[outRouter]; ok {
 		to.router += res.Float(v)
 		to.routed += b.Targets

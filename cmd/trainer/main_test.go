@@ -246,7 +246,7 @@ func TestExitCodes(t *testing.T) {
 		{"does not fit", []string{"finetune", "--memory", "1MiB", "--out", filepath.Join(dir, "o2")}, 4, []string{"needs", "budget"}},
 		{"out in use", []string{"finetune", "--out", used}, 2, []string{"holds a run", "--resume"}},
 		{"format to come", []string{"finetune", "--data.format=bin", "--out", filepath.Join(dir, "o3")}, 2, []string{"bin", "prompt_completion"}},
-		{"no data", []string{"plan", "--model=builtin:tiny", "--data.path=rows.jsonl"}, 2, []string{"--data.path"}},
+		{"no data", []string{"finetune", "--model=builtin:tiny", "--data.path=rows.jsonl", "--out", filepath.Join(dir, "o4")}, 2, []string{"--data.path"}},
 		{"one-letter flag", []string{"finetune", "-x"}, 2, []string{"x"}},
 		{"no such file", []string{"inspect", filepath.Join(dir, "none")}, 3, []string{"none"}},
 	}

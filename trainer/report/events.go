@@ -104,6 +104,9 @@ func (e *Events) Row(r Row) error {
 		{"train/loss", r.Loss}, {"train/lr", r.LR}, {"train/grad_norm", r.GradNorm},
 		{"train/tokens_per_s", r.TokensPerSec}, {"train/memory_bytes", float64(r.MemoryBytes)},
 	}
+	if r.MFU > 0 {
+		points = append(points, point{"train/mfu", r.MFU})
+	}
 	if r.EvalLoss != nil {
 		points = append(points, point{"eval/loss", *r.EvalLoss})
 	}

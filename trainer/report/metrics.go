@@ -29,6 +29,7 @@ type Row struct {
 	MemoryBytes  int64    // peak device memory so far
 	Seconds      float64  // wall time of the step
 	EvalLoss     *float64 // mean loss of the held-out rows after the step; nil when there was no evaluation
+	MFU          float64  // useful arithmetic of the step as a share of what the device was measured to reach; 0 = unknown
 	// More are further numbers by key, such as reward_margin; keys that begin with eval_ are of an evaluation.
 	More map[string]float64
 }
@@ -55,6 +56,9 @@ func (r Row) MarshalJSON() ([]byte, error) {
 	if r.EvalLoss != nil {
 		b = appendNumber(append(b, `,"eval_loss":`...), *r.EvalLoss)
 	}
+	if r.MFU > 0 {
+		b = appendNumber(append(b, `,"mfu":`...), r.MFU)
+	}
 	for _, key := range slices.Sorted(maps.Keys(r.More)) {
 		name, err := json.Marshal(key)
 		if err != nil {
@@ -66,7 +70,7 @@ func (r Row) MarshalJSON() ([]byte, error) {
 }
 
 // rowKeys are the keys of a row that have fields.
-var rowKeys = []string{"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "memory_bytes", "seconds", "eval_loss"}
+var rowKeys = []string{"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "memory_bytes", "seconds", "eval_loss", "mfu"}
 
 // UnmarshalJSON reads a row. Other keys go to More if they hold numbers or null, and are ignored if not, so that later versions may add some.
 func (r *Row) UnmarshalJSON(data []byte) error {
@@ -80,6 +84,7 @@ func (r *Row) UnmarshalJSON(data []byte) error {
 		MemoryBytes  int64           `json:"memory_bytes"`
 		Seconds      *float64        `json:"seconds"`
 		EvalLoss     json.RawMessage `json:"eval_loss"`
+		MFU          float64         `json:"mfu"`
 	}
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
@@ -89,7 +94,7 @@ func (r *Row) UnmarshalJSON(data []byte) error {
 	}
 	*r = Row{
 		Step: *in.Step, Loss: orNaN(in.Loss), LR: orNaN(in.LR), GradNorm: orNaN(in.GradNorm), Tokens: in.Tokens,
-		TokensPerSec: orNaN(in.TokensPerSec), MemoryBytes: in.MemoryBytes, Seconds: orNaN(in.Seconds),
+		TokensPerSec: orNaN(in.TokensPerSec), MemoryBytes: in.MemoryBytes, Seconds: orNaN(in.Seconds), MFU: in.MFU,
 	}
 	if in.EvalLoss != nil {
 		var loss *float64

@@ -40,7 +40,7 @@ func TestRowKeys(t *testing.T) {
 func TestRowRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64Range(-1e300, 1e300)
-		in := Row{rapid.Int64().Draw(t, "step"), f.Draw(t, "loss"), f.Draw(t, "lr"), f.Draw(t, "norm"), rapid.Int64().Draw(t, "tok"), f.Draw(t, "tps"), rapid.Int64().Draw(t, "mem"), f.Draw(t, "sec"), nil, nil}
+		in := Row{rapid.Int64().Draw(t, "step"), f.Draw(t, "loss"), f.Draw(t, "lr"), f.Draw(t, "norm"), rapid.Int64().Draw(t, "tok"), f.Draw(t, "tps"), rapid.Int64().Draw(t, "mem"), f.Draw(t, "sec"), nil, rapid.Float64Range(0, 1).Draw(t, "mfu"), nil}
 		if rapid.Bool().Draw(t, "eval") {
 			v := f.Draw(t, "eval loss")
 			in.EvalLoss = &v

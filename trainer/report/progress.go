@@ -137,7 +137,7 @@ func (p *Progress) erase() {
 	}
 }
 
-// text is "step 12/100  loss 1.2345  lr 2.00e-04  3.08k tok/s  7.40 GiB  ETA 3m05s".
+// text is "step 12/100  loss 1.2345  lr 2.00e-04  3.08k tok/s  MFU 61%  7.40 GiB  ETA 3m05s".
 func (p *Progress) text(r Row) string {
 	parts := []string{fmt.Sprintf("step %d", r.Step)}
 	if p.o.Total > 0 {
@@ -153,6 +153,9 @@ func (p *Progress) text(r Row) string {
 	parts = append(parts, fmt.Sprintf("lr %.2e", r.LR))
 	if r.TokensPerSec >= 0 && r.TokensPerSec < math.MaxInt64 {
 		parts = append(parts, Count(int64(math.Round(r.TokensPerSec)))+" tok/s")
+	}
+	if r.MFU > 0 {
+		parts = append(parts, fmt.Sprintf("MFU %.0f%%", 100*r.MFU))
 	}
 	if p.peak > 0 {
 		parts = append(parts, Bytes(p.peak))
