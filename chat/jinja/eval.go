@@ -258,7 +258,7 @@ func (m *machine) arguments(s *scope, ca *callArgs) (*args, error) {
 	return a, m.items(len(a.names))
 }
 
-// take gives each parameter its value, nil where there is none. A name that starts with '*' takes no position.
+// take gives each parameter its value, nil where there is none.
 func (a *args) take(fn string, params ...string) ([]Value, error) {
 	out := make([]Value, len(params))
 	if len(a.pos) > len(params) {

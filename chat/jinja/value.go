@@ -53,7 +53,7 @@ type callable struct {
 	fn    func(m *machine, a *args) (Value, error)
 }
 
-// cycler is what the global of the same name makes, and joiner likewise; see globals.go.
+// cycler is what the globals cycler and joiner make.
 type cycler struct {
 	items []Value
 	next  int
