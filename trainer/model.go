@@ -1,10 +1,8 @@
 package trainer
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -212,16 +210,7 @@ func (m *Model) ggufTokenizer(g *llamacpp.Model) error {
 		return withCode(config.ExitInput, err)
 	}
 	m.Tokenizer = tok
-	for name, write := range map[string]func(io.Writer) error{"tokenizer.json": tok.Save, "tokenizer_config.json": tok.WriteConfig} {
-		var b bytes.Buffer
-		if err := write(&b); err != nil {
-			return err
-		}
-		if b.Len() > 0 {
-			m.TokFiles[name] = b.Bytes()
-		}
-	}
-	return nil
+	return m.addTokenizerJSON(tok)
 }
 
 // readLlama2CTokenizer reads the first tok*.bin of a folder, if there is one.
