@@ -2,6 +2,7 @@ package llamacpp
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 )
@@ -95,7 +96,9 @@ func (m *meta) flag(name string) *bool {
 func vocabularyOf(t *tokenizer.GGUF, template string) []kv {
 	var out []kv
 	add := func(key string, v any) { out = append(out, kv{Key: key, Value: v}) }
-	if t != nil {
+	if t == nil {
+		add(vocabulary+"model", "none") // without the key llama.cpp loads no model
+	} else {
 		add(vocabulary+"model", t.Model)
 		if t.Pre != "" {
 			add(vocabulary+"pre", t.Pre)
@@ -109,8 +112,8 @@ func vocabularyOf(t *tokenizer.GGUF, template string) []kv {
 		if len(t.Types) > 0 {
 			add(vocabulary+"token_type", t.Types)
 		}
-		if len(t.Merges) > 0 {
-			add(vocabulary+"merges", t.Merges)
+		if len(t.Merges) > 0 || t.Model == "gpt2" { // which llama.cpp does not load without the key
+			add(vocabulary+"merges", slices.Concat([]string{}, t.Merges))
 		}
 		for _, s := range []struct {
 			name string
