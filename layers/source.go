@@ -79,8 +79,10 @@ type sourceState struct {
 	used  map[string]bool
 	files map[string]string // name in the file by that of the model
 	inOut map[string]bool   // names in the file of weights of Conv1D layers
-	loads []load
-	byVar map[*graph.Var]int // the load that sets a variable, of those that say
+	// originals read weights that are quantized as they are loaded, by their names in the model.
+	originals map[string]func() (*tensor.Tensor, error)
+	loads     []load
+	byVar     map[*graph.Var]int // the load that sets a variable, of those that say
 }
 
 // load puts one declared weight into values.
@@ -88,7 +90,8 @@ type load func(values Values) error
 
 // NewSource starts a source at the root of the name space.
 func NewSource(o Options) Source {
-	return Source{shared: &sourceState{opts: o, used: map[string]bool{}, files: map[string]string{}, inOut: map[string]bool{}, byVar: map[*graph.Var]int{}}}
+	return Source{shared: &sourceState{opts: o, used: map[string]bool{}, files: map[string]string{}, inOut: map[string]bool{},
+		originals: map[string]func() (*tensor.Tensor, error){}, byVar: map[*graph.Var]int{}}}
 }
 
 // Load reads or draws every weight declared so far and hands it to values, in order of declaration.
@@ -397,6 +400,7 @@ func (s Source) quantized(name string, cfg quant.Config, dims []int, full func()
 		s.fail(err)
 		return newQuantized(s.path(name), quant.Config{}, 1, 1) // never loaded: Err tells why
 	}
+	s.shared.originals[q.Name] = full
 	if q.Scheme.FourBit() {
 		q.DType = s.storedType(name)
 	}
@@ -408,6 +412,15 @@ func (s Source) quantized(name string, cfg quant.Config, dims []int, full func()
 		return q.Quantize(t, values)
 	}, q.Vars()...)
 	return q
+}
+
+// Original reads a weight that is quantized as it is loaded once more, in full precision, by its name in the model.
+func (s Source) Original(name string) (*tensor.Tensor, error) {
+	full, ok := s.shared.originals[name]
+	if !ok {
+		return nil, fmt.Errorf("the weight %q is stored quantized, and what it was quantized from is not there; load the full-precision model", name)
+	}
+	return full()
 }
 
 // full returns a function that reads (or draws) a weight in the dtype that the file has, float32 for float64 and without a file.

@@ -25,6 +25,7 @@ type Config struct {
 
 	Targets        Targets
 	Parameters     []string // further targets: weights of experts and of their routers ("gate.weight"); PEFT's target_parameters
+	Embeddings     bool     // the input embedding too, beside all-linear
 	Exclude        []string // names, as in Targets, of modules that stay as they are
 	ExcludePattern string   // a regular expression instead of names
 	Layers         []int    // only layers of these numbers; nil: all. Not beside a pattern

@@ -162,6 +162,7 @@ func (c Config) choose(all []*layer) ([]*layer, Config, error) {
 	}
 	var chosen []*layer
 	var linears []string
+	embedded := false // the first embedding, the input's, has passed
 	for _, l := range all {
 		is, fused := false, false
 		switch {
@@ -170,7 +171,8 @@ func (c Config) choose(all []*layer) ([]*layer, Config, error) {
 		case l.router:
 			is = match(l.path) || named(l.path+".weight", c.Parameters)
 		case l.embed != nil:
-			is = !c.Targets.all() && match(l.path)
+			is = !c.Targets.all() && match(l.path) || c.Embeddings && !embedded
+			embedded = true
 		default:
 			linears = append(linears, l.path)
 			is = match(l.path) && !gone[lastPart(l.path)]

@@ -89,6 +89,8 @@ func sameFloat32(raw json.RawMessage, x float32) bool {
 func (a *Adapter) selectionFields() map[string]any {
 	out := map[string]any{}
 	switch t := a.Config.Targets; {
+	case a.saved == nil && a.Config.Embeddings:
+		out["target_modules"] = a.targets
 	case t.Pattern != "" && len(a.parameters) == 0:
 		out["target_modules"] = t.Pattern
 	case len(t.Names) > 0 && len(a.parameters) == 0:

@@ -42,8 +42,8 @@ func fingerprint(fsys vfs.FS, cfg config.Config) (string, error) {
 	} else if err := addFiles(sum, fsys, cfg.Model); err != nil {
 		return "", err
 	}
-	if cfg.Adapter.Init != "" && cfg.Adapter.Type != "none" {
-		if err := addFiles(sum, fsys, cfg.Adapter.Init); err != nil {
+	if dir := cfg.Adapter.InitDir(); dir != "" && cfg.Adapter.On() {
+		if err := addFiles(sum, fsys, dir); err != nil {
 			return "", err
 		}
 	}

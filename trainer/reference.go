@@ -278,14 +278,13 @@ func readReference(fsys vfs.FS, path string, origin map[string]string) (stored, 
 
 // liveReference reports whether the reference is the model without its adapter, asked in each step.
 func (j *job) liveReference() bool {
-	a := j.cfg.Adapter
 	switch j.cfg.Train.Preference.Reference {
 	case "live":
 		return true
 	case "precompute":
 		return false
 	}
-	return a.Type != "none" && a.Init == ""
+	return j.cfg.Adapter.Fresh()
 }
 
 // makeObjective makes the objective of the configuration, with the plans that ask the reference.

@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
@@ -43,7 +44,7 @@ func (j *job) openModel(context.Context) error {
 	for _, note := range j.model.Config().Notes {
 		j.log.Warn(note)
 	}
-	if j.cfg.Adapter.Type == "lora" {
+	if j.cfg.Adapter.On() {
 		err = j.attach()
 	} else {
 		layers.SetTrainable(j.model.Model, true)
@@ -69,7 +70,7 @@ func policyOf(cfg config.Config, info device.Info) (layers.Policy, error) {
 		}
 		p.Compute = d
 	}
-	if cfg.Adapter.Type != "lora" {
+	if !cfg.Adapter.On() {
 		p.Param, _ = storageOf(cfg.Train)
 	}
 	return p, nil
@@ -88,24 +89,24 @@ func storageOf(t config.Train) (tensor.DType, optim.Rounding) {
 
 func (j *job) attach() error {
 	a := j.cfg.Adapter
-	if a.Init != "" {
-		saved, err := lora.Load(j.fs, a.Init)
+	if dir := a.InitDir(); dir != "" {
+		saved, err := lora.Load(j.fs, dir)
 		if err != nil {
 			return withCode(config.ExitInput, err)
 		}
 		saved.Config.Dropout = float32(a.Dropout)
 		saved.Config.Param, _ = storageOf(j.cfg.Train)
-		j.log.Info("starting from an adapter, whose rank and alpha hold", "init", a.Init, "r", saved.Config.Rank, "alpha", saved.Config.Alpha)
+		j.log.Info("starting from an adapter, whose kind, rank and alpha hold", "init", dir, "r", saved.Config.Rank, "alpha", saved.Config.Alpha)
 		j.adapter, err = lora.AttachSaved(j.model.Model, saved, nil)
 		return withCode(config.ExitInput, err)
 	}
-	c := lora.Config{Rank: a.R, Alpha: a.Alpha, Dropout: float32(a.Dropout), Seed: j.cfg.Train.Seed}
+	c := a.LoRA()
+	c.Seed = j.cfg.Train.Seed
 	c.Param, _ = storageOf(j.cfg.Train)
-	if len(j.model.New) > 0 { // else the adapter would not hold their rows
-		c.Tokens = map[string][]int{"": j.model.New}
-	}
-	if !a.Targets.All() {
-		c.Targets = lora.Targets{Pattern: a.Targets.Pattern, Names: a.Targets.Names}
+	if len(j.model.New) > 0 && !a.TrainsWhole("embed_tokens", "wte") { // else the adapter would not hold their rows
+		ids := slices.Concat(a.Tokens, j.model.New)
+		slices.Sort(ids)
+		c.Tokens = map[string][]int{"": slices.Compact(ids)}
 	}
 	var err error
 	if j.adapter, err = lora.Attach(j.model.Model, c); err != nil {
@@ -128,6 +129,14 @@ func (j *job) makeGroup() error {
 	if err != nil {
 		return err
 	}
+	if ratio := j.cfg.Adapter.PlusRatio; j.adapter != nil && ratio > 0 {
+		for v, f := range j.adapter.LRScale(ratio) {
+			if have, ok := o.LRScale[v]; ok {
+				f *= have
+			}
+			o.LRScale[v] = f
+		}
+	}
 	o.Optimizer = opt
 	if j.group, err = optim.NewGroup(params, o); err != nil {
 		return badConfig("train.optimizer", "%v", err)
@@ -143,8 +152,8 @@ func (j *job) load(ctx context.Context) error {
 		return withCode(config.ExitInput, fmt.Errorf("model %s: %w", j.cfg.Model, err))
 	}
 	if j.adapter != nil {
-		if err := j.adapter.Init(j.store); err != nil {
-			return err
+		if err := j.adapter.InitFrom(j.store, j.model.Source.Original); err != nil {
+			return withCode(config.ExitInput, err)
 		}
 	}
 	if err := j.identify(); err != nil {

@@ -43,16 +43,6 @@ type Quantize struct {
 	Compute   string // dtype the products are computed in; empty = Train.DType
 }
 
-// Adapter says what is trained.
-type Adapter struct {
-	Type    string  // lora, or none to train every weight
-	R       int     // rank
-	Alpha   float64 // the update is scaled by Alpha/R
-	Dropout float64 // probability in [0, 1)
-	Targets Targets
-	Init    string // directory of an adapter to start from; empty = a fresh one
-}
-
 // Data says what is trained on.
 type Data struct {
 	Path     []Source
@@ -227,7 +217,7 @@ func (t Train) MemoryBytes() (int64, error) {
 func Default(command string) Config {
 	c := Config{
 		Quantize: Quantize{Scheme: "nf4", Blocksize: 64, Double: true},
-		Adapter:  Adapter{Type: "lora", R: 16, Alpha: 32, Targets: Targets{Pattern: AllLinear}},
+		Adapter:  Adapter{Type: "lora", R: 16, Alpha: 32, Targets: Targets{Pattern: AllLinear}, Bias: "none"},
 		Data: Data{
 			Path: []Source{{Path: "rows.jsonl", Weight: 1}}, Format: "auto", SeqLen: 2048, Pack: true, Shuffle: true,
 			Mask: "prompt", Val: 0.02,

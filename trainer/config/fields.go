@@ -20,7 +20,7 @@ type field struct {
 var (
 	schemes     = []string{"none", "nf4", "fp4", "int8"}
 	computes    = []string{"", "f32", "bf16", "f16"}
-	adapters    = []string{"lora", "none"}
+	adapters    = []string{"lora", "dora", "none"}
 	formats     = []string{"auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca", "preference", "tokens", "bin"}
 	masks       = []string{"none", "prompt", "assistant", "last"}
 	objectives  = []string{"sft", "dpo", "orpo", "simpo", "kto"}
@@ -42,12 +42,9 @@ func fields(c *Config) []field {
 		{key: "quantize.blocksize", value: (*intValue)(&c.Quantize.Blocksize), example: "64"},
 		{key: "quantize.double", value: (*boolValue)(&c.Quantize.Double), example: "true"},
 		{key: "quantize.compute", value: (*textValue)(&c.Quantize.Compute), example: "bf16", enum: computes},
-		{key: "adapter.type", value: (*textValue)(&c.Adapter.Type), example: "lora", enum: adapters},
-		{key: "adapter.r", value: (*intValue)(&c.Adapter.R), example: "16"},
-		{key: "adapter.alpha", value: (*floatValue)(&c.Adapter.Alpha), example: "32"},
-		{key: "adapter.dropout", value: (*floatValue)(&c.Adapter.Dropout), example: "0.05"},
-		{key: "adapter.targets", value: (*targetsValue)(&c.Adapter.Targets), example: "[q_proj, v_proj]"},
-		{key: "adapter.init", value: (*textValue)(&c.Adapter.Init), example: "runs/first/adapter"},
+	}
+	rows = append(rows, adapterFields(&c.Adapter)...)
+	rows = append(rows, []field{
 		{key: "data.path", value: (*sourcesValue)(&c.Data.Path), example: "rows.jsonl"},
 		{key: "data.format", value: (*textValue)(&c.Data.Format), example: "messages", enum: formats},
 		{key: "data.seq_len", value: (*intValue)(&c.Data.SeqLen), example: "2048"},
@@ -59,7 +56,7 @@ func fields(c *Config) []field {
 		{key: "data.template", value: (*textValue)(&c.Data.Template), example: "chat_template.jinja"},
 		{key: "data.chat", value: (*boolValue)(&c.Data.Chat), example: "true"},
 		{key: "data.new_tokens", value: (*namesValue)(&c.Data.NewTokens), example: "[<tool>]"},
-	}
+	}...)
 	rows = append(rows, trainFields(&c.Train)...)
 	return append(rows,
 		field{key: "eval.every", value: (*intValue)(&c.Eval.Every), example: "100", silent: true},

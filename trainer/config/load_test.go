@@ -45,6 +45,8 @@ train:
   ema_warmup: false
   fit: false
 data: {val_path: "", template: "", chat: false, new_tokens: []}
+adapter: {loftq_steps: 0, rslora: false, plus_ratio: 0, exclude: "", layers: [], layers_pattern: [], rank_pattern: {}, alpha_pattern: {},
+          modules_to_save: [], embeddings: false, tokens: [], bias: none, lora_bias: false}
 eval: {samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}
 save: {best: false}
 `

@@ -92,11 +92,16 @@ func (r *reader) splitOverrides(args []string) []override {
 	return out
 }
 
+// enclosed reports a list or mapping in the flow style of YAML.
+func enclosed(text, open, end string) bool {
+	return strings.HasPrefix(text, open) && strings.HasSuffix(text, end)
+}
+
 // node makes the YAML node that the text of a flag stands for. Only lists are parsed as YAML: a text is taken as it is.
 func (o override) node(v value) (*yaml.Node, error) {
 	switch v.(type) {
-	case *floatsValue, *namesValue, *targetsValue, *sourcesValue, *groupsValue:
-		if strings.HasPrefix(o.text, "[") && strings.HasSuffix(o.text, "]") {
+	case *floatsValue, *targetsValue, *sourcesValue, *groupsValue, *intsValue, *namesValue, *numbersValue:
+		if enclosed(o.text, "[", "]") || enclosed(o.text, "{", "}") {
 			var doc yaml.Node
 			if len(o.text) > maxFile {
 				return nil, fmt.Errorf("the list is too long")

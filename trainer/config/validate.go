@@ -96,21 +96,8 @@ func (k *checker) quantization(c Config) {
 	}
 }
 
-func (k *checker) adapter(a Adapter) {
-	if a.Type == "none" {
-		if a.Init != "" {
-			k.fail("adapter.init", "names an adapter to start from, but adapter.type is none: set adapter.type lora, or leave adapter.init out")
-		}
-		return
-	}
-	k.whole("adapter.r", a.R, 1, maxRank)
-	k.positive("adapter.alpha", a.Alpha)
-	k.share("adapter.dropout", a.Dropout)
-	k.targets(a.Targets)
-}
-
-func (k *checker) targets(t Targets) {
-	const key = "adapter.targets"
+// targets checks what picks modules.
+func (k *checker) targets(key string, t Targets) {
 	switch {
 	case t.Names != nil && t.Pattern != "":
 		k.fail(key, "holds both a pattern and a list: keep one")
@@ -121,6 +108,9 @@ func (k *checker) targets(t Targets) {
 	case t.Pattern == "":
 		k.fail(key, "is empty: write all-linear, a pattern or a list such as [q_proj, v_proj]")
 	case t.All():
+		if key != "adapter.targets" {
+			k.fail(key, "all-linear is for adapter.targets: name the modules, such as [down_proj]")
+		}
 	case distance(strings.ReplaceAll(strings.ToLower(t.Pattern), "_", "-"), AllLinear) <= 2:
 		k.fail(key, "%q: did you mean all-linear?", t.Pattern)
 	case strings.Contains(t.Pattern, ",") && !strings.ContainsAny(t.Pattern, `{}()[]\`):
@@ -205,13 +195,13 @@ func (k *checker) preferenceRun(c Config) {
 	}
 	const reference = "train.preference_args.reference"
 	switch {
-	case c.Train.Objective == "kto" && (c.Adapter.Type == "none" || c.Adapter.Init != ""):
-		k.fail("train.objective", "kto asks the reference for new pairs of prompt and answer in each step, which needs a fresh adapter that can be left out: set adapter.type lora without adapter.init, or take dpo")
+	case c.Train.Objective == "kto" && !c.Adapter.Fresh():
+		k.fail("train.objective", "kto asks the reference for new pairs of prompt and answer in each step, which needs a fresh adapter that can be left out: set adapter.type lora without an adapter.init that names a directory or changes the weights, or take dpo")
 	case c.Train.Preference.Reference != "live":
 	case c.Adapter.Type == "none":
 		k.fail(reference, "live is the model without its adapter, and adapter.type none has none: set it to precompute")
-	case c.Adapter.Init != "":
-		k.fail(reference, "live is the model without its adapter, but the run starts from the adapter %s: set it to precompute", clip(c.Adapter.Init))
+	case !c.Adapter.Fresh():
+		k.fail(reference, "live is the model without its adapter, but the run starts from adapter.init %s, which the model without it is not: set it to precompute", clip(c.Adapter.Init))
 	}
 	if f := c.Data.Format; f != "auto" && f != "preference" {
 		k.fail("data.format", "is %s, but train.objective %s learns from pairs of answers: set data.format to preference, or train.objective to sft", clip(f), c.Train.Objective)
