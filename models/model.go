@@ -5,7 +5,6 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
-	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -155,66 +154,6 @@ func (m *Model) layer(g *graph.Graph, i int, l Layer, x graph.Value, ctx layers.
 	}
 	autograd.Checkpoint(g, func() { x = l.Forward(x, ctx) })
 	return x
-}
-
-// Logits maps hidden activations (..., hidden) to float32 scores (..., vocabulary).
-func (m *Model) Logits(h graph.Value) graph.Value {
-	if !h.Valid() {
-		return h
-	}
-	defer h.Graph().Scope("lm_head")()
-	var y graph.Value
-	if m.Head != nil {
-		y = m.Head.Forward(h)
-	} else {
-		y = ops.Linear(h, ops.Cast(h.Graph().Read(m.Body.Table()), h.DType()))
-	}
-	y = ops.Cast(y, tensor.F32)
-	if c := m.config.LogitCap; c > 0 {
-		y = ops.Scale(ops.Tanh(ops.Scale(y, 1/c)), c)
-	}
-	return y
-}
-
-// TokenLoss returns the cross-entropy (B, T) in float32 of the scores at each position against targets i32 (B, T): the token
-// that follows, or a negative number where none counts. The full logits never exist, unless the head is adapted or quantized or the
-// model caps its logits.
-func (m *Model) TokenLoss(h, targets graph.Value) graph.Value {
-	if !h.Valid() {
-		return h
-	}
-	w, ok := m.headWeight(h)
-	if !ok || m.config.LogitCap > 0 {
-		return ops.TokenLoss(m.Logits(h), targets)
-	}
-	defer h.Graph().Scope("lm_head")()
-	return ops.LinearCrossEntropy(h, w, targets)
-}
-
-// TokenHits returns TokenLoss and whether the target is the likeliest token at each position, 1 or 0, (B, T) each; 0 where no target counts.
-func (m *Model) TokenHits(h, targets graph.Value) (loss, hit graph.Value) {
-	if !h.Valid() {
-		return h, h
-	}
-	w, ok := m.headWeight(h)
-	if !ok || m.config.LogitCap > 0 {
-		logits := m.Logits(h)
-		return ops.TokenLoss(logits, targets), ops.TokenHits(logits, targets)
-	}
-	defer h.Graph().Scope("lm_head")()
-	return ops.LinearHits(h, w, targets)
-}
-
-func (m *Model) headWeight(h graph.Value) (graph.Value, bool) {
-	v := m.Body.Table()
-	if m.Head != nil {
-		l, ok := m.Head.(*layers.Linear)
-		if !ok || l.Bias != nil {
-			return graph.Value{}, false
-		}
-		v = l.Weight
-	}
-	return ops.Cast(h.Graph().Read(v), h.DType()), true
 }
 
 // TiedTable implements layers.Tied.
