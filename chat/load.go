@@ -22,7 +22,34 @@ var ErrNoTemplate = errors.New("no chat template")
 // variant is empty; further ones may lie in additional_chat_templates/VARIANT.jinja. Special tokens come from
 // tokenizer_config.json and special_tokens_map.json.
 func Load(dir, variant string, o Options) (*Template, error) {
-	special, config, err := readConfig(dir)
+	return folder{read: readFile, dir: dir}.load(variant, o)
+}
+
+// LoadFiles is Load for a folder whose files are in memory, by name; name stands before theirs in errors.
+func LoadFiles(name string, files map[string][]byte, variant string, o Options) (*Template, error) {
+	read := func(path string) ([]byte, error) {
+		rel, err := filepath.Rel(name, path)
+		if err != nil {
+			return nil, err
+		}
+		data, ok := files[filepath.ToSlash(rel)]
+		if !ok {
+			return nil, fs.ErrNotExist
+		}
+		return data, nil
+	}
+	return folder{read: read, dir: name}.load(variant, o)
+}
+
+// folder is where the files of a model are read from.
+type folder struct {
+	read func(path string) ([]byte, error)
+	dir  string
+}
+
+func (f folder) load(variant string, o Options) (*Template, error) {
+	dir := f.dir
+	special, config, err := f.readConfig()
 	if err != nil {
 		return nil, err
 	}
@@ -35,12 +62,12 @@ func Load(dir, variant string, o Options) (*Template, error) {
 			return nil, fmt.Errorf("the template name %q is not the name of a file; give one without slashes", variant)
 		}
 		path := filepath.Join(dir, "additional_chat_templates", variant+".jinja")
-		if source, err := readFile(path); err == nil {
+		if source, err := f.read(path); err == nil {
 			return parseFrom(path, string(source), o)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-	} else if t, err := loadAlone(dir, o); t != nil || err != nil {
+	} else if t, err := f.loadAlone(o); t != nil || err != nil {
 		return t, err
 	}
 	path := filepath.Join(dir, "tokenizer_config.json")
@@ -52,8 +79,10 @@ func Load(dir, variant string, o Options) (*Template, error) {
 }
 
 // LoadFile reads a template from a file of its own, or from a JSON file with the key chat_template.
-func LoadFile(path string, o Options) (*Template, error) {
-	data, err := readFile(path)
+func LoadFile(path string, o Options) (*Template, error) { return folder{read: readFile}.file(path, o) }
+
+func (f folder) file(path string, o Options) (*Template, error) {
+	data, err := f.read(path)
 	if err != nil {
 		return nil, err
 	}
@@ -72,9 +101,9 @@ func LoadFile(path string, o Options) (*Template, error) {
 }
 
 // loadAlone tries the two files that hold nothing but the template.
-func loadAlone(dir string, o Options) (*Template, error) {
+func (f folder) loadAlone(o Options) (*Template, error) {
 	for _, name := range []string{"chat_template.jinja", "chat_template.json"} {
-		t, err := LoadFile(filepath.Join(dir, name), o)
+		t, err := f.file(filepath.Join(f.dir, name), o)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return t, err
 		}
@@ -119,12 +148,12 @@ func named(raw json.RawMessage, variant string) (string, error) {
 }
 
 // readConfig reads the special tokens, and the rest of tokenizer_config.json.
-func readConfig(dir string) (special map[string]string, config map[string]json.RawMessage, err error) {
+func (f folder) readConfig() (special map[string]string, config map[string]json.RawMessage, err error) {
 	special = map[string]string{}
 	for _, name := range []string{"special_tokens_map.json", "tokenizer_config.json"} {
-		path := filepath.Join(dir, name)
+		path := filepath.Join(f.dir, name)
 		config = nil
-		data, err := readFile(path)
+		data, err := f.read(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -16,7 +16,7 @@ type Renderer interface {
 // Rendered is the text of a conversation.
 type Rendered struct {
 	Text  string
-	Turns []Turn // in order of the text, without those that the template leaves out
+	Turns []Turn // in order of the text, without those that the template leaves out; a message may have several
 }
 
 // Turn is the place of a message in a rendered text, in bytes: Text[Start:End] is what the model writes, from behind the generation
@@ -95,9 +95,9 @@ func (c *Converter) trainedRanges(r *Row, conv *Conversation, ren *Rendered, fro
 			last = i
 		}
 	}
-	turns := make(map[int]Turn, len(ren.Turns))
+	turns := make(map[int][]Turn, len(ren.Turns))
 	for _, t := range ren.Turns {
-		turns[t.Message] = t
+		turns[t.Message] = append(turns[t.Message], t)
 	}
 	var out []byteRange
 	for i := range conv.Messages {
@@ -109,11 +109,13 @@ func (c *Converter) trainedRanges(r *Row, conv *Conversation, ren *Rendered, fro
 		if !yes {
 			continue
 		}
-		t, ok := turns[i]
-		if !ok || !keepsText(ren.Text[t.Start:t.End], m.Content) {
+		t := turns[i]
+		if len(t) == 0 || !keepsText(ren.Text[t[0].Start:t[len(t)-1].End], m.Content) {
 			return nil, r.Errorf("the template drops the text of %s turn %d (%.60q); choose another with data.template", m.Role, i+1, m.Content)
 		}
-		out = append(out, byteRange{t.Start, t.End})
+		for _, t := range t {
+			out = append(out, byteRange{t.Start, t.End})
+		}
 	}
 	if c.Mask == MaskNone {
 		return c.inverse(conv, ren, turns), nil
@@ -122,11 +124,13 @@ func (c *Converter) trainedRanges(r *Row, conv *Conversation, ren *Rendered, fro
 }
 
 // inverse is the whole text but turns that are marked as untrained.
-func (c *Converter) inverse(conv *Conversation, ren *Rendered, turns map[int]Turn) []byteRange {
+func (c *Converter) inverse(conv *Conversation, ren *Rendered, turns map[int][]Turn) []byteRange {
 	out, at := []byteRange{}, 0
 	for i, m := range conv.Messages {
-		if t, ok := turns[i]; ok && m.Train == TrainNo && t.Start >= at {
-			out, at = append(out, byteRange{at, t.Start}), t.End
+		for _, t := range turns[i] {
+			if m.Train == TrainNo && t.Start >= at {
+				out, at = append(out, byteRange{at, t.Start}), t.End
+			}
 		}
 	}
 	return append(out, byteRange{at, len(ren.Text)})
@@ -156,10 +160,11 @@ func (c *Converter) mask(r *Row, ren *Rendered, ranges []byteRange) (Doc, error)
 	}
 	d := Doc{IDs: b.ids, Labels: slices.Repeat([]int32{Ignore}, len(b.ids))}
 	for _, g := range ranges {
-		lo, err := b.first(g.start)
+		lo, torn, err := b.first(g.start)
 		if err != nil {
 			return d, err
 		}
+		d.Torn = d.Torn || torn
 		hi, err := b.behind(g.end)
 		if err != nil {
 			return d, err
@@ -207,13 +212,14 @@ func (c *Converter) borders(r *Row, text string) (b borders, err error) {
 	return b, err
 }
 
-// first is the index of the token that holds the byte at the offset.
-func (b *borders) first(at int) (int, error) {
+// first is the index of the token that holds the byte at the offset; torn says that it also holds bytes before it.
+func (b *borders) first(at int) (i int, torn bool, err error) {
 	if b.offsets == nil {
-		n, _, err := b.shared(at)
-		return n, err
+		n, whole, err := b.shared(at)
+		return n, !whole, err
 	}
-	return sort.Search(len(b.ids), func(i int) bool { return int(b.offsets[2*i+1]) > at }), nil
+	i = sort.Search(len(b.ids), func(i int) bool { return int(b.offsets[2*i+1]) > at })
+	return i, i < len(b.ids) && int(b.offsets[2*i]) < at, nil
 }
 
 // behind is the index after the token that holds the byte before the offset.

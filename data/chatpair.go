@@ -21,7 +21,7 @@ func (c *Converter) chatPair(r *Row) ([]Doc, error) {
 	plain := *c
 	plain.Mask = MaskAssistant
 	if same(sides[0], sides[1]) {
-		return nil, r.Errorf("has the same answer twice: \"chosen\" equals \"rejected\", so there is no preference; remove the row")
+		return nil, nil // no preference: left out and counted as empty
 	}
 	if len(prompt) == 0 {
 		return nil, r.Errorf("has no prompt: the keys are %s, and the two conversations share no turn; add the key \"prompt\"", keyList(r.Keys()))

@@ -178,8 +178,8 @@ func TestConversationPairs(t *testing.T) {
 	for row, says := range map[string]string{
 		`{"chosen":[` + good + `],"rejected":[` + bad + `]}`:                       "share no turn",
 		`{"prompt":"a","chosen":[` + u + `,` + good + `],"rejected":[` + u + `]}`:  `"rejected" does not end with an answer`,
-		`{"prompt":[` + u + `],"chosen":[` + good + `],"rejected":[` + good + `]}`: "same answer twice",
-		`{"chosen":[` + u + `,` + good + `],"rejected":[` + u + `,` + good + `]}`:  "same answer twice",
+		`{"prompt":[` + u + `],"chosen":[` + good + `],"rejected":[` + good + `]}`: "no row is left",
+		`{"chosen":[` + u + `,` + good + `],"rejected":[` + u + `,` + good + `]}`:  "no row is left",
 		`{"prompt":[` + u + `],"chosen":[` + good + `],"rejected":3}`:              `"rejected" must be a string`,
 		`{"prompt":[` + u + `],"chosen":[` + good + `]}`:                           "no format fits",
 	} {
@@ -200,8 +200,9 @@ func TestBordersInsideTokens(t *testing.T) {
 		require.NotNil(t, with.offsets)
 		require.Nil(t, without.offsets)
 		for _, b := range []borders{with, without} {
-			lo, err := b.first(at)
+			lo, torn, err := b.first(at)
 			require.NoError(t, err)
+			require.Equal(t, at%2 == 1, torn)
 			hi, err := b.behind(at)
 			require.NoError(t, err)
 			require.Equal(t, [2]int{at / 2, (at + 1) / 2}, [2]int{lo, hi}, "at %d", at)

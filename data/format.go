@@ -36,6 +36,7 @@ type Doc struct {
 	Labels []int32 // aligned with IDs; nil = every id from Skip on is trained
 	Skip   int
 	Ended  bool // an EOS was added because the chat template ends the last turn with nothing
+	Torn   bool // a token at the front of a trained turn holds text of the prompt too
 	Window bool // cut into windows when too long, instead of losing its end; all is trained, Labels and Skip are not used
 	More   bool // the next Doc goes on with this document (Window only)
 }

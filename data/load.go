@@ -259,6 +259,9 @@ func (b *builder) addAll(r *Row, docs []Doc) error {
 		if d.Ended {
 			b.st.ended++
 		}
+		if d.Torn {
+			b.st.torn++
+		}
 		if err := b.example(r, d.IDs, d.Labels, d.Skip); err != nil {
 			return err
 		}

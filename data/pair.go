@@ -115,7 +115,7 @@ func splitHH(r *Row, chosen, rejected string) (prompt, a, b string, err error) {
 // whatever the mask.
 func (c *Converter) answers(r *Row, prompt, chosen, rejected string) ([]Doc, error) {
 	if chosen == rejected {
-		return nil, r.Errorf("has the same answer twice: \"chosen\" equals \"rejected\", so there is no preference; remove the row")
+		return nil, nil // no preference: left out and counted as empty
 	}
 	plain := *c
 	plain.Mask = MaskPrompt

@@ -17,10 +17,15 @@ import (
 // DataOptions are the options with which a run reads its rows: the tokenizer's special tokens, the chat template, the mask, and the
 // sequence length, no longer than the model's context.
 func (m *Model) DataOptions(cfg config.Config) (data.Options, error) {
+	o := m.dataOptions(cfg)
+	_, err := m.renderer(&o, cfg.Data.Template, nil)
+	return o, err
+}
+
+func (m *Model) dataOptions(cfg config.Config) data.Options {
 	c := m.Config()
-	o := data.Options{Format: cfg.Data.Format, SeqLen: min(cfg.Data.SeqLen, c.MaxPositions), Mask: data.Mask(cfg.Data.Mask), Vocab: c.Vocab,
+	return data.Options{Format: cfg.Data.Format, SeqLen: min(cfg.Data.SeqLen, c.MaxPositions), Mask: data.Mask(cfg.Data.Mask), Vocab: c.Vocab,
 		Workers: runtime.GOMAXPROCS(0), BOS: m.Begin(), EOS: m.EOS()[:min(1, len(m.EOS()))], AsChat: cfg.Data.Chat, Pairs: cfg.Train.Preferences()}
-	return o, nil
 }
 
 // DataFiles are the files that a run trains on, and those held out where they are files of their own. The rows of the built-in set
@@ -50,8 +55,8 @@ func (j *job) openData(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o, err := j.model.DataOptions(j.cfg)
-	if err != nil {
+	o := j.model.dataOptions(j.cfg)
+	if err := j.useTemplate(&o); err != nil {
 		return err
 	}
 	if o.SeqLen < j.cfg.Data.SeqLen {
@@ -72,23 +77,30 @@ func (j *job) openData(ctx context.Context) error {
 	} else if j.train, j.held, err = all.Split(j.cfg.Data.Val, j.cfg.Train.Seed); err != nil {
 		return badConfig("data.val", "%v", err)
 	}
-	j.reportData()
+	if err := j.reportData(o); err != nil {
+		return DataError(j.cfg, err)
+	}
 	return j.makeLoaders()
 }
 
 // reportData logs what is trained on, and what a user would want to know before a long run.
-func (j *job) reportData() {
+func (j *job) reportData(o data.Options) error {
 	r := j.train.Report()
 	for _, f := range j.train.Files() {
 		j.log.Info("data file", "path", f.Path, "format", f.Format, "because", f.Why, "rows", f.Rows)
 	}
 	j.log.Info("data", "examples", r.Documents, "tokens", r.Tokens, "trained", r.Trained, "share", percent(r.Share), "longest", max(r.Longest, r.MaxLen))
-	for _, p := range j.model.DataProblems(r, j.train.Files()) {
+	problems, err := j.model.DataProblems(j.train, o)
+	if err != nil {
+		return err
+	}
+	for _, p := range problems {
 		j.log.Warn(p.What, "remedy", p.Remedy)
 	}
 	if j.held == nil && (j.cfg.Data.HeldOut() || j.cfg.Eval.Every > 0) {
 		j.log.Warn("no rows are held out: there is no evaluation", "rows", r.Rows, "data.val", j.cfg.Data.Val)
 	}
+	return nil
 }
 
 // builtinFiles writes the built-in fine-tuning set.

@@ -114,6 +114,7 @@ func (j *job) writeManifest(rows []report.Row) error {
 	if raw := j.model.TokFiles["tokenizer.json"]; raw != nil {
 		m.TokenizerSHA256 = report.HashBytes(raw)
 	}
+	m.TemplateSHA256 = j.state.TemplateHash
 	j.sum.Steps, j.sum.Tokens, j.sum.Loss = j.state.Step, j.state.Tokens, j.state.Loss
 	if err := m.Write(j.path("manifest.json")); err != nil {
 		return withCode(config.ExitDisk, errors.Join(errors.New("manifest"), err))

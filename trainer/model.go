@@ -23,6 +23,7 @@ import (
 // Model is an opened model: its parts as symbols, and where their values come from. Load fills a store.
 type Model struct {
 	*models.Model
+	Name      string // as it was opened
 	Source    layers.Source
 	Tokenizer tokenizer.Tokenizer // nil when the model has none beside it
 	TokFiles  map[string][]byte   // the tokenizer's files by name, for copies beside what is written
@@ -49,7 +50,7 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 		o.FS = vfs.OS{}
 	}
 	c := config.Config{Model: path}
-	m := &Model{}
+	m := &Model{Name: path}
 	var mc models.Config
 	var err error
 	if name, ok := c.Builtin(); ok {

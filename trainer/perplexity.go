@@ -92,6 +92,9 @@ func (m *Model) rows(ctx context.Context, o PerplexityOptions) (*data.Set, error
 		do.Format = "auto"
 	}
 	do.BOS = m.Begin()
+	if _, err := m.renderer(&do, "", nil); err != nil {
+		return nil, err
+	}
 	set, err := data.Load(ctx, NewEncoder(m.Tokenizer), []data.File{{Path: o.Data}}, do)
 	var row *data.RowError
 	if err != nil && !errors.As(err, &row) {

@@ -132,15 +132,17 @@ type job struct {
 
 // runState is what a checkpoint keeps beside tensors. Everything else of a run follows from the configuration and the step.
 type runState struct {
-	Step        int      `json:"step"`
-	Tokens      int64    `json:"tokens"`
-	Loss        float64  `json:"loss"`
-	ConfigHash  string   `json:"config_sha256"`
-	DataHash    string   `json:"data_sha256"`
-	ModelHash   string   `json:"model_sha256,omitempty"` // see fingerprint; empty in checkpoints of earlier versions
-	MicroBatch  int      `json:"micro_batch"`
-	ExactBefore *float64 `json:"exact_match_before,omitempty"`
-	Samples     []Sample `json:"samples,omitempty"`
+	Step         int       `json:"step"`
+	Tokens       int64     `json:"tokens"`
+	Loss         float64   `json:"loss"`
+	ConfigHash   string    `json:"config_sha256"`
+	DataHash     string    `json:"data_sha256"`
+	ModelHash    string    `json:"model_sha256,omitempty"`    // see fingerprint; empty in checkpoints of earlier versions
+	TemplateHash string    `json:"template_sha256,omitempty"` // of the chat template
+	Clock        time.Time `json:"clock,omitzero"`            // of templates that write the date
+	MicroBatch   int       `json:"micro_batch"`
+	ExactBefore  *float64  `json:"exact_match_before,omitempty"`
+	Samples      []Sample  `json:"samples,omitempty"`
 
 	Plateau *optim.PlateauState `json:"plateau,omitempty"`
 

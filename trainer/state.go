@@ -103,6 +103,10 @@ func (j *job) sameRun(dir string, st runState) error {
 	if st.DataHash != j.state.DataHash {
 		return badConfig("resume", "the data files are not those of the checkpoint %s; restore them, or use another --out", dir)
 	}
+	// Earlier versions had no templates.
+	if st.TemplateHash != "" && st.TemplateHash != j.state.TemplateHash {
+		return badConfig("resume", "the chat template is not that of the checkpoint %s; restore it, or use another --out", dir)
+	}
 	// Earlier versions did not record the model.
 	if st.ModelHash != "" && st.ModelHash != j.state.ModelHash {
 		return badConfig("resume", "the model's files at %s are not those of the checkpoint %s; restore them, or use another --out", j.cfg.Model, dir)

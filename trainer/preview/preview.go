@@ -33,6 +33,7 @@ const maxBad = 10
 type Report struct {
 	data.Report
 	Model    string            `json:"model"`
+	Template string            `json:"template,omitempty"` // the chat template at hand, used or not
 	Inputs   []data.FileInfo   `json:"inputs"`
 	HeldOut  int               `json:"held_out"` // examples kept for evaluation, of those counted or from files of their own
 	Problems []trainer.Problem `json:"problems"`
@@ -121,7 +122,14 @@ func Run(ctx context.Context, cfg config.Config, o Options, log *slog.Logger) (r
 // fill counts.
 func (r *Report) fill(ctx context.Context, cfg config.Config, m *trainer.Model, set *data.Set, held []data.File, o data.Options) error {
 	r.Report, r.Inputs = set.Report(), set.Files()
-	r.Problems = append(r.Problems, m.DataProblems(r.Report, r.Inputs)...)
+	problems, err := m.DataProblems(set, o)
+	if err != nil {
+		return trainer.DataError(cfg, err)
+	}
+	r.Problems = append(r.Problems, problems...)
+	if tr, ok := o.Renderer.(*data.TemplateRenderer); ok {
+		r.Template = tr.Template().Name()
+	}
 	if len(held) == 0 {
 		_, part, err := set.Split(cfg.Data.Val, cfg.Train.Seed)
 		if err == nil && part != nil {

@@ -109,6 +109,9 @@ func (p *printer) summary(r *Report) {
 		}
 		put("file", "%s: %d rows, %s (%s)%s", visible(f.Path), f.Rows, f.Format, visible(f.Why), weight)
 	}
+	if r.Template != "" {
+		put("chat template", "%s", visible(r.Template))
+	}
 	if r.Pairs > 0 {
 		put("pairs", "%d", r.Pairs)
 	}
