@@ -4,7 +4,6 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu/gemm"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
-	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -12,8 +11,6 @@ func init() {
 	Register(buildGroupByExpert)
 	Register(buildGroupedMatMul)
 	Register(buildGroupedOuter)
-	Register(buildQuantGrouped)
-	Register(buildInt8Grouped)
 }
 
 // buildGroupByExpert is a counting sort.
@@ -51,14 +48,24 @@ type grouped struct {
 	d       *Device
 	experts int
 	rows    int
-	m, n, k int // of one product; one of m and k is 0 and stands for the rows of the expert
-	scratch func(m, n, k, threads int) int64
-	args    func(c *Call, e, lo, hi int) gemm.Args // of the rows [lo, hi) of expert e
+	m, n, k int                              // of one product; one of m and k is 0 and stands for the rows of the expert
+	need    func(m, n, k, threads int) int64 // scratch of a product
+	args    func(c *Call, s stretch) gemm.Args
+	before  func(c *Call, stretches []stretch) error           // called first; nil: nothing is
+	few     func(c *Call, s stretch, mem []byte) (bool, error) // a way of its own for few rows; nil or false: there is none
+	head    int64                                              // scratch of before
+	fewMem  int64                                              // scratch of few
 
-	lanes int
-	each  int64 // scratch of a lane
-	errs  []error
-	small []stretch // of a launch: experts whose products are spread over threads whole
+	lanes  int
+	each   int64 // scratch of a lane
+	errs   []error
+	laneFn func(lane int)
+
+	// Of a launch.
+	call      *Call
+	scratch   []byte
+	stretches []stretch
+	small     []stretch // experts whose products are spread over threads whole
 }
 
 // stretch is the rows of an expert.
@@ -66,22 +73,23 @@ type stretch struct{ expert, lo, hi int }
 
 // kernel runs large products one after another, each on all threads, and then the small ones beside each other. Package gemm gives the same
 // bits either way.
-func (g *grouped) kernel(offsets int, before func(c *Call, lo []stretch) error, beforeBytes int64) *Kernel {
+func (g *grouped) kernel(offsets int) *Kernel {
 	g.lanes = min(g.d.threads, g.experts)
 	rows := min(g.rows, smallProduct/max(g.volume(1), 1)+1)
-	g.each = (g.scratch(g.extents(rows)) + 63) &^ 63
+	g.each = (g.need(g.extents(rows)) + 63) &^ 63
 	m, n, k, _ := g.extents(g.rows)
-	g.errs, g.small = make([]error, g.lanes), make([]stretch, 0, g.experts)
-	stretches := make([]stretch, 0, g.experts)
-	need := max(g.scratch(m, n, k, g.d.threads), g.each*int64(g.lanes))
-	return &Kernel{ScratchBytes: beforeBytes + need, Run: func(c *Call) error {
-		stretches = g.split(stretches[:0], c, tensor.View[int32](c.In[offsets]))
-		if before != nil {
-			if err := before(c, stretches); err != nil {
+	g.errs, g.small, g.stretches, g.laneFn = make([]error, g.lanes), make([]stretch, 0, g.experts), make([]stretch, 0, g.experts), g.lane
+	need := max(g.need(m, n, k, g.d.threads), g.each*int64(g.lanes), g.fewMem)
+	return &Kernel{ScratchBytes: g.head + need, Run: func(c *Call) error {
+		g.call, g.scratch = c, c.Scratch[g.head:]
+		defer func() { g.call, g.scratch = nil, nil }()
+		g.split(tensor.View[int32](c.In[offsets]))
+		if g.before != nil {
+			if err := g.before(c, g.stretches); err != nil {
 				return err
 			}
 		}
-		return g.run(c, stretches, c.Scratch[beforeBytes:])
+		return g.run()
 	}}
 }
 
@@ -100,46 +108,47 @@ func (g *grouped) extents(rows int) (m, n, k, threads int) {
 }
 
 // split turns offsets into stretches within the rows and clears results that no product writes.
-func (g *grouped) split(stretches []stretch, c *Call, offsets []int32) []stretch {
-	end := 0
-	row := g.n * len(c.Out[0]) / max(g.rows*g.n, 1) // bytes
+func (g *grouped) split(offsets []int32) {
+	out, end := g.call.Out[0], 0
+	row := g.n * len(out) / max(g.rows*g.n, 1) // bytes
+	g.stretches = g.stretches[:0]
 	for e := range g.experts {
 		lo := min(max(int(offsets[e]), end), g.rows)
 		hi := min(max(int(offsets[e+1]), lo), g.rows)
 		if g.m == 0 {
-			clear(c.Out[0][end*row : lo*row])
+			clear(out[end*row : lo*row])
 		}
 		if hi > lo || g.m > 0 {
-			stretches = append(stretches, stretch{e, lo, hi})
+			g.stretches = append(g.stretches, stretch{e, lo, hi})
 		}
 		end = hi
 	}
 	if g.m == 0 {
-		clear(c.Out[0][end*row:])
+		clear(out[end*row:])
 	}
-	return stretches
 }
 
-func (g *grouped) run(c *Call, stretches []stretch, scratch []byte) error {
+func (g *grouped) run() error {
 	g.small = g.small[:0]
-	for _, s := range stretches {
+	for _, s := range g.stretches {
+		if g.few != nil {
+			if done, err := g.few(g.call, s, g.scratch); done || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
 		if g.volume(s.hi-s.lo) < smallProduct {
 			g.small = append(g.small, s)
 			continue
 		}
-		if err := gemm.Gemm(g.d.pool, scratch, 1, g.args(c, s.expert, s.lo, s.hi)); err != nil {
+		if err := gemm.Gemm(g.d.pool, g.scratch, 1, g.args(g.call, s)); err != nil {
 			return err
 		}
 	}
 	clear(g.errs)
-	lanes := min(g.lanes, len(g.small))
-	if err := g.d.parallel(lanes, func(lane int) {
-		mem := scratch[int64(lane)*g.each:][:g.each]
-		for i := lane; i < len(g.small) && g.errs[lane] == nil; i += lanes {
-			s := g.small[i]
-			g.errs[lane] = gemm.Gemm(nil, mem, 1, g.args(c, s.expert, s.lo, s.hi))
-		}
-	}); err != nil {
+	if err := g.d.parallel(min(g.lanes, len(g.small)), g.laneFn); err != nil {
 		return err
 	}
 	for _, err := range g.errs {
@@ -150,16 +159,24 @@ func (g *grouped) run(c *Call, stretches []stretch, scratch []byte) error {
 	return nil
 }
 
+// lane computes every so many-th small product.
+func (g *grouped) lane(lane int) {
+	mem := g.scratch[int64(lane)*g.each:][:g.each]
+	for i := lane; i < len(g.small) && g.errs[lane] == nil; i += min(g.lanes, len(g.small)) {
+		g.errs[lane] = gemm.Gemm(nil, mem, 1, g.args(g.call, g.small[i]))
+	}
+}
+
 func buildGroupedMatMul(d *Device, o ops.GroupedMatMul, s device.Spec) (*Kernel, error) {
 	x, w, y := s.In[0], s.In[1], s.Out[0]
 	size, each := x.DType.Size(), w.Dim(1)*w.Dim(2)*w.DType.Size()
-	g := &grouped{d: d, experts: w.Dim(0), rows: x.Dim(0), n: y.Dim(1), k: x.Dim(1), scratch: gemm.ScratchBytes}
-	g.args = func(c *Call, e, lo, hi int) gemm.Args {
-		return gemm.Args{M: hi - lo, N: g.n, K: g.k, A: gemm.Mat{Data: c.In[0][lo*g.k*size : hi*g.k*size], DType: x.DType},
-			B: gemm.Mat{Data: c.In[1][e*each : (e+1)*each], DType: w.DType, Trans: !o.Trans},
-			C: gemm.Out{Data: c.Out[0][lo*g.n*size : hi*g.n*size], DType: y.DType}}
+	g := &grouped{d: d, experts: w.Dim(0), rows: x.Dim(0), n: y.Dim(1), k: x.Dim(1), need: gemm.ScratchBytes}
+	g.args = func(c *Call, s stretch) gemm.Args {
+		return gemm.Args{M: s.hi - s.lo, N: g.n, K: g.k, A: gemm.Mat{Data: c.In[0][s.lo*g.k*size : s.hi*g.k*size], DType: x.DType},
+			B: gemm.Mat{Data: c.In[1][s.expert*each : (s.expert+1)*each], DType: w.DType, Trans: !o.Trans},
+			C: gemm.Out{Data: c.Out[0][s.lo*g.n*size : s.hi*g.n*size], DType: y.DType}}
 	}
-	return g.kernel(2, nil, 0), nil
+	return g.kernel(2), nil
 }
 
 func buildGroupedOuter(d *Device, _ ops.GroupedOuter, s device.Spec) (*Kernel, error) {
@@ -168,113 +185,11 @@ func buildGroupedOuter(d *Device, _ ops.GroupedOuter, s device.Spec) (*Kernel, e
 	if m == 0 {
 		return &Kernel{Run: func(*Call) error { return nil }}, nil
 	}
-	g := &grouped{d: d, experts: y.Dim(0), rows: a.Dim(0), m: m, n: n, scratch: gemm.ScratchBytes}
-	g.args = func(c *Call, e, lo, hi int) gemm.Args {
-		return gemm.Args{M: m, N: n, K: hi - lo, A: gemm.Mat{Data: c.In[0][lo*m*size : hi*m*size], DType: a.DType, Trans: true},
-			B: gemm.Mat{Data: c.In[1][lo*n*size : hi*n*size], DType: b.DType},
-			C: gemm.Out{Data: c.Out[0][e*m*n*size : (e+1)*m*n*size], DType: y.DType}}
+	g := &grouped{d: d, experts: y.Dim(0), rows: a.Dim(0), m: m, n: n, need: gemm.ScratchBytes}
+	g.args = func(c *Call, s stretch) gemm.Args {
+		return gemm.Args{M: m, N: n, K: s.hi - s.lo, A: gemm.Mat{Data: c.In[0][s.lo*m*size : s.hi*m*size], DType: a.DType, Trans: true},
+			B: gemm.Mat{Data: c.In[1][s.lo*n*size : s.hi*n*size], DType: b.DType},
+			C: gemm.Out{Data: c.Out[0][s.expert*m*n*size : (s.expert+1)*m*n*size], DType: y.DType}}
 	}
-	return g.kernel(2, nil, 0), nil
-}
-
-// rowsFrom is a source whose rows begin at a row of another: one expert's matrix.
-type rowsFrom struct {
-	gemm.Source
-	first int
-}
-
-// Block implements gemm.Source.
-func (s rowsFrom) Block(dst []float32, ld, r0, r1, c0, c1 int) {
-	s.Source.Block(dst, ld, s.first+r0, s.first+r1, c0, c1)
-}
-
-// packedFrom is rowsFrom for a source that packs itself.
-type packedFrom struct {
-	gemm.Packer
-	first int
-}
-
-// Block implements gemm.Source.
-func (s packedFrom) Block(dst []float32, ld, r0, r1, c0, c1 int) {
-	s.Packer.Block(dst, ld, s.first+r0, s.first+r1, c0, c1)
-}
-
-// Pack implements gemm.Packer.
-func (s packedFrom) Pack(dst []float32, width, lane, lanes, k0, kb int, laneRows bool) bool {
-	if laneRows {
-		lane += s.first
-	} else {
-		k0 += s.first
-	}
-	return s.Packer.Pack(dst, width, lane, lanes, k0, kb, laneRows)
-}
-
-// quantGrouped makes the arguments of products by quantized matrices of n rows.
-func quantGrouped(g *grouped, s device.Spec, n int, trans bool, from func(row int) gemm.Source) {
-	x, y := s.In[0], s.Out[0]
-	g.rows, g.n, g.k = x.Dim(0), y.Dim(1), x.Dim(1)
-	size := x.DType.Size()
-	sources := make([]gemm.Source, g.experts)
-	for e := range sources {
-		sources[e] = from(e * n)
-	}
-	g.args = func(c *Call, e, lo, hi int) gemm.Args {
-		return gemm.Args{M: hi - lo, N: g.n, K: g.k, A: gemm.Mat{Data: c.In[0][lo*g.k*size : hi*g.k*size], DType: x.DType},
-			B: gemm.Mat{Source: sources[e], Trans: !trans}, C: gemm.Out{Data: c.Out[0][lo*g.n*size : hi*g.n*size], DType: y.DType}}
-	}
-}
-
-// buildQuantGrouped has weights decoded while they are packed. Second-level scales are restored first, of experts that have rows.
-func buildQuantGrouped(d *Device, o ops.QuantGroupedMatMul, s device.Spec) (*Kernel, error) {
-	if s.In[0].DType == tensor.F64 {
-		return nil, device.ErrNoKernel
-	}
-	w := newWeight4(o.Scheme, o.Blocksize, o.K, s.In[0].DType)
-	g := &grouped{d: d, experts: o.Experts, scratch: gemm.PackedScratchBytes}
-	quantGrouped(g, s, o.N, o.Trans, func(row int) gemm.Source { return packedFrom{w, row} })
-	each, scales := o.N*o.K, 0
-	if o.Nested {
-		scales = (quant.Blocks(o.Experts*each, o.Blocksize) + 15) &^ 15
-	}
-	k := g.kernel(1, func(c *Call, stretches []stretch) error {
-		w.bind(c.In[2:])
-		if !o.Nested {
-			return nil
-		}
-		restored := tensor.View[float32](c.Scratch)[:len(w.Absmax8)]
-		for _, e := range stretches { // one after another: experts may stretch a block
-			lo, hi := e.expert*each/o.Blocksize, quant.Blocks((e.expert+1)*each, o.Blocksize)
-			if err := d.ranges(hi-lo, restoreGrain, func(a, b int) { w.Scales(restored[lo+a:lo+b], lo+a) }); err != nil {
-				return err
-			}
-		}
-		w.Absmax = restored
-		return nil
-	}, 4*int64(scales))
-	run := k.Run
-	k.Run = func(c *Call) error {
-		defer w.release()
-		return run(c)
-	}
-	return k, nil
-}
-
-func buildInt8Grouped(d *Device, o ops.Int8GroupedMatMul, s device.Spec) (*Kernel, error) {
-	if s.In[0].DType == tensor.F64 {
-		return nil, device.ErrNoKernel
-	}
-	codes := s.In[2]
-	w := &weight8{cols: codes.Dim(2), round: s.In[0].DType}
-	g := &grouped{d: d, experts: codes.Dim(0), scratch: gemm.ScratchBytes}
-	quantGrouped(g, s, codes.Dim(1), o.Trans, func(row int) gemm.Source { return rowsFrom{w, row} })
-	k := g.kernel(1, func(c *Call, _ []stretch) error {
-		w.codes, w.stats = tensor.View[int8](c.In[2]), tensor.View[float32](c.In[3])
-		return nil
-	}, 0)
-	run := k.Run
-	k.Run = func(c *Call) error {
-		defer func() { w.codes, w.stats = nil, nil }()
-		return run(c)
-	}
-	return k, nil
+	return g.kernel(2), nil
 }

@@ -9,9 +9,16 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// expertOffsets are rows dealt to experts: usual, an expert without rows, all rows on one, one expert, rows of no expert, no rows, and
-// enough rows that products are no small ones.
-var expertOffsets = [][]float64{{0, 2, 5, 9}, {0, 0, 4, 4, 7}, {0, 0, 0, 6}, {0, 5}, {1, 3, 4, 7}, {0, 0, 0}, {0, 70, 71, 171}}
+// expertOffsets are rows dealt to experts, with the sizes (n, k) of their matrices: usual, an expert without rows, all rows on one, one
+// expert, rows of no expert, no rows, enough rows that products are no small ones, and few rows of matrices that 4-bit codes fill by whole
+// blocks, alone and with many.
+var expertOffsets = []struct {
+	at   []float64
+	n, k int
+}{
+	{[]float64{0, 2, 5, 9}, 9, 13}, {[]float64{0, 0, 4, 4, 7}, 9, 13}, {[]float64{0, 0, 0, 6}, 9, 13}, {[]float64{0, 5}, 9, 13}, {[]float64{1, 3, 4, 7}, 9, 13},
+	{[]float64{0, 0, 0}, 9, 13}, {[]float64{0, 70, 71, 171}, 130, 90}, {[]float64{0, 1, 3, 3, 7, 12, 15}, 6, 128}, {[]float64{0, 3, 4, 10}, 10, 64},
+}
 
 func offsetsArg(offsets []float64) Arg {
 	return Arg{Dims: []int{len(offsets)}, DType: tensor.I32, Values: offsets}
@@ -29,13 +36,9 @@ func expertCases() []Case {
 				return []graph.Value{order, inverse, offsets}
 			}},
 	}
-	for i, at := range expertOffsets {
-		n, k := 9, 13
-		if rowsOf(at) > 100 {
-			n, k = 130, 90
-		}
+	for i, s := range expertOffsets {
 		for _, trans := range []bool{false, true} {
-			out = append(out, groupedCases(fmt.Sprintf("%d_%v", i, trans), at, n, k, trans)...)
+			out = append(out, groupedCases(fmt.Sprintf("%d_%v", i, trans), s.at, s.n, s.k, trans)...)
 		}
 	}
 	return out
@@ -43,7 +46,7 @@ func expertCases() []Case {
 
 // groupedCases are the products by weights of each kind, (experts, n, k).
 func groupedCases(name string, at []float64, n, k int, trans bool) []Case {
-	const block = 64 // spans rows and experts: n·k is no multiple of it
+	const block = 64 // spans rows and experts where n·k is no multiple of it
 	e, rows, inner := len(at)-1, rowsOf(at), k
 	if trans {
 		inner = n
