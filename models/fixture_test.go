@@ -41,6 +41,11 @@ type fixture struct {
 // refusal's text.
 func openModel(t *testing.T, dir, config string) *fixture {
 	t.Helper()
+	return openModelIn(t, dir, config, layers.Options{})
+}
+
+func openModelIn(t *testing.T, dir, config string, o layers.Options) *fixture {
+	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(dir, config))
 	require.NoError(t, err)
 	cfg, err := models.ParseConfig(raw)
@@ -50,7 +55,7 @@ func openModel(t *testing.T, dir, config string) *fixture {
 	weights, err := checkpoint.OpenDir(vfs.OS{}, dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, weights.Close()) })
-	return load(t, dir, cfg, weights, layers.Options{})
+	return load(t, dir, cfg, weights, o)
 }
 
 func load(t *testing.T, dir string, cfg models.Config, weights checkpoint.Reader, o layers.Options) *fixture {
