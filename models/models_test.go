@@ -82,6 +82,10 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"model_type": "llama", "vocab_size": 1e99}`))
 	f.Add([]byte(`{"model_type": "llama", "rope_scaling": {"type": "llama3"}, "eos_token_id": [1, 2]}`))
 	f.Add([]byte(`null`))
+	for _, model := range models.Types() {
+		f.Add(sizes(model, nil))
+		f.Add(sizes(model, map[string]any{"layer_types": []string{"full_attention"}, "sliding_window": -1, "rope_scaling": map[string]any{"type": "longrope"}}))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := models.ParseConfig(data)
 		if err == nil {
