@@ -135,7 +135,7 @@ type exported struct {
 
 // openExport opens the model in full precision.
 func openExport(o ExportOptions) (*exported, error) {
-	m, err := OpenModel(o.Model, ModelOptions{FS: o.FS})
+	m, err := OpenModel(o.Model, ModelOptions{FS: o.FS, Beside: o.Adapter})
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func openExport(o ExportOptions) (*exported, error) {
 	}
 	c := m.Config()
 	c.Quantization = nil
-	m.Source = layers.NewSource(layers.Options{Weights: x.weights})
+	m.Source = layers.NewSource(layers.Options{Weights: x.weights, Grow: models.OfVocabulary})
 	if x.model, err = models.New(c, m.Source); err != nil {
 		return nil, errors.Join(err, x.close())
 	}
@@ -230,9 +230,15 @@ func (x *exported) merged(o ExportOptions) (checkpoint.Reader, error) {
 	return newHeld(x.model, store), nil
 }
 
+// ownVocabulary reports whether the model has the vocabulary of its file, and not the longer one of an adapter.
+func (x *exported) ownVocabulary(g *llamacpp.Model) bool {
+	t, ok := g.File().Tensor("token_embd.weight")
+	return ok && t.Shape.Dim(0) == x.model.Config().Vocab
+}
+
 // vocabulary describes the tokenizer: as the GGUF file did that the model came from, else anew.
 func (x *exported) vocabulary(o *llamacpp.ExportOptions) error {
-	if g, ok := x.Model.weights.(*llamacpp.Model); ok {
+	if g, ok := x.Model.weights.(*llamacpp.Model); ok && x.ownVocabulary(g) {
 		o.Keep = []gguf.KV{}
 		for _, kv := range g.File().Metadata() {
 			if strings.HasPrefix(kv.Key, "tokenizer.") {
@@ -254,32 +260,11 @@ func (x *exported) vocabulary(o *llamacpp.ExportOptions) error {
 		}
 		o.Tokenizer = &g
 	}
-	o.Template = chatTemplate(x.TokFiles)
-	return nil
-}
-
-// chatTemplate is the template that a model's files name; "" for none or several.
-func chatTemplate(files map[string][]byte) string {
-	if raw := files["chat_template.jinja"]; raw != nil {
-		return string(raw)
+	template, err := x.ChatTemplate("", nil)
+	if template != nil {
+		o.Template = template.Source()
 	}
-	var c struct {
-		Template any `json:"chat_template"`
-	}
-	if json.Unmarshal(files["tokenizer_config.json"], &c) != nil {
-		return ""
-	}
-	if s, ok := c.Template.(string); ok {
-		return s
-	}
-	list, _ := c.Template.([]any) // of transformers 4: several, by name
-	for _, v := range list {
-		if e, ok := v.(map[string]any); ok && e["name"] == "default" {
-			s, _ := e["template"].(string)
-			return s
-		}
-	}
-	return ""
+	return withCode(config.ExitInput, err)
 }
 
 // halfSplit serves weights with rotary pairs in the halves that Hugging Face has.
