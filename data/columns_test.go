@@ -35,6 +35,9 @@ func TestCSV(t *testing.T) {
 			require.Contains(t, set.Files()[0].Why, `ignored: "note"`)
 		})
 	}
+	set := load(t, Options{}, write(t, "lists.csv", "input_ids,labels\n\"[1, 2, 3]\",\"[-100, -100, 3]\"\n"))
+	require.Equal(t, []int32{1, 2, 3}, example(t, set, 0).IDs)
+	require.Equal(t, []int32{Ignore, Ignore, 3}, example(t, set, 0).Labels)
 	for content, says := range map[string]string{
 		"text\n\"ab":                            "is not CSV",
 		"text\na,b\n":                           "2: has 2 fields, the first line names 1",

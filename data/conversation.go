@@ -192,22 +192,26 @@ func (r *Row) message(where string, raw json.RawMessage) (m Message, err error) 
 	if std, ok := roleNames[m.Role]; ok {
 		m.Role = std
 	}
-	if m.Content, err = r.content(where, get(fields, textKey)); err != nil {
+	whole := true
+	if m.Content, whole, err = r.content(where, get(fields, textKey)); err != nil {
 		return m, err
 	}
 	if m.Train, err = r.trainFlag(where, fields); err != nil {
 		return m, err
 	}
-	return m, r.fields(where, &m, fields, called)
+	text, err := quote(m.Content)
+	if err != nil {
+		return m, r.Errorf("%s: %v", where, err)
+	}
+	if !whole {
+		text = get(fields, textKey)
+	}
+	return m, r.fields(where, &m, text, fields, called)
 }
 
 // fields makes the object that the template sees: role and content first under their usual names, the rest as it is.
-func (r *Row) fields(where string, m *Message, fields []field, called bool) error {
+func (r *Row) fields(where string, m *Message, text json.RawMessage, fields []field, called bool) error {
 	role, err := quote(m.Role)
-	if err != nil {
-		return err
-	}
-	text, err := quote(m.Content)
 	if err != nil {
 		return err
 	}
@@ -242,45 +246,55 @@ func (r *Row) fields(where string, m *Message, fields []field, called bool) erro
 	return nil
 }
 
-// content is a text, null, or a list of parts, which must be texts and are joined.
-func (r *Row) content(where string, v json.RawMessage) (string, error) {
+// content is a text, null, or a list of parts. Texts are joined; whole is false where other parts stand between them, which the template
+// has to read itself.
+func (r *Row) content(where string, v json.RawMessage) (text string, whole bool, err error) {
 	where += ".content"
 	if v == nil {
-		return "", nil
+		return "", true, nil
 	}
 	if v[0] != '[' {
-		return r.text(where, v)
+		text, err = r.text(where, v)
+		return text, true, err
 	}
 	var parts []json.RawMessage
 	if err := json.Unmarshal(v, &parts); err != nil {
-		return "", r.Errorf("%s: %v", where, err)
+		return "", false, r.Errorf("%s: %v", where, err)
 	}
+	whole = true
 	var b strings.Builder
 	for i, raw := range parts {
-		at := fmt.Sprintf("%s[%d]", where, i)
-		if raw[0] == '"' {
-			s, err := r.text(at, raw)
-			if err != nil {
-				return "", err
-			}
-			b.WriteString(s)
-			continue
-		}
-		fields, err := object(raw)
+		s, isText, err := r.part(fmt.Sprintf("%s[%d]", where, i), raw)
 		if err != nil {
-			return "", r.Errorf("%s %v", at, err)
+			return "", false, err
 		}
-		t := get(fields, "text")
-		if t == nil {
-			return "", r.Errorf("%s is no text (type %s); only text is trained on", at, get(fields, "type"))
-		}
-		s, err := r.text(at+".text", t)
-		if err != nil {
-			return "", err
-		}
+		whole = whole && isText
 		b.WriteString(s)
 	}
-	return b.String(), nil
+	return b.String(), whole, nil
+}
+
+// part is one element of a content.
+func (r *Row) part(where string, raw json.RawMessage) (text string, isText bool, err error) {
+	if raw[0] == '"' {
+		text, err = r.text(where, raw)
+		return text, true, err
+	}
+	fields, err := object(raw)
+	if err != nil {
+		return "", false, r.Errorf("%s %v", where, err)
+	}
+	if t := get(fields, "text"); t != nil {
+		text, err = r.text(where+".text", t)
+		return text, true, err
+	}
+	kind := string(get(fields, "type"))
+	for _, media := range []string{"image", "audio", "video", "file"} {
+		if kind == "" || strings.HasPrefix(strings.Trim(kind, `"`), media) {
+			return "", false, r.Errorf("%s is no text (type %s); only text is trained on", where, kind)
+		}
+	}
+	return "", false, nil
 }
 
 // trainFlag reads train (or training) as a boolean, or weight as 0 or 1.

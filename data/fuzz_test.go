@@ -52,6 +52,23 @@ func FuzzJSONArray(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { fuzzLoad(t, "a.json", append([]byte("["), b...), fuzzOptions) })
 }
 
+func FuzzConversations(f *testing.F) {
+	f.Add([]byte(`{"messages":[` + twoTurns + `],"tools":"[]"}`))
+	f.Add([]byte(`{"conversations":[{"from":"function_call","value":"[{\"name\":\"f\"}]"},{"from":"gpt","value":null}]}`))
+	f.Add([]byte(`{"messages":[{"role":"assistant","content":[{"type":"text","text":"a"},"b"],"weight":1,"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}]}`))
+	opt := fuzzOptions
+	opt.SeqLen, opt.Renderer = 256, chatML{}
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzLoad(t, "a.jsonl", b, opt) })
+}
+
+func FuzzPairs(f *testing.F) {
+	f.Add([]byte(`{"prompt":[{"role":"user","content":"a"}],"chosen":"b","rejected":[{"role":"assistant","content":"c"}]}`))
+	f.Add([]byte(`{"chosen":"\n\nHuman: a\n\nAssistant: b","rejected":"\n\nHuman: a\n\nAssistant: c"}`))
+	opt := fuzzOptions
+	opt.SeqLen, opt.Renderer, opt.Pairs = 256, chatML{}, true
+	f.Fuzz(func(t *testing.T, b []byte) { fuzzLoad(t, "a.jsonl", b, opt) })
+}
+
 func FuzzText(f *testing.F) {
 	f.Add([]byte("one##two\n\n###"))
 	f.Add([]byte("a\n\xc3"))

@@ -68,12 +68,15 @@ func (r *Row) text(what string, v json.RawMessage) (string, error) {
 	return s, nil
 }
 
-// Ints returns the list of integers at key, which must be present.
+// Ints returns the list of integers at key, which must be present; a string may hold it as JSON.
 func (r *Row) Ints(key string) ([]int32, error) {
 	if !r.Has(key) {
 		return nil, r.missing(key)
 	}
-	v := r.Fields[key]
+	v, err := r.unquoted(key, r.Fields[key], '[')
+	if err != nil {
+		return nil, err
+	}
 	if v[0] != '[' {
 		return nil, r.Errorf("%q must be a list of integers, is %s", key, kindOf(v))
 	}

@@ -25,6 +25,9 @@ func (j *job) identify() error {
 		return err
 	}
 	j.state.DataHash, j.state.MicroBatch = j.train.Digest(), j.micro
+	if len(j.cfg.Data.ValPath) > 0 {
+		j.state.DataHash = report.HashBytes([]byte(j.state.DataHash + j.held.Digest()))
+	}
 	j.state.ModelHash, err = fingerprint(j.fs, j.cfg)
 	return withCode(config.ExitInput, err)
 }
