@@ -77,6 +77,15 @@ func (a *Adapter) useBase(merged bool) {
 	for _, w := range a.whole {
 		w.use(!merged && !a.off)
 	}
+	for _, h := range a.heads {
+		switch {
+		case h.merged == nil:
+		case merged:
+			h.fill(h.merged)
+		default:
+			h.use(!a.off)
+		}
+	}
 }
 
 // exchangeWhole swaps what was trained whole with the model's own values.

@@ -33,6 +33,8 @@ func (w *whole) use(on bool) {
 type ownHead struct {
 	head layers.Projection
 	fill func(layers.Projection)
+	// merged is the head while the adapter lies in the model's weights, if another one: the table as it was lies in the adapter's copy then.
+	merged layers.Projection
 }
 
 func (h *ownHead) use(on bool) {
@@ -98,6 +100,14 @@ func (a *Adapter) takeWhole(model any) error {
 			a.takeOver(f, module+".base_layer.bias")
 		case isBias:
 			a.takeOver(f, f.path)
+		}
+	}
+	for _, h := range a.heads {
+		t, ok := h.head.(*frozenTable)
+		for _, w := range a.whole {
+			if ok && w.base == t.table {
+				h.merged = &layers.Linear{Weight: w.own}
+			}
 		}
 	}
 	return a.checkWhole(model)
