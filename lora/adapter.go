@@ -178,9 +178,19 @@ func (a *Adapter) Use(all ...*Adapter) {
 	a.setTrainable(true)
 }
 
-// Remove takes the adapter off its model and frees its variables. A merged adapter leaves the weights as they are, merged.
+// Remove takes the adapter off its model and frees its variables. A merged adapter leaves the weights as they are, merged, and a head that it
+// gave the model.
 func (a *Adapter) Remove(memory layers.Memory) error {
-	if !a.merged {
+	keep := map[*graph.Var]bool{}
+	if a.merged {
+		for _, h := range a.heads {
+			for _, p := range layers.Params(&struct {
+				Now, Head layers.Projection `name:"."`
+			}{h.head, h.merged}) {
+				keep[p.Var] = true
+			}
+		}
+	} else {
 		a.SetActive(false)
 	}
 	for _, m := range a.Modules {
@@ -192,7 +202,7 @@ func (a *Adapter) Remove(memory layers.Memory) error {
 	var err error
 	for _, v := range append(a.Vars(), a.squares()...) {
 		v.Trainable = false
-		if v.Slab == nil && err == nil {
+		if v.Slab == nil && err == nil && !keep[v] {
 			err = memory.Drop(v)
 		}
 	}

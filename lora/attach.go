@@ -24,14 +24,26 @@ type layer struct {
 func layersOf(model any) []*layer {
 	var out []*layer
 	mixtures := mixturesOf(model)
+	seen := map[string]bool{} // what an adapter wraps is offered after it, under the same path
+	inside := func(path string) bool {
+		was := seen[path]
+		seen[path] = true
+		return was
+	}
 	layers.Modules(model, func(path string, p layers.Projection, replace func(layers.Projection)) {
 		switch p.(type) {
 		case *tokenHead, *frozenTable: // no layers of their own
 			return
 		}
+		if inside(path) {
+			return
+		}
 		out = append(out, &layer{path: path, linear: p, replace: replace, router: mixtures.router(path)})
 	})
 	layers.GroupedModules(model, func(path string, p layers.Grouped, replace func(layers.Grouped)) {
+		if inside(path) {
+			return
+		}
 		out = append(out, &layer{path: path, grouped: p, replaceGrouped: replace, parts: mixtures.parts(path)})
 	})
 	layers.Embeddings(model, func(path string, e *layers.Embedding) { out = append(out, &layer{path: path, embed: e}) })

@@ -72,18 +72,19 @@ func (a *Adapter) Unmerge(s Store) error {
 func (a *Adapter) Merged() bool { return a.merged }
 
 // useBase puts the model's own variables, which hold the trained values of a merged adapter, into their fields, or the adapter's back. A head
-// of the adapter's own stays, as there is no other.
+// that was trained whole stays, as there is no other.
 func (a *Adapter) useBase(merged bool) {
 	for _, w := range a.whole {
 		w.use(!merged && !a.off)
 	}
 	for _, h := range a.heads {
-		switch {
-		case h.merged == nil:
-		case merged:
-			h.fill(h.merged)
-		default:
+		switch _, rows := h.head.(*tokenHead); {
+		case !merged:
 			h.use(!a.off)
+		case rows: // they lie in the table that is the head again
+			h.fill(nil)
+		case h.merged != nil:
+			h.fill(h.merged)
 		}
 	}
 }

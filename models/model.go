@@ -36,8 +36,16 @@ type Layer interface {
 	Forward(x graph.Value, c layers.AttentionContext) graph.Value
 }
 
-// Config returns the architecture.
-func (m *Model) Config() Config { return m.config }
+// Config returns the architecture. A head that an adapter gave a model whose head was the embedding shows in it.
+func (m *Model) Config() Config {
+	c := m.config
+	if c.Tied && m.Head != nil {
+		c.Tied = len(layers.Params(&struct {
+			Head layers.Projection `name:"lm_head"`
+		}{m.Head})) == 0
+	}
+	return c
+}
 
 // Inputs are the values of one call.
 type Inputs struct {

@@ -173,7 +173,7 @@ func (x *exported) close() error {
 // keys is a config.json that leaves nothing to defaults.
 func (x *exported) keys() ([]byte, error) {
 	c := x.model.Config()
-	c.File, c.Tied = nil, x.model.Head == nil
+	c.File = nil
 	keys, err := c.HF("float32")
 	if err != nil {
 		return nil, err
