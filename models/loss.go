@@ -63,6 +63,30 @@ func (m *Model) TokenLoss(h, targets graph.Value) graph.Value {
 	})[0]
 }
 
+// SmoothedLoss is TokenLoss with a share eps of each target given to all tokens of the vocabulary alike (Szegedy et al. 2016):
+// (1-eps)·loss + eps·mean over the vocabulary of -log p, where that mean is the logarithm of the sum of e^scores less the mean score. The mean score is h
+// times the mean row of the head, so the logits need not exist for it.
+func (m *Model) SmoothedLoss(h, targets graph.Value, eps float64) graph.Value {
+	if !h.Valid() || eps == 0 {
+		return m.TokenLoss(h, targets)
+	}
+	defer h.Graph().Scope("lm_head")()
+	smooth := func(loss, lse, mean, targets graph.Value) graph.Value {
+		even := ops.Where(ops.Counted(targets), ops.Sub(lse, mean), ops.Scalar(lse, 0))
+		return ops.Add(ops.Scale(loss, 1-eps), ops.Scale(even, eps))
+	}
+	w, ok := m.headWeight(h)
+	if ok && m.config.LogitCap == 0 {
+		loss, lse := ops.LinearCrossEntropyLSE(h, w, targets)
+		mean := ops.Sum(ops.Mul(ops.Cast(h, loss.DType()), ops.Mean(ops.Cast(w, loss.DType()), 0)), -1)
+		return smooth(loss, lse, mean, targets)
+	}
+	return m.inParts(h, w, targets, mostLogits, func(logits, targets graph.Value) []graph.Value {
+		loss, lse := ops.TokenLossLSE(logits, targets)
+		return []graph.Value{smooth(loss, lse, ops.Mean(logits, -1), targets)}
+	})[0]
+}
+
 // TokenHits returns TokenLoss and whether the target is the likeliest token at each position, 1 or 0, (B, T) each; 0 where no target counts.
 func (m *Model) TokenHits(h, targets graph.Value) (loss, hit graph.Value) {
 	if !h.Valid() {

@@ -90,19 +90,30 @@ func (j *job) toBest() error {
 	return j.readVars(s, j.persistent())
 }
 
-// pairsBefore measures the held-out pairs before the first step.
-func (j *job) pairsBefore(ctx context.Context) error {
-	if !j.cfg.Train.Preferences() || j.evalLoader == nil || j.state.MarginBefore != nil || j.state.Step > 0 {
+// evaluateFirst measures the held-out rows before the first step: if asked to, and pairs always.
+func (j *job) evaluateFirst(ctx context.Context) error {
+	if j.evalLoader == nil || j.state.LossBefore != nil || j.state.Step > 0 || !j.cfg.Eval.AtStart && !j.cfg.Train.Preferences() {
 		return nil
 	}
 	t, err := j.plans.evaluate(ctx, j.evalLoader)
+	if err == nil {
+		err = j.samples(ctx)
+	}
 	if err != nil {
 		return j.stopped(err)
 	}
+	loss := t.mean()
+	j.state.LossBefore = &loss
+	args := []any{"eval_loss", loss}
 	n := t.numbers("")
-	margin, accuracy := n["reward_margin"], n["reward_accuracy"]
-	j.state.MarginBefore, j.state.AccuracyBefore = &margin, &accuracy
-	j.log.Info("held-out pairs before training", "margin", margin, "accuracy", accuracy, "loss", t.mean())
+	if t.pairs != nil {
+		margin, accuracy := n["reward_margin"], n["reward_accuracy"]
+		j.state.MarginBefore, j.state.AccuracyBefore = &margin, &accuracy
+		args = append(args, "margin", margin)
+	} else {
+		args = append(args, "eval_accuracy", t.numbers("eval_")["eval_accuracy"])
+	}
+	j.log.Info("before the first step", args...)
 	return nil
 }
 

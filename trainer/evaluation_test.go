@@ -121,10 +121,12 @@ func TestResumeEverything(t *testing.T) {
 	for name, c := range modes(t) {
 		t.Run(name, func(t *testing.T) {
 			c.Data.Val, c.Eval.Every, c.Eval.Samples, c.Eval.Tokens, c.Save.Every = 0.25, 2, 2, 3, 0
-			c.Train.Steps, c.Save.Best, c.Eval.Patience = 6, true, 5
+			c.Train.Steps, c.Save.Best, c.Eval.Patience, c.Eval.AtStart = 6, true, 5, true
 			whole := c
 			whole.Out = filepath.Join(t.TempDir(), "whole")
-			want := run(t, whole, trainer.Hooks{}).WeightsDigest
+			first := run(t, whole, trainer.Hooks{})
+			want := first.WeightsDigest
+			require.NotNil(t, first.EvalBefore)
 			for stop := int64(1); stop < 6; stop++ {
 				ctx, cancel := context.WithCancel(context.Background())
 				fails(t, ctx, c, trainer.Hooks{OnStep: func(r report.Row) error {

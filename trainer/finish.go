@@ -34,7 +34,13 @@ func (j *job) finish(ctx context.Context) error {
 	if err := report.WriteLossPlot(j.path("loss.png"), filepath.Base(j.cfg.Out), rows); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
-	return j.writeManifest(rows)
+	if err := j.writeManifest(rows); err != nil {
+		return err
+	}
+	if j.cfg.Save.Best && j.state.BestLoss != nil {
+		j.sum.EvalLoss = *j.state.BestLoss // of the weights that were written
+	}
+	return nil
 }
 
 // result measures and writes the weights of the end, averaged ones if the run keeps an average.
@@ -108,6 +114,7 @@ func (j *job) writeManifest(rows []report.Row) error {
 	for _, f := range j.train.Files() {
 		m.Data = append(m.Data, report.DataFile{Path: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
 	}
+	m.EvalLossBefore, j.sum.EvalBefore = j.state.LossBefore, j.state.LossBefore
 	if j.state.BestLoss != nil {
 		m.BestStep, m.BestEvalLoss = int64(j.state.BestStep), j.state.BestLoss
 	}

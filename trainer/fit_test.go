@@ -138,3 +138,16 @@ func TestGoldenHFMemory(t *testing.T) {
 	}
 	t.Logf("%d runs of %d families", ran, len(dirs))
 }
+
+// TestMemoryOfPreferences compares plans with a reference, live and asked before, with what the device hands out.
+func TestMemoryOfPreferences(t *testing.T) {
+	for name, c := range map[string]config.Config{"dpo": prefer(t, "dpo"), "dpo of every weight": full(prefer(t, "dpo")), "kto": prefer(t, "kto"),
+		"orpo": prefer(t, "orpo")} {
+		t.Run(name, func(t *testing.T) {
+			p := planned(t, c)
+			var most int64
+			run(t, c, trainer.Hooks{Device: threads(t, 1), OnStep: func(r report.Row) error { most = r.MemoryBytes; return nil }})
+			require.InEpsilon(t, p.TotalBytes, most, 0.02, "planned %d, held %d", p.TotalBytes, most)
+		})
+	}
+}

@@ -24,7 +24,11 @@ func (j *job) begin(ctx context.Context) error {
 	if j.metrics, err = report.ResumeMetrics(j.path("metrics.jsonl"), int64(j.state.Step)); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
-	if err := report.CutSamples(j.path(samplesFile), int64(j.state.Step)); err != nil {
+	keep := int64(j.state.Step)
+	if keep == 0 && j.state.LossBefore == nil {
+		keep = -1 // the evaluation before the first step comes again
+	}
+	if err := report.CutSamples(j.path(samplesFile), keep); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
 	if err := j.fs.MkdirAll(j.path("tensorboard")); err != nil {
@@ -50,7 +54,7 @@ func (j *job) begin(ctx context.Context) error {
 			return j.stopped(err)
 		}
 	}
-	return j.pairsBefore(ctx)
+	return j.evaluateFirst(ctx)
 }
 
 // describe logs what is about to be trained.

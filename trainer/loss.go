@@ -237,13 +237,15 @@ func documentLengths(dst []float32, b *data.Batch) []float32 {
 }
 
 // nextToken is the objective sft: the mean over all trained tokens of the step of their cross-entropy.
-type nextToken struct{}
+//
+// With smoothing a share of each target is spread over the vocabulary, while training.
+type nextToken struct{ smoothing float64 }
 
 func (nextToken) rows(n int) int { return n }
 
-func (nextToken) build(p *lossPlan, m *models.Model, hidden graph.Value, train bool) {
+func (o nextToken) build(p *lossPlan, m *models.Model, hidden graph.Value, train bool) {
 	if train {
-		p.loss = ops.Sum(m.TokenLoss(hidden, p.in.targets))
+		p.loss = ops.Sum(m.SmoothedLoss(hidden, p.in.targets, o.smoothing))
 		return
 	}
 	loss, hit := m.TokenHits(hidden, p.in.targets)

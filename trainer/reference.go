@@ -290,7 +290,7 @@ func (j *job) liveReference() bool {
 // makeObjective makes the objective of the configuration, with the plans that ask the reference.
 func (j *job) makeObjective(o stepOptions) (objective, error) {
 	if !j.cfg.Train.Preferences() {
-		return nextToken{}, nil
+		return nextToken{j.cfg.Train.Smoothing}, nil
 	}
 	p := preference{kind: j.cfg.Train.Objective, args: j.cfg.Train.Preference}
 	if !hasReference(p.kind) {

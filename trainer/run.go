@@ -47,6 +47,7 @@ type Summary struct {
 	Finished                bool // the run was finished before; nothing was done
 	EightBit                int  // tensors with 8-bit optimizer state
 	ExactBefore, ExactAfter *float64
+	EvalBefore              *float64 // loss of the held-out rows before the first step, if it was measured
 	Samples                 []Sample
 	Preference              *PreferenceSummary // of objectives of preferences with held-out pairs
 }
@@ -148,7 +149,8 @@ type runState struct {
 
 	judged
 
-	// Of the held-out pairs before the first step.
+	// Of the held-out rows, or pairs, before the first step.
+	LossBefore     *float64 `json:"eval_loss_before,omitempty"`
 	MarginBefore   *float64 `json:"reward_margin_before,omitempty"`
 	AccuracyBefore *float64 `json:"reward_accuracy_before,omitempty"`
 }
@@ -253,6 +255,7 @@ func (j *job) fromManifest(m report.Manifest) {
 	if m.FinalLoss != nil {
 		j.sum.Loss = *m.FinalLoss
 	}
+	j.sum.EvalBefore = m.EvalLossBefore
 	if m.FinalEvalLoss != nil {
 		j.sum.EvalLoss = *m.FinalEvalLoss
 	}

@@ -62,8 +62,17 @@ func TestMicroBatch(t *testing.T) {
 
 // TestPackedLoss compares the first step over all rows, packed and padded.
 func TestPackedLoss(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { packedLoss(t, func(*config.Config) {}) })
+	t.Run("noise", func(t *testing.T) { packedLoss(t, func(c *config.Config) { c.Train.NEFTune = 5 }) })
+	t.Run("smoothing", func(t *testing.T) { packedLoss(t, func(c *config.Config) { c.Train.Smoothing = 0.2 }) })
+}
+
+func packedLoss(t *testing.T, change func(c *config.Config)) {
 	c := pretrain(t)
 	c.Train.Steps, c.Train.Batch = 1, 32
+	plain := c
+	plain.Out = filepath.Join(t.TempDir(), "plain")
+	change(&c)
 	var first []report.Row
 	for _, pack := range []bool{true, false} {
 		c.Out, c.Data.Pack = filepath.Join(t.TempDir(), "run"), pack
@@ -72,6 +81,10 @@ func TestPackedLoss(t *testing.T) {
 	require.Equal(t, first[0].Tokens, first[1].Tokens)
 	require.InDelta(t, first[0].Loss, first[1].Loss, 1e-6)
 	require.InDelta(t, first[0].GradNorm, first[1].GradNorm, 1e-5)
+	if c.Train.NEFTune > 0 || c.Train.Smoothing > 0 {
+		run(t, plain, trainer.Hooks{OnStep: func(r report.Row) error { first = append(first, r); return nil }})
+		require.Greater(t, math.Abs(first[2].Loss-first[0].Loss), 1e-4, "the setting has an effect")
+	}
 }
 
 // TestNonFinite stops before the first update that is not finite; what was learned until then is kept.

@@ -88,6 +88,9 @@ func (p *program) train(ctx context.Context, name string, cfg config.Config) err
 	if sum.ExactBefore != nil && sum.ExactAfter != nil {
 		fmt.Fprintf(p.out, "\nexact match on held-out prompts: %.0f%% before, %.0f%% after\n", 100**sum.ExactBefore, 100**sum.ExactAfter)
 	}
+	if sum.EvalBefore != nil {
+		fmt.Fprintf(p.out, "\nheld-out loss: %.4f before, %.4f after\n", *sum.EvalBefore, sum.EvalLoss)
+	}
 	if pr := sum.Preference; pr != nil {
 		fmt.Fprintf(p.out, "\nheld-out pairs: margin %.4f before, %.4f after; the chosen answer is preferred in %.0f%% before, %.0f%% after\n", pr.MarginBefore,
 			pr.MarginAfter, 100*pr.AccuracyBefore, 100*pr.AccuracyAfter)

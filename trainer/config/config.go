@@ -92,6 +92,7 @@ type Train struct {
 	Clip          float64 // largest norm of the whole gradient; 0 = no clipping
 	ClipValue     float64 // largest absolute value of a gradient's element; 0 = no clipping. It comes before the norms
 	Percentile    int     // the gradient's norm is cut to this percentile of the last 100 norms; 0 = no clipping
+	Smoothing     float64 // of sft: share of each target that is spread over the vocabulary while training
 	NEFTune       float64 // noise on embeddings while training: alpha of Jain et al. 2023; 0 = none
 	RouterLoss    float64 // weight of the load-balancing loss of models with experts; 0 = none
 	AdaptiveClip  float64 // largest norm of a parameter's gradient as a share of the parameter's norm; 0 = no clipping
@@ -165,6 +166,7 @@ type ParamGroup struct {
 // Eval says when held-out rows are evaluated.
 type Eval struct {
 	Every    int     // steps; 0 = at the end only
+	AtStart  bool    // before the first step too
 	Samples  int     // held-out prompts that are answered at each evaluation
 	Tokens   int     // most tokens of such an answer
 	Patience int     // evaluations without progress after which the run ends; 0 = never

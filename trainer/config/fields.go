@@ -60,6 +60,7 @@ func fields(c *Config) []field {
 	rows = append(rows, trainFields(&c.Train)...)
 	return append(rows,
 		field{key: "eval.every", value: (*intValue)(&c.Eval.Every), example: "100", silent: true},
+		field{key: "eval.at_start", value: (*boolValue)(&c.Eval.AtStart), example: "true", silent: true},
 		field{key: "eval.samples", value: (*intValue)(&c.Eval.Samples), example: "3", silent: true},
 		field{key: "eval.sample_tokens", value: (*intValue)(&c.Eval.Tokens), example: "64", silent: true},
 		field{key: "eval.patience", value: (*intValue)(&c.Eval.Patience), example: "3", silent: true},
@@ -108,6 +109,7 @@ func trainFields(t *Train) []field {
 		{key: "train.percentile_clipping", value: (*intValue)(&t.Percentile), example: "95"},
 		{key: "train.adaptive_clip", value: (*floatValue)(&t.AdaptiveClip), example: "0.01"},
 		{key: "train.router_loss", value: (*floatValue)(&t.RouterLoss), example: "0.01"},
+		{key: "train.label_smoothing", value: (*floatValue)(&t.Smoothing), example: "0.1"},
 		{key: "train.neftune", value: (*floatValue)(&t.NEFTune), example: "5"},
 		{key: "train.ema", value: (*floatValue)(&t.EMA), example: "0.999"},
 		{key: "train.ema_every", value: (*intValue)(&t.EMAEvery), example: "1", since: "1"},

@@ -38,6 +38,7 @@ train:
   percentile_clipping: 0
   adaptive_clip: 0
   preference_args: {beta: 0, label_smoothing: 0, gamma: 0, desired: 0, undesired: 0, reference: auto}
+  label_smoothing: 0
   neftune: 0
   router_loss: 0
   ema: 0
@@ -47,7 +48,7 @@ train:
 data: {val_path: "", template: "", chat: false, new_tokens: []}
 adapter: {loftq_steps: 0, rslora: false, plus_ratio: 0, exclude: "", layers: [], layers_pattern: [], rank_pattern: {}, alpha_pattern: {},
           modules_to_save: [], embeddings: false, tokens: [], bias: none, lora_bias: false}
-eval: {samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}
+eval: {at_start: false, samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}
 save: {best: false}
 `
 

@@ -25,7 +25,7 @@ var otherNames = map[string]string{
 	"fp16": "train.dtype", "gradient_checkpointing": "train.checkpointing", "optim": "train.optimizer",
 	"eval_steps": "eval.every", "save_steps": "save.every", "save_total_limit": "save.keep", "output_dir": "out",
 	"resume_from_checkpoint": "resume", "load_best_model_at_end": "save.best", "early_stopping_patience": "eval.patience",
-	"early_stopping_threshold": "eval.min_delta", "router_aux_loss_coef": "train.router_loss", "neftune_noise_alpha": "train.neftune", "noisy_embedding_alpha": "train.neftune",
+	"early_stopping_threshold": "eval.min_delta", "label_smoothing_factor": "train.label_smoothing", "eval_on_start": "eval.at_start", "router_aux_loss_coef": "train.router_loss", "neftune_noise_alpha": "train.neftune", "noisy_embedding_alpha": "train.neftune",
 	"dpo_beta": "train.preference_args.beta", "simpo_gamma": "train.preference_args.gamma", "precompute_ref_log_probs": "train.preference_args.reference",
 }
 

@@ -164,6 +164,9 @@ func (k *checker) training(t Train) {
 	}
 	k.whole("train.min_8bit_size", t.Min8bitSize, 0, math.MaxInt)
 	k.from("train.neftune", t.NEFTune, 0)
+	if k.share("train.label_smoothing", t.Smoothing); t.Smoothing > 0 && t.Preferences() {
+		k.fail("train.label_smoothing", "is of the objective sft; dpo has train.preference_args.label_smoothing")
+	}
 	k.from("train.router_loss", t.RouterLoss, 0)
 	k.preference(t)
 	k.betas(t)

@@ -43,6 +43,9 @@ type Manifest struct {
 	FinalLoss     *float64 `json:"final_loss,omitempty"`
 	FinalEvalLoss *float64 `json:"final_eval_loss,omitempty"`
 
+	// EvalLossBefore is the held-out loss before the first step, if it was measured.
+	EvalLossBefore *float64 `json:"eval_loss_before,omitempty"`
+
 	// BestStep is the step of the lowest held-out loss, of which BestEvalLoss is the value. With save.best it is what the run made.
 	BestStep     int64    `json:"best_step,omitempty"`
 	BestEvalLoss *float64 `json:"best_eval_loss,omitempty"`

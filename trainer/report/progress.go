@@ -30,7 +30,7 @@ func IsTerminal(f *os.File) bool {
 type ProgressOptions struct {
 	Terminal bool             // redraw one line in place
 	Total    int64            // steps of the run, 0 when unknown
-	Width    int              // columns of the live line, 0 = 79
+	Width    int              // columns of the live line, 0 = those of the terminal, 79 where it does not tell
 	Every    time.Duration    // between plain lines, 0 = 10 s
 	Now      func() time.Time // nil = time.Now
 }
@@ -54,9 +54,6 @@ type Progress struct {
 func NewProgress(out io.Writer, o ProgressOptions) *Progress {
 	if o.Now == nil {
 		o.Now = time.Now
-	}
-	if o.Width <= 0 {
-		o.Width = lineWidth
 	}
 	if o.Every <= 0 {
 		o.Every = plainEvery
@@ -122,12 +119,44 @@ func (p *Progress) show(now time.Time) {
 		p.pending = nil
 		return
 	}
-	if n := utf8.RuneCountInString(text); n > p.o.Width {
-		text = string([]rune(text)[:p.o.Width])
+	width := p.width()
+	text = bar(p.pending.Step, p.o.Total, width-utf8.RuneCountInString(text)) + text
+	if n := utf8.RuneCountInString(text); n > width {
+		text = string([]rune(text)[:width])
 	}
 	// Carriage return, text, erase to the end of the line: one write, so that nothing flickers.
 	fmt.Fprint(p.out, "\r"+text+"\x1b[K")
 	p.shown = true
+}
+
+// width is that of the live line; a terminal may change its size at any time.
+func (p *Progress) width() int {
+	if p.o.Width > 0 {
+		return p.o.Width
+	}
+	if f, ok := p.out.(*os.File); ok {
+		if n := terminalWidth(f) - 1; n > 0 { // the last column would wrap on some
+			return n
+		}
+	}
+	return lineWidth
+}
+
+// Columns of the bar itself, and what stands around it.
+const (
+	barMost, barLeast = 24, 6
+	barFrame          = len("[]  12% ")
+)
+
+// bar is "[######------]  50% " within some columns; nothing where they are too few or the total is not known.
+func bar(step, total int64, columns int) string {
+	n := min(columns-barFrame, barMost)
+	if total <= 0 || n < barLeast {
+		return ""
+	}
+	share := float64(min(max(step, 0), total)) / float64(total)
+	full := int(share * float64(n))
+	return fmt.Sprintf("[%s%s] %3.0f%% ", strings.Repeat("#", full), strings.Repeat("-", n-full), math.Floor(100*share))
 }
 
 func (p *Progress) erase() {

@@ -96,3 +96,18 @@ func TestFormats(t *testing.T) {
 		require.Equal(t, want, Duration(d))
 	}
 }
+
+// TestBar: a bar fills what is left of the line, and is left out where there is no room.
+func TestBar(t *testing.T) {
+	require.Equal(t, "[#####-----]  50% ", bar(50, 100, 18))
+	require.Equal(t, "[----------]   0% ", bar(0, 100, 18))
+	require.Equal(t, "["+strings.Repeat("#", 24)+"] 100% ", bar(7, 7, 200))
+	require.Empty(t, bar(50, 100, 13))
+	require.Empty(t, bar(50, 0, 80))
+	var out bytes.Buffer
+	p := NewProgress(&out, ProgressOptions{Terminal: true, Total: 100, Width: 110, Now: (&clock{time.Unix(0, 0)}).now})
+	r := row(1)
+	r.MFU = 0.61
+	p.Step(r)
+	require.Regexp(t, `^\r\[-+\]   1% step 1/100  loss 2\.5000 .*MFU 61%.*ETA`, out.String())
+}
