@@ -46,7 +46,7 @@ func (s Source) Experts(name string, experts, in int, parts ...ExpertPart) Group
 			return err
 		}
 		return values.Set(v, t)
-	})
+	}, v)
 	return &GroupedLinear{Weight: v}
 }
 
@@ -176,7 +176,7 @@ func (l *expertLoader) quantized(cfg quant.Config) Grouped {
 			return q.Quantize(t, values)
 		}
 		return l.quantize(q, values)
-	})
+	}, q.Vars()...)
 	return &GroupedQuantized{Weight: q, Compute: l.s.shared.opts.Compute4bit}
 }
 
@@ -262,6 +262,6 @@ func (l *expertLoader) stored() Grouped {
 			return fmt.Errorf("tensor %q: %w", path, err)
 		}
 		return q.SetState(st, values)
-	})
+	}, q.Vars()...)
 	return &GroupedQuantized{Weight: q, Compute: l.s.shared.opts.Compute4bit}
 }

@@ -45,6 +45,9 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o
 	if err != nil {
 		return err
 	}
+	if m.Config().Tied && m.Head != nil { // an adapter gave it a head of its own
+		keys["tie_word_embeddings"] = false
+	}
 	raw, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return err

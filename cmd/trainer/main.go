@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetArgs(args)
-	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.export(), p.doctor(), p.eval())
+	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.export(), p.doctor(), p.eval(), p.merge())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errSilent) {
