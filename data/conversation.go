@@ -51,26 +51,66 @@ type field struct {
 	val json.RawMessage
 }
 
-// object reads a JSON object with its keys in order. Of a key that comes twice the last value counts, as JSON readers have it.
+// object reads a JSON object with its keys in order. Of a key that comes twice the last value counts, as JSON readers have it. raw has
+// been parsed before, so only its structure is looked at.
 func object(raw json.RawMessage) ([]field, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+	if raw[0] != '{' {
 		return nil, fmt.Errorf("must be an object, is %s", kindOf(raw))
 	}
 	var out []field
-	for dec.More() {
-		t, err := dec.Token()
-		if err != nil {
-			return nil, err
+	for i := skipSpace(raw, 1); raw[i] != '}'; i = skipSpace(raw, i) {
+		if raw[i] == ',' {
+			i = skipSpace(raw, i+1)
 		}
-		key, _ := t.(string) // keys of an object are strings
-		var v json.RawMessage
-		if err := dec.Decode(&v); err != nil {
-			return nil, err
+		end := skipValue(raw, i)
+		key := string(raw[i+1 : end-1])
+		if strings.Contains(key, `\`) {
+			if err := json.Unmarshal(raw[i:end], &key); err != nil {
+				return nil, err
+			}
 		}
-		out = set(out, key, v)
+		i = skipSpace(raw, skipSpace(raw, end)+1) // behind the colon
+		end = skipValue(raw, i)
+		out = set(out, key, raw[i:end:end])
+		i = end
 	}
 	return out, nil
+}
+
+func skipSpace(raw []byte, i int) int {
+	for raw[i] == ' ' || raw[i] == '\n' || raw[i] == '\t' || raw[i] == '\r' {
+		i++
+	}
+	return i
+}
+
+// skipValue is where the valid JSON value that begins at i ends.
+func skipValue(raw []byte, i int) int {
+	depth := 0
+	for {
+		switch raw[i] {
+		case '"':
+			for i++; raw[i] != '"'; i++ {
+				if raw[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		default:
+			for i+1 < len(raw) && strings.IndexByte(",:}] \n\t\r", raw[i+1]) < 0 {
+				i++
+			}
+		}
+		if i++; depth == 0 {
+			return i
+		}
+		for strings.IndexByte(" \n\t\r,:", raw[i]) >= 0 {
+			i++
+		}
+	}
 }
 
 func set(fields []field, key string, v json.RawMessage) []field {

@@ -1,12 +1,14 @@
 package data
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 // chatML renders as most small models have it; calls of tools stand as JSON.
@@ -231,3 +233,43 @@ func (pairsOfBytes) EncodeOffsets(text string) (ids, offsets []int32, err error)
 }
 
 type onlyEncode struct{ Encoder }
+
+// Whatever valid object is read, keys and values are those of encoding/json.
+func TestObjectAgainstJSON(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var value func(depth int) any
+		value = func(depth int) any {
+			switch n := rapid.IntRange(0, 6).Draw(t, "kind"); {
+			case n == 0 && depth > 0:
+				return []any{value(depth - 1), value(depth - 1)}
+			case n == 1 && depth > 0:
+				return map[string]any{rapid.String().Draw(t, "key"): value(depth - 1)}
+			case n == 2:
+				return rapid.Float64().Draw(t, "number")
+			case n == 3:
+				return true
+			case n == 4:
+				return nil
+			}
+			return rapid.OneOf(rapid.String(), rapid.StringMatching(`[\\"{}\[\],: ]*`)).Draw(t, "text")
+		}
+		in := map[string]any{}
+		for range rapid.IntRange(0, 4).Draw(t, "keys") {
+			in[rapid.String().Draw(t, "key")] = value(2)
+		}
+		raw, err := json.Marshal(in)
+		require.NoError(t, err)
+		if rapid.Bool().Draw(t, "indented") {
+			raw, err = json.MarshalIndent(in, "\r\t", " ")
+			require.NoError(t, err)
+		}
+		var want map[string]json.RawMessage
+		require.NoError(t, json.Unmarshal(raw, &want))
+		got, err := object(raw)
+		require.NoError(t, err)
+		require.Len(t, got, len(want))
+		for _, f := range got {
+			require.Equal(t, string(want[f.key]), string(f.val))
+		}
+	})
+}
