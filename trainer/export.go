@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
@@ -105,9 +106,13 @@ func (o *ExportOptions) check() (ggml.Type, error) {
 			o.Type = "f32"
 		}
 	}
+	allowed, what := llamacpp.ExportTypes(), "models"
+	if o.LoRA {
+		allowed, what = llamacpp.LoRATypes(), "adapters"
+	}
 	t, ok := ggml.ParseType(o.Type)
-	if !ok {
-		return 0, badConfig("type", "%q is no type of weights; %s are", o.Type, strings.ToLower(ggml.Names(llamacpp.ExportTypes())))
+	if !ok || !slices.Contains(allowed, t) {
+		return 0, badConfig("type", "%s are not written in %q, but in %s", what, o.Type, strings.ToLower(ggml.Names(allowed)))
 	}
 	if o.Name == "" {
 		from := o.Model

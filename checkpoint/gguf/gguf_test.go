@@ -247,3 +247,47 @@ func TestGoldenGGUF(t *testing.T) {
 	}))
 	t.Logf("%d files", n)
 }
+
+// A fault at every operation of an overwrite leaves the old or the new file, whole.
+func TestWriteEveryFault(t *testing.T) {
+	make2 := func(m *faultfs.FS, v float32) error {
+		w, err := NewWriter(m, "/d/f", nil, []Spec{{"w", ggml.F32, tensor.S(1)}, {"x", ggml.F32, tensor.S(1)}})
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"w", "x"} {
+			if err := w.WriteFloats(name, []float32{v}); err != nil {
+				w.Abort()
+				return err
+			}
+		}
+		return w.Commit()
+	}
+	base := faultfs.New()
+	require.NoError(t, vfs.MkdirDurable(base, "/d"))
+	require.NoError(t, make2(base, 1))
+	count := base.Clone()
+	require.NoError(t, make2(count, 2))
+	for at := 1; at <= count.Ops(); at++ {
+		for kind := faultfs.Crash; kind <= faultfs.ShortWrite; kind++ {
+			for seed := range uint64(4) {
+				m := base.Clone()
+				m.Arm(faultfs.Fault{At: at, Kind: kind})
+				err := make2(m, 2)
+				if err != nil {
+					require.ErrorIs(t, err, checkpoint.ErrDisk)
+				}
+				m.Restart(min(faultfs.Disk(seed), faultfs.Torn), seed)
+				f, oerr := Open(m, "/d/f")
+				require.NoError(t, oerr, "op %d %v seed %d", at, kind, seed)
+				x, oerr := f.Read("x")
+				require.NoError(t, oerr)
+				require.Contains(t, []float64{1, 2}, x.At(0))
+				if err == nil {
+					require.Equal(t, 2.0, x.At(0))
+				}
+				require.NoError(t, make2(m, 3), "the next write is not hindered by leftovers")
+			}
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 // configOf makes config.json, in the keys of transformers 5, of a file's metadata.
 func configOf(f *gguf.File, a *arch) ([]byte, error) {
 	m := &meta{f: f, arch: a.name}
+	m.plain()
 	out := m.common()
 	for k, v := range a.config(m) {
 		out[k] = v
@@ -96,9 +97,6 @@ func (m *meta) rope(theta float64) map[string]any {
 		p["beta_fast"], p["beta_slow"] = m.float("%.rope.scaling.yarn_beta_fast", 32), m.float("%.rope.scaling.yarn_beta_slow", 1)
 		// llama.cpp multiplies the magnitude that the factor gives.
 		p["attention_factor"] = m.float("%.rope.scaling.attn_factor", 1) * (0.1*math.Log(max(factor, 1)) + 1)
-		if m.has("%.rope.scaling.yarn_log_multiplier") || m.float("%.rope.scaling.yarn_ext_factor", 1) != 1 || m.float("%.rope.scaling.yarn_attn_factor", 1) != 1 {
-			m.fail("the yarn variants of DeepSeek and gpt-oss are not supported")
-		}
 	case (kind == "linear" || kind == "" || kind == "none") && (factor == 0 || factor == 1 || kind == "none"):
 	case kind == "linear" || kind == "":
 		p["rope_type"], p["factor"] = "linear", factor
@@ -186,9 +184,6 @@ func qwenConfig(m *meta) map[string]any {
 }
 
 func qwenMoEConfig(m *meta) map[string]any {
-	if n := m.integer("%.expert_shared_count", 0); n > 0 {
-		m.fail("%d experts that all tokens share are not supported", n)
-	}
 	return map[string]any{"model_type": "qwen3_moe", "hidden_act": "silu", "rope_parameters": m.rope(10000), "use_sliding_window": false,
 		"attention_bias": m.tensor("blk.0.attn_q.bias"), "num_experts": m.needed("%.expert_count"), "num_experts_per_tok": m.needed("%.expert_used_count"),
 		"moe_intermediate_size": m.needed("%.expert_feed_forward_length"), "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": []int{}}

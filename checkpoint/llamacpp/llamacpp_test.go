@@ -185,6 +185,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"which is no count", set("llama.block_count", float32(2.5))},
 		{"differs from layer to layer", set("llama.attention.head_count_kv", []uint32{2, 1})},
 		{"heads of keys of 16 features and of values of 8", set("llama.attention.value_length", uint32(8))},
+		{`"llama.attention.causal" is false, which changes`, set("llama.attention.causal", false)},
+		{`"llama.logit_scale" is 8, which changes`, set("llama.logit_scale", float32(8))},
 		{`rope scaling "su"`, set("llama.rope.scaling.type", "su")},
 		{"has no tensor of this name", tensors(gguf.Spec{Name: "blk.0.ssm_in.weight", Type: ggml.F32, Shape: tensor.S(2)})},
 		{"stands for model.layers.0.", tensors(gguf.Spec{Name: "blk.0.ffn_gate_exps.weight", Type: ggml.F32, Shape: tensor.S(2, 2, 2)},
