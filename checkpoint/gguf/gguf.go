@@ -31,6 +31,8 @@ type Info struct {
 	Shape  tensor.Shape
 	Offset int64 // from the beginning of the file
 	Bytes  int64
+
+	from vfs.Reader // the file, which may be one of several
 }
 
 // File is an open file. Read, ReadInto, ReadRaw and Decode may be called from several goroutines.
@@ -44,6 +46,7 @@ type File struct {
 	keys    map[string]int
 	tensors []Info
 	index   map[string]int
+	parts   []*File // the others of a model in several files
 }
 
 var _ checkpoint.Reader = (*File)(nil)
@@ -66,8 +69,20 @@ func Is(fsys vfs.FS, path string) bool {
 	return r.Close() == nil && string(head[:n]) == Magic
 }
 
-// Open opens a file of version 2 or 3 and checks its header. Errors of the contents match checkpoint.ErrFormat.
+// Open opens a file of version 2 or 3 and checks its header. If it is the first of a model in several files, the others are opened too
+// and their tensors belong to it. Errors of the contents match checkpoint.ErrFormat.
 func Open(fsys vfs.FS, path string) (*File, error) {
+	f, err := openPart(fsys, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.join(fsys); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func openPart(fsys vfs.FS, path string) (*File, error) {
 	r, err := vfs.Or(fsys).Open(path)
 	if err != nil {
 		return nil, err
@@ -233,15 +248,21 @@ func (f *File) ReadRaw(name string, offset int64, p []byte) error {
 	if offset < 0 || offset > t.Bytes || int64(len(p)) > t.Bytes-offset {
 		return fmt.Errorf("%s: tensor %q: %d bytes at %d are outside its %d bytes", f.path, name, len(p), offset, t.Bytes)
 	}
-	if n, err := f.r.ReadAt(p, t.Offset+offset); n < len(p) {
+	if n, err := t.from.ReadAt(p, t.Offset+offset); n < len(p) {
 		return f.bad(name, fmt.Sprintf("the file became shorter while it was open, or cannot be read: %v", err),
 			"do not change a model's files in place: write a new file and rename it")
 	}
 	return nil
 }
 
-// Close closes the file; tensors already read stay valid.
-func (f *File) Close() error { return f.r.Close() }
+// Close closes the file and its other parts; tensors already read stay valid.
+func (f *File) Close() error {
+	errs := []error{f.r.Close()}
+	for _, p := range f.parts {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // decodable finds a tensor whose values can be read.
 func (f *File) decodable(name string) (Info, error) {

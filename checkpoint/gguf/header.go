@@ -282,6 +282,7 @@ func (f *File) layout() error {
 		}
 		want = alignUp(t.Offset+t.Bytes, f.align)
 		t.Offset += f.base
+		t.from = f.r
 	}
 	return nil
 }

@@ -23,6 +23,9 @@ func Inspect(fsys vfs.FS, path string) (checkpoint.Info, error) {
 	for _, kv := range f.kvs {
 		in.Metadata[kv.Key] = text(kv.Value)
 	}
+	for _, p := range f.parts {
+		in.Files = append(in.Files, checkpoint.FileInfo{Name: filepath.Base(p.path), Bytes: p.r.Size()})
+	}
 	unknown := map[ggml.Type]bool{}
 	for _, t := range f.tensors {
 		format := strings.ToLower(t.Type.String())

@@ -178,7 +178,7 @@ func TestOpenRefuses(t *testing.T) {
 		{`architecture "rwkv7" is not supported; supported: llama, qwen2`, set("general.architecture", "rwkv7")},
 		{"holds an adapter", set("general.type", "adapter")},
 		{`it holds a "mmproj"`, set("general.type", "mmproj")},
-		{"one of several parts", set("split.count", uint16(3))},
+		{"one of 3 parts, which its name does not say", set("split.count", uint16(3))},
 		{"is a bool, a text is needed", set("general.architecture", true)},
 		{`"llama.block_count" is missing`, set("llama.block_count", nil)},
 		{"is no number", set("llama.block_count", "two")},

@@ -90,8 +90,6 @@ func architecture(f *gguf.File) (*arch, error) {
 		return bad("it holds an adapter, not a model", "give the model that it belongs to, and the adapter in PEFT's format beside it")
 	case kind != "" && kind != "model":
 		return bad("it holds a "+strconv.Quote(kind)+", not a model", "give the file of the language model")
-	case m.integer("split.count", 1) > 1:
-		return bad("it is one of several parts", "join them with llama-gguf-split --merge")
 	case name == "":
 		return bad("it has no general.architecture", "")
 	case a == nil:
