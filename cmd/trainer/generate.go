@@ -62,7 +62,7 @@ func (p *program) generate() *cobra.Command {
 }
 
 func (o *generateFlags) define(f *pflag.FlagSet) {
-	f.StringVar(&o.Model, "model", "", "builtin:tiny, a Hugging Face directory, a llama2.c file or its folder")
+	f.StringVar(&o.Model, "model", "", "builtin:tiny, a Hugging Face directory or name, a GGUF file, a llama2.c file or its folder")
 	f.StringVar(&o.Adapter, "adapter", "", "directory of a LoRA adapter in PEFT's layout")
 	f.StringVar(&o.Prompt, "prompt", "", "text to continue; without it the text starts from the BOS token")
 	f.StringVar(&o.prompts, "prompts", "", "file of prompts, one a line; - is standard input")
