@@ -200,7 +200,13 @@ func TestOpenRefuses(t *testing.T) {
 		require.ErrorIs(t, err, checkpoint.ErrFormat, c.want)
 		require.ErrorContains(t, err, c.want)
 	}
-	_, err := edited(t, set("llama.attention.head_count_kv", []uint32{2, 2}))
+	var many []gguf.Spec
+	for i := range 300 {
+		many = append(many, gguf.Spec{Name: fmt.Sprintf("blk.%d.ffn_up_exps.weight", i), Type: ggml.F32, Shape: tensor.S(1024, 0, 1)})
+	}
+	_, err := edited(t, tensors(many...))
+	require.ErrorContains(t, err, "stand for more than 262144 weights")
+	_, err = edited(t, set("llama.attention.head_count_kv", []uint32{2, 2}))
 	require.NoError(t, err)
 }
 

@@ -113,8 +113,12 @@ func splitExpert(a *arch, name string) (r row, hf string, ok bool) {
 	return r, strings.Replace(hf, "@", p[3], 1), ok && strings.Contains(hf, "@")
 }
 
-// maxExperts bounds how many names one tensor may stand for.
-const maxExperts = 1024
+// What bounds the names that a file can make the program hold: those that one tensor may stand for, and all of them. The largest mixtures have
+// some fifty thousand.
+const (
+	maxExperts = 1024
+	maxNames   = 1 << 18
+)
 
 func (m *Model) add(info gguf.Info, r row, hf string, head int) error {
 	p := part{info: info, typ: info.Decoded(), change: r.change, head: head}
@@ -150,6 +154,9 @@ func (m *Model) add(info gguf.Info, r row, hf string, head int) error {
 func (m *Model) put(name string, p part) error {
 	if _, twice := m.parts[name]; twice {
 		return badFile(m.f.Path(), p.info.Name, "another tensor stands for "+name+" too", "")
+	}
+	if len(m.names) == maxNames {
+		return badFile(m.f.Path(), p.info.Name, fmt.Sprintf("the file's tensors stand for more than %d weights", maxNames), "")
 	}
 	m.parts[name] = p
 	m.names = append(m.names, name)

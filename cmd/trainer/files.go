@@ -93,7 +93,7 @@ func (p *program) verify() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.Model, "model", "", "model directory")
+	f.StringVar(&o.Model, "model", "", "model directory or file")
 	f.StringVar(&o.Adapter, "adapter", "", "adapter directory for merged_lora_logits; default MODEL/adapter_lora_final")
 	f.StringVar(&o.Against, "against", "", "safetensors file of expected values")
 	f.Float64Var(&o.Tol, "tol", 1, "scales the limits")
