@@ -16,7 +16,7 @@ import (
 
 // Limits of a header. No real model comes near the first three; the others are the format's.
 const (
-	maxHeader    = 256 << 20
+	maxHeader    = 128 << 20
 	maxEntries   = 1 << 16
 	maxTensors   = 1 << 20
 	maxKey       = 1<<16 - 1
