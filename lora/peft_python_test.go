@@ -35,9 +35,9 @@ try:
 except ImportError as e:
     print(e)
     sys.exit(42)
-base, adapters, ids = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+bases, adapters, ids = (json.loads(a) for a in sys.argv[1:4])
 results = []
-for adapter in adapters:
+for base, adapter in zip(bases, adapters):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
     model = PeftModel.from_pretrained(model, adapter)
     file = load_file(adapter + "/adapter_model.safetensors")
@@ -125,17 +125,51 @@ func disturb(t *testing.T, a *lora.Adapter, store *plan.Store) {
 	}
 }
 
+// TestPEFTLoadsFamilies is TestPEFTLoads for a plain adapter and a DoRA on every family.
+func TestPEFTLoadsFamilies(t *testing.T) {
+	paths, err := filepath.Glob(filepath.Join(golden.Dir(t), "hf", "*", "model.safetensors"))
+	require.NoError(t, err)
+	var cases []peftCase
+	for _, path := range paths {
+		raw, err := os.ReadFile(filepath.Join(filepath.Dir(path), "config.json"))
+		require.NoError(t, err)
+		if c, err := models.ParseConfig(raw); err == nil {
+			cases = append(cases, peftCase{filepath.Dir(path), lora.Config{Rank: 4, Alpha: 8}})
+			if c.Mixture.Experts == 0 { // PEFT has no DoRA of experts
+				cases = append(cases, peftCase{filepath.Dir(path), lora.Config{Rank: 3, DoRA: true}})
+			}
+		}
+	}
+	casesInPEFT(t, cases)
+}
+
 // loadInPEFT saves adapters of some configurations on a family and compares what PEFT makes of them.
 func loadInPEFT(t *testing.T, family string, configs ...lora.Config) {
 	t.Helper()
-	base := filepath.Join(golden.Dir(t), "hf", family)
+	var cases []peftCase
+	for _, c := range configs {
+		cases = append(cases, peftCase{filepath.Join(golden.Dir(t), "hf", family), c})
+	}
+	casesInPEFT(t, cases)
+}
+
+// peftCase is an adapter on the model of a folder.
+type peftCase struct {
+	base string
+	cfg  lora.Config
+}
+
+func casesInPEFT(t *testing.T, cases []peftCase) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("starts Python; left out of short runs")
 	}
-	var dirs []string
+	var bases, dirs []string
 	var check []func(r peftResult)
 	ids := []int32{1, 25, 50, 8, 11, 34, 72, 99, 112}
-	for _, cfg := range configs {
+	for _, c := range cases {
+		base, cfg := c.base, c.cfg
+		bases = append(bases, base)
 		model, store := openBase(t, base)
 		loadBase(t, base, model, store)
 		a, err := lora.Attach(model, cfg)
@@ -146,7 +180,7 @@ func loadInPEFT(t *testing.T, family string, configs ...lora.Config) {
 		require.NoError(t, a.Save(vfs.OS{}, dir, store, lora.SaveInfo{BaseModel: base}))
 		dirs = append(dirs, dir)
 		check = append(check, func(r peftResult) {
-			t.Logf("%d modules: logits differ from PEFT's by %.1e", len(a.Modules), farthest(t, r.Apart, logits(t, model, store, ids)))
+			t.Logf("%s, %d modules: logits differ from PEFT's by %.1e", filepath.Base(base), len(a.Modules), farthest(t, r.Apart, logits(t, model, store, ids)))
 			sameFile(t, dir, r.Dir, "adapter_model.safetensors")
 			sameButTargets(t, dir, r.Dir)
 			if cfg.BBias {
@@ -156,19 +190,21 @@ func loadInPEFT(t *testing.T, family string, configs ...lora.Config) {
 			t.Logf("merged ones by %.1e", farthest(t, r.Merged, logits(t, model, store, ids)))
 		})
 	}
-	for i, r := range runPEFT(t, base, dirs, ids) {
+	for i, r := range runPEFT(t, bases, dirs, ids) {
 		check[i](r)
 	}
 }
 
 // runPEFT gives the adapters to PEFT; without PEFT the test is skipped.
-func runPEFT(t *testing.T, base string, dirs []string, ids []int32) []peftResult {
+func runPEFT(t *testing.T, bases, dirs []string, ids []int32) []peftResult {
 	t.Helper()
+	models, err := json.Marshal(bases)
+	require.NoError(t, err)
 	list, err := json.Marshal(dirs)
 	require.NoError(t, err)
 	row, err := json.Marshal(ids)
 	require.NoError(t, err)
-	out, err := exec.Command("python3", "-c", peftScript, base, string(list), string(row)).Output()
+	out, err := exec.Command("python3", "-c", peftScript, string(models), string(list), string(row)).Output()
 	var bad *exec.ExitError
 	switch {
 	case errors.As(err, &bad) && bad.ExitCode() != 42:

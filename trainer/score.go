@@ -97,11 +97,11 @@ func (w *Writer) scoreBatch(ctx context.Context, requests []Request, t int) ([]S
 	}
 	tokens, pos := tensor.New(p.tokens.Type()), tensor.New(p.pos.Type())
 	ids, at := tensor.Data[int32](tokens), tensor.Data[int32](pos)
-	for i := range at {
-		at[i] = int32(i % t)
-	}
 	for i, r := range requests {
-		copy(ids[i*t:(i+1)*t], r.IDs[:len(r.IDs)-1])
+		n := copy(ids[i*t:(i+1)*t], r.IDs[:len(r.IDs)-1])
+		for j := range t { // padding stays at the last position: rotary positions may depend on the length of the row
+			at[i*t+j] = int32(min(j, n-1))
+		}
 	}
 	res, err := p.plan.Run(ctx, plan.Feed{p.tokens: tokens, p.pos: pos})
 	if err != nil {

@@ -179,13 +179,13 @@ func (r *run) gatherLength(ctx context.Context, part []*stage, n int, rows []*te
 	defer func() { err = errors.Join(err, p.Close()) }()
 	feed := plan.Feed{}
 	tokens, pos := tensor.New(f.tokens.Type()), tensor.New(f.pos.Type())
-	for i := range n {
-		tensor.Data[int32](pos)[i] = int32(i)
-	}
 	feed[f.tokens], feed[f.pos] = tokens, pos
 	for _, row := range rows {
 		clear(tensor.Data[int32](tokens))
 		real := copy(tensor.Data[int32](tokens), tensor.Data[int32](row))
+		for i := range n { // padding stays at the last position: rotary positions may depend on the length of the row
+			tensor.Data[int32](pos)[i] = int32(max(min(i, real-1), 0))
+		}
 		if o.length.Valid() {
 			feed[o.length] = real
 		}
