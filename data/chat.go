@@ -252,8 +252,8 @@ func (b *borders) shared(at int) (n int, whole bool, err error) {
 	return n, n == len(head), nil
 }
 
-// say makes a message of plain text.
-func say(role, content string) (Message, error) {
+// Say makes a message of plain text.
+func Say(role, content string) (Message, error) {
 	m := Message{Role: role, Content: content}
 	a, err := quote(role)
 	if err != nil {

@@ -71,13 +71,13 @@ func (r *Row) pairPrompt() (conv Conversation, err error) {
 // ask is a question, after the system's text where there is one.
 func ask(question, system string) (out []Message, err error) {
 	if system != "" {
-		m, err := say("system", system)
+		m, err := Say("system", system)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, m)
 	}
-	m, err := say("user", question)
+	m, err := Say("user", question)
 	return append(out, m), err
 }
 

@@ -83,16 +83,13 @@ func (r *Row) turns(key, role string) ([]Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := say(role, text)
+	m, err := Say(role, text)
 	return []Message{m}, err
 }
 
 func convertMessages(r *Row, c *Converter) ([]Doc, error) {
-	conv, err := r.around()
+	conv, err := r.Conversation()
 	if err != nil {
-		return nil, err
-	}
-	if conv.Messages, err = r.messages("messages"); err != nil {
 		return nil, err
 	}
 	return c.Chat(r, &conv, 0)
@@ -118,7 +115,7 @@ func (r *Row) shareGPT() (conv Conversation, err error) {
 	if err != nil || system == "" || len(conv.Messages) > 0 && conv.Messages[0].Role == "system" {
 		return conv, err
 	}
-	m, err := say("system", system)
+	m, err := Say("system", system)
 	conv.Messages = append([]Message{m}, conv.Messages...)
 	return conv, err
 }
@@ -135,7 +132,7 @@ func convertAlpaca(r *Row, c *Converter) ([]Doc, error) {
 		if conv.Messages, err = alpacaTurns(r); err != nil {
 			return nil, err
 		}
-		m, err := say(Assistant, output)
+		m, err := Say(Assistant, output)
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +153,7 @@ func alpacaTurns(r *Row) (out []Message, err error) {
 		return nil, err
 	}
 	if v[2] != "" {
-		m, err := say("system", v[2])
+		m, err := Say("system", v[2])
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +162,7 @@ func alpacaTurns(r *Row) (out []Message, err error) {
 	if v[1] != "" {
 		v[0] += "\n\n" + v[1]
 	}
-	m, err := say("user", v[0])
+	m, err := Say("user", v[0])
 	return append(out, m), err
 }
 

@@ -60,7 +60,7 @@ func (j *job) result(ctx context.Context) error {
 func (j *job) writeResult() error {
 	dir := "model"
 	if j.adapter != nil {
-		dir = "adapter"
+		dir = adapterFolder
 	}
 	if err := vfs.MkdirDurable(j.fs, j.path(dir)); err != nil {
 		return withCode(config.ExitDisk, err)

@@ -28,6 +28,7 @@ type Generator struct {
 	budget   int64     // of a plan; 0 = no limit
 	held     [][]int32 // the tokens whose keys and values each row of the cache holds
 	heldIn   []int     // the length of the sequences that they were computed in
+	reused   []int     // tokens of each prompt of the last call that were in the cache
 
 	NoCache bool // compute every token from the whole sequence again; slow, for checks
 	// KeepPrefix makes a call begin where its prompts part from the texts of the call before, as the turns of a conversation do. Only while
@@ -85,6 +86,7 @@ func (ge *Generator) Generate(ctx context.Context, prompts [][]int32, maxTokens 
 		samplers[i] = s.sampler(i, q.ids)
 	}
 	defer func() { ge.hold(seqs) }()
+	ge.reused = nil
 	for range maxTokens {
 		live := slices.ContainsFunc(seqs, func(q *sequence) bool { return !q.done })
 		if !live {
@@ -126,6 +128,14 @@ func (ge *Generator) hold(seqs []*sequence) {
 	for i, q := range seqs {
 		ge.held[i], ge.heldIn[i] = q.ids[:q.cached], q.length
 	}
+}
+
+// Reused is how many tokens of a row's prompt the last call of Generate did not compute, because the call before had.
+func (ge *Generator) Reused(row int) int {
+	if row >= len(ge.reused) {
+		return 0
+	}
+	return ge.reused[row]
 }
 
 // cachedPrefix is how many tokens of a prompt the cache holds already; one at least is left to compute.
@@ -183,6 +193,11 @@ func (ge *Generator) score(ctx context.Context, seqs []*sequence) ([][]float32, 
 	}
 	if t > 1 {
 		t = min(bucket(t), room)
+	}
+	if ge.reused == nil {
+		for _, q := range seqs {
+			ge.reused = append(ge.reused, q.from())
+		}
 	}
 	p, err := ge.planFor(t)
 	if err != nil {
@@ -249,7 +264,6 @@ func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence) (
 			from := q.from()
 			start[i] = int32(from)
 			last[i] += int32(copy(tokens[i*t:(i+1)*t], q.ids[from:]) - 1)
-			q.cached, q.length = len(q.ids), len(q.ids)
 			end = start[i] + int32(len(q.ids)-from) - 1
 		}
 		for j := range t { // what is padding stays at the last token: positions tell the length, and may be as many as a table has
@@ -264,9 +278,15 @@ func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence) (
 		}
 		feed[v] = tt
 	}
+	for _, q := range seqs { // what a run that fails leaves there counts for nothing
+		q.cached = q.from()
+	}
 	res, err := p.plan.Run(ctx, feed)
 	if err != nil {
 		return nil, err
+	}
+	for _, q := range seqs {
+		q.cached, q.length = len(q.ids), len(q.ids)
 	}
 	all := tensor.Data[float32](res.Tensor(p.logits))
 	vocab := ge.model.Config().Vocab

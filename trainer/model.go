@@ -80,6 +80,9 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if err == nil && m.weights != nil {
 		err = models.CheckUnused(m.weights, m.Source, m.Model)
 	}
+	if err == nil {
+		_, err = m.generation()
+	}
 	if err != nil {
 		return nil, errors.Join(withCode(config.ExitInput, fmt.Errorf("model %s: %w", path, err)), m.Close())
 	}
@@ -149,7 +152,7 @@ func (m *Model) openPath(fsys vfs.FS, name string) (models.Config, error) {
 const maxConfigFile = 16 << 20
 
 // tokenizerFiles are what belongs to a tokenizer, copied beside models and adapters.
-var tokenizerFiles = append(tokenizer.FileNames(), "generation_config.json")
+var tokenizerFiles = append(tokenizer.FileNames(), generationFile)
 
 // maxTokenizerFile bounds one file of a tokenizer.
 const maxTokenizerFile = 256 << 20
@@ -343,15 +346,4 @@ func (m *Model) Begin() []int32 {
 		return nil
 	}
 	return []int32{id}
-}
-
-// EOS returns the ids that end a text.
-func (m *Model) EOS() []int32 {
-	out := append([]int32(nil), m.Config().EOS...)
-	if m.Tokenizer != nil {
-		if id, ok := m.Tokenizer.EOS(); ok && len(out) == 0 {
-			out = append(out, id)
-		}
-	}
-	return out
 }

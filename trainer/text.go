@@ -6,7 +6,6 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
@@ -19,6 +18,9 @@ type textModel struct {
 	dev     device.Device
 	session *plan.Session
 	model   *Model
+
+	adapters []*lora.Adapter // combinations last
+	active   *lora.Adapter   // the one in use, nil for none
 }
 
 func openText(o GenerateOptions) (s *textModel, err error) {
@@ -28,6 +30,10 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	adapters, err := o.adapters()
+	if err != nil {
+		return s, err
+	}
 	if s.dev, err = device.Open(o.Device); err != nil {
 		return s, badConfig("device", "%v", err)
 	}
@@ -41,29 +47,28 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 	if o.Scheme == "none" {
 		cfg.Quantize.Scheme = "" // a quantized directory is used as it is
 	}
-	if s.model, err = OpenModel(o.Model, ModelOptions{Policy: policy, Quantize: cfg.Quantize, Beside: o.Adapter}); err != nil {
+	mo := ModelOptions{Policy: policy, Quantize: cfg.Quantize}
+	if len(adapters) > 0 {
+		mo.Beside = adapters[0].Dir
+	}
+	if s.model, err = OpenModel(o.Model, mo); err != nil {
 		return s, err
 	}
 	if s.model.Tokenizer == nil {
 		return s, withCode(config.ExitInput, fmt.Errorf("model %s has no tokenizer beside it (tokenizer.json or tok*.bin)", o.Model))
 	}
-	var adapter *lora.Adapter
-	if o.Adapter != "" {
-		saved, err := lora.Load(vfs.OS{}, o.Adapter)
-		if err != nil {
-			return s, withCode(config.ExitInput, err)
-		}
-		if adapter, err = lora.AttachSaved(s.model.Model, saved, nil); err != nil {
-			return s, withCode(config.ExitInput, err)
-		}
+	if err := s.attach(adapters); err != nil {
+		return s, err
 	}
 	if err := s.model.Source.Load(s.session.Store()); err != nil {
 		return s, withCode(config.ExitInput, fmt.Errorf("model %s: %w", o.Model, err))
 	}
-	if adapter != nil {
-		return s, adapter.Init(s.session.Store())
+	for _, a := range s.adapters {
+		if err := a.Init(s.session.Store()); err != nil {
+			return s, err
+		}
 	}
-	return s, nil
+	return s, s.mix(o.Mixes)
 }
 
 // prompt turns text into ids: with the special tokens that the tokenizer adds, or BOS alone for an empty text.

@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"slices"
@@ -24,15 +25,24 @@ type GenerateOptions struct {
 	NoCache   bool   // compute every token from the whole text again
 	Rows      int    // prompts that are continued side by side; 0 = 8
 	Logger    *slog.Logger
+
+	Adapters []NamedAdapter // further adapters; Writer.Use chooses among all of them, the first is in use until then
+	Mixes    []AdapterMix   // adapters made of those; the last one is in use instead
+
+	Template     string                     // chat template: a file or a built-in one; "" = the model's own
+	TemplateVars map[string]json.RawMessage // further variables of it, as enable_thinking
 }
 
-// Answer is what became of one prompt.
+// Answer is what became of one prompt or conversation.
 type Answer struct {
-	Prompt       string `json:"prompt"`
-	Text         string `json:"text"`
-	PromptTokens int    `json:"prompt_tokens"`
-	Tokens       int    `json:"tokens"` // generated ones, without the one that ended the text
-	Finish       string `json:"finish"` // FinishEnd, FinishStop or FinishLength
+	Prompt       string  `json:"prompt"` // "" for a conversation
+	Text         string  `json:"text"`
+	PromptTokens int     `json:"prompt_tokens"`
+	Reused       int     `json:"reused_tokens"` // those of the prompt that were computed for the text before
+	Tokens       int     `json:"tokens"`        // generated ones, without the one that ended the text
+	Finish       string  `json:"finish"`        // FinishEnd, FinishStop or FinishLength
+	Adapter      string  `json:"adapter"`       // that wrote it, NoAdapter for none
+	IDs          []int32 `json:"-"`             // the generated tokens
 }
 
 // Why an answer ended.
@@ -75,7 +85,9 @@ type Writer struct {
 	o   GenerateOptions
 	gen *Generator // nil before the first text
 
-	scores scorer
+	reserve int // least capacity of a generator
+	form    *chatForm
+	scores  scorer
 }
 
 // OpenWriter opens the model and the adapter of o and loads the weights.
@@ -107,7 +119,7 @@ func (w *Writer) endGenerator() error {
 
 // generator has at least so many rows and tokens. A larger one replaces a smaller one.
 func (w *Writer) generator(rows, tokens int) (*Generator, error) {
-	tokens = min(tokens, w.model.Config().MaxPositions)
+	tokens = min(max(tokens, w.reserve), w.model.Config().MaxPositions)
 	if w.gen != nil && w.gen.rows == rows && w.gen.Capacity() >= tokens {
 		return w.gen, nil
 	}
@@ -123,102 +135,94 @@ func (w *Writer) generator(rows, tokens int) (*Generator, error) {
 	return gen, nil
 }
 
+// SetSampling changes how tokens are chosen from now on.
+func (w *Writer) SetSampling(s Sampling) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
+	w.o.Sampling = s
+	return nil
+}
+
+// Suggested is the sampling that the model's makers suggest; see Model.Sampling.
+func (w *Writer) Suggested() (s Sampling, ok bool, err error) { return w.model.Sampling() }
+
 // Continue continues one text and calls emit with each piece of new text, whole characters only; an error of emit ends it.
 func (w *Writer) Continue(ctx context.Context, prompt string, emit func(text string) error) (Answer, error) {
-	ids, err := w.prompt(prompt)
-	if err != nil {
-		return Answer{}, err
-	}
-	a := Answer{Prompt: prompt, PromptTokens: len(ids)}
-	err = w.write(ctx, [][]int32{ids}, 1, func(_ int, text string) error {
-		a.Text += text
-		return emit(text)
-	}, func(_, tokens int, finish string) { a.Tokens, a.Finish = tokens, finish })
-	return a, err
+	return w.Answer(ctx, Query{Prompt: prompt}, emit)
 }
 
 // ContinueAll continues many texts, some side by side, and calls emit with each answer in the order of the prompts.
 func (w *Writer) ContinueAll(ctx context.Context, prompts []string, emit func(a Answer) error) error {
-	rows := w.o.Rows
-	if rows == 0 {
-		rows = defaultRows
+	queries := make([]Query, len(prompts))
+	for i, p := range prompts {
+		queries[i].Prompt = p
 	}
-	rows = min(rows, max(len(prompts), 1))
-	for part := range slices.Chunk(prompts, rows) {
-		ids, answers := make([][]int32, len(part)), make([]Answer, len(part))
-		for i, p := range part {
-			var err error
-			if ids[i], err = w.prompt(p); err != nil {
-				return err
-			}
-			answers[i] = Answer{Prompt: p, PromptTokens: len(ids[i])}
-		}
-		err := w.write(ctx, ids, rows, func(i int, text string) error { answers[i].Text += text; return nil },
-			func(i, tokens int, finish string) { answers[i].Tokens, answers[i].Finish = tokens, finish })
-		if err != nil {
-			return err
-		}
-		for _, a := range answers {
-			if err := emit(a); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return w.AnswerAll(ctx, queries, func(_ int, a Answer) error { return emit(a) })
 }
 
 // writing is one answer on its way.
 type writing struct {
+	answer *Answer
+	emit   func(text string) error
 	stream *tokenizer.Stream
 	stop   stopper
-	tokens int
+	ends   []int32
 	ended  bool
 }
 
-// write continues token sequences. emit gets the pieces of text of each row, ended is called once a row.
-func (w *Writer) write(ctx context.Context, prompts [][]int32, rows int, emit func(row int, text string) error, ended func(row, tokens int, finish string)) error {
+// write continues token sequences, each up to what ends it; emit gets the pieces of text of each row.
+func (w *Writer) write(ctx context.Context, prompts []prompt, rows int, emit func(row int, text string) error) ([]Answer, error) {
 	longest := 0
-	texts := make([]*writing, len(prompts))
-	for i, ids := range prompts {
-		longest = max(longest, len(ids))
-		texts[i] = &writing{stream: tokenizer.NewStream(w.model.Tokenizer, tokenizer.DecodeOptions{SkipSpecial: true}), stop: stopper{stops: w.o.Stop}}
-		for _, id := range ids {
+	texts, ids, answers := make([]*writing, len(prompts)), make([][]int32, len(prompts)), make([]Answer, len(prompts))
+	for i, p := range prompts {
+		longest = max(longest, len(p.ids))
+		answers[i] = Answer{PromptTokens: len(p.ids), Adapter: w.Using(), Finish: FinishLength}
+		ids[i], texts[i] = p.ids, &writing{answer: &answers[i], ends: p.ends, stop: stopper{stops: p.stops},
+			emit:   func(text string) error { answers[i].Text += text; return emit(i, text) },
+			stream: tokenizer.NewStream(w.model.Tokenizer, tokenizer.DecodeOptions{SkipSpecial: true})}
+		for _, id := range p.ids {
 			texts[i].stream.Push(id)
 		}
 	}
 	gen, err := w.generator(rows, longest+min(max(w.o.MaxTokens, 1), w.model.Config().MaxPositions)+roomForBucket)
 	if err != nil {
-		return err
+		return answers, classify(err)
 	}
-	ends := w.ends()
 	var failed error
-	err = gen.Generate(ctx, prompts, w.o.MaxTokens, w.o.Sampling, func(row int, id int32) bool {
-		t := texts[row]
-		if slices.Contains(ends, id) {
-			failed = errors.Join(failed, t.end(row, FinishEnd, emit, ended))
-			return false
-		}
-		t.tokens++
-		out, stopped := t.stop.push(t.stream.Push(id))
-		if out != "" {
-			failed = errors.Join(failed, emit(row, out))
-		}
-		if stopped {
-			t.ended = true
-			ended(row, t.tokens, FinishStop)
-		}
-		return failed == nil && !stopped
+	err = gen.Generate(ctx, ids, w.o.MaxTokens, w.o.Sampling, func(row int, id int32) bool {
+		more, err := texts[row].push(id)
+		failed = errors.Join(failed, err)
+		return more && failed == nil
 	})
 	for row, t := range texts {
-		if err == nil && failed == nil {
-			failed = t.end(row, FinishLength, emit, ended)
+		answers[row].Reused = gen.Reused(row)
+		if failed == nil {
+			failed = t.end(FinishLength)
 		}
 	}
-	return classify(errors.Join(err, failed))
+	return answers, classify(errors.Join(err, failed))
 }
 
-// end writes what was held back and reports the end, unless that was done.
-func (t *writing) end(row int, finish string, emit func(row int, text string) error, ended func(row, tokens int, finish string)) error {
+// push takes the next token and says whether the text goes on.
+func (t *writing) push(id int32) (more bool, err error) {
+	t.answer.IDs = append(t.answer.IDs, id)
+	if slices.Contains(t.ends, id) {
+		return false, t.end(FinishEnd)
+	}
+	t.answer.Tokens++
+	out, stopped := t.stop.push(t.stream.Push(id))
+	if stopped {
+		t.ended, t.answer.Finish = true, FinishStop
+	}
+	if out != "" {
+		err = t.emit(out)
+	}
+	return !stopped, err
+}
+
+// end writes what was held back, unless that was done.
+func (t *writing) end(finish string) error {
 	if t.ended {
 		return nil
 	}
@@ -229,11 +233,10 @@ func (t *writing) end(row int, finish string, emit func(row int, text string) er
 	} else {
 		out += t.stop.flush()
 	}
-	ended(row, t.tokens, finish)
-	if out == "" {
+	if t.answer.Finish = finish; out == "" {
 		return nil
 	}
-	return emit(row, out)
+	return t.emit(out)
 }
 
 // ends are the tokens that end a text.
