@@ -69,7 +69,9 @@ func TestChatKeepsCache(t *testing.T) {
 	require.Equal(t, before.PromptTokens-1, again.Reused, "all but the last token of the prompt is known")
 	raw, err := c.JSON()
 	require.NoError(t, err)
-	var row struct{ Messages []struct{ Role, Content string } }
+	var row struct {
+		Messages []struct{ Role, Content string }
+	}
 	require.NoError(t, json.Unmarshal(raw, &row))
 	require.Len(t, row.Messages, 7)
 	require.Equal(t, "system", row.Messages[0].Role)
@@ -144,13 +146,14 @@ func TestChatTokens(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, trainer.Sampling{Temperature: 0.5, TopP: 0.75, TopK: 50}, s)
 
-	w = writer(t, trainer.GenerateOptions{Model: chattyModel(t, nil), Device: "cpu", Template: "plain"})
-	_, stops, err = w.Ends()
-	require.NoError(t, err)
+	w = writer(t, trainer.GenerateOptions{Model: chattyModel(t, nil), Device: "cpu"})
 	_, ok, err = w.Suggested()
 	require.NoError(t, err)
 	require.False(t, ok)
-	t.Logf("a plain template ends turns with %q", stops)
+	w = writer(t, trainer.GenerateOptions{Model: chattyModel(t, map[string]string{"chat_template.jinja": `{% for m in messages %}{{ m.content }} rs {% endfor %}`}), Device: "cpu"})
+	_, stops, err = w.Ends()
+	require.NoError(t, err)
+	require.Equal(t, []string{"rs"}, stops, "no token ends a turn: a text does")
 }
 
 func TestChatRefuses(t *testing.T) {
