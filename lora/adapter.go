@@ -21,6 +21,10 @@ type Adapter struct {
 	// Random is what dropout draws from in the graph under construction; set it before the model's Forward. The zero value means
 	// no dropout.
 	Random layers.Random
+	// Rows is a factor of the adapter's output for each row of the batch in the graph under construction, f32 (B): with 0 and 1 every row has
+	// the adapters that it asks for. Absent: 1 in all rows. What is trained whole, tokens and experts are the same for all rows, so an adapter
+	// that has them takes none.
+	Rows graph.Value
 
 	whole  []*whole
 	tokens []*tokens

@@ -207,13 +207,16 @@ func (m *Module) without(w linalg.Matrix, at, bt *tensor.Tensor) *tensor.Tensor 
 	r, in := at.Shape().Dim(0), at.Shape().Dim(1)
 	out := tensor.New(tensor.T(tensor.F32, w.Rows, w.Cols))
 	data := tensor.Data[float32](out)
-	row := make([]float64, in)
+	row, a := make([]float64, in), make([]float64, r*in)
+	for i := range a {
+		a[i] = at.At(i)
+	}
 	for o := range w.Rows {
 		copy(row, w.Row(o))
 		for k := range r {
 			f := m.Scale * bt.At(o*r+k)
-			for i := range row {
-				row[i] -= float64(f * at.At(k*in+i))
+			for i, x := range a[k*in : (k+1)*in] {
+				row[i] -= float64(f * x)
 			}
 		}
 		for i, x := range row {

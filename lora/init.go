@@ -67,7 +67,7 @@ func (m *Module) begin(s Store) error {
 	return set(s, values)
 }
 
-// measure keeps the norms of the base weights' rows for the graph of DoRA. In a new adapter magnitudes begin as the norms of W + s·B·A.
+// measure keeps the norms of the base weights' rows for the graph of DoRA. In a new adapter B·A is zero, and magnitudes begin as these norms.
 func (a *Adapter) measure(s Store, begin bool) error {
 	for _, m := range a.Modules {
 		if m.Magnitude == nil {
@@ -85,25 +85,13 @@ func (m *Module) measure(s Store, begin bool) error {
 	if err != nil {
 		return err
 	}
-	n := m.Magnitude.Type.Dim(0)
-	data := w.Float32s()
-	square := tensor.New(m.square.Type)
-	for i, x := range m.squares(data, n) {
+	square, norm := tensor.New(m.square.Type), tensor.New(m.Magnitude.Type)
+	for i, x := range m.squares(w.Float32s(), m.Magnitude.Type.Dim(0)) {
 		square.Set(i, x)
+		norm.Set(i, math.Sqrt(x))
 	}
 	if err := s.Set(m.square, square); err != nil || !begin {
 		return err
-	}
-	delta, err := m.Delta(s)
-	if err != nil {
-		return err
-	}
-	for i, d := range delta {
-		data[i] += d
-	}
-	norm := tensor.New(m.Magnitude.Type)
-	for i, x := range m.squares(data, n) {
-		norm.Set(i, math.Sqrt(x))
 	}
 	return s.Set(m.Magnitude, norm)
 }

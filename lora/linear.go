@@ -1,6 +1,9 @@
 package lora
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -25,7 +28,7 @@ func (l *Linear) Forward(x graph.Value) graph.Value {
 	y := base
 	for _, m := range l.Parts.list {
 		if m.set.contributes() {
-			y = ops.Add(y, m.delta(l, x, base))
+			y = ops.Add(y, m.set.byRow(m.delta(l, x, base)))
 		}
 	}
 	return y
@@ -33,6 +36,30 @@ func (l *Linear) Forward(x graph.Value) graph.Value {
 
 // Features implements layers.Projection.
 func (l *Linear) Features() (in, out int) { return l.Base.Features() }
+
+// byRow applies the factors of the batch's rows to what a module adds, (B, T, out).
+func (a *Adapter) byRow(d graph.Value) graph.Value {
+	if a.Rows.Absent() || !d.Valid() {
+		return d
+	}
+	g := d.Graph()
+	switch {
+	case len(a.whole)+len(a.tokens) > 0 || a.hasExperts():
+		return g.Fail("lora_rows", []graph.Value{d}, fmt.Errorf("the adapter %q trains weights whole, tokens or experts, which are the same for all rows of a batch", a.Name))
+	case a.Rows.Rank() != 1 || a.Rows.Dim(0) != d.Dim(0):
+		return g.Fail("lora_rows", []graph.Value{d, a.Rows}, fmt.Errorf("the factors of the rows are %v, and what they belong to is %v", a.Rows.Type(), d.Type()))
+	}
+	dims := make([]int, d.Rank())
+	for i := range dims {
+		dims[i] = 1
+	}
+	dims[0] = d.Dim(0)
+	return ops.Mul(d, ops.Reshape(ops.Cast(a.Rows, d.DType()), dims...))
+}
+
+func (a *Adapter) hasExperts() bool {
+	return slices.ContainsFunc(a.Modules, func(m *Module) bool { return m.group != nil })
+}
 
 // delta is what a module adds to y = Wx + b, of which base is the value.
 func (m *Module) delta(l *Linear, x, base graph.Value) graph.Value {
@@ -90,7 +117,7 @@ func (t *table) Forward(ids, y graph.Value) graph.Value {
 	base := y
 	for _, m := range t.Parts.list {
 		if m.set.contributes() && base.Valid() {
-			y = ops.Add(y, m.embedDelta(ids, base))
+			y = ops.Add(y, m.set.byRow(m.embedDelta(ids, base)))
 		}
 	}
 	for _, k := range t.Rows.list {

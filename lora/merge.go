@@ -246,26 +246,30 @@ func (m *Module) factors(s Store, data []float32) ([]float32, error) {
 // squares are the squared norms of the n rows of a weight, or of an embedding's columns.
 func (m *Module) squares(data []float32, n int) []float64 {
 	out := make([]float64, n)
-	in := len(data) / n
-	for i, x := range data {
-		r := i / in
-		if m.embed != nil {
-			r = i % n
-		}
-		out[r] += float64(x) * float64(x)
-	}
+	m.eachRow(data, n, func(i int, x *float32) { out[i] += float64(float64(*x) * float64(*x)) })
 	return out
 }
 
 func (m *Module) scaleRows(data, factor []float32, by func(x, f float64) float64) {
-	n := len(factor)
-	in := len(data) / n
-	for i, x := range data {
-		r := i / in
-		if m.embed != nil {
-			r = i % n
+	m.eachRow(data, len(factor), func(i int, x *float32) { *x = float32(by(float64(*x), float64(factor[i]))) })
+}
+
+// eachRow visits the elements of a weight with the number of their row of n, or of an embedding's column.
+func (m *Module) eachRow(data []float32, n int, f func(i int, x *float32)) {
+	if m.embed != nil {
+		for ; len(data) > 0; data = data[n:] {
+			for i := range data[:n] {
+				f(i, &data[i])
+			}
 		}
-		data[i] = float32(by(float64(x), float64(factor[r])))
+		return
+	}
+	in := len(data) / n
+	for i := range n {
+		row := data[i*in : (i+1)*in]
+		for k := range row {
+			f(i, &row[k])
+		}
 	}
 }
 
