@@ -20,7 +20,7 @@ import (
 )
 
 // TestArchitectures: for the configurations of published models (their lists of rotary factors replaced), parameters have the names and
-// shapes that transformers 5.23 gives them, and layers its windows.
+// shapes that transformers 5.24 gives them, and layers its windows.
 func TestArchitectures(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join("testdata", "architectures.json"))
 	require.NoError(t, err)

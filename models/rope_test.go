@@ -38,7 +38,7 @@ func ropeTables(t *testing.T, r Rope, headDim int, positions, doc []int32) (cos,
 	return res.Tensor(c).Float32s(), res.Tensor(s).Float32s()
 }
 
-// TestRopeOfTransformers compares the tables of every scaling with those of transformers 5.23's rotary embeddings, each made anew for
+// TestRopeOfTransformers compares the tables of every scaling with those of transformers 5.24's rotary embeddings, each made anew for
 // its sequence. The positions end at the last of the document, which decides for dynamic and longrope.
 func TestRopeOfTransformers(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join("testdata", "rope.json"))

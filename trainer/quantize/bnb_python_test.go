@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/quantize"
 )
@@ -84,7 +86,7 @@ func TestBitsandbytesLoads(t *testing.T) {
 		require.NoError(t, err)
 		folders = append(folders, o.Out)
 	}
-	r := runBNB(t, folders)
+	r := runBNB(t, folders, "[1, 17, 200, 31, 5, 99, 64, 2]")
 	t.Logf("transformers, bitsandbytes, torch: %v", r.Versions)
 	for i, dir := range folders {
 		require.Equal(t, digests(t, dir), r.Folders[i].Weights, dir)
@@ -94,12 +96,41 @@ func TestBitsandbytesLoads(t *testing.T) {
 	}
 }
 
+// TestBitsandbytesLoadsFamilies is TestBitsandbytesLoads for every dense family: the weights alone, as the library computes rightly with few
+// of these sizes.
+func TestBitsandbytesLoadsFamilies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts Python; left out of short runs")
+	}
+	paths, err := filepath.Glob(filepath.Join(golden.Dir(t), "hf", "*", "config.json"))
+	require.NoError(t, err)
+	var folders []string
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		if c, err := models.ParseConfig(raw); err != nil || c.Mixture.Experts > 0 { // transformers keeps experts in full precision
+			continue
+		}
+		for _, scheme := range []string{"nf4", "int8"} {
+			out := filepath.Join(t.TempDir(), "out")
+			_, err := quantize.Run(context.Background(), quantize.Options{In: filepath.Dir(path), Out: out, Scheme: scheme, Double: scheme == "nf4"})
+			require.NoError(t, err)
+			folders = append(folders, out)
+		}
+	}
+	r := runBNB(t, folders, "[1, 17, 31, 5]")
+	for i, dir := range folders {
+		require.Equal(t, digests(t, dir), r.Folders[i].Weights, dir)
+	}
+	t.Logf("%d folders", len(folders))
+}
+
 // runBNB gives folders to the library; without it the test is skipped.
-func runBNB(t *testing.T, folders []string) (r bnbLoaded) {
+func runBNB(t *testing.T, folders []string, ids string) (r bnbLoaded) {
 	t.Helper()
 	list, err := json.Marshal(folders)
 	require.NoError(t, err)
-	out, err := exec.Command("python3", "-c", bnbScript, string(list), "[1, 17, 200, 31, 5, 99, 64, 2]").Output()
+	out, err := exec.Command("python3", "-c", bnbScript, string(list), ids).Output()
 	var bad *exec.ExitError
 	switch {
 	case errors.As(err, &bad) && bad.ExitCode() != 42:
