@@ -78,6 +78,24 @@ type taken struct {
 	err  error
 }
 
+// takeOver moves a part of each base weight into the adapter, and when it has done so already gives A and B the values that they had then.
+func (a *Adapter) takeOver(s Store, original func(name string) (*tensor.Tensor, error)) error {
+	if a.start == nil {
+		return a.takeOverWeights(s, original)
+	}
+	i := 0
+	for _, m := range a.Modules {
+		if m.Embedding() {
+			continue
+		}
+		if err := set(s, map[*graph.Var]*tensor.Tensor{m.A: a.start[i], m.B: a.start[i+1]}); err != nil {
+			return err
+		}
+		i += 2
+	}
+	return nil
+}
+
 // takeOverWeights moves a part of each base weight into the adapter. Matrices are taken apart on all processors, each by one, so that the
 // result does not depend on their number, and stored in order.
 func (a *Adapter) takeOverWeights(s Store, original func(name string) (*tensor.Tensor, error)) error {
@@ -87,7 +105,7 @@ func (a *Adapter) takeOverWeights(s Store, original func(name string) (*tensor.T
 			list = append(list, m)
 		}
 	}
-	a.start = nil
+	var start []*tensor.Tensor
 	for at := 0; at < len(list); {
 		n := min(runtime.GOMAXPROCS(0), len(list)-at)
 		batch := make([]taken, n)
@@ -116,10 +134,11 @@ func (a *Adapter) takeOverWeights(s Store, original func(name string) (*tensor.T
 			if t.err != nil {
 				return fmt.Errorf("lora: %s: initialisation %q: %w", m.Path, a.Config.Init, t.err)
 			}
-			a.start = append(a.start, t.a, t.b)
+			start = append(start, t.a, t.b)
 		}
 		at += n
 	}
+	a.start = start
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/linalg"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/quant"
@@ -99,6 +100,9 @@ func TestPiSSAAndOLoRA(t *testing.T) {
 	for _, init := range []lora.Init{lora.InitPiSSA, "pissa_niter_6", lora.InitOLoRA} {
 		a, s, w := initialised(t, lora.Config{Rank: 8, Alpha: 4, Init: init, RSLoRA: true}, nil)
 		require.Less(t, distance(t, a, s, w), 1e-10, init)
+		disturb(t, a, s)
+		require.NoError(t, a.Init(s))
+		require.Less(t, distance(t, a, s, w), 1e-10, "%s: a second time it takes nothing more", init)
 	}
 	a, s, w := initialised(t, lora.Config{Rank: 8, Alpha: 4, Init: lora.InitPiSSA}, nil)
 	base, err := a.Modules[0].Base().(layers.Weighted).ReadWeight(s)
@@ -142,4 +146,44 @@ func TestInitThreads(t *testing.T) {
 		return out
 	}
 	require.Equal(t, values(1), values(3))
+}
+
+// An adapter that PEFT saved without converting it takes the base apart again as it is loaded, and is saved converted.
+func TestLoadUnconverted(t *testing.T) {
+	m, store := newNet(t)
+	a, err := lora.Attach(m, lora.Config{Rank: 2, Alpha: 3, Init: lora.InitPiSSA})
+	require.NoError(t, err)
+	require.NoError(t, a.Init(store))
+	disturb(t, a, store)
+	want := forward(t, m, store)
+	dir := t.TempDir()
+	tensors := map[string]*tensor.Tensor{}
+	for _, n := range a.Named() {
+		x, err := store.Get(n.Var)
+		require.NoError(t, err)
+		tensors[n.Name] = x
+	}
+	require.NoError(t, a.Save(vfs.OS{}, dir, store, lora.SaveInfo{}))
+	converted := t.TempDir()
+	require.NoError(t, a.Save(vfs.OS{}, converted, store, lora.SaveInfo{}))
+	weights(t, dir, tensors)
+	rewrite(t, dir, map[string]any{"r": 2, "lora_alpha": 3, "init_lora_weights": "pissa"})
+	for _, d := range []string{dir, converted} {
+		saved, err := lora.Load(vfs.OS{}, d)
+		require.NoError(t, err)
+		m, store := newNet(t)
+		b, err := lora.AttachSaved(m, saved, store)
+		require.NoError(t, err)
+		require.NoError(t, b.Init(store), "a second time changes nothing")
+		require.InDeltaSlice(t, want, forward(t, m, store), 1e-5)
+		again := t.TempDir()
+		require.NoError(t, b.Save(vfs.OS{}, again, store, lora.SaveInfo{}))
+		saved, err = lora.Load(vfs.OS{}, again)
+		require.NoError(t, err)
+		require.Equal(t, 4, saved.Config.Rank)
+		m, store = newNet(t)
+		_, err = lora.AttachSaved(m, saved, store)
+		require.NoError(t, err)
+		require.InDeltaSlice(t, want, forward(t, m, store), 1e-5)
+	}
 }

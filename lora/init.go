@@ -28,7 +28,7 @@ func (a *Adapter) InitFrom(s Store, original func(name string) (*tensor.Tensor, 
 		}
 	}
 	if a.Config.Init.moves() {
-		if err := a.takeOverWeights(s, original); err != nil {
+		if err := a.takeOver(s, original); err != nil {
 			return err
 		}
 	}

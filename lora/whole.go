@@ -95,11 +95,11 @@ func (a *Adapter) takeWhole(model any) error {
 		switch {
 		case a.owns(f.v):
 		case savedWhole(module, a.Config.ModulesToSave):
-			a.takeOver(f, f.path)
+			a.copyOf(f, f.path)
 		case isBias && adapted[module]:
-			a.takeOver(f, module+".base_layer.bias")
+			a.copyOf(f, module+".base_layer.bias")
 		case isBias:
-			a.takeOver(f, f.path)
+			a.copyOf(f, f.path)
 		}
 	}
 	for _, h := range a.heads {
@@ -134,8 +134,8 @@ func (a *Adapter) owns(v *graph.Var) bool {
 	return slices.ContainsFunc(a.whole, func(w *whole) bool { return w.own == v })
 }
 
-// takeOver puts a copy of a variable into its field.
-func (a *Adapter) takeOver(f field, key string) {
+// copyOf puts a copy of a variable into its field.
+func (a *Adapter) copyOf(f field, key string) {
 	own := graph.NewVar(a.varName(f.module(), "modules_to_save."+lastPart(f.path)), f.v.Type.With(a.Config.param()))
 	a.whole = append(a.whole, &whole{key: key, own: own, base: f.v, replace: f.replace})
 	f.replace(own)
