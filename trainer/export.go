@@ -13,9 +13,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint/gguf"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint/llamacpp"
-	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
-	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
@@ -24,6 +22,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/spool"
 )
 
 // ExportOptions says what to write as a GGUF file. Model and Out are required.
@@ -35,11 +34,10 @@ type ExportOptions struct {
 	Type    string // f32, bf16, f16, q8_0, q4_1, q4_0; "" = f16, for adapters f32
 	Name    string // general.name; "" = that of the model's file or folder
 	LoRA    bool   // write the adapter alone, which llama.cpp puts on the model
-	Device  string // where an adapter is merged; "" = auto
 }
 
-// Export writes a model as a GGUF file, with its adapter merged into it if one is given, or the adapter alone. Without an adapter one tensor
-// at a time is in memory; with one, the model in the precision that it is stored in, and quantized folders dequantized.
+// Export writes a model as a GGUF file, with its adapter merged into it if one is given, or the adapter alone. One tensor at a time is in
+// memory; weights that an adapter changes are spooled in float32 beside the output. Quantized folders are dequantized.
 func Export(ctx context.Context, o ExportOptions) (*llamacpp.Report, error) {
 	r, err := export(ctx, o)
 	return r, classify(err)
@@ -134,13 +132,16 @@ type exported struct {
 	*Model
 	weights checkpoint.Reader // in full precision
 	model   *models.Model
-	session *plan.Session // nil unless weights were loaded
-	dev     device.Device
+	spool   *spool.Spool // nil unless an adapter is merged
 }
 
 // openExport opens the model in full precision.
 func openExport(o ExportOptions) (*exported, error) {
-	m, err := OpenModel(o.Model, ModelOptions{FS: o.FS, Beside: o.Adapter})
+	var policy layers.Policy
+	if o.Adapter != "" && !o.LoRA {
+		policy.Param = tensor.F32 // a sum is rounded once, to what is written
+	}
+	m, err := OpenModel(o.Model, ModelOptions{FS: o.FS, Beside: o.Adapter, Policy: policy})
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +158,7 @@ func openExport(o ExportOptions) (*exported, error) {
 	}
 	c := m.Config()
 	c.Quantization = nil
-	m.Source = layers.NewSource(layers.Options{Weights: x.weights, Grow: models.OfVocabulary})
+	m.Source = layers.NewSource(layers.Options{Policy: policy, Weights: x.weights, Grow: models.OfVocabulary})
 	if x.model, err = models.New(c, m.Source); err != nil {
 		return nil, errors.Join(err, x.close())
 	}
@@ -166,11 +167,8 @@ func openExport(o ExportOptions) (*exported, error) {
 
 func (x *exported) close() error {
 	var errs []error
-	if x.session != nil {
-		errs = append(errs, x.session.Close())
-	}
-	if x.dev != nil {
-		errs = append(errs, x.dev.Close())
+	if x.spool != nil {
+		errs = append(errs, x.spool.Close())
 	}
 	return errors.Join(append(errs, x.Model.Close())...)
 }
@@ -207,32 +205,26 @@ func (x *exported) adapter(o ExportOptions, keys []byte, t ggml.Type) (*llamacpp
 	return r, refused(err)
 }
 
-// merged loads the weights and puts the adapter into them.
+// merged puts the adapter into the weights: sums are formed in float32, and what changed lies on disk beside the output.
 func (x *exported) merged(o ExportOptions) (checkpoint.Reader, error) {
-	var err error
-	if x.dev, err = device.Open(o.Device); err != nil {
-		return nil, badConfig("device", "%v", err)
-	}
-	x.session = plan.NewSession(plan.NewStore(x.dev))
-	store := x.session.Store()
 	saved, err := lora.Load(o.FS, o.Adapter)
 	if err != nil {
 		return nil, withCode(config.ExitInput, err)
 	}
-	if err := x.Source.Load(store); err != nil {
-		return nil, withCode(config.ExitInput, fmt.Errorf("model %s: %w", o.Model, err))
+	if x.spool, err = spool.New(x.Source, o.FS, vfs.TempName(o.Out)+".spool"); err != nil {
+		return nil, err
 	}
-	a, err := lora.AttachSaved(x.model, saved, store)
+	a, err := lora.AttachSaved(x.model, saved, x.spool)
 	if err != nil {
 		return nil, withCode(config.ExitInput, err)
 	}
-	if err := a.Merge(store); err != nil {
+	if err := a.Merge(x.spool); err != nil {
 		return nil, err
 	}
-	if err := a.Remove(store); err != nil {
+	if err := a.Remove(x.spool); err != nil {
 		return nil, err
 	}
-	return newHeld(x.model, store), nil
+	return newHeld(x.model, x.spool), nil
 }
 
 // ownVocabulary reports whether the model has the vocabulary of its file, and not the longer one of an adapter.
@@ -286,7 +278,7 @@ func (h *halfSplit) Read(name string) (*tensor.Tensor, error) {
 	return h.model.ToHalfSplit(name, t)
 }
 
-// held serves a model's weights from memory, as the tensors that its family's files have, one after the other.
+// held serves a model's weights as the tensors that its family's files have, one after the other.
 type held struct {
 	names  []string
 	pieces map[string]piece

@@ -49,7 +49,6 @@ func (p *program) export() *cobra.Command {
 	f.StringVar(&o.Type, "type", "", "format of the matrices: "+strings.ToLower(ggml.Names(llamacpp.ExportTypes()))+" (default f16; of an adapter f32)")
 	f.StringVar(&o.Name, "name", "", "name of the model in the file (default: that of its file or folder)")
 	f.BoolVar(&o.LoRA, "lora", false, "write the adapter alone")
-	f.StringVar(&o.Device, "device", "auto", "where an adapter is merged: auto, cpu, cpu:threads=2")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	for _, name := range []string{"model", "out"} {
 		if err := c.MarkFlagRequired(name); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/quantize"
+	"github.com/bitsandbyes/bitsandbyes/trainer/spool"
 )
 
 // Options say what is merged into what. Model, Adapter and Out are required.
@@ -136,11 +137,11 @@ func (r *Report) merge(ctx context.Context, o Options, tmp, dir string) (err err
 	if err != nil {
 		return inputError{err}
 	}
-	s, err := newSpool(m.Source, o.FS, filepath.Join(tmp, "spool"))
+	s, err := spool.New(m.Source, o.FS, filepath.Join(tmp, "spool"))
 	if err != nil {
 		return diskError{err}
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	before := parameters(m)
 	adapter, err := lora.AttachSaved(m.Model, saved, s)
 	if err != nil {
@@ -163,7 +164,7 @@ func (r *Report) merge(ctx context.Context, o Options, tmp, dir string) (err err
 	if r.Base == "" {
 		r.Base = stored.String()
 	}
-	w := &rounding{spool: s, report: r, before: before, dtype: d, ctx: ctx, progress: o.Progress, total: len(layers.Params(m.Model))}
+	w := &rounding{Spool: s, report: r, before: before, dtype: d, ctx: ctx, progress: o.Progress, total: len(layers.Params(m.Model))}
 	if err := o.FS.MkdirAll(dir); err != nil {
 		return diskError{err}
 	}
@@ -219,7 +220,7 @@ func (r *Report) plainBase(ctx context.Context, o Options, tmp string) (path str
 
 // rounding reads merged weights and notes what rounding them does. It implements layers.Reader.
 type rounding struct {
-	*spool
+	*spool.Spool
 	report   *Report
 	before   map[string]*graph.Var
 	dtype    tensor.DType
@@ -238,15 +239,15 @@ func (w *rounding) Get(v *graph.Var) (*tensor.Tensor, error) {
 		w.progress(w.done, w.total, v.Name)
 	}
 	w.done++
-	t, err := w.spool.Get(v)
-	if err != nil || !w.changed(v) {
+	t, err := w.Spool.Get(v)
+	if err != nil || !w.Changed(v) {
 		return t, err
 	}
 	was := w.before[v.Name]
 	if was == nil {
 		return t, nil // a head that the base does not have
 	}
-	old, err := w.src.Get(was)
+	old, err := w.Original(was)
 	if err != nil {
 		return nil, err
 	}
