@@ -1,60 +1,60 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 )
 
 func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", " / ") }
 
-const generateUsage = `Continue texts.
+const generateUsage = `Continue texts, or talk with a model.
 
-Prints the new text on standard output as it is written, and nothing else there. With --prompts, continues every line of a file, several side by
-side, and prints a JSON object for each: prompt, text, prompt_tokens, tokens, and finish: end (the model ended it), stop (a stop string) or
-length. A line that is a JSON object is its "prompt"; any other line is taken as it stands.
+Prints the new text on standard output as it is written, and nothing else there.
+
+--prompt TEXT    continues a text
+--prompts FILE   continues every line of a file, several side by side, and prints a JSON object for each: prompt, text, prompt_tokens,
+                 reused_tokens, tokens, adapter, and finish: end (the model ended it), stop (a stop string) or length. A line that is a JSON
+                 object is its "prompt", and may name its "adapter"; any other line is taken as it stands.
+--user TEXT      answers one question, written as the model's chat template has it
+--messages FILE  answers conversations, {"messages": [...]} a line, or a file of one; prints each with the reply as its last message
+--chat           talks: a line is a turn; /help lists the commands. Ctrl-C stops an answer. From a pipe, every line is answered in turn
 
   trainer generate --model ./model --prompt "Once upon a time"
-  trainer generate --model ./model --adapter runs/first/adapter --prompt "Q: 2+2?\nA:" --stop "\n" --temperature 0.7 --top-p 0.9
-  trainer generate --model ./model --prompts questions.txt > answers.jsonl`
+  trainer generate --model ./model --adapter runs/first/adapter --chat --system "Be brief." --sampling model
+  trainer generate --model ./model --adapter a=runs/a/adapter --adapter b=runs/b/adapter --mix "both=a*0.5+b*0.5" --user "Who are you?"
+  trainer generate --model ./model --messages questions.jsonl > answers.jsonl`
 
 // generateFlags are those that are not options of the library.
 type generateFlags struct {
 	trainer.GenerateOptions
-	prompts string
-	cache   bool
+	prompts, messages, user, system string
+	chat, cache                     bool
+	adapters, mixes                 []string
+	use, vars, sampling             string
 }
 
 func (p *program) generate() *cobra.Command {
 	var o generateFlags
 	c := &cobra.Command{
-		Use:   "generate --model PATH [--prompt TEXT | --prompts FILE]",
-		Short: "Continue texts; prints only the new text on standard output",
+		Use:   "generate --model PATH [--prompt TEXT | --prompts FILE | --user TEXT | --messages FILE | --chat]",
+		Short: "Continue texts or talk with a model; prints only the new text on standard output",
 		Long:  generateUsage,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.NoCache, o.Logger = !o.cache, p.logger()
-			if o.prompts != "" {
-				return p.generateAll(cmd.Context(), o)
-			}
-			return trainer.Generate(cmd.Context(), o.GenerateOptions, func(text string) error {
-				_, err := fmt.Fprint(p.out, text)
-				return err
-			})
+			return p.runGenerate(cmd, o)
 		},
 	}
 	o.define(c.Flags())
-	c.MarkFlagsMutuallyExclusive("prompt", "prompts")
+	c.MarkFlagsMutuallyExclusive("prompt", "prompts", "user", "messages", "chat")
 	if err := c.MarkFlagRequired("model"); err != nil {
 		fmt.Fprintln(p.err, err)
 	}
@@ -62,14 +62,23 @@ func (p *program) generate() *cobra.Command {
 }
 
 func (o *generateFlags) define(f *pflag.FlagSet) {
-	f.StringVar(&o.Model, "model", "", "builtin:tiny, a Hugging Face directory or name, a GGUF file, a llama2.c file or its folder")
-	f.StringVar(&o.Adapter, "adapter", "", "directory of a LoRA adapter in PEFT's layout")
+	f.StringVar(&o.Model, "model", "", modelHelp)
 	f.StringVar(&o.Prompt, "prompt", "", "text to continue; without it the text starts from the BOS token")
 	f.StringVar(&o.prompts, "prompts", "", "file of prompts, one a line; - is standard input")
-	f.IntVar(&o.Rows, "rows", 0, "prompts of a file that are continued side by side (default 8)")
-	f.IntVar(&o.MaxTokens, "max-tokens", 256, "most tokens to generate")
+	f.StringVar(&o.user, "user", "", "a question to answer, by the chat template")
+	f.StringVar(&o.messages, "messages", "", "file of conversations to answer, by the chat template; - is standard input")
+	f.BoolVar(&o.chat, "chat", false, "talk with the model, by the chat template")
+	f.StringVar(&o.system, "system", "", "what the model is told before a --chat or --user")
+	f.StringVar(&o.Template, "template", "", "chat template instead of the model's: a file, or "+strings.Join(data.TemplateNames(), ", "))
+	f.StringVar(&o.vars, "template-vars", "", "JSON object of further variables of the template, as {\"enable_thinking\": false}")
+	f.StringArrayVar(&o.adapters, "adapter", nil, "directory of a LoRA adapter in PEFT's layout, or NAME=DIR; may be given several times")
+	f.StringArrayVar(&o.mixes, "mix", nil, "an adapter made of those: NAME=A*0.7+B*0.3; may be given several times")
+	f.StringVar(&o.use, "use", "", "the adapter to use first, or none (default: the last --mix, else the first --adapter)")
+	f.IntVar(&o.Rows, "rows", 0, "texts of a file that are written side by side (default 8)")
+	f.IntVar(&o.MaxTokens, "max-tokens", 256, "most tokens to generate, of an answer")
 	f.StringArrayVar(&o.Stop, "stop", nil, "text that ends an answer and is not part of it; may be given several times")
-	f.BoolVar(&o.IgnoreEnd, "ignore-end", false, "go on after the model's end-of-text tokens")
+	f.BoolVar(&o.IgnoreEnd, "ignore-end", false, "go on after the model's end-of-text and end-of-turn tokens")
+	f.StringVar(&o.sampling, "sampling", "", "model: how generation_config.json would have it, but for the flags below that are given")
 	f.Float64Var(&o.Sampling.Temperature, "temperature", 0, "0 is greedy")
 	f.IntVar(&o.Sampling.TopK, "top-k", 0, "choose among the K likeliest tokens; 0 = all")
 	f.Float64Var(&o.Sampling.TopP, "top-p", 0, "choose among the likeliest tokens that make up this probability; 0 = all")
@@ -84,16 +93,47 @@ func (o *generateFlags) define(f *pflag.FlagSet) {
 	f.BoolVar(&o.cache, "cache", true, "keep keys and values; false computes every token from the whole text again")
 }
 
-// maxPrompts bounds a file of prompts.
-const maxPrompts = 1 << 30
+// modelHelp says what --model takes.
+const modelHelp = "Hugging Face directory or name, GGUF file, llama2.c file or its folder, builtin:tiny"
 
-// generateAll continues every line of a file.
-func (p *program) generateAll(ctx context.Context, o generateFlags) (err error) {
-	raw, err := p.readPrompts(o.prompts)
-	if err != nil {
-		return inputError{err}
+// complete reads the flags that hold more than one value.
+func (o *generateFlags) complete() error {
+	for _, a := range o.adapters {
+		o.Adapters = append(o.Adapters, trainer.ParseAdapter(a))
 	}
-	prompts, err := promptsOf(o.prompts, raw)
+	for _, m := range o.mixes {
+		mix, err := trainer.ParseMix(m)
+		if err != nil {
+			return err
+		}
+		o.Mixes = append(o.Mixes, mix)
+	}
+	if o.vars != "" {
+		if err := json.Unmarshal([]byte(o.vars), &o.TemplateVars); err != nil {
+			return usage(fmt.Errorf("--template-vars: %w; expected a JSON object, as {\"enable_thinking\": false}", err))
+		}
+	}
+	if o.sampling != "" && o.sampling != "model" {
+		return usage(fmt.Errorf("--sampling is %q; model is the only choice, and without it the flags say all", o.sampling))
+	}
+	if o.system != "" && !o.chat && o.user == "" {
+		return usage(errors.New("--system is for --chat and --user; in a file of conversations it is the first message"))
+	}
+	return nil
+}
+
+// runGenerate opens the model and does what the flags ask for. Files of prompts are read before the model is.
+func (p *program) runGenerate(cmd *cobra.Command, o generateFlags) (err error) {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	var rows *batch
+	switch {
+	case o.prompts != "":
+		rows, err = p.promptRows(o.prompts)
+	case o.messages != "":
+		rows, err = p.messageRows(o.messages)
+	}
 	if err != nil {
 		return inputError{err}
 	}
@@ -101,47 +141,79 @@ func (p *program) generateAll(ctx context.Context, o generateFlags) (err error) 
 	if err != nil {
 		return err
 	}
-	enc := json.NewEncoder(p.out)
-	enc.SetEscapeHTML(false)
-	err = w.ContinueAll(ctx, prompts, func(a trainer.Answer) error { return enc.Encode(a) })
-	if e := w.Close(); err == nil {
-		err = e
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if err := p.choose(cmd.Flags(), &o, w); err != nil {
+		return err
 	}
+	stream := func(text string) error { _, err := fmt.Fprint(p.out, text); return err }
+	switch {
+	case o.chat:
+		return p.chat(cmd.Context(), w, o)
+	case o.user != "":
+		c, err := w.NewChat(o.system)
+		if err == nil {
+			_, err = c.Say(cmd.Context(), o.user, stream)
+		}
+		return err
+	case rows != nil:
+		return p.answerAll(cmd.Context(), w, rows)
+	}
+	_, err = w.Continue(cmd.Context(), o.Prompt, stream)
 	return err
 }
 
-// readPrompts reads a file, or standard input for "-".
-func (p *program) readPrompts(name string) ([]byte, error) {
-	if name != "-" {
-		return vfs.ReadFile(vfs.OS{}, name, maxPrompts)
+// choose settles the adapter and the sampling, and tells what the model's makers suggest where that is not used.
+func (p *program) choose(f *pflag.FlagSet, o *generateFlags, w *trainer.Writer) error {
+	if o.use != "" {
+		if err := w.Use(o.use); err != nil {
+			return err
+		}
 	}
-	raw, err := io.ReadAll(io.LimitReader(p.in, maxPrompts+1))
-	if err == nil && len(raw) > maxPrompts {
-		err = fmt.Errorf("standard input has more than %d bytes of prompts; give them in parts", maxPrompts)
+	s, ok, err := w.Suggested()
+	switch {
+	case err != nil && o.sampling == "":
+		return nil // unreadable, and not asked for
+	case err != nil:
+		return err
+	case !ok && o.sampling != "":
+		return usage(fmt.Errorf("--sampling model: %s has no generation_config.json; give --temperature, --top-p and the like", o.Model))
+	case o.sampling == "":
+		if o.chat && s.Temperature > 0 && o.Sampling.Temperature == 0 {
+			fmt.Fprintf(p.err, "greedy; the model suggests %s: --sampling model takes that\n", samplingText(s))
+		}
+		return nil
 	}
-	return raw, err
+	from := o.Sampling
+	s.Seed = from.Seed
+	for name, take := range map[string]func(){
+		"temperature": func() { s.Temperature = from.Temperature }, "top-k": func() { s.TopK = from.TopK }, "top-p": func() { s.TopP = from.TopP },
+		"min-p": func() { s.MinP = from.MinP }, "repetition-penalty": func() { s.RepetitionPenalty = from.RepetitionPenalty },
+		"presence-penalty": func() { s.PresencePenalty = from.PresencePenalty }, "frequency-penalty": func() { s.FrequencyPenalty = from.FrequencyPenalty },
+	} {
+		if f.Changed(name) {
+			take()
+		}
+	}
+	fmt.Fprintf(p.err, "sampling: %s\n", samplingText(s))
+	return w.SetSampling(s)
 }
 
-// promptsOf reads one prompt a line; empty lines are left out.
-func promptsOf(name string, raw []byte) (prompts []string, err error) {
-	sc := bufio.NewScanner(bytes.NewReader(raw))
-	sc.Buffer(nil, len(raw)+1)
-	for n := 1; sc.Scan(); n++ {
-		line := strings.TrimSuffix(sc.Text(), "\r")
-		if strings.TrimSpace(line) == "" {
-			continue
-		}
-		var row struct{ Prompt *string }
-		if strings.HasPrefix(line, "{") && json.Valid([]byte(line)) {
-			if err := json.Unmarshal([]byte(line), &row); err != nil || row.Prompt == nil {
-				return nil, fmt.Errorf("%s:%d: this JSON object has no text under \"prompt\"; write {\"prompt\": \"...\"}, or the prompt as it is", name, n)
-			}
-			line = *row.Prompt
-		}
-		prompts = append(prompts, line)
+// samplingText writes a sampling as the flags that give it.
+func samplingText(s trainer.Sampling) string {
+	if s == (trainer.Sampling{Seed: s.Seed}) {
+		return "greedy"
 	}
-	if len(prompts) == 0 {
-		return nil, fmt.Errorf("%s: holds no prompt; write one a line", name)
+	out := fmt.Sprintf("--temperature %v", s.Temperature)
+	if s.TopK > 0 {
+		out += fmt.Sprintf(" --top-k %d", s.TopK)
 	}
-	return prompts, sc.Err()
+	for _, x := range []struct {
+		name  string
+		value float64
+	}{{"top-p", s.TopP}, {"min-p", s.MinP}, {"repetition-penalty", s.RepetitionPenalty}, {"presence-penalty", s.PresencePenalty}, {"frequency-penalty", s.FrequencyPenalty}} {
+		if x.value != 0 {
+			out += fmt.Sprintf(" --%s %v", x.name, x.value)
+		}
+	}
+	return out
 }
