@@ -90,9 +90,17 @@ func (j *job) toBest() error {
 	return j.readVars(s, j.persistent())
 }
 
-// evaluateFirst measures the held-out rows before the first step: if asked to, and pairs always.
+// evaluateFirst measures the held-out rows before the first step, if asked to. Of pairs the margin is always known: 0 where rewards compare with
+// the model as the run begins, and measured where they do not.
 func (j *job) evaluateFirst(ctx context.Context) error {
-	if j.evalLoader == nil || j.state.LossBefore != nil || j.state.Step > 0 || !j.cfg.Eval.AtStart && !j.cfg.Train.Preferences() {
+	if j.evalLoader == nil || j.state.Step > 0 || j.state.LossBefore != nil || j.state.MarginBefore != nil {
+		return nil
+	}
+	pairs, zero := j.cfg.Train.Preferences(), 0.0
+	if !j.cfg.Eval.AtStart && (!pairs || hasReference(j.cfg.Train.Objective)) {
+		if pairs {
+			j.state.MarginBefore = &zero
+		}
 		return nil
 	}
 	t, err := j.plans.evaluate(ctx, j.evalLoader)
@@ -105,13 +113,12 @@ func (j *job) evaluateFirst(ctx context.Context) error {
 	loss := t.mean()
 	j.state.LossBefore = &loss
 	args := []any{"eval_loss", loss}
-	n := t.numbers("")
-	if t.pairs != nil {
-		margin, accuracy := n["reward_margin"], n["reward_accuracy"]
+	if n := t.numbers("eval_"); pairs {
+		margin, accuracy := n["eval_reward_margin"], n["eval_reward_accuracy"]
 		j.state.MarginBefore, j.state.AccuracyBefore = &margin, &accuracy
 		args = append(args, "margin", margin)
 	} else {
-		args = append(args, "eval_accuracy", t.numbers("eval_")["eval_accuracy"])
+		args = append(args, "eval_accuracy", n["eval_accuracy"])
 	}
 	j.log.Info("before the first step", args...)
 	return nil
@@ -119,11 +126,11 @@ func (j *job) evaluateFirst(ctx context.Context) error {
 
 // summarise compares held-out pairs with what they were before the first step.
 func (j *job) summarise(t tally) {
-	if t.pairs == nil || j.state.MarginBefore == nil || j.state.AccuracyBefore == nil {
+	if t.pairs == nil || j.state.MarginBefore == nil {
 		return
 	}
 	n := t.numbers("")
-	j.sum.Preference = &PreferenceSummary{*j.state.MarginBefore, n["reward_margin"], *j.state.AccuracyBefore, n["reward_accuracy"]}
+	j.sum.Preference = &PreferenceSummary{*j.state.MarginBefore, n["reward_margin"], j.state.AccuracyBefore, n["reward_accuracy"]}
 }
 
 // numbers are what a tally says beside the loss, under the names that metrics have.

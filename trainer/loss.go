@@ -79,12 +79,13 @@ func newBatchInputs(g *graph.Graph, b, t int) batchInputs {
 
 // lossPlan computes the summed loss of one micro-batch shape, and for training adds its gradient to the slab.
 type lossPlan struct {
-	plan *plan.Plan
-	in   batchInputs
-	loss graph.Value            // sum over the units of the micro-batch, float32
-	outs map[string]graph.Value // further sums
-	more map[string]graph.Value // further inputs
-	feed plan.Feed
+	plan  *plan.Plan
+	train bool
+	in    batchInputs
+	loss  graph.Value            // sum over the units of the micro-batch, float32
+	outs  map[string]graph.Value // further sums
+	more  map[string]graph.Value // further inputs
+	feed  plan.Feed
 
 	flops int64 // useful ones of a run: without those of recomputed activations
 
@@ -96,7 +97,7 @@ type lossPlan struct {
 func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o stepOptions) (*lossPlan, error) {
 	g := graph.New(fmt.Sprintf("loss_%d", t))
 	rows := o.objective.rows(o.rows)
-	p := &lossPlan{in: newBatchInputs(g, rows, t), feed: plan.Feed{}, outs: map[string]graph.Value{}, more: map[string]graph.Value{},
+	p := &lossPlan{train: group != nil, in: newBatchInputs(g, rows, t), feed: plan.Feed{}, outs: map[string]graph.Value{}, more: map[string]graph.Value{},
 		floats: map[string][]float32{}}
 	in := models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart}
 	if group != nil {

@@ -21,6 +21,7 @@ type preference struct {
 	kind  string
 	args  config.PreferenceArgs
 	ref   reference // of dpo and kto
+	held  stored    // what it said of held-out pairs: every evaluation has the same micro-batches, so the same bits
 	drift *drift    // of kto
 }
 
@@ -131,7 +132,7 @@ func (o preference) feed(ctx context.Context, p *lossPlan, b *data.Batch, share 
 				x[i] = 1
 			}
 		case inReference:
-			if err := o.ref.logps(ctx, b, x); err != nil {
+			if err := o.ask(ctx, p, b, x); err != nil {
 				return err
 			}
 		case inCounts:
@@ -147,6 +148,19 @@ func (o preference) feed(ctx context.Context, p *lossPlan, b *data.Batch, share 
 		}
 	}
 	return nil
+}
+
+// ask writes the log-probabilities under the reference. Training pairs are not remembered: a resumed run would ask again, for another
+// micro-batch and so in other bits.
+func (o preference) ask(ctx context.Context, p *lossPlan, b *data.Batch, dst []float32) error {
+	if !p.train && o.held.has(b) {
+		return o.held.logps(ctx, b, dst)
+	}
+	err := o.ref.logps(ctx, b, dst)
+	if err == nil && !p.train {
+		o.held.keep(b, dst)
+	}
+	return err
 }
 
 // countTargets writes the targets of each row, 1 for a row of padding: it is divided by.

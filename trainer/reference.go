@@ -179,6 +179,27 @@ func (s stored) logps(_ context.Context, b *data.Batch, dst []float32) error {
 	return nil
 }
 
+// has reports whether all rows of a micro-batch are there.
+func (s stored) has(b *data.Batch) bool {
+	for r := range b.B {
+		if id := b.Sample[r*b.T]; id != data.PadSample {
+			if _, ok := s[id]; !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// keep stores the rows of a micro-batch.
+func (s stored) keep(b *data.Batch, logps []float32) {
+	for r := range b.B {
+		if id := b.Sample[r*b.T]; id != data.PadSample {
+			s[id] = logps[r]
+		}
+	}
+}
+
 // referenceFile holds the stored reference in a run directory.
 const referenceFile = "reference.safetensors"
 
@@ -292,7 +313,7 @@ func (j *job) makeObjective(o stepOptions) (objective, error) {
 	if !j.cfg.Train.Preferences() {
 		return nextToken{j.cfg.Train.Smoothing}, nil
 	}
-	p := preference{kind: j.cfg.Train.Objective, args: j.cfg.Train.Preference}
+	p := preference{kind: j.cfg.Train.Objective, args: j.cfg.Train.Preference, held: stored{}}
 	if !hasReference(p.kind) {
 		return p, nil
 	}

@@ -53,10 +53,12 @@ type Summary struct {
 }
 
 // PreferenceSummary compares the held-out pairs before the first step and after the last. A margin is the mean reward of the chosen answers less
-// that of the rejected ones; accuracy is the share of pairs whose chosen answer has the larger reward.
+// that of the rejected ones; accuracy is the share of pairs whose chosen answer has the larger reward. Where rewards compare with the model as the run
+// begins, the margin before is 0 and there is no accuracy, unless eval.at_start measures it.
 type PreferenceSummary struct {
-	MarginBefore, MarginAfter     float64
-	AccuracyBefore, AccuracyAfter float64
+	MarginBefore, MarginAfter float64
+	AccuracyBefore            *float64
+	AccuracyAfter             float64
 }
 
 // Sample is a held-out prompt with what the model answers.

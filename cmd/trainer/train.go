@@ -92,8 +92,8 @@ func (p *program) train(ctx context.Context, name string, cfg config.Config) err
 		fmt.Fprintf(p.out, "\nheld-out loss: %.4f before, %.4f after\n", *sum.EvalBefore, sum.EvalLoss)
 	}
 	if pr := sum.Preference; pr != nil {
-		fmt.Fprintf(p.out, "\nheld-out pairs: margin %.4f before, %.4f after; the chosen answer is preferred in %.0f%% before, %.0f%% after\n", pr.MarginBefore,
-			pr.MarginAfter, 100*pr.AccuracyBefore, 100*pr.AccuracyAfter)
+		fmt.Fprintf(p.out, "\nheld-out pairs: margin %.4f before, %.4f after; the chosen answer has the larger reward in %.0f%%\n", pr.MarginBefore,
+			pr.MarginAfter, 100*pr.AccuracyAfter)
 	}
 	if sum.Finished {
 		fmt.Fprintf(p.out, "%s was finished already; nothing was done\n", sum.Out)
