@@ -44,8 +44,8 @@ func TestFewestBlocks(t *testing.T) {
 	c.Train.Checkpointing = "auto"
 	digest := run(t, c, trainer.Hooks{Device: threads(t, 1)}).WeightsDigest
 	before := 0
-	for i := int64(0); i <= 8; i++ {
-		budget := off.TotalBytes - i*(off.TotalBytes-on.TotalBytes)/8
+	for i := int64(0); i <= 4; i++ {
+		budget := off.TotalBytes - i*(off.TotalBytes-on.TotalBytes)/4
 		c.Train.Memory = bytesText(budget)
 		p := planned(t, c)
 		require.LessOrEqual(t, p.TotalBytes, budget)
