@@ -154,6 +154,10 @@ func TestFamilyDefaults(t *testing.T) {
 		"max_position_embeddings": 16384})
 	require.Equal(t, models.LongRope, p.Rope.Scaling)
 	require.Equal(t, 4096, p.Rope.Original)
+	yarn := map[string]any{"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+	require.Equal(t, 128, parse("qwen2", map[string]any{"rope_scaling": yarn}).MaxPositions, "files of Qwen give the context before scaling")
+	require.Equal(t, 500, parse("qwen2", map[string]any{"rope_scaling": yarn, "max_position_embeddings": 500}).MaxPositions)
+	require.Equal(t, 64, parse("llama", map[string]any{"rope_scaling": map[string]any{"type": "dynamic", "factor": 2.0}}).MaxPositions)
 	two := parse("gpt2", map[string]any{"scale_attn_weights": false, "attn_pdrop": 0.1})
 	require.Equal(t, 256, two.Intermediate)
 	require.Equal(t, "gelu_new", two.Act)

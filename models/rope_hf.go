@@ -48,8 +48,8 @@ func (h *hfFile) rope(c *Config, theta float64) error {
 	}
 	var err error
 	c.Rope, err = p.rope(h, c, theta)
-	if more := c.Rope.Factor * float64(c.MaxPositions); c.Rope.Scaling == Dynamic && more > float64(c.MaxPositions) {
-		c.MaxPositions = int(min(more, maxSize)) // the file gives the context before scaling
+	if s := c.Rope.Scaling; s == Dynamic || s == Yarn { // many files give the context before scaling
+		c.MaxPositions = max(c.MaxPositions, int(min(c.Rope.Factor*float64(c.Rope.Original), maxSize)))
 	}
 	return err
 }
