@@ -15,8 +15,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 )
 
-// OpenWeights opens a model on disk: a Hugging Face directory, a GGUF, llama2.c or gpt-nano file, or the folder that holds one of the latter
-// two. The reader serves its tensors under Hugging Face names; it must be closed by the caller. That of a GGUF file is a *llamacpp.Model,
+// OpenWeights opens a model on disk: a Hugging Face directory, a GGUF, llama2.c or gpt-nano file, or the folder that holds one. The reader serves its tensors under Hugging Face names; it must be closed by the caller. That of a GGUF file is a *llamacpp.Model,
 // that of a quantized directory a *checkpoint.Quantized, from
 // which a layers.Source takes weights as they are stored.
 func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
@@ -41,6 +40,11 @@ func OpenWeights(fsys vfs.FS, path string) (checkpoint.Reader, Config, error) {
 	}
 	d, err := checkpoint.OpenDir(fsys, path)
 	if err != nil {
+		if file, ferr := gguf.Find(fsys, path); ferr == nil {
+			return openGGUF(fsys, file)
+		} else if errors.Is(ferr, checkpoint.ErrFormat) {
+			return nil, Config{}, ferr
+		}
 		return nil, Config{}, err
 	}
 	raw, err := d.Config()

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/chat"
+	"github.com/bitsandbyes/bitsandbyes/chat/jinja"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint/gguf"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -34,9 +36,10 @@ type realModel struct {
 		Values       string `json:"sha256_f32"`
 	}
 	Prompts []struct {
-		Text    string
-		IDs     []int32 `json:"token_ids"`
-		Float32 struct {
+		Text     string
+		Messages []map[string]string
+		IDs      []int32 `json:"token_ids"`
+		Float32  struct {
 			Top    [][2]float64 `json:"last_logits_top5"`
 			Greedy []int32      `json:"greedy_ids"`
 			Gap    []float64    `json:"greedy_gap"`
@@ -137,6 +140,22 @@ func (want *realModel) tokens(t *testing.T, m *trainer.Model) {
 		ids, err := m.Tokenizer.Encode(p.Text)
 		require.NoError(t, err)
 		require.Equal(t, p.IDs, ids, p.Text)
+		if p.Messages == nil {
+			continue
+		}
+		in := chat.Input{AddGenerationPrompt: true}
+		for _, message := range p.Messages {
+			d := jinja.NewDict()
+			for k, v := range message {
+				d.Set(k, jinja.String(v))
+			}
+			in.Messages = append(in.Messages, d)
+		}
+		template, err := m.ChatTemplate("", nil)
+		require.NoError(t, err)
+		r, err := template.Render(in)
+		require.NoError(t, err)
+		require.Equal(t, p.Text, r.Text)
 	}
 	f, err := os.Open(filepath.Join(golden.Dir(t), filepath.FromSlash(want.Perplexity.File)))
 	require.NoError(t, err)

@@ -2,11 +2,14 @@ package gguf
 
 import (
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs/faultfs"
 	"github.com/bitsandbyes/bitsandbyes/quant/ggml"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -66,4 +69,22 @@ func TestSplit(t *testing.T) {
 	refused(name(1, 2), "says that it is part 1 of 2")
 	part("/m-00001-of-60000.gguf", 0, 60000, 1)
 	refused("/m-00001-of-60000.gguf", "more than 1000")
+}
+
+// TestFind: a folder stands for the one model in it.
+func TestFind(t *testing.T) {
+	m := faultfs.New()
+	require.NoError(t, vfs.MkdirDurable(m, "/d"))
+	_, err := Find(m, "/d")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	for _, name := range []string{"README.md", "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"} {
+		require.NoError(t, vfs.WriteFile(m, "/d/"+name, nil))
+	}
+	path, err := Find(m, "/d")
+	require.NoError(t, err)
+	require.Equal(t, "m-00001-of-00002.gguf", filepath.Base(path))
+	require.NoError(t, vfs.WriteFile(m, "/d/m.q8_0.gguf", nil))
+	_, err = Find(m, "/d")
+	require.ErrorIs(t, err, checkpoint.ErrFormat)
+	require.ErrorContains(t, err, "2 GGUF models: m-00001-of-00002.gguf, m.q8_0.gguf")
 }
