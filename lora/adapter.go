@@ -29,6 +29,7 @@ type Adapter struct {
 	whole  []*whole
 	tokens []*tokens
 	heads  []*ownHead
+	before []*graph.Var // what was trainable before
 	off    bool
 	merged bool
 

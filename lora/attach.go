@@ -74,7 +74,7 @@ func AttachNamed(model any, name string, cfg Config) (*Adapter, error) {
 	if err := a.free(chosen); err != nil {
 		return nil, err
 	}
-	layers.SetTrainable(model, false)
+	a.freeze(model)
 	for _, l := range chosen {
 		path := l.path
 		if l.router {
@@ -121,6 +121,12 @@ func (a *Adapter) free(chosen []*layer) error {
 	return nil
 }
 
+// freeze freezes the model, other adapters on it included, and notes what was trainable.
+func (a *Adapter) freeze(model any) {
+	a.before = layers.Trainable(model)
+	layers.SetTrainable(model, false)
+}
+
 // undo takes a half-made adapter off the model again and passes err on.
 func (a *Adapter) undo(err error) error {
 	a.SetActive(false)
@@ -129,6 +135,9 @@ func (a *Adapter) undo(err error) error {
 	}
 	for _, t := range a.tokens {
 		t.detach()
+	}
+	for _, v := range a.before {
+		v.Trainable = true
 	}
 	return err
 }

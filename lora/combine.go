@@ -6,7 +6,6 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/internal/linalg"
-	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -57,7 +56,7 @@ func Combine(model any, name string, c Combination, s Store) (*Adapter, error) {
 	}
 	rank := c.rank()
 	out.Config = Config{Rank: rank, Alpha: float64(rank)}.withDefaults()
-	layers.SetTrainable(model, false)
+	out.freeze(model)
 	for _, l := range chosen {
 		if err := out.add(l, rank, 1); err != nil {
 			return nil, out.undo(err)

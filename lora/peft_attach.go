@@ -41,7 +41,7 @@ func AttachSavedNamed(model any, name string, s *Saved, values Store) (*Adapter,
 	if err := a.free(chosen); err != nil {
 		return nil, err
 	}
-	layers.SetTrainable(model, false)
+	a.freeze(model)
 	for _, l := range chosen {
 		m := byPath[l.path]
 		if err := a.add(l, m.rank, m.scale); err != nil {

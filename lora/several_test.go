@@ -174,3 +174,45 @@ func checkHead(t *testing.T, model *models.Model, tied bool) {
 	}
 	require.Equal(t, !tied, own)
 }
+
+// What one adapter trains whole stands in the model while it is active; another one that trains the same is put on while it is not.
+func TestWholeOfTwoAdapters(t *testing.T) {
+	base := filepath.Join(golden.Dir(t), "hf", "qwen2")
+	ids := []int32{1, 25, 50, 8, 11}
+	for _, cfg := range []lora.Config{{ModulesToSave: []string{"lm_head"}}, {ModulesToSave: []string{"embed_tokens", "norm"}}, {Bias: lora.BiasAll},
+		{Tokens: map[string][]int{"": {25, 50}}}} {
+		model, store := openBase(t, base)
+		loadBase(t, base, model, store)
+		plain := logits(t, model, store, ids)
+		cfg.Rank = 2
+		var list []*lora.Adapter
+		var alone [][]float32
+		for _, name := range []string{"a", "b"} {
+			c := cfg
+			if cfg.Tokens != nil && name == "b" {
+				c.Tokens = map[string][]int{"": {8}}
+			}
+			if len(list) > 0 {
+				_, err := lora.AttachNamed(model, name, c)
+				require.ErrorContains(t, err, "SetActive(false)")
+				require.Equal(t, alone[0], logits(t, model, store, ids), "what was refused left nothing")
+				require.ElementsMatch(t, list[0].Vars(), layers.Trainable(model))
+				list[0].SetActive(false)
+			}
+			a, err := lora.AttachNamed(model, name, c)
+			require.NoError(t, err)
+			require.NoError(t, a.Init(store))
+			disturb(t, a, store)
+			list, alone = append(list, a), append(alone, logits(t, model, store, ids))
+		}
+		list[0].Use(list...)
+		require.Equal(t, alone[0], logits(t, model, store, ids))
+		list[1].Use(list...)
+		require.Equal(t, alone[1], logits(t, model, store, ids))
+		list[1].SetActive(false)
+		require.Equal(t, plain, logits(t, model, store, ids))
+		require.NoError(t, list[0].Remove(store))
+		require.NoError(t, list[1].Remove(store))
+		require.Equal(t, plain, logits(t, model, store, ids))
+	}
+}

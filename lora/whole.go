@@ -82,6 +82,9 @@ func savedWhole(module string, names []string) bool {
 
 // takeWhole gives the adapter its copies of modules and biases that the configuration names.
 func (a *Adapter) takeWhole(model any) error {
+	if whole := len(a.Config.ModulesToSave) > 0; (whole || len(a.Config.Tokens) > 0) && headTaken(model) {
+		return fmt.Errorf("lora: another adapter has given the model a head of its own; leave it out with SetActive(false) before this one is put on")
+	}
 	if err := a.untie(model, func(path string) bool { return savedWhole(path, a.Config.ModulesToSave) }); err != nil {
 		return err
 	}
@@ -94,6 +97,8 @@ func (a *Adapter) takeWhole(model any) error {
 		isBias := lastPart(f.path) == "bias" && (a.Config.Bias == BiasAll || a.Config.Bias == BiasLoRA && adapted[module])
 		switch {
 		case a.owns(f.v):
+		case foreign(f.v) && (isBias || savedWhole(module, a.Config.ModulesToSave)):
+			return fmt.Errorf("lora: %s is trained whole by another adapter; leave that one out with SetActive(false) first", f.path)
 		case savedWhole(module, a.Config.ModulesToSave):
 			a.copyOf(f, f.path)
 		case isBias && adapted[module]:
@@ -130,13 +135,33 @@ func (a *Adapter) checkWhole(model any) error {
 	return nil
 }
 
+// foreign reports a variable that an active adapter put into the model.
+func foreign(v *graph.Var) bool { return strings.Contains(v.Name, ownMark) }
+
+// ownMark is in the names of copies that adapters train whole.
+const ownMark = ".modules_to_save."
+
+// headTaken reports whether an active adapter of a model has given it a head.
+func headTaken(model any) bool {
+	taken := false
+	layers.Modules(model, func(_ string, p layers.Projection, _ func(layers.Projection)) {
+		switch p := p.(type) {
+		case *tokenHead, *frozenTable:
+			taken = true
+		case *layers.Linear:
+			taken = taken || foreign(p.Weight)
+		}
+	})
+	return taken
+}
+
 func (a *Adapter) owns(v *graph.Var) bool {
 	return slices.ContainsFunc(a.whole, func(w *whole) bool { return w.own == v })
 }
 
 // copyOf puts a copy of a variable into its field.
 func (a *Adapter) copyOf(f field, key string) {
-	own := graph.NewVar(a.varName(f.module(), "modules_to_save."+lastPart(f.path)), f.v.Type.With(a.Config.param()))
+	own := graph.NewVar(a.varName(f.module(), ownMark[1:]+lastPart(f.path)), f.v.Type.With(a.Config.param()))
 	a.whole = append(a.whole, &whole{key: key, own: own, base: f.v, replace: f.replace})
 	f.replace(own)
 }
@@ -162,7 +187,7 @@ func (a *Adapter) untie(model any, saved func(path string) bool) error {
 	h := &ownHead{fill: fill}
 	switch {
 	case saved(path):
-		own := graph.NewVar(a.varName(path, "modules_to_save.weight"), base.Type.With(a.Config.param()))
+		own := graph.NewVar(a.varName(path, ownMark[1:]+"weight"), base.Type.With(a.Config.param()))
 		a.whole = append(a.whole, &whole{key: path + ".weight", own: own, base: base})
 		h.head = &layers.Linear{Weight: own}
 	case embedding != "" && saved(embedding):
