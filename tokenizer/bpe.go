@@ -20,6 +20,7 @@ type state struct {
 	cache  map[string]span
 	arena  []int32
 	err    error // of a model that has no token for a piece
+	room   int   // bytes that normalizers may still make of the text
 }
 
 type span struct{ from, to int32 }

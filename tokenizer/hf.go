@@ -45,7 +45,7 @@ func (t *HF) EncodeWith(text string, opts EncodeOptions) ([]int32, error) {
 		st = newState()
 	}
 	defer t.pool.Put(st)
-	st.err = nil
+	st.err, st.room = nil, maxGrown(text)
 	dst := make([]int32, 0, len(text)/4+8)
 	if !opts.NoSpecial {
 		dst = append(dst, t.wrapping.prefix...)
@@ -73,6 +73,9 @@ func (t *HF) encodePlain(st *state, seg segment, opts EncodeOptions, dst []int32
 	if t.normalizer != nil {
 		if text, err = t.normalizer(text); err != nil {
 			return nil, err
+		}
+		if st.room -= len(text); st.room < 0 {
+			return nil, errGrown
 		}
 	}
 	emit := func(p piece) error {

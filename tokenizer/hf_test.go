@@ -237,6 +237,34 @@ func TestRegexTimeLimitIsAnError(t *testing.T) {
 	err = p.each(strings.Repeat("x", 5000)+"zy", func(string, bool) error { return nil })
 	require.ErrorContains(t, err, "gave up")
 	require.Less(t, len(err.Error()), 300)
+	for range maxGaveUp - 1 {
+		require.Error(t, p.each(strings.Repeat("x", 5000)+"zy", func(string, bool) error { return nil }))
+	}
+	start := time.Now()
+	p.regex.MatchTimeout = time.Hour
+	err = p.each(strings.Repeat("x", 5000)+"zy", func(string, bool) error { return nil })
+	require.ErrorContains(t, err, "not tried again")
+	require.Less(t, time.Since(start), time.Minute)
+}
+
+// TestSlowRegexIsAnError: matches that are each quick enough take too long together.
+func TestSlowRegexIsAnError(t *testing.T) {
+	p, err := compilePattern(`x[yz]?`)
+	require.NoError(t, err)
+	p.regex.MatchTimeout = 20 * time.Millisecond
+	err = p.each(strings.Repeat("x", 1000), func(string, bool) error {
+		time.Sleep(time.Millisecond)
+		return nil
+	})
+	require.ErrorIs(t, err, errTooSlow)
+}
+
+// TestPrependedTextIsBounded: a text written before each part of the text must not multiply it.
+func TestPrependedTextIsBounded(t *testing.T) {
+	tok, err := ParseHF(smallFile(`"normalizer":null`, `"normalizer":{"type":"Prepend","prepend":"`+strings.Repeat("a", 1<<20)+`"}`))
+	require.NoError(t, err)
+	_, err = tok.Encode("aaaa")
+	require.ErrorIs(t, err, errGrown)
 }
 
 func TestGrowingNormalizerIsAnError(t *testing.T) {

@@ -111,7 +111,8 @@ func parseNormalizerSequence(raw json.RawMessage, depth int) (normalizer, error)
 // errGrown stops normalizers that blow a text up, as a hostile file could by replacing a letter by two again and again.
 var errGrown = errors.New("tokenizer: the normalizer makes the text more than 64 times as long; the file is damaged or hostile")
 
-func maxGrown(s string) int { return 1<<20 + 64*len(s) }
+// maxGrown is how long a text may become; the constant is for what is written before every one.
+func maxGrown(s string) int { return 1<<10 + 64*len(s) }
 
 func parseReplace(raw json.RawMessage) (*pattern, string, error) {
 	var c struct {

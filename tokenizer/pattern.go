@@ -4,15 +4,27 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dlclark/regexp2/v2"
 )
 
-// matchTimeout ends a single match that backtracks without end, with an error.
-const matchTimeout = 5 * time.Second
+// matchTimeout ends a single match that backtracks without end, and with slowest bounds all matches of a text together: a pattern may take
+// this long and a second for each so many bytes, a hundredth of what an ordinary one does on one core.
+const (
+	matchTimeout = 5 * time.Second
+	slowest      = 20_000
+)
+
+// maxGaveUp is on how many texts a pattern may run out of time; it is then refused at once, or a file of many rows would wait for each.
+const maxGaveUp = 3
+
+var errTooSlow = errors.New("it took longer than a tokenizer's pattern ever does")
 
 // maxPattern caps the length of a regular expression.
 const maxPattern = 64 << 10
@@ -23,6 +35,7 @@ type pattern struct {
 	expr    string // of a regular expression or scanner
 	scan    scanner
 	regex   *regexp2.Regexp
+	gaveUps atomic.Int32
 }
 
 // parsePattern reads {"String": s} or {"Regex": s}.
@@ -49,12 +62,12 @@ func compilePattern(expr string) (*pattern, error) {
 		return nil, fmt.Errorf("tokenizer: a regular expression of %d bytes; the limit is %d", len(expr), maxPattern)
 	}
 	if what := foreign(expr); what != "" {
-		return nil, fmt.Errorf("tokenizer: regular expression %q uses %s, which is %w", expr, what, ErrUnsupported)
+		return nil, fmt.Errorf("tokenizer: regular expression %q uses %s, which is %w", clip([]byte(expr)), what, ErrUnsupported)
 	}
 	// The files are written for Oniguruma, where ^ and $ match at every line.
 	re, err := regexp2.Compile(expr, regexp2.Multiline)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: regular expression %q is %w: %w", expr, ErrUnsupported, err)
+		return nil, fmt.Errorf("tokenizer: regular expression %q is %w: %.200w", clip([]byte(expr)), ErrUnsupported, err)
 	}
 	re.MatchTimeout = matchTimeout
 	return &pattern{expr: expr, regex: re}, nil
@@ -146,16 +159,7 @@ func (p *pattern) each(s string, yield func(part string, match bool) error) erro
 // matches calls part with the bounds of each match.
 func (p *pattern) matches(s string, part func(from, to int) error) error {
 	if p.regex != nil {
-		found, err := p.regex.FindAllStringIndex(s, -1)
-		if err != nil {
-			return p.gaveUp(s, err)
-		}
-		for _, m := range found {
-			if err := part(m[0], m[1]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.search(s, part)
 	}
 	if p.literal == "" {
 		return nil
@@ -172,13 +176,44 @@ func (p *pattern) matches(s string, part func(from, to int) error) error {
 	}
 }
 
+// search is matches for a regular expression. The time is looked at after each match: many slow ones would else add up without bound.
+func (p *pattern) search(s string, part func(from, to int) error) error {
+	if p.gaveUps.Load() >= maxGaveUp {
+		return fmt.Errorf("tokenizer: regular expression %q gave up on %d texts and is not tried again; the tokenizer's file is damaged or hostile",
+			clip([]byte(p.expr)), maxGaveUp)
+	}
+	begin, most := time.Now(), min(p.regex.MatchTimeout, math.MaxInt64/2)+time.Duration(len(s))*(time.Second/slowest)
+	at, bytes := 0, 0 // a place of s in characters, and the same in bytes
+	step := func(to int) int {
+		for ; at < to; at++ {
+			_, n := utf8.DecodeRuneInString(s[bytes:])
+			bytes += n
+		}
+		return bytes
+	}
+	var stop error
+	err := p.regex.FindRunesMatches([]rune(s), 0, func(m regexp2.MatchView) bool {
+		from, n, _ := m.GroupRange(0)
+		lo := step(from)
+		if stop = part(lo, step(from+n)); stop == nil && time.Since(begin) > most {
+			stop = p.gaveUp(s, errTooSlow)
+		}
+		return stop == nil
+	})
+	if err != nil {
+		return p.gaveUp(s, err)
+	}
+	return stop
+}
+
 // gaveUp explains a failed match. The engine's own message for a time limit holds the whole text, so it is not passed on.
 func (p *pattern) gaveUp(s string, err error) error {
+	p.gaveUps.Add(1)
 	why := fmt.Errorf("a match took longer than %v", p.regex.MatchTimeout)
-	if errors.Is(err, regexp2.ErrBacktrackingStackLimit) {
+	if errors.Is(err, regexp2.ErrBacktrackingStackLimit) || errors.Is(err, errTooSlow) {
 		why = err
 	}
-	return fmt.Errorf("tokenizer: regular expression %q gave up on a text of %d bytes: %w; cut the text into shorter parts", p.regex.String(), len(s), why)
+	return fmt.Errorf("tokenizer: regular expression %q gave up on a text of %d bytes: %w; cut the text into shorter parts", clip([]byte(p.expr)), len(s), why)
 }
 
 // replace writes content in place of every match.
