@@ -109,10 +109,19 @@ type Rendering struct {
 }
 
 // Render runs the template. A template that refuses its input by raise_exception gives a *jinja.Error with Raised set.
-func (t *Template) Render(in Input) (Rendering, error) {
+func (t *Template) Render(in Input) (Rendering, error) { return t.render(in, nil) }
+
+// render is Render with a budget that other renderings share; nil for none.
+func (t *Template) render(in Input, b *jinja.Budget) (Rendering, error) {
 	if err := check(in.Messages); err != nil {
 		return Rendering{}, fmt.Errorf("%s: %w", t.name, err)
 	}
+	r, err := t.t.RenderWithin(b, t.context(in))
+	return Rendering(r), err
+}
+
+// context are the variables of a rendering.
+func (t *Template) context(in Input) *jinja.Dict {
 	c := jinja.NewDict()
 	for k, v := range t.special {
 		c.Set(k, jinja.String(v))
@@ -124,8 +133,7 @@ func (t *Template) Render(in Input) (Rendering, error) {
 	for k, v := range in.Extra {
 		c.Set(k, v)
 	}
-	r, err := t.t.Render(c)
-	return Rendering(r), err
+	return c
 }
 
 func listOrNone(items []Value) Value {

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -39,37 +40,52 @@ func (e *SegmentError) Error() string {
 // of the messages before it, with the generation prompt, ends, and ends where the rendering up to it ends. A template need not keep
 // to that: what it writes for earlier turns may differ from what it wrote when they were last. Then the text itself is found, by a
 // rendering in which each message's content is a word that occurs nowhere else. Where both ways fail the error is a *SegmentError.
+//
+// All renderings together have the budget of some: a template that is slow on purpose, or a long conversation whose every turn it writes
+// otherwise, ends in a *jinja.Error with Budget set.
 func (t *Template) Segments(in Input) (Rendering, []Segment, error) {
 	in.AddGenerationPrompt = false
-	whole, err := t.Render(in)
+	budget := t.t.NewBudget(segmentRenderings, t.context(in))
+	whole, err := t.render(in, budget)
 	if err != nil {
 		return Rendering{}, nil, err
 	}
-	s := &splitter{t: t, in: in, text: whole.Text, n: len(in.Messages),
+	s := &splitter{t: t, in: in, budget: budget, text: whole.Text, n: len(in.Messages),
 		boundAfter: map[string]int{}, endAfter: map[string]int{}, startBefore: map[string]int{}}
 	s.findContents()
 	s.findBounds()
 	spans := whole.Generated
 	if !t.HasGeneration() || whole.Unplaced {
-		if spans, err = s.replies(); err != nil {
-			return whole, nil, err
-		}
+		spans, err = s.replies()
+	}
+	if s.spent != nil {
+		err = fmt.Errorf("the %d turns were rendered one by one to find their places: %w", s.n, s.spent)
+	}
+	if err != nil {
+		return whole, nil, err
 	}
 	return whole, s.cut(spans), nil
 }
 
+// segmentRenderings is how many of the largest renderings Segments may take the time of: about a second. Usual templates take a
+// thousandth of one for a conversation.
+const segmentRenderings = 8
+
 // splitter takes one conversation's text apart.
 type splitter struct {
-	t    *Template
-	in   Input
-	text string
-	n    int
+	t      *Template
+	in     Input
+	budget *jinja.Budget
+	spent  error // of the rendering for which the budget did not suffice
+	text   string
+	n      int
 	// contents are where each message's content stands in text; nil where that is not known.
 	contents []*Span
 	// bounds[i] is where message i begins; bounds[n] is the end.
 	bounds []int
-	// prefixes[i] is the rendering of the first i messages, valid where ok[i].
-	prefixes []string
+	// prefixes[i] is the length of the rendering of the first i messages: 0 where there is none, -1 where text does not begin with it.
+	// ok[i] says that message i may begin there.
+	prefixes []int
 	ok       []bool
 	// Turns of the same roles with the same text between their contents are divided alike, so that long conversations are not
 	// rendered once a turn. Each map has, by gap, how far a border is from the end of the content before it, or from the start of
@@ -132,7 +148,7 @@ func (s *splitter) findContents() {
 	for i, m := range s.in.Messages {
 		in.Messages[i], texts[i], _ = disguised(m, i)
 	}
-	r, err := s.t.Render(in)
+	r, err := s.renderInput(in)
 	if err != nil || strings.ContainsRune(s.text, '\uE0F0') {
 		return
 	}
@@ -141,8 +157,9 @@ func (s *splitter) findContents() {
 		if text == "" {
 			continue
 		}
-		before, after, once := strings.Cut(rest, word(i))
-		if !once || strings.Contains(after, word(i)) || !strings.HasPrefix(s.text[pos:], before) {
+		// A second such word would stand in what is before another, which the text does not hold.
+		before, after, there := strings.Cut(rest, word(i))
+		if !there || !strings.HasPrefix(s.text[pos:], before) {
 			return
 		}
 		pos += len(before)
@@ -179,8 +196,8 @@ func standsAt(text, content, next string) (string, bool) {
 
 // findBounds finds where each message begins: at the end of the rendering of those before it, or after their last content.
 func (s *splitter) findBounds() {
-	s.bounds, s.prefixes, s.ok = make([]int, s.n+1), make([]string, s.n+1), make([]bool, s.n+1)
-	s.prefixes[s.n], s.ok[s.n], s.bounds[s.n] = s.text, true, len(s.text)
+	s.bounds, s.prefixes, s.ok = make([]int, s.n+1), make([]int, s.n+1), make([]bool, s.n+1)
+	s.prefixes[s.n], s.ok[s.n], s.bounds[s.n] = len(s.text), true, len(s.text)
 	for i := 1; i < s.n; i++ {
 		gap, known := s.gap(i)
 		if off, seen := s.boundAfter[gap]; known && seen {
@@ -192,11 +209,13 @@ func (s *splitter) findBounds() {
 			b = max(b, c.End)
 		}
 		if r, err := s.render(i, false); err == nil {
-			s.prefixes[i] = r
-			s.ok[i] = strings.HasPrefix(s.text, r) && len(r) >= b && (s.contents[i] == nil || len(r) <= s.contents[i].Start)
+			if s.prefixes[i] = -1; strings.HasPrefix(s.text, r) {
+				s.prefixes[i] = len(r)
+				s.ok[i] = len(r) >= b && (s.contents[i] == nil || len(r) <= s.contents[i].Start)
+			}
 		}
 		if s.ok[i] {
-			b = len(s.prefixes[i])
+			b = s.prefixes[i]
 		}
 		s.bounds[i] = b
 		if known {
@@ -209,8 +228,21 @@ func (s *splitter) findBounds() {
 func (s *splitter) render(i int, prompt bool) (string, error) {
 	in := s.in
 	in.Messages, in.AddGenerationPrompt = s.in.Messages[:i], prompt
-	r, err := s.t.Render(in)
+	r, err := s.renderInput(in)
 	return r.Text, err
+}
+
+// renderInput notes that the budget is spent: what a rendering would have told is then not known, and must not be guessed.
+func (s *splitter) renderInput(in Input) (Rendering, error) {
+	if s.spent != nil {
+		return Rendering{}, s.spent
+	}
+	r, err := s.t.render(in, s.budget)
+	var je *jinja.Error
+	if errors.As(err, &je) && je.Budget {
+		s.spent = err
+	}
+	return r, err
 }
 
 // isReply says whether the model is who writes such a message.
@@ -219,7 +251,9 @@ func isReply(role string) bool { return role == "assistant" || role == "model" }
 // replies are the ranges of the assistant's turns, by the message order.
 func (s *splitter) replies() ([]Span, error) {
 	var out []Span
+	floor := 0 // the end of the last reply, before which no later message begins
 	for i, m := range s.in.Messages {
+		s.bounds[i] = max(s.bounds[i], floor)
 		role := Role(m)
 		if !isReply(role) {
 			continue
@@ -237,13 +271,12 @@ func (s *splitter) replies() ([]Span, error) {
 		}
 		end = s.trimTail(i, start, end)
 		s.bounds[i] = min(s.bounds[i], start)
-		for k := i + 1; k <= s.n; k++ {
-			s.bounds[k] = max(s.bounds[k], end)
-		}
+		floor = max(floor, end)
 		if end > start {
 			out = append(out, Span{Start: start, End: end})
 		}
 	}
+	s.bounds[s.n] = max(s.bounds[s.n], floor)
 	return out, nil
 }
 
@@ -264,12 +297,8 @@ func (s *splitter) findStart(i int) (int, bool) {
 	c := s.contents[i]
 	prompted, err := s.render(i, true)
 	fits := err == nil && strings.HasPrefix(s.text, prompted) && len(prompted) >= s.bounds[i] && (c == nil || len(prompted) <= c.Start)
-	plain := ""
-	if i > 0 {
-		plain = s.prefixes[i]
-	}
 	switch {
-	case fits && prompted != plain:
+	case fits && len(prompted) != s.prefixes[i]:
 		return len(prompted), true
 	case c != nil:
 		return c.Start, true
@@ -295,7 +324,7 @@ func (s *splitter) replyEnd(i int) (int, bool) {
 
 func (s *splitter) findEnd(i int) (int, bool) {
 	if s.ok[i+1] {
-		return len(s.prefixes[i+1]), true
+		return s.prefixes[i+1], true
 	}
 	c := s.contents[i]
 	if c == nil {
@@ -305,7 +334,7 @@ func (s *splitter) findEnd(i int) (int, bool) {
 	in := s.in
 	in.Messages = append([]Value(nil), s.in.Messages[:i+1]...)
 	in.Messages[i], _, _ = disguised(in.Messages[i], i)
-	r, err := s.t.Render(in)
+	r, err := s.renderInput(in)
 	if err != nil {
 		return 0, false
 	}
@@ -355,11 +384,15 @@ func (s *splitter) cut(spans []Span) []Segment {
 				pos = to
 			}
 		}
+		for len(spans) > 0 && spans[0].End <= pos {
+			spans = spans[1:]
+		}
 		for _, g := range spans {
-			if g.End > pos && g.Start < end {
-				add(max(g.Start, pos), false)
-				add(min(g.End, end), true)
+			if g.Start >= end {
+				break
 			}
+			add(max(g.Start, pos), false)
+			add(min(g.End, end), true)
 		}
 		add(end, false)
 	}

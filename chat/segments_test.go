@@ -109,6 +109,26 @@ func TestSegmentsOfLongTalk(t *testing.T) {
 	}
 }
 
+// TestSegmentsEnd: a template that is slow in each rendering, and writes every turn otherwise so that each has to be looked at, ends by the
+// budget of all renderings together.
+func TestSegmentsEnd(t *testing.T) {
+	turns := `{% for m in messages %}<{{ m.role }}{{ loop.index }}>{{ m.content }}</{{ loop.index }}>{% endfor %}` +
+		`{% if add_generation_prompt %}<assistant{{ messages | length + 1 }}>{% endif %}`
+	texts := make([]string, 200)
+	for i := range texts {
+		texts[i] = "word"
+	}
+	in := Input{Messages: talk(texts...)}
+	_, _, err := parse(t, turns).Segments(in)
+	require.NoError(t, err)
+
+	_, _, err = parse(t, `{% for i in range(90000) %}{% set x = i * i %}{% endfor %}`+turns).Segments(in)
+	var je *jinja.Error
+	require.ErrorAs(t, err, &je)
+	require.True(t, je.Budget)
+	require.ErrorContains(t, err, "one by one")
+}
+
 // FuzzSegments: whatever the template, the pieces lie end to end, or there is an error.
 func FuzzSegments(f *testing.F) {
 	for _, s := range []string{chatML, endOnce, bosTwice, `{{ messages[-1].content }}`, `{% generation %}{{ messages }}{% endgeneration %}`} {

@@ -9,6 +9,7 @@ package jinja
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -94,11 +95,30 @@ func Parse(source string, o Options) (*Template, error) {
 // HasGeneration says whether the template has a {% generation %} block.
 func (t *Template) HasGeneration() bool { return t.generation }
 
+// Budget is what several renderings may take together, in the units of Limits. Each takes its part off.
+type Budget struct{ Steps, Alloc int }
+
+// NewBudget allows for what n renderings (at least one) of a context may take at most.
+func (t *Template) NewBudget(n int, context *Dict) *Budget {
+	l := newMachine(t, context).limits
+	return &Budget{Steps: n * min(l.Steps, math.MaxInt/n), Alloc: n * min(l.Alloc, math.MaxInt/n)}
+}
+
 // Render runs the template with the entries of context as its variables. The error is an *Error.
-func (t *Template) Render(context *Dict) (Result, error) {
+func (t *Template) Render(context *Dict) (Result, error) { return t.RenderWithin(nil, context) }
+
+// RenderWithin is Render with a budget that other renderings share; nil for none.
+func (t *Template) RenderWithin(b *Budget, context *Dict) (Result, error) {
 	m := newMachine(t, context)
-	_, err := m.block(t.body, &scope{})
-	if err != nil {
+	var err error
+	if b != nil {
+		m.limits.Steps, m.limits.Alloc = min(m.limits.Steps, b.Steps), min(m.limits.Alloc, b.Alloc)
+		defer func() { b.Steps, b.Alloc = b.Steps-m.steps, b.Alloc-m.alloc }()
+		if err = m.scan(size(context)); err != nil { // handing it over is work too, where there are many renderings
+			return Result{}, at(t.name, pos{1, 1}, err)
+		}
+	}
+	if _, err = m.block(t.body, &scope{}); err != nil {
 		return Result{}, err
 	}
 	return Result{Text: string(m.out.buf), Generated: m.out.spans, Unplaced: m.unplaced}, nil
