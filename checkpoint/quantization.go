@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dlclark/regexp2/v2"
@@ -30,7 +31,7 @@ type Quantization struct {
 	// Skip lists patterns of modules that are kept in full precision, see Skips. nil is the default of transformers: the output head.
 	Skip []string
 
-	skip []*regexp2.Regexp // of Skip; nil entries match by suffix only
+	skip *skipPatterns
 }
 
 // bnbConfig is the JSON that transformers writes, in its order, which is that of the alphabet.
@@ -233,12 +234,38 @@ func (q *Quantization) stateKind() string {
 	return MethodBNB + "__" + q.Scheme
 }
 
+// skipPatterns are the expressions of Skip; nil entries match by suffix only.
+type skipPatterns struct {
+	list []*regexp2.Regexp
+	slow atomic.Int32 // matches that ran out of time
+}
+
+// maxSlow is how many matches may run out of time before the patterns are plain names: a hostile list would else be waited for at each
+// module. What is then taken for quantized and is not is refused where it is read.
+const maxSlow = 3
+
+// match reports whether one of the patterns matches the beginning of a module's path.
+func (p *skipPatterns) match(module string) bool {
+	for _, re := range p.list {
+		if re == nil || p.slow.Load() >= maxSlow {
+			continue
+		}
+		ok, err := re.MatchString(module)
+		if err != nil {
+			p.slow.Add(1)
+		} else if ok {
+			return true
+		}
+	}
+	return false
+}
+
 // compile checks the patterns of Skip.
 func (q *Quantization) compile() error {
 	if len(q.Skip) > maxSkip {
 		return fmt.Errorf("quantization_config: %d modules to skip, more than %d", len(q.Skip), maxSkip)
 	}
-	q.skip = nil
+	q.skip = &skipPatterns{}
 	for _, pattern := range q.Skip {
 		re, err := regexp2.Compile(`^(?:`+pattern+`)(?:(?<=\.)|(?=\.|$))`, regexp2.None)
 		if err != nil {
@@ -246,7 +273,7 @@ func (q *Quantization) compile() error {
 		} else {
 			re.MatchTimeout = 20 * time.Millisecond
 		}
-		q.skip = append(q.skip, re)
+		q.skip.list = append(q.skip.list, re)
 	}
 	return nil
 }
@@ -257,17 +284,10 @@ func (q *Quantization) Skips(module string) bool {
 	if q.Skip == nil {
 		return module == "lm_head" || strings.HasSuffix(module, ".lm_head")
 	}
-	if len(q.skip) != len(q.Skip) {
+	if q.skip == nil || len(q.skip.list) != len(q.Skip) {
 		if err := q.compile(); err != nil {
 			return false
 		}
 	}
-	return slices.ContainsFunc(q.Skip, func(p string) bool { return strings.HasSuffix(module, p) }) ||
-		slices.ContainsFunc(q.skip, func(re *regexp2.Regexp) bool {
-			if re == nil {
-				return false
-			}
-			ok, err := re.MatchString(module)
-			return ok && err == nil
-		})
+	return slices.ContainsFunc(q.Skip, func(p string) bool { return strings.HasSuffix(module, p) }) || q.skip.match(module)
 }

@@ -46,11 +46,17 @@ func TestCSV(t *testing.T) {
 		"foo\nbar\n":                            `no format fits the keys "foo"`,
 		"text\n\xff\n":                          "not UTF-8",
 		"text\n":                                "holds no rows",
+		strings.Repeat("a,", 40) + "a\n":        "two columns are named",
 		"text\n\"" + strings.Repeat("a", 70000): "longer than 100 bytes",
 	} {
 		_, err := loadErr(Options{Limits: Limits{RowBytes: 100}}, write(t, "a.csv", content))
 		require.ErrorContains(t, err, says)
 	}
+}
+
+func TestCSVWithManyColumns(t *testing.T) {
+	_, err := loadErr(Options{}, write(t, "a.csv", strings.Repeat(",", 1<<20)+"\n"))
+	require.ErrorContains(t, err, "names 1048577 columns")
 }
 
 func TestZstd(t *testing.T) {

@@ -25,6 +25,9 @@ func newCSVReader(file string, in io.Reader, comma rune, max int) *csvReader {
 	return c
 }
 
+// maxColumns bounds what a row becomes: an empty field is one byte of the file and an entry of a map here.
+const maxColumns = 10_000
+
 // rowCap ends a record that has no end: a quote that is never closed would read the whole file into one field.
 type rowCap struct {
 	r    io.Reader
@@ -97,13 +100,18 @@ func (c *csvReader) record() ([]string, int, error) {
 }
 
 func (c *csvReader) checkHead() error {
+	if len(c.head) > maxColumns {
+		return rowErr(c.file, 1, "the first line names %d columns, more than %d; keep those with text in them", len(c.head), maxColumns)
+	}
+	seen := make(map[string]bool, len(c.head))
 	for i, name := range c.head {
 		if name == "" || !utf8.ValidString(name) {
 			return rowErr(c.file, 1, "the first line must name the columns; column %d has no name", i+1)
 		}
-		if slices.Contains(c.head[:i], name) {
+		if seen[name] {
 			return rowErr(c.file, 1, "two columns are named %.40q; rename one", name)
 		}
+		seen[name] = true
 	}
 	return nil
 }

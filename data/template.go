@@ -2,16 +2,27 @@ package data
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/bitsandbyes/bitsandbyes/chat"
+	"github.com/bitsandbyes/bitsandbyes/chat/jinja"
 )
 
 // NewRenderer renders conversations by a chat template. It is safe for concurrent use.
-func NewRenderer(t *chat.Template) *TemplateRenderer { return &TemplateRenderer{t} }
+func NewRenderer(t *chat.Template) *TemplateRenderer { return &TemplateRenderer{t: t} }
 
 // TemplateRenderer is a Renderer with a chat template.
-type TemplateRenderer struct{ t *chat.Template }
+type TemplateRenderer struct {
+	t     *chat.Template
+	spent atomic.Int32 // conversations on which the template ran out of its budget
+}
+
+// maxSpent is on how many conversations a template may run out of its budget. It is then not tried again: a report on a file of many rows
+// would else wait a second for each.
+const maxSpent = 20
 
 // Template is the template.
 func (r *TemplateRenderer) Template() *chat.Template { return r.t }
@@ -23,8 +34,15 @@ func (r *TemplateRenderer) Render(c *Conversation) (Rendered, error) {
 	if err != nil {
 		return Rendered{}, err
 	}
+	if r.spent.Load() >= maxSpent {
+		return Rendered{}, fmt.Errorf("%s: the template ran out of its budget on %d conversations and is not tried again; choose another with data.template", r.t.Name(), maxSpent)
+	}
 	text, segments, err := r.t.Segments(in)
 	if err != nil {
+		var je *jinja.Error
+		if errors.As(err, &je) && je.Budget {
+			r.spent.Add(1)
+		}
 		return Rendered{}, err
 	}
 	out := Rendered{Text: text.Text}

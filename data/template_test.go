@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/chat"
+	"github.com/bitsandbyes/bitsandbyes/chat/jinja"
 )
 
 // Every built-in template passes the examination that users' templates get, and its labels are the assistant's words and end tokens.
@@ -76,4 +77,17 @@ func TestTemplateErrors(t *testing.T) {
 	set := load(t, Options{Renderer: NewRenderer(bare), EOS: []int32{2}}, row)
 	require.True(t, strings.HasSuffix(shown(example(t, set, 0)), "b<2>]"), shown(example(t, set, 0)))
 	require.Equal(t, 1, set.Report().Ended)
+}
+
+// TestRendererGivesUp: a template that always runs out of its budget is not waited for at every row of a file.
+func TestRendererGivesUp(t *testing.T) {
+	tmpl, err := chat.Parse(`{% for i in range(1000) %}{{ i }}{% endfor %}`, chat.Options{Limits: jinja.Limits{Steps: 100}})
+	require.NoError(t, err)
+	r, m := NewRenderer(tmpl), Message{Role: Assistant, Fields: []byte(`{"role":"assistant","content":"a"}`)}
+	for range maxSpent {
+		_, err = r.Render(&Conversation{Messages: []Message{m}})
+		require.ErrorContains(t, err, "more than 100 steps")
+	}
+	_, err = r.Render(&Conversation{Messages: []Message{m}})
+	require.ErrorContains(t, err, "not tried again")
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -54,6 +55,22 @@ func TestOpenModelFromCache(t *testing.T) {
 	require.Equal(t, config.ExitInput, exitCode(err))
 	_, err = trainer.OpenModel("a/none", trainer.ModelOptions{})
 	require.ErrorContains(t, err, "no such model in the cache")
+	require.Equal(t, config.ExitInput, exitCode(err))
+}
+
+// TestOpenModelOfOtherVocabulary: only tokens that a run adds make the tables of a file longer.
+func TestOpenModelOfOtherVocabulary(t *testing.T) {
+	from, dir := filepath.Join("..", "models", "testdata", "qwen3_moe"), t.TempDir()
+	for _, name := range []string{"config.json", "model.safetensors"} {
+		raw, err := os.ReadFile(filepath.Join(from, name))
+		require.NoError(t, err)
+		if name == "config.json" {
+			raw = regexp.MustCompile(`"vocab_size": *[0-9]+`).ReplaceAll(raw, []byte(`"vocab_size": 16000000`))
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), raw, 0o600))
+	}
+	_, err := trainer.OpenModel(dir, trainer.ModelOptions{})
+	require.ErrorContains(t, err, "does config.json belong to these weights?")
 	require.Equal(t, config.ExitInput, exitCode(err))
 }
 

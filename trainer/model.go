@@ -63,10 +63,14 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
+	stored := mc.Vocab
 	if err = errors.Join(m.takeTokenizer(o.FS, o.Beside, &mc), m.addTokens(o.NewTokens, &mc)); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	so := layers.Options{Policy: o.Policy, Seed: o.Seed, Grow: models.OfVocabulary}
+	so := layers.Options{Policy: o.Policy, Seed: o.Seed}
+	if mc.Vocab > stored { // else a config.json of another model would get rows of noise
+		so.Grow = models.OfVocabulary
+	}
 	if m.weights != nil {
 		so.Weights = m.weights
 	}
