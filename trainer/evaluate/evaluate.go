@@ -1,5 +1,5 @@
-// Package evaluate measures a model on files: perplexity of a text in sliding windows, multiple choice by likelihood, and answers that are
-// exactly right. Every figure comes with its standard error and with what was counted.
+// Package evaluate measures a model on files: perplexity of a text in sliding windows and of the replies of conversations, multiple choice by
+// likelihood, and answers that are exactly right. Every figure comes with its standard error and with what was counted.
 package evaluate
 
 import (
@@ -14,19 +14,26 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
-// Options say what is measured. At least one of Text, Choices and Exact is set.
+// Options say what is measured. At least one of Text, Messages, Choices and Exact is set.
 type Options struct {
-	FS      vfs.FS // nil: the operating system's
-	Text    string // file of plain text, or .gz: perplexity
-	Choices string // JSON lines of questions with choices
-	Exact   string // JSON lines of prompts with answers
-	Limit   int    // rows, or tokens of the text; 0 = all
+	FS       vfs.FS // nil: the operating system's; Messages is always read from there
+	Text     string // file of plain text, or .gz: perplexity
+	Messages string // file or pattern of conversations, in any form that training reads: perplexity of the replies
+	Choices  string // JSON lines of questions with choices
+	Exact    string // JSON lines of prompts with answers
+	Limit    int    // rows, or tokens of the text; 0 = all
+
+	Chat      bool   // questions and prompts are written by the writer's chat template, as a user's turn
+	System    string // with Chat: what the model is told first
+	Template  string // of Messages, as the writer has it: a file or a built-in one; "" = the model's
+	Shots     int    // examples with their answers before each question
+	ShotsFrom string // their file, of the same form as the questions'; the first rows that are not the question itself
 
 	Context int    // tokens of a window; 0 = the model's context, at most 2,048
 	Stride  int    // tokens between the starts of windows; 0 = Context, windows that do not overlap
 	BOS     string // auto, always or never: begin every window with the BOS token; "" = auto, as the tokenizer does
 
-	Separator *string // between question and choice, and between prompt and answer; nil = one space
+	Separator *string // between question and choice, and in examples between prompt and answer; nil = a space, nothing with Chat
 	Match     string  // how an answer is compared: exact, contains or number; "" = exact
 
 	// Progress, if set, is told how much of how much is done.
@@ -35,9 +42,10 @@ type Options struct {
 
 // Result is what was measured; a task that was not asked for is nil.
 type Result struct {
-	Perplexity *Perplexity `json:"perplexity,omitempty"`
-	Choices    *Choices    `json:"choices,omitempty"`
-	Exact      *Exact      `json:"exact,omitempty"`
+	Perplexity    *Perplexity    `json:"perplexity,omitempty"`
+	Conversations *Conversations `json:"messages,omitempty"`
+	Choices       *Choices       `json:"choices,omitempty"`
+	Exact         *Exact         `json:"exact,omitempty"`
 }
 
 // inputError is a bad file: exit code 3.
@@ -53,12 +61,18 @@ func badFile(format string, args ...any) error { return inputError{fmt.Errorf(fo
 
 // Check reports settings out of range.
 func (o Options) Check() error {
-	bad := func(key, format string, args ...any) error {
-		return &config.ErrConfig{Key: key, Reason: fmt.Sprintf(format, args...)}
-	}
+	bad := badOption
 	switch {
-	case o.Text == "" && o.Choices == "" && o.Exact == "":
-		return bad("", "nothing to measure: give --text, --choices or --exact")
+	case o.Text == "" && o.Messages == "" && o.Choices == "" && o.Exact == "":
+		return bad("", "nothing to measure: give --text, --messages, --choices or --exact")
+	case o.Shots < 0:
+		return bad("shots", "is %d, expected a number of examples", o.Shots)
+	case (o.Shots > 0) != (o.ShotsFrom != ""):
+		return bad("shots", "and --shots-from belong together: how many examples, and the file that holds them")
+	case o.Shots > 0 && o.Choices == "" && o.Exact == "":
+		return bad("shots", "are for --choices and --exact")
+	case o.System != "" && !o.Chat:
+		return bad("system", "needs --chat; without it prompts are plain text")
 	case o.Limit < 0:
 		return bad("limit", "is %d, expected 1 or more, or 0 for all", o.Limit)
 	case o.Context < 0 || o.Context == 1:
@@ -75,6 +89,10 @@ func (o Options) Check() error {
 	return nil
 }
 
+func badOption(key, format string, args ...any) error {
+	return &config.ErrConfig{Key: key, Reason: fmt.Sprintf(format, args...)}
+}
+
 // Run measures what o asks for.
 func Run(ctx context.Context, w *trainer.Writer, o Options) (*Result, error) {
 	o.FS = vfs.Or(o.FS)
@@ -84,14 +102,15 @@ func Run(ctx context.Context, w *trainer.Writer, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int, int) {}
 	}
-	if o.Separator == nil {
-		space := " "
-		o.Separator = &space
-	}
 	r := &Result{}
 	var err error
 	if o.Text != "" {
 		if r.Perplexity, err = perplexity(ctx, w, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.Messages != "" {
+		if r.Conversations, err = conversations(ctx, w, o); err != nil {
 			return nil, err
 		}
 	}
@@ -122,6 +141,14 @@ func (r *Result) Text() string {
 	if p := r.Perplexity; p != nil {
 		fmt.Fprintf(&b, "perplexity  %.4f  (%.6f nats a token, %.4f bits a byte)  top-1 %.2f%%  %d tokens in %d windows of %d, stride %d\n", p.Perplexity, p.NLL, p.BitsPerByte,
 			100*p.Top1, p.Tokens, p.Windows, p.Context, p.Stride)
+	}
+	if c := r.Conversations; c != nil {
+		fmt.Fprintf(&b, "messages    perplexity %.4f  (%.6f ± %.6f nats a token of the replies)  top-1 %.2f%%  %d tokens in %d conversations", c.Perplexity, c.NLL, c.StdErr,
+			100*c.Top1, c.Tokens, len(c.Rows))
+		if c.Truncated > 0 || c.Dropped > 0 {
+			fmt.Fprintf(&b, "; %d cut at the context, %d left out", c.Truncated, c.Dropped)
+		}
+		b.WriteByte('\n')
 	}
 	if c := r.Choices; c != nil {
 		fmt.Fprintf(&b, "choices     %.2f%% ± %.2f right by likelihood, %.2f%% ± %.2f by likelihood a byte  %d questions\n", 100*c.Accuracy, 100*c.StdErr, 100*c.AccuracyNorm,

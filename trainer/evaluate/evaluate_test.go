@@ -170,6 +170,10 @@ func TestRefuses(t *testing.T) {
 		"no right one":    {Options{Choices: file(t, "a", `{"prompt":"x","choices":["a","b"]}`)}, "does not say which", config.ExitInput},
 		"wrong label":     {Options{Choices: file(t, "a", `{"prompt":"x","choices":["a","b"],"answer":"Z"}`)}, "none of the 2", config.ExitInput},
 		"beyond":          {Options{Choices: file(t, "a", `{"prompt":"x","choices":["a","b"],"answer":2}`)}, "number 2 of 2", config.ExitInput},
+		"no messages":     {Options{Messages: "absent"}, "absent", config.ExitInput},
+		"no reply":        {Options{Messages: file(t, "a.jsonl", `{"messages":[{"role":"user","content":"x"}]}`), Template: "plain"}, "assistant", config.ExitInput},
+		"no template":     {Options{Messages: file(t, "a.jsonl", talks)}, "template", config.ExitInput},
+		"chat template":   {Options{Exact: file(t, "a.jsonl", `{"prompt":"x","answer":"y"}`), Chat: true}, "has no chat template", config.ExitConfig},
 		"not gzip":        {Options{Text: file(t, "a.gz", "x")}, "a.gz", config.ExitInput},
 	} {
 		_, err := Run(context.Background(), w, c.o)

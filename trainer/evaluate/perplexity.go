@@ -23,6 +23,8 @@ type Perplexity struct {
 	Windows     int     `json:"windows"`
 	Context     int     `json:"context"`
 	Stride      int     `json:"stride"`
+
+	units []unit // the windows
 }
 
 const (
@@ -82,7 +84,9 @@ func perplexity(ctx context.Context, w *trainer.Writer, o Options) (*Perplexity,
 		if err != nil {
 			return nil, err
 		}
+		u := unit{n: float64(len(scored[0].LogProbs))}
 		for j, lp := range scored[0].LogProbs {
+			u.sum -= lp
 			sum -= lp
 			squares += lp * lp
 			if scored[0].Greedy[j] {
@@ -90,6 +94,7 @@ func perplexity(ctx context.Context, w *trainer.Writer, o Options) (*Perplexity,
 			}
 			r.Tokens++
 		}
+		r.units = append(r.units, u)
 		o.Progress("perplexity", i+1, len(parts))
 	}
 	n := float64(r.Tokens)

@@ -39,10 +39,14 @@ func choices(ctx context.Context, w *trainer.Writer, o Options) (*Choices, error
 	if err != nil {
 		return nil, err
 	}
+	a, err := newAsker(w, o, exampleOf)
+	if err != nil {
+		return nil, err
+	}
 	r := &Choices{Questions: len(qs)}
 	var right, norm int
 	for i, q := range qs {
-		row, err := ask(ctx, w, q, *o.Separator)
+		row, err := a.ask(ctx, q)
 		if err != nil {
 			return nil, fmt.Errorf("%s, question %d: %w", o.Choices, i+1, err)
 		}
@@ -60,15 +64,19 @@ func choices(ctx context.Context, w *trainer.Writer, o Options) (*Choices, error
 	return r, nil
 }
 
-func ask(ctx context.Context, w *trainer.Writer, q question, separator string) (row ChoicesRow, err error) {
+func (a *asker) ask(ctx context.Context, q question) (row ChoicesRow, err error) {
 	row.Right = q.right
+	asked, err := a.query(q.prompt)
+	if err != nil {
+		return row, err
+	}
 	requests := make([]trainer.Request, len(q.choices))
 	for i, c := range q.choices {
-		if requests[i], err = continuation(w, q.prompt, separator+c); err != nil {
+		if requests[i], err = a.continuation(asked, c); err != nil {
 			return row, err
 		}
 	}
-	scored, err := w.Score(ctx, requests)
+	scored, err := a.w.Score(ctx, requests)
 	if err != nil {
 		return row, err
 	}
@@ -88,30 +96,6 @@ func ask(ctx context.Context, w *trainer.Writer, q question, separator string) (
 		}
 	}
 	return row, nil
-}
-
-// continuation tokenizes prompt and text together, so that a token may cross the border as it would in a text, and scores from the first
-// token that the prompt alone does not have. A prompt too long for the context loses its beginning.
-func continuation(w *trainer.Writer, prompt, text string) (r trainer.Request, err error) {
-	before, err := w.PromptTokens(prompt)
-	if err != nil {
-		return r, err
-	}
-	whole, err := w.PromptTokens(prompt + text)
-	if err != nil {
-		return r, err
-	}
-	from := 0
-	for from < min(len(before), len(whole)-1) && before[from] == whole[from] {
-		from++
-	}
-	if drop := len(whole) - w.Context() - 1; drop > 0 {
-		if drop >= from {
-			return r, badFile("the choice alone has %d tokens, the context of the model is %d", len(whole)-from, w.Context())
-		}
-		whole, from = whole[drop:], from-drop
-	}
-	return trainer.Request{IDs: whole, From: max(from, 1)}, nil
 }
 
 // How a generated answer is compared with the right one.
@@ -153,11 +137,17 @@ func exact(ctx context.Context, w *trainer.Writer, o Options) (*Exact, error) {
 	if r.Match == "" {
 		r.Match = MatchExact
 	}
-	prompts := make([]string, len(tasks))
-	for i, t := range tasks {
-		prompts[i] = t.prompt
+	by, err := newAsker(w, o, taskOf)
+	if err != nil {
+		return nil, err
 	}
-	err = w.ContinueAll(ctx, prompts, func(a trainer.Answer) error {
+	queries := make([]trainer.Query, len(tasks))
+	for i, t := range tasks {
+		if queries[i], err = by.query(t.prompt); err != nil {
+			return nil, err
+		}
+	}
+	err = w.AnswerAll(ctx, queries, func(_ int, a trainer.Answer) error {
 		t := tasks[len(r.Rows)]
 		row := ExactRow{Prompt: t.prompt, Answer: t.answer, Text: a.Text, Right: matches(r.Match, t.answer, a.Text)}
 		if row.Right {
