@@ -34,7 +34,7 @@ func (j *job) openModel(context.Context) error {
 	}
 	j.compute = policy.Compute
 	j.model, err = OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed,
-		NewTokens: j.cfg.Data.NewTokens, Beside: j.cfg.Adapter.Init})
+		NewTokens: j.cfg.Data.NewTokens, Beside: j.cfg.Adapter.InitDir()})
 	if err != nil {
 		return err
 	}
