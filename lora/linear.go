@@ -85,7 +85,7 @@ func (m *Module) delta(l *Linear, x, base graph.Value) graph.Value {
 	case w.BiasVar() != nil:
 		wx = ops.Sub(base, ops.Cast(g.Read(w.BiasVar()), base.DType()))
 	}
-	f := m.rowFactors(g, w.MatMul)
+	f := m.rowFactors(g, func(a graph.Value) graph.Value { return w.MatMul(ops.Cast(a, x.DType())) })
 	rest := ops.Cast(ops.AddScalar(f, -1), x.DType()) // apart, as 16 bits would lose it beside the 1
 	return ops.Add(ops.Mul(rest, wx), ops.Mul(ops.Cast(f, x.DType()), d))
 }
@@ -95,8 +95,8 @@ func (m *Module) delta(l *Linear, x, base graph.Value) graph.Value {
 // W and b of B. wx returns x·Wᵀ.
 func (m *Module) rowFactors(g *graph.Graph, wx func(x graph.Value) graph.Value) graph.Value {
 	a, b := ops.Cast(g.Read(m.A), tensor.F32), ops.Cast(g.Read(m.B), tensor.F32)
-	cross := ops.Transpose(wx(a), 1, 0)      // (out, r)
-	inner := ops.Linear(b, ops.Linear(a, a)) // (out, r); A·Aᵀ is symmetric
+	cross := ops.Cast(ops.Transpose(wx(a), 1, 0), tensor.F32) // (out, r)
+	inner := ops.Linear(b, ops.Linear(a, a))                  // (out, r); A·Aᵀ is symmetric
 	sum := ops.Add(ops.Scale(cross, 2*m.Scale), ops.Scale(inner, m.Scale*m.Scale))
 	square := ops.Add(g.Read(m.square), ops.Sum(ops.Mul(b, sum), 1))
 	norm := autograd.StopGrad(ops.Sqrt(square))

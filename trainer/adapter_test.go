@@ -24,6 +24,7 @@ var variants = map[string]func(c *config.Config){
 	"dora":       func(c *config.Config) { c.Adapter.Type, c.Adapter.Dropout, c.Train.Checkpointing = "dora", 0.1, "on" },
 	"dora dense": func(c *config.Config) { c.Adapter.Type, c.Quantize.Scheme = "dora", "none" },
 	"dora int8":  func(c *config.Config) { c.Adapter.Type, c.Quantize.Scheme = "dora", "int8" },
+	"dora bf16":  func(c *config.Config) { c.Adapter.Type, c.Train.DType, c.Train.Param = "dora", "bf16", "bf16" },
 	"plus":       func(c *config.Config) { c.Adapter.PlusRatio, c.Adapter.RSLoRA = 4, true },
 	"head": func(c *config.Config) {
 		c.Adapter.ModulesToSave, c.Adapter.Targets = []string{"lm_head", "norm"}, config.Targets{Names: []string{"q_proj"}}
