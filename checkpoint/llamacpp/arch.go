@@ -111,10 +111,10 @@ var archs = []*arch{
 			row{"blk.#.ffn_up_exps", "model.layers.#.block_sparse_moe.experts.@.w3", stacked}),
 		config: llamaConfig, metadata: llamaMetadata,
 	},
-	{name: "qwen2", models: []string{"qwen2"}, buffers: []string{ropeFreqs}, rows: decoder, config: qwenConfig, metadata: qwenMetadata},
-	{name: "qwen3", models: []string{"qwen3"}, buffers: []string{ropeFreqs}, rows: with(decoder, headNorms...), config: qwenConfig, metadata: qwenMetadata},
+	{name: "qwen2", models: []string{"qwen2"}, rows: decoder, config: qwenConfig, metadata: qwenMetadata},
+	{name: "qwen3", models: []string{"qwen3"}, rows: with(decoder, headNorms...), config: qwenConfig, metadata: qwenMetadata},
 	{
-		name: "qwen3moe", models: []string{"qwen3_moe"}, buffers: []string{ropeFreqs},
+		name: "qwen3moe", models: []string{"qwen3_moe"},
 		rows: with(with(without(decoder, "blk.#.ffn_gate", "blk.#.ffn_up", "blk.#.ffn_down"), headNorms...),
 			row{"blk.#.ffn_gate_inp", "model.layers.#.mlp.gate", same},
 			row{"blk.#.ffn_gate_exps", "model.layers.#.mlp.experts.@.gate_proj", stacked},

@@ -185,6 +185,9 @@ func (x *export) place(t ggml.Type, computed []factors) error {
 		}
 	}
 	for _, f := range computed {
+		if !slices.Contains(x.arch.buffers, f.name) {
+			return fmt.Errorf("config.json: rope scaling with factors of its own for each frequency cannot be written: llama.cpp's architecture %q has no tensor for them", x.arch.name)
+		}
 		x.tensors = append(x.tensors, outTensor{Spec: gguf.Spec{Name: f.name, Shape: tensor.S(len(f.values))}, values: f.values, order: -1})
 	}
 	slices.SortStableFunc(x.tensors, func(a, b outTensor) int { return cmp.Compare(a.order, b.order) })

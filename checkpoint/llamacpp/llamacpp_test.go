@@ -135,9 +135,13 @@ func TestExportRefuses(t *testing.T) {
 		`rope_type "dynamic" cannot be`:       {"rope_parameters": map[string]any{"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
 		"longrope scaling can be written for": {"rope_parameters": map[string]any{"rope_type": "longrope", "rope_theta": 1e4, "short_factor": []float64{1}, "long_factor": []float64{2}}},
 		"use_sliding_window cannot be":        {"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8},
+		"attention_bias cannot be written":    {"model_type": "qwen3", "attention_bias": true},
+		"scale_attn_weights false cannot":     {"model_type": "gpt2", "scale_attn_weights": false},
 		`hidden_act "relu" cannot be`:         {"hidden_act": "relu"},
 		"hidden_size is -1":                   {"hidden_size": -1},
 		"truncate false":                      {"rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "truncate": false}},
+		"beta_fast 16 and beta_slow 1 cannot": {"rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "beta_fast": 16, "beta_slow": 1}},
+		`"qwen2" has no tensor for them`:      {"model_type": "qwen2", "rope_parameters": map[string]any{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32.0}},
 		"has no place in":                     {"model_type": "phi3"},
 	} {
 		m, config := tinyLlama(t, keys)

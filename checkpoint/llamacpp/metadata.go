@@ -89,8 +89,7 @@ func (c *hfConfig) yarn(e *entries, p *hfConfig, original uint32) {
 		}
 	}
 	if fast, slow := p.float("beta_fast"), p.float("beta_slow"); fast != 0 && fast != 32 || slow != 0 && slow != 1 {
-		e.add("%.rope.scaling.yarn_beta_fast", float32(fast))
-		e.add("%.rope.scaling.yarn_beta_slow", float32(slow))
+		c.fail("yarn scaling with beta_fast %v and beta_slow %v cannot be written: llama.cpp takes 32 and 1 for all files of this architecture", fast, slow)
 	}
 }
 
@@ -124,8 +123,18 @@ func qwenMetadata(c *hfConfig, e *entries) {
 	if c.on("use_sliding_window") && c.integer("sliding_window") > 0 {
 		c.fail("use_sliding_window cannot be written: llama.cpp computes %s without windows; set it to false", c.text("model_type"))
 	}
+	if c.text("model_type") != "qwen2" { // whose attention_bias is not asked for
+		c.unbiased()
+	}
 	c.common(e)
 	c.rope(e, c.object("rope_parameters"), "%.rope.freq_base")
+}
+
+// unbiased refuses biases of attention that an architecture does not have.
+func (c *hfConfig) unbiased() {
+	if c.on("attention_bias") {
+		c.fail("attention_bias cannot be written for %s: llama.cpp computes it without", c.text("model_type"))
+	}
 }
 
 func qwenMoEMetadata(c *hfConfig, e *entries) {
@@ -144,6 +153,7 @@ func qwenMoEMetadata(c *hfConfig, e *entries) {
 // gemma adds what both Gemmas have. period is how often a layer without a window comes where the file does not say.
 func (c *hfConfig) gemma(e *entries, period int) {
 	c.gated("gelu_pytorch_tanh")
+	c.unbiased()
 	c.common(e)
 	e.add("%.attention.sliding_window", c.integer("sliding_window"))
 	for _, k := range []string{"attn_logit_softcapping", "final_logit_softcapping"} {
@@ -254,6 +264,9 @@ func phi3Metadata(c *hfConfig, e *entries) {
 
 func gpt2Metadata(c *hfConfig, e *entries) {
 	c.gated("gelu_new", "gelu_pytorch_tanh")
+	if scaled, ok := c.keys["scale_attn_weights"].(bool); ok && !scaled {
+		c.fail("scale_attn_weights false cannot be written: llama.cpp always scales the scores")
+	}
 	inner := c.integer("n_inner")
 	if inner == 0 {
 		inner = 4 * c.integer("n_embd")
