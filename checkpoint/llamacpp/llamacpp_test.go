@@ -136,7 +136,7 @@ func TestExportRefuses(t *testing.T) {
 		"longrope scaling can be written for": {"rope_parameters": map[string]any{"rope_type": "longrope", "rope_theta": 1e4, "short_factor": []float64{1}, "long_factor": []float64{2}}},
 		"use_sliding_window cannot be":        {"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8},
 		"attention_bias cannot be written":    {"model_type": "qwen3", "attention_bias": true},
-		"scale_attn_weights false cannot":     {"model_type": "gpt2", "scale_attn_weights": false},
+		"scale_attn_weights false cannot":     {"model_type": "gpt2", "hidden_act": "", "scale_attn_weights": false},
 		`hidden_act "relu" cannot be`:         {"hidden_act": "relu"},
 		"hidden_size is -1":                   {"hidden_size": -1},
 		"truncate false":                      {"rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "truncate": false}},
