@@ -116,7 +116,7 @@ func (h HubName) find(fsys vfs.FS, cache string) (string, error) {
 	repo := filepath.Join(cache, "models--"+strings.ReplaceAll(h.Repo, "/", "--"))
 	if _, err := fsys.Stat(repo); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%s: there is no such file or folder, and no such model in the cache %s: %w; fetch it with `%s`", h, cache, fs.ErrNotExist, h.command())
+			return "", &notCached{h, cache}
 		}
 		return "", err
 	}
@@ -133,6 +133,19 @@ func (h HubName) find(fsys vfs.FS, cache string) (string, error) {
 	}
 	return dir, h.complete(fsys, repo, dir)
 }
+
+// notCached is a name that is neither a path nor in the cache.
+type notCached struct {
+	name  HubName
+	cache string
+}
+
+func (e *notCached) Error() string {
+	return fmt.Sprintf("%s: there is no such file or folder, and no such model in the cache %s; fetch it with `%s`", e.name, e.cache, e.name.command())
+}
+
+// Is makes it an fs.ErrNotExist.
+func (e *notCached) Is(target error) bool { return target == fs.ErrNotExist }
 
 // commit is the snapshot that a revision means: itself, or what refs/REVISION holds.
 func (h HubName) commit(fsys vfs.FS, repo string) (string, error) {

@@ -33,6 +33,9 @@ func (s *Saved) Pairs() ([]Pair, error) {
 	var out []Pair
 	for _, m := range s.modules {
 		a, b := m.tensors[m.a()], m.tensors[m.b()]
+		if m.experts > 0 {
+			return nil, fmt.Errorf("lora: %s: the adapter has an A and a B for each of %d experts; merge it into the model", m.path, m.experts)
+		}
 		if a == nil || b == nil || len(m.tensors) != 2 {
 			return nil, fmt.Errorf("lora: %s: the adapter holds more than A and B; merge it into the model", m.path)
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/builtin"
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
@@ -50,8 +51,12 @@ func fingerprint(fsys vfs.FS, cfg config.Config) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// addFiles hashes a file, or the files of weights and settings in a folder, in name order.
+// addFiles hashes a file, or the files of weights and settings in a folder, in name order. path may be the name of a model in the local cache.
 func addFiles(sum hash.Hash, fsys vfs.FS, path string) error {
+	path, err := checkpoint.Locate(fsys, path)
+	if err != nil {
+		return err
+	}
 	info, err := fsys.Stat(path)
 	if err != nil {
 		return err

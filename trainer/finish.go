@@ -86,6 +86,9 @@ func (j *job) writeResult() error {
 func saveInfo(fsys vfs.FS, model string) lora.SaveInfo {
 	if h, ok := checkpoint.ParseHubName(model); ok && strings.Contains(model, "@") {
 		if _, err := fsys.Stat(model); errors.Is(err, fs.ErrNotExist) {
+			if h.Revision == "main" {
+				h.Revision = ""
+			}
 			return lora.SaveInfo{BaseModel: h.Repo, Revision: h.Revision}
 		}
 	}

@@ -1,6 +1,7 @@
 package trainer_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
 func exitCode(err error) int {
@@ -53,6 +55,8 @@ func TestOpenModelFromCache(t *testing.T) {
 	_, err = trainer.OpenModel("a/b", trainer.ModelOptions{})
 	require.ErrorContains(t, err, "huggingface-cli download a/b")
 	require.Equal(t, config.ExitInput, exitCode(err))
+	_, err = trainer.OpenModel("builtin:tiny", trainer.ModelOptions{Beside: "a/none"})
+	require.ErrorContains(t, err, "no such model in the cache")
 	_, err = trainer.OpenModel("a/none", trainer.ModelOptions{})
 	require.ErrorContains(t, err, "no such model in the cache")
 	require.Equal(t, config.ExitInput, exitCode(err))
@@ -88,4 +92,43 @@ func TestOpenModelRefusesPickles(t *testing.T) {
 		_, err := trainer.OpenModel(dir, trainer.ModelOptions{})
 		require.ErrorContains(t, err, "pickle can run code", "%s beside a config.json", name)
 	}
+}
+
+// TestExpertsFromCache fine-tunes experts in 4 bits of a model in the cache: the steps do not depend on micro-batches, and a run that was
+// stopped goes on with the same bits.
+func TestExpertsFromCache(t *testing.T) {
+	cached(t, filepath.Join("..", "models", "testdata", "qwen3_moe"), "config.json", "model.safetensors")
+	c := onExperts(t)
+	first := run(t, c, trainer.Hooks{})
+	raw, err := os.ReadFile(filepath.Join(c.Out, "adapter", "adapter_config.json"))
+	require.NoError(t, err)
+	for _, want := range []string{`"base_model_name_or_path": "a/b"`, `"gate_up_proj"`, `"gate.weight"`} {
+		require.Contains(t, string(raw), want)
+	}
+	other := onExperts(t)
+	other.Train.MicroBatch = 1
+	run(t, other, trainer.Hooks{})
+	a, b := metrics(t, c), metrics(t, other)
+	for i := range a {
+		require.InDelta(t, a[i].Loss, b[i].Loss, 1e-4, "step %d", i+1)
+	}
+	stopped := onExperts(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	fails(t, ctx, stopped, trainer.Hooks{OnStep: func(r report.Row) error {
+		if r.Step == 3 {
+			cancel()
+		}
+		return nil
+	}}, config.ExitStopped)
+	stopped.Resume = true
+	again := run(t, stopped, trainer.Hooks{})
+	require.Equal(t, first.WeightsDigest, again.WeightsDigest)
+}
+
+// onExperts is QLoRA on the model of the cache.
+func onExperts(t *testing.T) config.Config {
+	t.Helper()
+	c := adapt(t, "a/b@main")
+	c.Train.Optimizer, c.Train.Steps = "adamw", 6
+	return c
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
@@ -56,6 +57,10 @@ func (m *Model) addTokens(tokens []string, c *models.Config) error {
 func (m *Model) takeTokenizer(fsys vfs.FS, dir string, c *models.Config) error {
 	if dir == "" {
 		return nil
+	}
+	dir, err := checkpoint.Locate(fsys, dir)
+	if err != nil {
+		return withCode(config.ExitInput, err)
 	}
 	if _, err := fsys.Stat(filepath.ToSlash(filepath.Join(dir, "tokenizer.json"))); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
