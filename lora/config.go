@@ -147,6 +147,18 @@ func (c Config) param() tensor.DType {
 
 // Check says what is wrong with the configuration by itself, whatever the model.
 func (c Config) Check() error {
+	if err := c.checkKind(); err != nil {
+		return err
+	}
+	if _, err := c.selector(); err != nil {
+		return err
+	}
+	_, err := c.withDefaults().sizes()
+	return err
+}
+
+// checkKind is Check without the patterns.
+func (c Config) checkKind() error {
 	c = c.withDefaults()
 	switch {
 	case c.Rank < 1 || c.Rank > maxRank || !(c.Alpha > 0) || math.IsInf(c.Alpha, 0) || !(c.Dropout >= 0 && c.Dropout < 1):
@@ -170,11 +182,7 @@ func (c Config) Check() error {
 	case len(c.Exclude) > 0 && c.ExcludePattern != "":
 		return fmt.Errorf("lora: both names and a pattern are excluded; use one of them")
 	}
-	if _, err := c.selector(); err != nil {
-		return err
-	}
-	_, err := c.sizes()
-	return err
+	return nil
 }
 
 // sizes tells the rank and α of a module.
@@ -221,6 +229,15 @@ func sortedKeys[V any](m map[string]V) []string {
 	return out
 }
 
+// compile compiles a pattern in linear time: what Python has beyond that is refused.
+func compile(expr string) (*regexp.Regexp, error) {
+	re, err := regexp.Compile(expr)
+	if err != nil {
+		return nil, fmt.Errorf("%w (looking around and back references are not supported; name the modules, or exclude some)", err)
+	}
+	return re, nil
+}
+
 // pattern gives a number to the modules whose path it matches, as PEFT's rank_pattern and alpha_pattern do.
 type pattern struct {
 	re    *regexp.Regexp
@@ -230,7 +247,7 @@ type pattern struct {
 type patterns []pattern
 
 func newPattern(key string, value float64) (pattern, error) {
-	re, err := regexp.Compile(`^(?:.*\.)?(?:` + key + `)$`)
+	re, err := compile(`^(?:.*\.)?(?:` + key + `)$`)
 	if err != nil {
 		return pattern{}, fmt.Errorf("pattern %q: %w", key, err)
 	}

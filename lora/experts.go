@@ -3,7 +3,6 @@ package lora
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -205,7 +204,7 @@ func (c Config) meansExperts(l *layer) (is, fused bool, err error) {
 	direct := named(l.path, c.Parameters) || named(l.path, c.Targets.Names)
 	means := func(part string) bool { return named(parent(l.path)+"."+part, c.Targets.Names) }
 	if c.Targets.Pattern != "" {
-		re, err := regexp.Compile("^(?:" + c.Targets.Pattern + ")$")
+		re, err := compile("^(?:" + c.Targets.Pattern + ")$")
 		if err != nil {
 			return false, false, fmt.Errorf("lora: target pattern: %w", err)
 		}

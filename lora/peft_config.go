@@ -120,7 +120,7 @@ func parseConfig(data []byte) (*Saved, error) {
 	if err := s.readSelection(); err != nil {
 		return nil, err
 	}
-	return s, c.Check()
+	return s, c.checkKind() // which modules are meant the weights say, in whatever patterns that was written
 }
 
 // readPatterns reads the ranks and alphas of single modules, which count in the order of the file.

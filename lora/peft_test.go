@@ -178,6 +178,25 @@ func weights(t *testing.T, dir string, w map[string]*tensor.Tensor) {
 	require.NoError(t, checkpoint.WriteSafetensors(vfs.OS{}, filepath.Join(dir, "adapter_model.safetensors"), named, nil))
 }
 
+// A file says by its weights which modules are adapted; patterns that only Python has do no harm, and stay as they are.
+func TestLoadForeignPattern(t *testing.T) {
+	const lookahead = `^(?!.*vision).*\.(up|down)_proj$`
+	dir := savedNet(t, lora.Config{Rank: 2})
+	rewrite(t, dir, map[string]any{"target_modules": lookahead, "exclude_modules": `(?<!x)y`})
+	saved, err := lora.Load(vfs.OS{}, dir)
+	require.NoError(t, err)
+	m, store := newNet(t)
+	a, err := lora.AttachSaved(m, saved, store)
+	require.NoError(t, err)
+	out := t.TempDir()
+	require.NoError(t, a.Save(vfs.OS{}, out, store, lora.SaveInfo{}))
+	require.Equal(t, lookahead, readConfig(t, filepath.Join(out, "adapter_config.json"))["target_modules"])
+	m, _ = newNet(t)
+	_, err = lora.Attach(m, lora.Config{Targets: lora.Targets{Pattern: lookahead}})
+	require.ErrorContains(t, err, "looking around")
+	require.Equal(t, 4, len(a.Modules))
+}
+
 func TestLoadWeightsRefuses(t *testing.T) {
 	mat := func(dims ...int) *tensor.Tensor { return tensor.New(tensor.T(tensor.F32, dims...)) }
 	const p = "base_model.model.layers.0.up_proj"

@@ -27,7 +27,7 @@ func (t Targets) matcher() (func(path string) bool, error) {
 	case t.Pattern != "" && len(t.Names) > 0:
 		return nil, fmt.Errorf("lora: targets give both a pattern and names; use one of them")
 	case t.Pattern != "":
-		re, err := regexp.Compile("^(?:" + t.Pattern + ")$")
+		re, err := compile("^(?:" + t.Pattern + ")$")
 		if err != nil {
 			return nil, fmt.Errorf("lora: target pattern: %w", err)
 		}
@@ -68,7 +68,7 @@ func (c Config) selector() (func(path string) bool, error) {
 func (c Config) allows() (func(path string) bool, error) {
 	excluded := func(path string) bool { return named(path, c.Exclude) }
 	if c.ExcludePattern != "" {
-		re, err := regexp.Compile("^(?:" + c.ExcludePattern + ")$")
+		re, err := compile("^(?:" + c.ExcludePattern + ")$")
 		if err != nil {
 			return nil, fmt.Errorf("lora: exclude pattern: %w", err)
 		}
@@ -98,7 +98,7 @@ func (c Config) layerSelector() (func(path string) bool, error) {
 	}
 	var res []*regexp.Regexp
 	for _, e := range exprs {
-		re, err := regexp.Compile(e)
+		re, err := compile(e)
 		if err != nil {
 			return nil, fmt.Errorf("lora: layers pattern: %w", err)
 		}
