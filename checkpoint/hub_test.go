@@ -142,3 +142,23 @@ func TestLocateRefuses(t *testing.T) {
 	_, err := Locate(nil, "../no/where")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
+
+// FuzzHubName looks for names that are taken and would lead out of the cache.
+func FuzzHubName(f *testing.F) {
+	for _, s := range []string{"org/name", "gpt2", "a/b@refs/pr/1", "../x", "a--b/c", "a/b@..", "a/b@x\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		h, ok := ParseHubName(s)
+		if !ok {
+			return
+		}
+		folder := "models--" + strings.ReplaceAll(h.Repo, "/", "--")
+		require.True(t, filepath.IsLocal(folder) && filepath.Base(folder) == folder, "%q", s)
+		ref := filepath.Join("refs", filepath.FromSlash(h.Revision))
+		require.True(t, filepath.IsLocal(ref) && strings.HasPrefix(ref, "refs"+string(filepath.Separator)), "%q", s)
+		again, ok := ParseHubName(h.String())
+		require.True(t, ok)
+		require.Equal(t, h, again)
+	})
+}
