@@ -57,6 +57,9 @@ func (c *Converter) Chat(r *Row, conv *Conversation, from int) ([]Doc, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.sample {
+		d.Differs = c.differs(conv, &ren, from)
+	}
 	if trained(d.Labels) == 0 {
 		return nil, r.untrainedErr("has no token to train on after rendering; every trained turn is empty: remove the row, or set data.mask")
 	}
@@ -82,6 +85,34 @@ func (c *Converter) checkRoles(r *Row, conv *Conversation, from int) error {
 	}
 	return r.untrainedErr("has no assistant turn to learn (its roles are %s); remove the row, or map its roles to user and assistant",
 		keyList(slices.Compact(slices.Clip(roles))))
+}
+
+// differs compares the text before the last answer with what the template gives a model that is to write that answer.
+func (c *Converter) differs(conv *Conversation, ren *Rendered, from int) string {
+	p, ok := c.Renderer.(interface {
+		Prompt(c *Conversation) (string, error)
+	})
+	if !ok {
+		return ""
+	}
+	for i := len(ren.Turns) - 1; i >= 0; i-- {
+		t := ren.Turns[i]
+		if conv.Messages[t.Message].Role != Assistant || t.Message < from || i > 0 && ren.Turns[i-1].Message == t.Message {
+			continue
+		}
+		before := *conv
+		before.Messages = conv.Messages[:t.Message]
+		given, err := p.Prompt(&before)
+		if err != nil || given == ren.Text[:t.Start] { // a template may refuse to go on from there, as after a call of a tool
+			return ""
+		}
+		at := 0
+		for at < min(len(given), t.Start) && given[at] == ren.Text[at] {
+			at++
+		}
+		return fmt.Sprintf("before turn %d, from byte %d on: trained behind %.40q, given %.40q", t.Message+1, at, ren.Text[at:t.Start], given[at:])
+	}
+	return ""
 }
 
 // byteRange is a trained part of the text.

@@ -1,6 +1,9 @@
 package data
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // encode tokenises text, naming the row in an error.
 func (c *Converter) encode(r *Row, text string) ([]int32, error) {
@@ -9,6 +12,22 @@ func (c *Converter) encode(r *Row, text string) ([]int32, error) {
 		return nil, &RowError{File: r.File, Line: r.Line, Reason: "cannot be tokenised: " + err.Error(), Err: err}
 	}
 	return ids, nil
+}
+
+// enclosed puts BOS before and EOS behind ids, each only where the text does not have it already: a model sees one of each.
+func (c *Converter) enclosed(ids []int32, first, last bool) (out []int32, begin int) {
+	if first && !hasPrefix(ids, c.BOS) {
+		begin = len(c.BOS)
+	}
+	out = append(append(make([]int32, 0, begin+len(ids)+len(c.EOS)), c.BOS[:begin]...), ids...)
+	if last && (len(ids) < len(c.EOS) || !slices.Equal(ids[len(ids)-len(c.EOS):], c.EOS)) {
+		out = append(out, c.EOS...)
+	}
+	return out, begin
+}
+
+func hasPrefix(ids, head []int32) bool {
+	return len(ids) >= len(head) && slices.Equal(ids[:len(head)], head)
 }
 
 // Answer joins a prompt and its answer, tokenised apart so that the border never depends on what stands beside it:
@@ -22,12 +41,11 @@ func (c *Converter) Answer(r *Row, prompt, completion string) ([]Doc, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := Doc{IDs: make([]int32, 0, len(c.BOS)+len(p)+len(a)+len(c.EOS))}
-	d.IDs = append(append(d.IDs, c.BOS...), p...)
+	ids, begin := c.enclosed(append(p[:len(p):len(p)], a...), true, true)
+	d := Doc{IDs: ids}
 	if c.Mask != MaskNone {
-		d.Skip = len(d.IDs)
+		d.Skip = begin + len(p)
 	}
-	d.IDs = append(append(d.IDs, a...), c.EOS...)
 	if max(d.Skip, 1) >= len(d.IDs) {
 		return nil, r.untrainedErr("has no token to train on: the answer is empty, or the row is a single token; remove the row")
 	}
@@ -219,12 +237,7 @@ func convertText(r *Row, c *Converter) ([]Doc, error) {
 	if err != nil {
 		return nil, err
 	}
-	if first && len(c.BOS) > 0 {
-		ids = append(append([]int32(nil), c.BOS...), ids...)
-	}
-	if !more && len(c.EOS) > 0 {
-		ids = append(ids[:len(ids):len(ids)], c.EOS...)
-	}
+	ids, _ = c.enclosed(ids, first, !more)
 	return []Doc{{IDs: ids, Window: true, More: more}}, nil
 }
 

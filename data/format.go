@@ -32,13 +32,14 @@ type Converter struct {
 
 // Doc is a tokenised document before it is cut to the sequence length.
 type Doc struct {
-	IDs    []int32
-	Labels []int32 // aligned with IDs; nil = every id from Skip on is trained
-	Skip   int
-	Ended  bool // an EOS was added because the chat template ends the last turn with nothing
-	Torn   bool // a token at the front of a trained turn holds text of the prompt too
-	Window bool // cut into windows when too long, instead of losing its end; all is trained, Labels and Skip are not used
-	More   bool // the next Doc goes on with this document (Window only)
+	IDs     []int32
+	Labels  []int32 // aligned with IDs; nil = every id from Skip on is trained
+	Skip    int
+	Ended   bool   // an EOS was added because the chat template ends the last turn with nothing
+	Differs string // how the text before the last answer differs from what a model is given at inference; looked at in the first rows of a file
+	Torn    bool   // a token at the front of a trained turn holds text of the prompt too
+	Window  bool   // cut into windows when too long, instead of losing its end; all is trained, Labels and Skip are not used
+	More    bool   // the next Doc goes on with this document (Window only)
 }
 
 // formats is ordered: auto takes the first whose keys are all there.

@@ -19,6 +19,7 @@ import (
 const (
 	chunkRows  = 256
 	chunkBytes = 8 << 20
+	compared   = 32 // rows of a file whose rendering is compared with that for inference
 )
 
 // Load reads, tokenises and masks the files. Errors about a file are *RowError; others are about the options.
@@ -118,6 +119,9 @@ func (b *builder) rows(ctx context.Context, rows rowReader, format *Format, info
 			return err
 		}
 		chunk, end := readChunk(rows)
+		for i := range min(len(chunk), compared-info.Rows) {
+			chunk[i].sample = true
+		}
 		if format == nil && len(chunk) > 0 {
 			first := chunk[0]
 			err := first.parse()
@@ -261,6 +265,9 @@ func (b *builder) addAll(r *Row, docs []Doc) error {
 		}
 		if d.Torn {
 			b.st.torn++
+		}
+		if d.Differs != "" {
+			b.st.differs = append(b.st.differs, fmt.Sprintf("%s:%d: %s", r.File, r.Line, d.Differs))
 		}
 		if err := b.example(r, d.IDs, d.Labels, d.Skip); err != nil {
 			return err

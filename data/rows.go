@@ -22,8 +22,9 @@ type Row struct {
 	First bool   // Text begins a document
 	More  bool   // the document goes on in the next row
 
-	raw  []byte
-	size int
+	raw    []byte
+	size   int
+	sample bool // one of the rows whose rendering is compared with that for inference
 }
 
 // rowReader yields the rows of one file; io.EOF ends it. A JSON row comes with raw set and Fields not yet parsed.

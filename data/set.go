@@ -36,6 +36,7 @@ type store struct {
 	truncated, dropped, empty, untrained, duplicates, ended int
 	bad, longest, torn                                      int
 	twins                                                   []string // places of the first duplicates
+	differs                                                 []string // see Doc.Differs
 }
 
 const maxTwins = 5
@@ -163,16 +164,17 @@ type Report struct {
 	Pairs       int      `json:"pairs,omitempty"` // pairs in this set
 	Tokens      int64    `json:"tokens"`
 	Trained     int64    `json:"trained_tokens"`
-	Share       float64  `json:"trained_share"`          // Trained / Tokens
-	Truncated   int      `json:"truncated"`              // lost their end to the sequence length
-	Dropped     int      `json:"dropped"`                // lost all their trained tokens to it, and were left out
-	Empty       int      `json:"empty"`                  // texts of white space or one token, and pairs of equal answers, left out
-	Bad         int      `json:"bad"`                    // could not be used and were left out (Options.OnBadRow)
-	ZeroLabel   int      `json:"zero_label"`             // of these, had no token to train on
-	Duplicates  int      `json:"duplicates"`             // equal an earlier example in ids and labels; kept
-	DuplicateAt []string `json:"duplicate_at,omitempty"` // the first of them, "file:line"
-	Ended       int      `json:"eos_added"`              // conversations that got an EOS because the template ends the last turn with nothing
-	Torn        int      `json:"torn_borders"`           // conversations in which a token holds the end of a prompt and the front of an answer
+	Share       float64  `json:"trained_share"`                    // Trained / Tokens
+	Truncated   int      `json:"truncated"`                        // lost their end to the sequence length
+	Dropped     int      `json:"dropped"`                          // lost all their trained tokens to it, and were left out
+	Empty       int      `json:"empty"`                            // texts of white space or one token, and pairs of equal answers, left out
+	Bad         int      `json:"bad"`                              // could not be used and were left out (Options.OnBadRow)
+	ZeroLabel   int      `json:"zero_label"`                       // of these, had no token to train on
+	Duplicates  int      `json:"duplicates"`                       // equal an earlier example in ids and labels; kept
+	DuplicateAt []string `json:"duplicate_at,omitempty"`           // the first of them, "file:line"
+	Ended       int      `json:"eos_added"`                        // conversations that got an EOS because the template ends the last turn with nothing
+	Torn        int      `json:"torn_borders"`                     // conversations in which a token holds the end of a prompt and the front of an answer
+	Differs     []string `json:"differs_from_inference,omitempty"` // of the first conversations, those whose prompt is another at inference
 	MinLen      int      `json:"min_len"`
 	MeanLen     float64  `json:"mean_len"`
 	MaxLen      int      `json:"max_len"`
@@ -211,7 +213,7 @@ type Part struct {
 func (s *Set) Report() Report {
 	st := s.st
 	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, Bad: st.bad, ZeroLabel: st.untrained, Longest: st.longest,
-		Lengths: bins(st.seqLen), DuplicateAt: st.twins, Duplicates: st.duplicates, Ended: st.ended, Torn: st.torn,
+		Lengths: bins(st.seqLen), DuplicateAt: st.twins, Duplicates: st.duplicates, Ended: st.ended, Torn: st.torn, Differs: st.differs,
 		SeqLen: st.seqLen, Spilled: st.tok.spilled(), ShareByFile: make([]Part, len(st.files))}
 	if st.pairs {
 		r.Pairs = s.Len()

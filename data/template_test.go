@@ -91,3 +91,51 @@ func TestRendererGivesUp(t *testing.T) {
 	_, err = r.Render(&Conversation{Messages: []Message{m}})
 	require.ErrorContains(t, err, "not tried again")
 }
+
+// The prompt that a template gives at inference is compared with what training has before the answer.
+func TestRenderingAgainstInference(t *testing.T) {
+	row := write(t, "a.jsonl", `{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}`)
+	const body = `{% for m in messages %}{{ m.role + ':' + m.content + ';' }}{% endfor %}{% if add_generation_prompt %}{{ 'PROMPT' }}{% endif %}`
+	for source, differs := range map[string]string{
+		strings.Replace(body, "PROMPT", "assistant:", 1): "",
+		`{% for m in messages %}{{ m.role + ':' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + ';' }}{% endgeneration %}{% else %}{{ m.content + ';' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'model:' }}{% endif %}`: `a.jsonl:1: before turn 2, from byte 7 on: trained behind "assistant:", given "model:"`,
+	} {
+		tmpl, err := chat.Parse(source, chat.Options{})
+		require.NoError(t, err)
+		r := load(t, Options{Renderer: NewRenderer(tmpl)}, row).Report()
+		if differs == "" {
+			require.Empty(t, r.Differs)
+			continue
+		}
+		require.Len(t, r.Differs, 1)
+		require.Contains(t, r.Differs[0], differs)
+	}
+}
+
+// alphabet has tokens for <s> and </s>, as a tokenizer that finds special tokens in text.
+type alphabet struct{ byteEncoder }
+
+func (a alphabet) Encode(text string) ([]int32, error) {
+	ids, err := a.byteEncoder.Encode(strings.NewReplacer("<s>", "\x01", "</s>", "\x02").Replace(text))
+	for i := range ids {
+		if ids[i] < 13 {
+			ids[i] -= 10
+		}
+	}
+	return ids, err
+}
+
+// A text that begins with BOS or ends with EOS does not get another.
+func TestSpecialTokensAreNotDoubled(t *testing.T) {
+	for row, want := range map[string]string{
+		`{"prompt":"<s>a","completion":"b</s>"}`: "<1>a[b<2>]",
+		`{"prompt":"a","completion":"b</s>"}`:    "<1>a[b<2>]",
+		`{"prompt":"<s>a","completion":"b"}`:     "<1>a[b<2>]",
+		`{"text":"<s>ab</s>"}`:                   "<1>[ab<2>]",
+		`{"text":"ab"}`:                          "<1>[ab<2>]",
+	} {
+		set, err := Load(t.Context(), alphabet{}, []File{{Path: write(t, "a.jsonl", row)}}, Options{BOS: []int32{1}, EOS: []int32{2}})
+		require.NoError(t, err)
+		require.Equal(t, want, shown(example(t, set, 0)), row)
+	}
+}

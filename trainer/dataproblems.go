@@ -104,6 +104,10 @@ func figureProblems(r data.Report) []Problem {
 		say("prefer the model's own template, whose end token the model knows", "the chat template ends the last turn with nothing: %s got the tokenizer's end of text",
 			count(r.Ended, "conversation"))
 	}
+	if len(r.Differs) > 0 {
+		say("the model is trained behind another text than it will meet: name another template with data.template, or leave turns out that the template rewrites",
+			"the rendering for training is not that for inference in %s of the first, such as %s", count(len(r.Differs), "conversation"), r.Differs[0])
+	}
 	if r.Torn > 0 {
 		say("a generation prompt must not end with white space that the tokenizer joins to the answer; change the template, or name another with data.template",
 			"in %s a token holds the end of the prompt and the front of the answer: at inference the prompt ends inside it, so the model meets other tokens than it was trained on",
