@@ -96,7 +96,7 @@ func figureProblems(r data.Report) []Problem {
 	}
 	switch {
 	case r.Empty > 0 && r.Pairs > 0:
-		say("nothing: there is no preference in them", "%s have the same answer twice and are left out", count(r.Empty, "pair"))
+		say("nothing: there is no preference in them", "%s left out whose two answers are the same", count(r.Empty, "pair"))
 	case r.Empty > 0:
 		say("nothing: they are left out", "%s of white space or a single token", count(r.Empty, "text"))
 	}
