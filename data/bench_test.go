@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/bitsandbyes/bitsandbyes/chat"
 )
 
 func benchLengths(n, longest int) []int {
@@ -47,5 +49,24 @@ func BenchmarkLoadJSONL(b *testing.B) {
 	b.SetBytes(int64(rows.Len()))
 	for b.Loop() {
 		load(b, Options{}, path)
+	}
+}
+
+// BenchmarkConversations has rows of two exchanges through a template without generation blocks, which is taken apart by comparing renderings.
+func BenchmarkConversations(b *testing.B) {
+	var rows strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&rows, `{"messages":[{"role":"user","content":"question %d ?"},{"role":"assistant","content":"%s"},{"role":"user","content":"and"},{"role":"assistant","content":"more"}]}`+"\n",
+			i, strings.Repeat("answer ", 20))
+	}
+	const source = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
+	t, err := chat.Parse(source, chat.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	path := write(b, "a.jsonl", rows.String())
+	b.SetBytes(int64(rows.Len()))
+	for b.Loop() {
+		load(b, Options{Renderer: NewRenderer(t)}, path)
 	}
 }

@@ -1,9 +1,12 @@
 // Package data turns files of text, prompts or token ids into fixed-shape training batches.
 //
-// It works in two stages. [Load] streams the files, tokenises every row and keeps the token ids of all examples in memory, each
-// no longer than the sequence length. A [Loader] then maps a step number to the micro-batches of that step. The map is a pure
-// function of the set, the options and the step: resuming a run needs the step number and nothing else, and any rank of a
-// distributed run can build any micro-batch alone.
+// It works in two stages. [Load] streams the files, tokenises every row and keeps the token ids of all examples, each no longer than
+// the sequence length, in memory up to a limit and in a file beyond it. A [Loader] then maps a step number to the micro-batches of
+// that step. The map is a pure function of the set, the options and the step: resuming a run needs the step number and nothing else,
+// and any rank of a distributed run can build any micro-batch alone.
+//
+// A row becomes an example in three stages: a [Format] reads its keys into a prompt and an answer, or into a [Conversation]; a
+// [Renderer] turns that into text with the places of its turns; the [Mask] chooses the turns whose tokens are trained.
 //
 // Labels are aligned with the ids, as in transformers: Labels[t] is the id at t or [Ignore]. The shift (position t predicts the
 // token at t+1) is made by [Batch.Shift].

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -48,12 +49,16 @@ func TestTokensAreReadAsWritten(t *testing.T) {
 // A set that is mostly in a file makes the same batches as one in memory, from several goroutines too.
 func TestSpilledSetIsTheSame(t *testing.T) {
 	var rows strings.Builder
-	for i := range 30000 {
+	for i := range 60000 {
 		fmt.Fprintf(&rows, `{"prompt":"%d","completion":"%s"}`+"\n", i, strings.Repeat("x", 60+i%90))
 	}
 	path, dir := write(t, "a.jsonl", rows.String()), t.TempDir()
-	inMemory := load(t, Options{SeqLen: 256}, path)
+	before := heap()
 	spilled := load(t, Options{SeqLen: 256, SpillDir: dir, Limits: Limits{Memory: 1}}, path)
+	held := heap() - before
+	require.Less(t, held, int64(2*4*blockTokens+64*60000), "two blocks, and 64 bytes an example")
+	inMemory := load(t, Options{SeqLen: 256}, path)
+	require.Greater(t, 4*inMemory.Report().Tokens, held+4*blockTokens, "the set is larger than what was held")
 	require.Zero(t, inMemory.Report().Spilled)
 	r := spilled.Report()
 	require.LessOrEqual(t, r.Tokens-r.Spilled, int64(2*blockTokens), "no more than the limit and the open block are in memory")
@@ -87,6 +92,14 @@ func TestSpilledSetIsTheSame(t *testing.T) {
 	}
 	var se *SpillError
 	require.ErrorAs(t, err, &se)
+}
+
+// heap is what is reachable.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func TestSpillErrors(t *testing.T) {
