@@ -164,6 +164,23 @@ func TestParquetRows(t *testing.T) {
 	}
 }
 
+// A file of pyarrow, whose rows hold lists of structs with lists and nulls in all places, gives the JSON that Python wrote without its nulls.
+func TestParquetOfPyarrow(t *testing.T) {
+	raw, err := os.ReadFile("testdata/pyarrow.parquet")
+	require.NoError(t, err)
+	lines, err := os.ReadFile("testdata/pyarrow.jsonl")
+	require.NoError(t, err)
+	want := strings.Split(strings.TrimSpace(string(lines)), "\n")
+	rows, err := parquetRows(t, raw, Limits{})
+	require.ErrorContains(t, err, "EOF")
+	require.Len(t, rows, len(want))
+	for i := range want {
+		require.JSONEq(t, want[i], rows[i])
+	}
+	_, err = parquetRows(t, parquetFile(t, []pqExample{{IDs: []int64{1}}}, parquet.Compression(&parquet.Lz4Raw)), Limits{})
+	require.ErrorContains(t, err, "write the file with snappy or zstd")
+}
+
 func TestParquetSet(t *testing.T) {
 	type row struct {
 		Prompt     string `parquet:"prompt"`

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
 )
 
 // Bounds on what a Parquet file may make the reader allocate: it decodes one page of each column at a time.
@@ -183,6 +184,10 @@ func checkPages(in io.ReaderAt, size int64, pq *parquet.File, lim Limits) error 
 			}
 			if at < 4 || m.TotalCompressedSize < 0 || at > size || m.TotalCompressedSize > size-at {
 				return fmt.Errorf("column %s lies outside the file", columns[i])
+			}
+			switch m.Codec {
+			case format.Lz4, format.Lz4Raw, format.LZO:
+				return fmt.Errorf("column %s is packed with %v, which cannot be unpacked here; write the file with snappy or zstd", columns[i], m.Codec)
 			}
 			leaf, ok := pq.Schema().Lookup(columns[i]...)
 			if !ok {
