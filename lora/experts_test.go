@@ -144,6 +144,8 @@ func TestExpertRefusals(t *testing.T) {
 	}
 	saved, err := lora.Load(vfs.OS{}, dir)
 	require.NoError(t, err)
+	_, err = saved.Pairs()
+	require.ErrorContains(t, err, "merge it into the model")
 	dense, _ := newNet(t)
 	_, err = lora.AttachSaved(dense, saved, nil)
 	require.ErrorContains(t, err, "the model has no")
