@@ -4,11 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 )
@@ -105,40 +103,6 @@ func FindLlama2C(fsys vfs.FS, dir string) (string, error) {
 		return "", fmt.Errorf("%s: %d llama2.c files where one is expected: %w", dir, len(found), fs.ErrNotExist)
 	}
 	return found[0], nil
-}
-
-// WriteText prints the description for people.
-func (in Info) WriteText(w io.Writer) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s, %d tensors, %d elements, %d bytes\n", in.Path, in.Kind, len(in.Tensors), in.Elements, in.Bytes)
-	for _, k := range sortedKeys(in.ByDType) {
-		fmt.Fprintf(&b, "  %-5s %d bytes\n", k, in.ByDType[k])
-	}
-	for _, k := range sortedKeys(in.Metadata) {
-		fmt.Fprintf(&b, "  metadata %s: %s\n", quoted(k), quoted(in.Metadata[k]))
-	}
-	if q := in.Quantized; q != nil {
-		fmt.Fprintf(&b, "  %s\n", q.text())
-	}
-	for _, c := range in.Checkpoints {
-		state := "intact"
-		if !c.Intact {
-			state = "damaged: " + c.Problem
-		}
-		fmt.Fprintf(&b, "  checkpoint %s: %s\n", c.Name, state)
-	}
-	for _, warning := range in.Warnings {
-		fmt.Fprintf(&b, "  warning: %s\n", warning)
-	}
-	width := 0
-	for _, t := range in.Tensors {
-		width = max(width, min(len(printable(t.Name)), 80))
-	}
-	for _, t := range in.Tensors {
-		fmt.Fprintf(&b, "  %-*s  %-4s %v\n", width, printable(t.Name), t.DType, t.Shape)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 func (in *Info) file(fsys vfs.FS) error {

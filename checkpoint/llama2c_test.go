@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -107,6 +108,14 @@ func TestInspect(t *testing.T) {
 	require.NoError(t, in.WriteText(&text))
 	require.NotContains(t, text.String(), "\x1b", "names cannot act on the terminal")
 	require.Contains(t, text.String(), "adapter, 2 tensors, 3 elements, 9 bytes")
+	require.Contains(t, text.String(), "\n  r: 4\n")
+	in.Config = json.RawMessage(`{"target_modules": ["q_\u001b[2J", "` + "\u009b\u202e" + `"], "use_dora": false, "revision": null, "bias": "` + strings.Repeat("x", 999) + `", "unknown": 1}`)
+	text.Reset()
+	require.NoError(t, in.WriteText(&text))
+	for _, hidden := range []string{"\x1b", "\u009b", "\u202e", "use_dora", "revision", "unknown", strings.Repeat("x", 300)} {
+		require.NotContains(t, text.String(), hidden)
+	}
+	require.Contains(t, text.String(), "target_modules")
 
 	require.NoError(t, save(t, m, 4, 0))
 	in, err = Inspect(m, "/d/run/checkpoints/step-00000004")

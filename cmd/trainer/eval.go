@@ -51,7 +51,7 @@ func (p *program) eval() *cobra.Command {
 			if cmd.Flags().Changed("separator") {
 				o.Separator = &o.separator
 			}
-			return p.runEval(cmd, &o)
+			return stopped(cmd.Context(), p.runEval(cmd, &o))
 		},
 	}
 	o.define(c.Flags())

@@ -24,11 +24,28 @@ func (inputError) ExitCode() int { return config.ExitInput }
 // Unwrap returns the cause.
 func (e inputError) Unwrap() error { return e.error }
 
+const inspectUsage = `Show what a model, adapter, checkpoint or run holds: its kind and size, what its configuration says, and its tensors.
+
+Takes a Hugging Face folder or the name of one in the local cache, a PEFT adapter, a safetensors, GGUF, llama2.c or gpt-nano file, a run,
+or one checkpoint of it. Headers are read, no weights, but checkpoints are checked whole: what is damaged is named. --json has every
+key of the configuration.
+
+  trainer inspect runs/first
+  trainer inspect model.gguf --json`
+
+const verifyUsage = `Compare what a model computes with a file of stored values, made by another library: logits, losses, gradients, packed rows, routers, merged
+adapters. Prints each tensor's largest absolute and relative difference beside its limit.
+
+Exit code 0 within the limits; 1 beyond one, or for a tensor that is not known or cannot be computed; 3 for a bad file, or nothing compared.
+
+  trainer verify --model ./model --against golden.safetensors`
+
 func (p *program) inspect() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "inspect FILE|DIR",
 		Short: "Show what a model, adapter, checkpoint or run holds",
+		Long:  inspectUsage,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			path, err := checkpoint.Locate(vfs.OS{}, args[0])
@@ -66,6 +83,7 @@ func (p *program) verify() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify --model DIR --against golden.safetensors [--adapter DIR]",
 		Short: "Compare logits, losses and gradients with stored ones",
+		Long:  verifyUsage,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			d, err := device.Open(dev)

@@ -50,7 +50,7 @@ func (p *program) generate() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.NoCache, o.Logger = !o.cache, p.logger()
-			return p.runGenerate(cmd, o)
+			return stopped(cmd.Context(), p.runGenerate(cmd, o))
 		},
 	}
 	o.define(c.Flags())

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,4 +72,25 @@ func TestGenerateRefuses(t *testing.T) {
 		require.Contains(t, msg, c.says)
 		require.Empty(t, out)
 	}
+}
+
+// TestGenerateStopped: a signal has its exit code, and what was written until then is there.
+func TestGenerateStopped(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	var out, msg bytes.Buffer
+	code := run(ctx, []string{"generate", "--model", "builtin:tiny", "--prompt", "Tom", "--ignore-end"}, stopAfter{&out, stop}, &msg)
+	require.Equal(t, 143, code)
+	require.Contains(t, msg.String(), "stopped by a signal")
+	require.NotEmpty(t, out.String())
+}
+
+// stopAfter calls stop when it is written to.
+type stopAfter struct {
+	io.Writer
+	stop func()
+}
+
+func (w stopAfter) Write(b []byte) (int, error) {
+	w.stop()
+	return w.Writer.Write(b)
 }

@@ -27,25 +27,39 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// rootUsage says what scripts depend on.
+const rootUsage = `Fine-tune language models: LoRA, 4-bit weights, 8-bit optimizers, in one binary.
+
+Exit codes: 0 done; 2 bad flags or configuration; 3 bad input file; 4 does not fit in memory; 5 a loss, gradient or score is not finite; 6 a file
+cannot be written; 138 a fault among processes, starting again may help; 143 stopped by a signal, training with a durable checkpoint;
+1 any other failure.`
+
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	p := &program{in: os.Stdin, out: stdout, err: stderr}
-	root := &cobra.Command{
-		Use:           "trainer",
-		Short:         "Fine-tune language models: LoRA, 4-bit weights, 8-bit optimizers, in one binary",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root := p.root()
 	root.SetArgs(args)
-	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.export(), p.doctor(), p.eval(), p.merge())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errSilent) {
 		fmt.Fprintln(stderr, "trainer:", err)
 	}
 	return exitCode(err)
+}
+
+// root is the command with all others in it.
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "trainer",
+		Short:         "Fine-tune language models: LoRA, 4-bit weights, 8-bit optimizers, in one binary",
+		Long:          rootUsage,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.export(), p.doctor(), p.eval(), p.merge())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	return root
 }
 
 // program is where a command reads and writes.
@@ -68,6 +82,26 @@ func (silentCode) Is(target error) bool { return target == errSilent }
 
 // ExitCode is the code.
 func (c silentCode) ExitCode() int { return int(c) }
+
+// stopped gives the end of a command by a signal its exit code and a sentence.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return stopError{err}
+}
+
+// stopError is a command that a signal ended; it has nothing that would have to be kept.
+type stopError struct{ error }
+
+// Error says so.
+func (stopError) Error() string { return "stopped by a signal" }
+
+// ExitCode is config.ExitStopped.
+func (stopError) ExitCode() int { return config.ExitStopped }
+
+// Unwrap returns the cause.
+func (e stopError) Unwrap() error { return e.error }
 
 // usage marks an error of the command line.
 func usage(err error) error { return &config.ErrConfig{Reason: err.Error()} }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
@@ -282,4 +283,21 @@ func TestBuiltinJob(t *testing.T) {
 	code, text, msg := command(t, "generate", "--model", "builtin:tiny", "--adapter", filepath.Join(out, "adapter"), "--prompt", "Story:", "--max-tokens", "8")
 	require.Zero(t, code, msg)
 	require.NotEmpty(t, strings.TrimSpace(text))
+}
+
+// TestHelp: every command says more than its name, and every flag what it does.
+func TestHelp(t *testing.T) {
+	p := &program{in: strings.NewReader(""), out: io.Discard, err: io.Discard}
+	for _, c := range p.root().Commands() {
+		require.NotEmpty(t, c.Short, c.Name())
+		require.Greater(t, len(c.Long), len(c.Short), c.Name())
+		c.Flags().VisitAll(func(f *pflag.Flag) { require.NotEmpty(t, f.Usage, "%s --%s", c.Name(), f.Name) })
+		code, out, _ := command(t, c.Name(), "--help")
+		require.Zero(t, code)
+		require.Contains(t, out, c.Long)
+	}
+	_, out, _ := command(t, "--help")
+	for _, code := range []int{config.ExitConfig, config.ExitInput, config.ExitMemory, config.ExitNonFinite, config.ExitDisk, config.ExitDistributed, config.ExitStopped} {
+		require.Contains(t, out, fmt.Sprintf("%d ", code))
+	}
 }

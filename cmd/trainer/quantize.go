@@ -142,7 +142,13 @@ func (p *program) dequantize() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dequantize IN OUT",
 		Short: "Write a quantized safetensors file or model folder in full precision",
-		Args:  cobra.ExactArgs(2),
+		Long: `Write a quantized safetensors file or model folder in full precision.
+
+Reads what trainer quantize and transformers with bitsandbytes write. The weights get the dtype that they were quantized from, or --dtype; what
+quantizing lost does not come back.
+
+  trainer dequantize ./model-nf4 ./model-bf16 --dtype bf16`,
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.In, o.Out = args[0], args[1]
 			if o.DType, err = dtypeFlag("dtype", dtype); err != nil {
