@@ -41,8 +41,20 @@ func (w *Writer) Answer(ctx context.Context, q Query, emit func(text string) err
 	return all[0], err
 }
 
+// QueryError says which query cannot be answered, before any is.
+type QueryError struct {
+	Index int // from 0
+	Err   error
+}
+
+// Error counts queries from 1.
+func (e *QueryError) Error() string { return fmt.Sprintf("query %d: %v", e.Index+1, e.Err) }
+
+// Unwrap returns the cause.
+func (e *QueryError) Unwrap() error { return e.Err }
+
 // AnswerAll answers many queries, some side by side, and calls emit with each answer in their order. Queries of one adapter are answered
-// together, so each adapter is switched to once.
+// together, so each adapter is switched to once. A query that cannot be answered is a *QueryError.
 func (w *Writer) AnswerAll(ctx context.Context, queries []Query, emit func(i int, a Answer) error) error {
 	prompts := make([]prompt, len(queries))
 	groups := map[string][]int{}
@@ -52,11 +64,11 @@ func (w *Writer) AnswerAll(ctx context.Context, queries []Query, emit func(i int
 			q.Adapter = w.Using()
 		}
 		if q.Adapter != NoAdapter && w.named(q.Adapter) == nil {
-			return withCode(config.ExitInput, fmt.Errorf("query %d: there is no adapter called %q; there are: %s", i+1, q.Adapter, w.names()))
+			return &QueryError{i, withCode(config.ExitInput, fmt.Errorf("there is no adapter called %q; there are: %s", q.Adapter, w.names()))}
 		}
 		var err error
 		if prompts[i], err = w.promptOf(q); err != nil {
-			return fmt.Errorf("query %d: %w", i+1, err)
+			return &QueryError{i, err}
 		}
 		if groups[q.Adapter] == nil {
 			order = append(order, q.Adapter)

@@ -85,7 +85,7 @@ type Writer struct {
 	o   GenerateOptions
 	gen *Generator // nil before the first text
 
-	reserve int // least capacity of a generator
+	reserve int // least capacity of a generator of one row
 	form    *chatForm
 	scores  scorer
 }
@@ -119,7 +119,10 @@ func (w *Writer) endGenerator() error {
 
 // generator has at least so many rows and tokens. A larger one replaces a smaller one.
 func (w *Writer) generator(rows, tokens int) (*Generator, error) {
-	tokens = min(max(tokens, w.reserve), w.model.Config().MaxPositions)
+	if rows == 1 {
+		tokens = max(tokens, w.reserve)
+	}
+	tokens = min(tokens, w.model.Config().MaxPositions)
 	if w.gen != nil && w.gen.rows == rows && w.gen.Capacity() >= tokens {
 		return w.gen, nil
 	}

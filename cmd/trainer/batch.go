@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -21,13 +22,14 @@ const maxPrompts = 1 << 30
 type batch struct {
 	queries  []trainer.Query
 	messages [][]json.RawMessage // of conversations, as the file has them
+	where    []string            // file and line of each
 }
 
 // answerAll writes a JSON object for each row.
 func (p *program) answerAll(ctx context.Context, w *trainer.Writer, b *batch) error {
 	enc := json.NewEncoder(p.out)
 	enc.SetEscapeHTML(false)
-	return w.AnswerAll(ctx, b.queries, func(i int, a trainer.Answer) error {
+	err := w.AnswerAll(ctx, b.queries, func(i int, a trainer.Answer) error {
 		if b.messages == nil {
 			return enc.Encode(a)
 		}
@@ -44,6 +46,11 @@ func (p *program) answerAll(ctx context.Context, w *trainer.Writer, b *batch) er
 			Adapter      string            `json:"adapter"`
 		}{append(b.messages[i], reply.Fields), a.PromptTokens, a.Reused, a.Tokens, a.Finish, a.Adapter})
 	})
+	var bad *trainer.QueryError
+	if errors.As(err, &bad) {
+		return fmt.Errorf("%s: %w", b.where[bad.Index], bad.Err)
+	}
+	return err
 }
 
 // readPrompts reads a file, or standard input for "-".
@@ -77,7 +84,7 @@ func (p *program) promptRows(name string) (*batch, error) {
 			}
 			q.Prompt, q.Adapter = *row.Prompt, row.Adapter
 		}
-		b.queries = append(b.queries, q)
+		b.queries, b.where = append(b.queries, q), append(b.where, fmt.Sprintf("%s:%d", name, n))
 		return nil
 	})
 	if err == nil && len(b.queries) == 0 {
@@ -152,7 +159,7 @@ func (b *batch) row(r *data.Row) error {
 		raw[i] = m.Fields
 	}
 	b.queries = append(b.queries, trainer.Query{Conversation: &c, Adapter: adapter})
-	b.messages = append(b.messages, raw)
+	b.messages, b.where = append(b.messages, raw), append(b.where, fmt.Sprintf("%s:%d", r.File, r.Line))
 	return nil
 }
 

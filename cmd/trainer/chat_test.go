@@ -159,6 +159,8 @@ func TestChatFlagsRefuse(t *testing.T) {
 		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
 		return name
 	}
+	poem := filepath.Join(t.TempDir(), "poem")
+	require.NoError(t, os.WriteFile(poem, []byte("Tom\n"+`{"prompt":"Tom","adapter":"b"}`), 0o644))
 	for says, c := range map[string]struct {
 		code int
 		args []string
@@ -176,6 +178,7 @@ func TestChatFlagsRefuse(t *testing.T) {
 		"holds no conversation": {3, []string{"--messages", file("[]")}},
 		":2: is no JSON object": {3, []string{"--messages", file(`{"messages":[{"role":"user","content":"a"}]}` + "\nx")}},
 		"neither":               {3, []string{"--messages", file(`{"text":"x"}`)}},
+		"poem:2: ":              {3, []string{"--prompts", poem}},
 		`called "b"`:            {3, []string{"--template", "plain", "--messages", file(`{"messages":[{"role":"user","content":"a"}],"adapter":"b"}`)}},
 	} {
 		code, out, msg := command(t, append([]string{"generate", "--model", "builtin:tiny"}, c.args...)...)
