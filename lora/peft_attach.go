@@ -62,10 +62,10 @@ func AttachSavedNamed(model any, name string, s *Saved, values Store) (*Adapter,
 func (a *Adapter) attachRest(model any) error {
 	s := a.saved
 	if err := a.takeWhole(model); err != nil {
-		return s.mismatch(weightsFile, err.Error())
+		return s.misfit(configFile, "", err.Error())
 	}
 	if err := a.takeTokens(model); err != nil {
-		return s.mismatch(weightsFile, err.Error())
+		return s.misfit(configFile, "", err.Error())
 	}
 	here := map[string]bool{}
 	for _, w := range a.whole {
@@ -165,12 +165,17 @@ func (l *layer) features() (in, out int) {
 	return l.linear.Features()
 }
 
+// mismatch names the first tensor that does not fit the model.
 func (s *Saved) mismatch(key, reason string) error {
+	return s.misfit(weightsFile, keyPrefix+key, reason)
+}
+
+func (s *Saved) misfit(file, tensor, reason string) error {
 	remedy := "use the model that it was trained on"
 	if s.BaseModel != "" {
 		remedy += fmt.Sprintf("; its configuration names %q", s.BaseModel)
 	}
-	return &checkpoint.FormatError{File: filepath.Join(s.dir, weightsFile), Tensor: keyPrefix + key,
+	return &checkpoint.FormatError{File: filepath.Join(s.dir, file), Tensor: tensor,
 		Reason: "this adapter is for another model: " + reason, Remedy: remedy}
 }
 

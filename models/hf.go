@@ -129,6 +129,8 @@ func jsonError(err error) error {
 	var kind *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
 	switch {
+	case errors.As(err, &kind) && kind.Field == "":
+		return fmt.Errorf("config.json: it is no JSON object but a %s; fetch the file again", kind.Value)
 	case errors.As(err, &kind):
 		return fmt.Errorf("config.json: %s is a %s, which it must not be (byte %d)", kind.Field, kind.Value, kind.Offset)
 	case errors.As(err, &syntax):

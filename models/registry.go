@@ -52,7 +52,7 @@ func familyOf(model string) (*family, error) {
 			return f, nil
 		}
 	}
-	return nil, fmt.Errorf("config.json: model_type %q is not supported; supported: %s", model, strings.Join(Types(), ", "))
+	return nil, fmt.Errorf("config.json: model_type %.60q is not supported; supported: %s", model, strings.Join(Types(), ", "))
 }
 
 // ParseConfig reads config.json of a Hugging Face directory, in the keys of transformers 4 or 5. A model type or feature that

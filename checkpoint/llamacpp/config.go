@@ -82,6 +82,9 @@ func (m *meta) rope(theta float64) map[string]any {
 	if factor == 0 {
 		factor = m.float("%.rope.scale_linear", 0) // of older files
 	}
+	if head := m.headDim(m.needed("%.embedding_length"), m.needed("%.attention.head_count")); m.integer("%.rope.dimension_count", head) != head {
+		m.fail("heads of %d features of which %d turn are not supported for %q", head, m.integer("%.rope.dimension_count", head), m.arch)
+	}
 	original := m.integer("%.rope.scaling.original_context_length", 0)
 	factors := m.floats(ropeFreqs)
 	switch {

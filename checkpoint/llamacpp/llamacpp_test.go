@@ -192,6 +192,7 @@ func TestOpenRefuses(t *testing.T) {
 		{`"llama.attention.causal" is false, which changes`, set("llama.attention.causal", false)},
 		{`"llama.logit_scale" is 8, which changes`, set("llama.logit_scale", float32(8))},
 		{`rope scaling "su"`, set("llama.rope.scaling.type", "su")},
+		{"heads of 16 features of which 8 turn", set("llama.rope.dimension_count", uint32(8))},
 		{"has no tensor of this name", tensors(gguf.Spec{Name: "blk.0.ssm_in.weight", Type: ggml.F32, Shape: tensor.S(2)})},
 		{"stands for model.layers.0.", tensors(gguf.Spec{Name: "blk.0.ffn_gate_exps.weight", Type: ggml.F32, Shape: tensor.S(2, 2, 2)},
 			gguf.Spec{Name: "blk.0.ffn_gate.1.weight", Type: ggml.F32, Shape: tensor.S(2, 2)})},
