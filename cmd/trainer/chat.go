@@ -154,7 +154,7 @@ func (t *talk) say(ctx context.Context, text string) error {
 	}()
 	began := time.Now()
 	a, err := t.chat.Say(ctx, text, func(s string) error {
-		_, err := fmt.Fprint(t.out, s)
+		_, err := fmt.Fprint(t.text(), s)
 		return err
 	})
 	close(done)

@@ -33,6 +33,16 @@ func talked(t *testing.T, o generateFlags, lines ...string) (stdout, stderr stri
 }
 
 // TestChatPipes: a line is a turn, commands do what they say, and the last line needs no end.
+// TestVisible: a model's words do not steer the terminal; standard output that is none gets them as they are.
+func TestVisible(t *testing.T) {
+	var b bytes.Buffer
+	n, err := visible{&b}.Write([]byte("a\x1b]52;c;ZXZpbA==\a\tb\u202ec\n"))
+	require.NoError(t, err)
+	require.Equal(t, 24, n)
+	require.Equal(t, "a\\x1b]52;c;ZXZpbA==\\x07\tb\\u202ec\n", b.String())
+	require.Equal(t, &b, (&program{out: &b}).text())
+}
+
 func TestChatPipes(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "talk.jsonl")
 	out, msg, err := talked(t, chatFlags(), "/system Be brief.", "Where is Tom?", "And Anna?", "/undo", "", `Or\`, "Ben?", "/save "+name, "//undo", "/adapter", "/undo", "/undo", "/undo", "/undo")

@@ -145,7 +145,7 @@ func (p *program) runGenerate(cmd *cobra.Command, o generateFlags) (err error) {
 	if err := p.choose(cmd.Flags(), &o, w); err != nil {
 		return err
 	}
-	stream := func(text string) error { _, err := fmt.Fprint(p.out, text); return err }
+	stream := func(text string) error { _, err := fmt.Fprint(p.text(), text); return err }
 	switch {
 	case o.chat:
 		return p.chat(cmd.Context(), w, o)

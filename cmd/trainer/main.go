@@ -18,6 +18,7 @@ import (
 
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu" // the devices this program can use
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/preview"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
@@ -132,4 +133,22 @@ func (p *program) logger() *slog.Logger {
 func (p *program) terminal() bool {
 	f, ok := p.err.(*os.File)
 	return ok && report.IsTerminal(f)
+}
+
+// text is where a model's words go: standard output, and if that is a terminal, without what would steer it.
+func (p *program) text() io.Writer {
+	if f, ok := p.out.(*os.File); ok && report.IsTerminal(f) {
+		return visible{f}
+	}
+	return p.out
+}
+
+// visible writes text for a terminal.
+type visible struct{ w io.Writer }
+
+func (v visible) Write(text []byte) (int, error) {
+	if _, err := io.WriteString(v.w, preview.Visible(string(text))); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }

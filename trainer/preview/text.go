@@ -37,14 +37,14 @@ func (r *Report) WriteText(w io.Writer, o TextOptions) error {
 		p.lengths(r)
 	}
 	for _, b := range r.BadRows {
-		p.line(red, fmt.Sprintf("%s:%d: %s", b.File, b.Line, visible(b.Reason)))
+		p.line(red, fmt.Sprintf("%s:%d: %s", b.File, b.Line, Visible(b.Reason)))
 	}
 	if more := r.Bad - len(r.BadRows); more > 0 {
 		p.line(red, fmt.Sprintf("... and %d more rows that cannot be used", more))
 	}
 	for _, q := range r.Problems {
-		p.line(bold, "! "+visible(q.What))
-		p.line("", "  "+visible(q.Remedy))
+		p.line(bold, "! "+Visible(q.What))
+		p.line("", "  "+Visible(q.Remedy))
 	}
 	switch {
 	case r.Trained == 0:
@@ -74,14 +74,14 @@ func (p *printer) row(r *Row) {
 	if r.Side != "" {
 		side = ", " + r.Side
 	}
-	p.line(bold, fmt.Sprintf("row %d%s (%s): %d tokens, %d trained", r.Number, side, visible(r.Source), len(r.Tokens), r.Trained))
+	p.line(bold, fmt.Sprintf("row %d%s (%s): %d tokens, %d trained", r.Number, side, Visible(r.Source), len(r.Tokens), r.Trained))
 	for i := 0; i < len(r.Tokens); {
 		trained := r.Tokens[i].Trained
 		var text strings.Builder
 		for ; i < len(r.Tokens) && r.Tokens[i].Trained == trained; i++ {
 			text.WriteString(r.Tokens[i].Text)
 		}
-		p.span(visible(text.String()), trained)
+		p.span(Visible(text.String()), trained)
 	}
 	p.b.WriteString("\n\n")
 }
@@ -107,10 +107,10 @@ func (p *printer) summary(r *Report) {
 		if f.Weight != 1 {
 			weight = fmt.Sprintf(", weight %v", f.Weight)
 		}
-		put("file", "%s: %d rows, %s (%s)%s", visible(f.Path), f.Rows, f.Format, visible(f.Why), weight)
+		put("file", "%s: %d rows, %s (%s)%s", Visible(f.Path), f.Rows, f.Format, Visible(f.Why), weight)
 	}
 	if r.Template != "" {
-		put("chat template", "%s", visible(r.Template))
+		put("chat template", "%s", Visible(r.Template))
 	}
 	if r.Pairs > 0 {
 		put("pairs", "%d", r.Pairs)
@@ -137,8 +137,8 @@ func (p *printer) lengths(r *Report) {
 	}
 }
 
-// visible keeps text from the files from steering the terminal: control characters and marks of direction are shown, not sent.
-func visible(s string) string {
+// Visible keeps text of strangers, or of their models, from steering the terminal: control characters and marks of direction are shown, not sent.
+func Visible(s string) string {
 	bad := func(c rune) bool {
 		return c != '\n' && c != '\t' && (unicode.IsControl(c) || unicode.Is(unicode.Cf, c) && c != '\u200d' || c == '\u2028' || c == '\u2029')
 	}
