@@ -22,7 +22,7 @@ type TemplateRenderer struct {
 
 // maxSpent is on how many conversations a template may run out of its budget. It is then not tried again: a report on a file of many rows
 // would else wait a second for each.
-const maxSpent = 20
+const maxSpent = 5
 
 // Template is the template.
 func (r *TemplateRenderer) Template() *chat.Template { return r.t }
