@@ -85,6 +85,6 @@ func TestHeldOut(t *testing.T) {
 }
 
 func TestVisible(t *testing.T) {
-	require.Equal(t, "a\n\tb", visible("a\n\tb"))
-	require.Equal(t, `\x1b[2J\x07 \x9b \u202e \u2028 é`, visible("\x1b[2J\x07 \u009b \u202e \u2028 é"))
+	require.Equal(t, "a\n\tb", Visible("a\n\tb"))
+	require.Equal(t, `\x1b[2J\x07 \x9b \u202e \u2028 é`, Visible("\x1b[2J\x07 \u009b \u202e \u2028 é"))
 }
