@@ -43,13 +43,19 @@ func (m *Model) generation() (c generationConfig, err error) {
 	if raw == nil {
 		return c, nil
 	}
-	if err := json.Unmarshal(raw, &c); err != nil {
+	if c, err = parseGeneration(raw, int32(m.Config().Vocab)); err != nil {
 		return c, withCode(config.ExitInput, fmt.Errorf("model %s: %s: %w; correct or remove it", m.Name, generationFile, err))
 	}
-	vocab := int32(m.Config().Vocab)
+	return c, nil
+}
+
+func parseGeneration(raw []byte, vocab int32) (c generationConfig, err error) {
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return c, err
+	}
 	for _, id := range c.EOS {
 		if id < 0 || id >= vocab {
-			return c, withCode(config.ExitInput, fmt.Errorf("model %s: %s: eos_token_id %d is not in the vocabulary of %d; correct or remove it", m.Name, generationFile, id, vocab))
+			return c, fmt.Errorf("eos_token_id %d is not in the vocabulary of %d", id, vocab)
 		}
 	}
 	return c, nil
@@ -62,6 +68,14 @@ func (m *Model) Sampling() (s Sampling, ok bool, err error) {
 	if err != nil || m.TokFiles[generationFile] == nil {
 		return s, false, err
 	}
+	s = c.sampling()
+	if err := s.Check(); err != nil {
+		return s, true, &exitError{config.ExitInput, fmt.Errorf("model %s: %s: %w; choose the settings yourself", m.Name, generationFile, err)}
+	}
+	return s, true, nil
+}
+
+func (c generationConfig) sampling() (s Sampling) {
 	if c.DoSample {
 		s.Temperature, s.TopK = 1, defaultTopK
 	}
@@ -79,10 +93,7 @@ func (m *Model) Sampling() (s Sampling, ok bool, err error) {
 			s.TopK = *c.TopK
 		}
 	}
-	if err := s.Check(); err != nil {
-		return s, true, &exitError{config.ExitInput, fmt.Errorf("model %s: %s: %w; choose the settings yourself", m.Name, generationFile, err)}
-	}
-	return s, true, nil
+	return s
 }
 
 // defaultTopK is that of transformers.
@@ -91,16 +102,24 @@ const defaultTopK = 50
 // EOS returns the ids that end a text: those of the model's configuration, and what generation_config.json adds; where both are silent, the
 // tokenizer's.
 func (m *Model) EOS() []int32 {
-	out := slices.Clone(m.Config().EOS)
-	if c, err := m.generation(); err == nil { // OpenModel reported the error
-		for _, id := range c.EOS {
-			if !slices.Contains(out, id) {
-				out = append(out, id)
-			}
-		}
+	c, err := m.generation()
+	if err != nil { // OpenModel reported it
+		c.EOS = nil
 	}
+	out := mergeIDs(m.Config().EOS, c.EOS)
 	if m.Tokenizer != nil && len(out) == 0 {
 		if id, ok := m.Tokenizer.EOS(); ok {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// mergeIDs is a followed by what is new in b; a and b stay as they are.
+func mergeIDs(a, b []int32) []int32 {
+	out := slices.Clone(a)
+	for _, id := range b {
+		if !slices.Contains(out, id) {
 			out = append(out, id)
 		}
 	}

@@ -34,7 +34,7 @@ func TestEval(t *testing.T) {
 	require.Equal(t, 4, strings.Count(string(raw), `"task":"messages"`))
 	code, out, msg = command(t, args...)
 	require.Zero(t, code, msg)
-	require.Contains(t, out, "2 conversations")
+	require.Contains(t, out, "conversations: 2")
 	code, _, msg = command(t, "eval", "--model", "builtin:tiny", "--messages", rows, "--template", "plain", "--compare-base")
 	require.Equal(t, 2, code)
 	require.Contains(t, msg, "--adapter")

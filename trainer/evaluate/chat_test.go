@@ -67,7 +67,7 @@ func TestMessages(t *testing.T) {
 	require.Equal(t, tokens, c.Tokens)
 	require.InDelta(t, sum/float64(tokens), c.NLL, 1e-4)
 	require.InDelta(t, math.Exp(c.NLL), c.Perplexity, 1e-9)
-	require.Contains(t, all.Text(), "3 conversations")
+	require.Contains(t, all.Text(), "conversations: 3")
 
 	// The replies alone are counted: what follows is the words and the end, not the question.
 	words, err := w.PlainTokens(" Tom.")

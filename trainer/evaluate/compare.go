@@ -64,7 +64,7 @@ func (c *Comparison) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "adapter %s\n%sbase\n%sdifference\n", c.Adapter, c.With.Text(), c.Base.Text())
 	for _, d := range c.Differences {
-		fmt.Fprintf(&b, "%-22s %+.6f ± %.6f  (%.6f, base %.6f; %d pairs)\n", d.Metric, d.Difference, d.StdErr, d.With, d.Base, d.Units)
+		fmt.Fprintf(&b, "%-22s %+.6f%s  (%.6f, base %.6f; pairs: %d)\n", d.Metric, d.Difference, doubt(d.StdErr, d.Units), d.With, d.Base, d.Units)
 	}
 	return b.String()
 }

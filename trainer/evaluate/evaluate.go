@@ -143,7 +143,7 @@ func (r *Result) Text() string {
 			100*p.Top1, p.Tokens, p.Windows, p.Context, p.Stride)
 	}
 	if c := r.Conversations; c != nil {
-		fmt.Fprintf(&b, "messages    perplexity %.4f  (%.6f ± %.6f nats a token of the replies)  top-1 %.2f%%  %d tokens in %d conversations", c.Perplexity, c.NLL, c.StdErr,
+		fmt.Fprintf(&b, "messages    perplexity %.4f  (%.6f%s nats a token of the replies)  top-1 %.2f%%  %d tokens, conversations: %d", c.Perplexity, c.NLL, doubt(c.StdErr, len(c.Rows)),
 			100*c.Top1, c.Tokens, len(c.Rows))
 		if c.Truncated > 0 || c.Dropped > 0 {
 			fmt.Fprintf(&b, "; %d cut at the context, %d left out", c.Truncated, c.Dropped)
@@ -158,6 +158,14 @@ func (r *Result) Text() string {
 		fmt.Fprintf(&b, "exact       %.2f%% ± %.2f right (%s)  %d of %d\n", 100*e.Accuracy, 100*e.StdErr, e.Match, e.Right, e.Questions)
 	}
 	return b.String()
+}
+
+// doubt writes a standard error, which a single unit does not have.
+func doubt(stderr float64, units int) string {
+	if units < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" ± %.6f", stderr)
 }
 
 // errNoRow is a file without anything to measure on.
