@@ -53,7 +53,7 @@ func (m *Model) addTokens(tokens []string, c *models.Config) error {
 }
 
 // takeTokenizer reads the tokenizer of an adapter's folder, which has more tokens than the model's if the adapter was trained with new ones.
-// One with fewer, of a model in another format, changes nothing.
+// Of one with fewer, of a model in another format, and of a folder without one the chat template is taken alone.
 func (m *Model) takeTokenizer(fsys vfs.FS, dir string, c *models.Config) error {
 	if dir == "" {
 		return nil
@@ -64,7 +64,7 @@ func (m *Model) takeTokenizer(fsys vfs.FS, dir string, c *models.Config) error {
 	}
 	if _, err := fsys.Stat(filepath.ToSlash(filepath.Join(dir, "tokenizer.json"))); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+			return m.takeTemplate(fsys, dir)
 		}
 		return withCode(config.ExitInput, err)
 	}
@@ -74,8 +74,20 @@ func (m *Model) takeTokenizer(fsys vfs.FS, dir string, c *models.Config) error {
 	}
 	if own != nil && m.Tokenizer.VocabSize() < own.VocabSize() {
 		m.Tokenizer, m.TokFiles = own, files
-		return nil
+		return m.takeTemplate(fsys, dir)
 	}
 	c.Vocab = max(c.Vocab, m.Tokenizer.VocabSize())
+	return nil
+}
+
+// takeTemplate reads the chat template of an adapter's folder: the one that the adapter was trained with.
+func (m *Model) takeTemplate(fsys vfs.FS, dir string) error {
+	raw, err := vfs.ReadFile(fsys, filepath.ToSlash(filepath.Join(dir, templateFile)), maxConfigFile)
+	switch {
+	case err == nil:
+		m.TokFiles[templateFile] = raw
+	case !errors.Is(err, fs.ErrNotExist):
+		return withCode(config.ExitInput, err)
+	}
 	return nil
 }

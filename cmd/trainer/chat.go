@@ -40,6 +40,9 @@ type talk struct {
 
 // chat talks until the input ends.
 func (p *program) chat(ctx context.Context, w *trainer.Writer, o generateFlags) error {
+	if err := ctx.Err(); err != nil { // while the model was read
+		return err
+	}
 	c, err := w.NewChat(o.system)
 	if err != nil {
 		return err

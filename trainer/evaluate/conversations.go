@@ -78,7 +78,7 @@ func loadConversations(ctx context.Context, w *trainer.Writer, o Options) (*data
 	if c.Data.SeqLen == 0 {
 		c.Data.SeqLen = min(defaultContext, w.Context())
 	} else if c.Data.SeqLen > w.Context() {
-		return nil, badFile("--context is %d, the context of the model is %d", o.Context, w.Context())
+		return nil, badOption("context", "is %d, the context of the model is %d", o.Context, w.Context())
 	}
 	return w.LoadRows(ctx, c)
 }

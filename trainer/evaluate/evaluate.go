@@ -90,7 +90,7 @@ func (o Options) Check() error {
 }
 
 func badOption(key, format string, args ...any) error {
-	return &config.ErrConfig{Key: key, Reason: fmt.Sprintf(format, args...)}
+	return &config.ErrConfig{Key: key, Flag: key != "", Reason: fmt.Sprintf(format, args...)}
 }
 
 // Run measures what o asks for.

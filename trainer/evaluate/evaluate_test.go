@@ -160,7 +160,7 @@ func TestRefuses(t *testing.T) {
 		"match":           {Options{Exact: "x", Match: "fuzzy"}, "match", config.ExitConfig},
 		"limit":           {Options{Exact: "x", Limit: -1}, "limit", config.ExitConfig},
 		"absent":          {Options{Text: "absent"}, "absent", config.ExitInput},
-		"window too long": {Options{Text: file(t, "a", story), Context: 1 << 20}, "context of the model is", config.ExitInput},
+		"window too long": {Options{Text: file(t, "a", story), Context: 1 << 20}, "--context: is 1048576, the context of the model is", config.ExitConfig},
 		"empty":           {Options{Text: file(t, "a", "")}, "too few", config.ExitInput},
 		"no row":          {Options{Exact: file(t, "a", "\n")}, "holds no row", config.ExitInput},
 		"not JSON":        {Options{Exact: file(t, "a", "\nx\n")}, "a:2: not a JSON object", config.ExitInput},

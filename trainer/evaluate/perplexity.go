@@ -71,7 +71,7 @@ func perplexity(ctx context.Context, w *trainer.Writer, o Options) (*Perplexity,
 	if most := w.Context(); r.Context == 0 {
 		r.Context = min(defaultContext, most)
 	} else if r.Context > most {
-		return nil, badFile("--context is %d, the context of the model is %d", r.Context, most)
+		return nil, badOption("context", "is %d, the context of the model is %d", r.Context, most)
 	}
 	if r.Stride == 0 || r.Stride > r.Context-len(front) {
 		r.Stride = r.Context - len(front)

@@ -128,7 +128,7 @@ func (r *Report) merge(ctx context.Context, o Options, tmp, dir string) (err err
 	if err != nil {
 		return err
 	}
-	m, err := trainer.OpenModel(base, trainer.ModelOptions{FS: o.FS, Policy: layers.Policy{Param: tensor.F32}})
+	m, err := trainer.OpenModel(base, trainer.ModelOptions{FS: o.FS, Beside: o.Adapter, Policy: layers.Policy{Param: tensor.F32}})
 	if err != nil {
 		return err
 	}

@@ -141,3 +141,38 @@ func TestMergeRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, entries)
 }
+
+// TestMergeTokenizer: a merged model has the tokens and the chat template that its adapter was trained with.
+func TestMergeTokenizer(t *testing.T) {
+	rows := filepath.Join(t.TempDir(), "rows.jsonl")
+	require.NoError(t, os.WriteFile(rows, []byte(`{"messages":[{"role":"user","content":"call"},{"role":"assistant","content":"<tool>the fox</tool>"}]}`+"\n"), 0o600))
+	c := config.Default(config.Finetune)
+	c.Model, c.Out, c.Quantize.Scheme = "builtin:tiny", filepath.Join(t.TempDir(), "run"), "none"
+	c.Data.Path, c.Data.SeqLen, c.Data.Val = []config.Source{{Path: rows, Weight: 1}}, 64, 0
+	c.Data.Template, c.Data.NewTokens = "plain", []string{"<tool>", "</tool>"}
+	c.Train.Batch, c.Train.MicroBatch, c.Train.Steps, c.Train.LR = 1, 1, 30, 5e-3
+	_, err := trainer.Run(context.Background(), c, trainer.Hooks{})
+	require.NoError(t, err)
+	adapter, out := filepath.Join(c.Out, "adapter"), filepath.Join(t.TempDir(), "merged")
+	_, err = Run(context.Background(), Options{Model: "builtin:tiny", Adapter: adapter, Out: out})
+	require.NoError(t, err)
+	answer := func(model, adapter string) string {
+		w, err := trainer.OpenWriter(trainer.GenerateOptions{Model: model, Adapter: adapter, Device: "cpu", MaxTokens: 16})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, w.Close()) }()
+		chat, err := w.NewChat("")
+		require.NoError(t, err)
+		a, err := chat.Say(context.Background(), "call", func(string) error { return nil })
+		require.NoError(t, err)
+		return a.Text
+	}
+	want := answer("builtin:tiny", adapter)
+	require.Contains(t, want, "the fox")
+	require.Equal(t, want, answer(out, ""))
+	m, err := trainer.OpenModel(out, trainer.ModelOptions{})
+	require.NoError(t, err)
+	ids, err := m.Tokenizer.Encode("<tool>")
+	require.NoError(t, err)
+	require.Contains(t, ids, int32(m.Config().Vocab-2))
+	require.NoError(t, m.Close())
+}

@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg config.Config, o Options, log *slog.Logger) (r
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	m, err := trainer.OpenModel(cfg.Model, trainer.ModelOptions{})
+	m, err := trainer.OpenModel(cfg.Model, trainer.ModelOptions{Seed: cfg.Train.Seed, NewTokens: cfg.Data.NewTokens, Beside: cfg.Adapter.InitDir()})
 	if err != nil {
 		return nil, err
 	}
@@ -132,16 +132,20 @@ func (r *Report) fill(ctx context.Context, cfg config.Config, m *trainer.Model, 
 	}
 	if len(held) == 0 {
 		_, part, err := set.Split(cfg.Data.Val, cfg.Train.Seed)
-		if err == nil && part != nil {
+		if err != nil {
+			return &config.ErrConfig{Key: "data.val", Reason: err.Error()}
+		}
+		if part != nil {
 			r.HeldOut = part.Len()
 		}
-		return err
+		return nil
 	}
 	part, err := data.Load(ctx, trainer.NewEncoder(m.Tokenizer), held, o)
 	if err != nil {
 		return trainer.DataError(cfg, err)
 	}
 	r.HeldOut = part.Len()
+	r.Bad += part.Report().Bad // a run stops at these too
 	return part.Close()
 }
 

@@ -88,3 +88,28 @@ func TestVisible(t *testing.T) {
 	require.Equal(t, "a\n\tb", Visible("a\n\tb"))
 	require.Equal(t, `\x1b[2J\x07 \x9b \u202e \u2028 é`, Visible("\x1b[2J\x07 \u009b \u202e \u2028 é"))
 }
+
+// Rows are shown as the run sees them: with the tokens that it adds, and the chat template of the adapter that it starts from.
+func TestAsTrained(t *testing.T) {
+	r := look(t, `{"prompt":"call ","completion":"<tool>the fox</tool>"}`+"\n", Options{}, func(c *config.Config) { c.Data.NewTokens = []string{"<tool>", "</tool>"} })
+	var texts []string
+	for _, tok := range r.Shown[0].Tokens {
+		texts = append(texts, tok.Text)
+	}
+	require.Subset(t, texts, []string{"<tool>", "</tool>"})
+
+	adapter := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(adapter, "chat_template.jinja"), []byte(`{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}`), 0o600))
+	r = look(t, `{"messages":[{"role":"user","content":"Hello"},{"role":"assistant","content":"Hi there"}]}`+"\n", Options{}, func(c *config.Config) { c.Adapter.Init = adapter })
+	require.Contains(t, text(t, r, TextOptions{}), "[assistant]⟦ Hi there</s>⟧")
+}
+
+// A held-out row that cannot be used stops a run as any other does.
+func TestHeldOutBad(t *testing.T) {
+	held := filepath.Join(t.TempDir(), "held.jsonl")
+	require.NoError(t, os.WriteFile(held, []byte(`{"input_ids":[1,5,9]}`+"\n"+`{"input_ids":[1,5,9],"labels":[-100,-100,-100]}`+"\n"), 0o600))
+	r := look(t, `{"input_ids":[1,5,9]}`+"\n", Options{}, func(c *config.Config) { c.Data.ValPath = []config.Source{{Path: held, Weight: 1}} })
+	require.Len(t, r.BadRows, 1)
+	require.False(t, r.Usable())
+	require.Contains(t, text(t, r, TextOptions{}), "held.jsonl:2")
+}
