@@ -25,7 +25,7 @@ func (p Policy) ComputeType() tensor.DType {
 type Weights interface {
 	// Type returns the type stored under a name; ok is false when there is none.
 	Type(name string) (tensor.Type, bool)
-	// Read returns a tensor; the caller may keep it.
+	// Read returns a tensor that is the caller's: it may be kept and changed.
 	Read(name string) (*tensor.Tensor, error)
 }
 
@@ -205,7 +205,7 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 		if s.grows(name, t.Type(), v.Type.Shape) {
 			t = grown(t, v.Type.Dim(0), o.Seed, v.Name)
 		}
-		if t, err = t.Convert(v.Type.DType); err != nil {
+		if t, err = converted(t, v.Type.DType); err != nil {
 			return err
 		}
 		return values.Set(v, t)
@@ -437,7 +437,7 @@ func (s Source) full(name string, init Init, dims ...int) func() (*tensor.Tensor
 		if err != nil {
 			return nil, err
 		}
-		return t.Convert(d)
+		return converted(t, d)
 	}
 }
 
@@ -477,4 +477,12 @@ next:
 		}
 	}
 	return out
+}
+
+// converted is Convert without the copy of a tensor that has the dtype already.
+func converted(t *tensor.Tensor, d tensor.DType) (*tensor.Tensor, error) {
+	if t.DType() == d {
+		return t, nil
+	}
+	return t.Convert(d)
 }

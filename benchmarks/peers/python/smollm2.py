@@ -2,11 +2,13 @@
 
     python smollm2.py rows  --data instruction-data.json --out DIR
     python smollm2.py model --gguf FILE.gguf --out DIR
+    python smollm2.py before --model DIR --rows DIR
     python smollm2.py train --model DIR --rows DIR [--steps N] [--threads 2] [--dtype float32]
 
 rows writes train.jsonl (the first 1,000) and heldout.jsonl (the others) as conversations; model writes the GGUF's weights as a
-Hugging Face directory in float32; train runs QLoRA on the CPU and prints one JSON line: seconds from the start of the process to the end of the first
-step, held-out loss before and after, tokens a second, peak memory. Labels are the assistant's text and the token that ends it.
+Hugging Face directory in float32; train runs QLoRA on the CPU and prints one JSON line: seconds from the start of the process to the begin and to the end
+of the first step, held-out loss after, tokens a second, peak memory. before prints the held-out loss
+of the untrained adapter, in a process of its own: after a forward pass without gradients bitsandbytes' CPU layers no longer train well. Labels are the assistant's text and the token that ends it.
 """
 import time
 
@@ -118,13 +120,13 @@ def train(args):
     net, tokenizer = load(args)
     data, held = (encode(tokenizer, os.path.join(args.rows, n + ".jsonl")) for n in ("train", "heldout"))
     pad = tokenizer.pad_token_id
-    before = None if args.cold else heldout(net, held, pad)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1)).tolist()
-    batches = [[data[j] for j in order[i : i + 16]] for i in range(0, len(order), 16)]
+    batches = [[data[j] for j in order[i : i + args.batch]] for i in range(0, len(order), args.batch)]
     steps = len(batches) if args.steps == 0 else args.steps
     warm = max(1, round(0.03 * steps))
     params = [p for p in net.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=args.lr, weight_decay=0.0)
+    ready = time.time() - BEGAN
     first, losses, tokens, began = None, [], 0, time.time()
     for step in range(steps):
         batch = batches[step % len(batches)]
@@ -145,28 +147,37 @@ def train(args):
         if args.cold:
             break
     took = time.time() - began
-    out = {"first_step_seconds": first, "steps": len(losses), "tokens_per_s": tokens / took, "seconds": took, "losses": losses,
+    out = {"ready_seconds": ready, "first_step_seconds": first, "steps": len(losses), "tokens_per_s": tokens / took, "seconds": took, "losses": losses,
            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "threads": args.threads, "dtype": args.dtype}
     if not args.cold:
-        out.update(heldout_before=before, heldout_after=heldout(net, held, pad))
+        out.update(heldout_after=heldout(net, held, pad))
         if args.out:
             net.save_pretrained(args.out)
     print(json.dumps(out))
 
 
+def before(args):
+    import torch
+
+    torch.set_num_threads(args.threads)
+    net, tokenizer = load(args)
+    print(json.dumps({"heldout_before": heldout(net, encode(tokenizer, os.path.join(args.rows, "heldout.jsonl")), tokenizer.pad_token_id)}))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["rows", "model", "train"])
+    p.add_argument("what", choices=["rows", "model", "before", "train"])
     for name in ("data", "gguf", "model", "rows", "out"):
         p.add_argument("--" + name)
     p.add_argument("--steps", type=int, default=0, help="0: one epoch")
     p.add_argument("--micro", type=int, default=4, help="rows of a micro-batch")
+    p.add_argument("--batch", type=int, default=16, help="rows of a step")
     p.add_argument("--lr", type=float, default=2e-4)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--dtype", default="float32")
     p.add_argument("--cold", action="store_true", help="stop after the first step, no held-out loss")
     args = p.parse_args()
-    {"rows": rows, "model": model, "train": train}[args.what](args)
+    {"rows": rows, "model": model, "before": before, "train": train}[args.what](args)
 
 
 if __name__ == "__main__":
