@@ -13,7 +13,7 @@ import (
 const mergeUsage = `Make one model of a base and a LoRA adapter.
 
 Sums are formed in float32 and rounded once, to the dtype of the base or --dtype; a base that is stored quantized is dequantized first, and the
-report says so. One weight at a time is in memory. What rounding lost of the change is printed, and for --quantize the error of each
+report says so. One weight at a time is in memory. How far rounding moved the weights is printed, and for --quantize the error of each
 layer. The result is a Hugging Face folder with the adapter's tokenizer and chat template, else the base's.
 
   trainer merge --model ./model --adapter runs/first/adapter --out ./merged

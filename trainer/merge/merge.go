@@ -55,7 +55,7 @@ type Report struct {
 type Layer struct {
 	Name    string  `json:"name"`
 	Change  float64 `json:"relative_change"`   // |D| / |W| in the Frobenius norm
-	Loss    float64 `json:"relative_rounding"` // |Q - (W+D)| / |D|: how much of the change rounding lost; of a weight that did not change, 0
+	Loss    float64 `json:"relative_rounding"` // |Q - (W+D)| / |D|, rounding of the base included; of a weight that did not change, 0
 	MaxAbs  float64 `json:"max_abs_rounding"`  // largest |q - (w+d)|
 	changed float64 // |D|²
 	lost    float64 // |Q - (W+D)|²

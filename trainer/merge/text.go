@@ -21,7 +21,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if changed > 0 {
 		share = math.Sqrt(lost / changed)
 	}
-	fmt.Fprintf(&b, "%d weights changed; rounding to %s lost %.2f%% of the change\n", len(r.Layers), r.DType, 100*share)
+	fmt.Fprintf(&b, "%d weights changed; rounding to %s moved them by %.2f%% of the change\n", len(r.Layers), r.DType, 100*share)
 	worst := slices.Clone(r.Layers)
 	slices.SortStableFunc(worst, func(a, b Layer) int {
 		switch {
@@ -37,7 +37,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		if i == shown || l.Loss == 0 {
 			break
 		}
-		fmt.Fprintf(&b, "  %-60s changed by %.3g of its norm, %.2f%% of that lost, largest rounding %.2g\n", l.Name, l.Change, 100*l.Loss, l.MaxAbs)
+		fmt.Fprintf(&b, "  %-60s changed by %.3g of its norm, rounding by %.2f%% of that, at most %.2g\n", l.Name, l.Change, 100*l.Loss, l.MaxAbs)
 	}
 	if r.Quantized == nil {
 		_, err := io.WriteString(w, b.String())
