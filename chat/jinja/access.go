@@ -62,8 +62,8 @@ var mutators = map[string]bool{
 // index is v[i]: an entry, then a member, as jinja2's getitem.
 func (m *machine) index(v, i Value) (Value, error) {
 	if d, ok := v.(*Dict); ok {
-		if x, ok := d.lookup(i); ok {
-			return x, nil
+		if x, ok, err := m.find(d, i); ok || err != nil {
+			return x, err
 		}
 	} else if n, ok := integer(i); ok {
 		if x, ok, err := m.nth(v, n); ok || err != nil {
@@ -71,6 +71,9 @@ func (m *machine) index(v, i Value) (Value, error) {
 		}
 	}
 	if s, ok := i.(String); ok {
+		if err := m.grow(2 * len(s)); err != nil { // it is looked up, and stands in the message of what is not there
+			return nil, err
+		}
 		x, ok, err := m.member(v, string(s))
 		if ok || err != nil {
 			return x, err

@@ -154,9 +154,9 @@ func (m *machine) equal(l, r Value, depth int) (bool, error) {
 			return false, nil
 		}
 		for i, k := range l.keys {
-			v, ok := r.lookup(k)
-			if !ok {
-				return false, nil
+			v, ok, err := m.find(r, k)
+			if err != nil || !ok {
+				return false, err
 			}
 			if same, err := m.equal(l.vals[i], v, depth+1); err != nil || !same {
 				return false, err
@@ -194,13 +194,14 @@ func (m *machine) contains(box, v Value) (bool, error) {
 		}
 		return strings.Contains(string(box), string(s)), m.scan(len(box))
 	case *Dict:
-		if _, err := keyOf(v, 0); err != nil {
+		k, err := m.key(v)
+		if err != nil {
 			if _, is := v.(*undefined); is {
 				return false, nil
 			}
 			return false, err
 		}
-		_, ok := box.lookup(v)
+		_, ok := box.index[k]
 		return ok, nil
 	case rangeValue:
 		n, ok := integer(v)

@@ -9,9 +9,13 @@ func (c *constant) eval(*machine, *scope) (Value, error) { return c.v, nil }
 
 func (n *nameExpr) eval(m *machine, s *scope) (Value, error) { return m.lookup(s, n.name), nil }
 
+// freeLevels are the levels of names that a look-up goes through as part of its step; templates have a few.
+const freeLevels = 8
+
 // lookup finds a name: set by the template, given, or global.
 func (m *machine) lookup(s *scope, name string) Value {
-	if v, ok := s.get(name); ok {
+	v, levels, ok := s.get(name)
+	if m.steps += max(0, levels-freeLevels); ok { // what is too much, the next step notices
 		return v
 	}
 	if v, ok := m.globals.Get(name); ok {
@@ -58,7 +62,7 @@ func (d *dictExpr) eval(m *machine, s *scope) (Value, error) {
 		if err != nil {
 			return nil, err
 		}
-		k, err := keyOf(kv, 0)
+		k, err := m.key(kv)
 		if err != nil {
 			return nil, at(m.t.name, kx.place(), err)
 		}
@@ -247,7 +251,7 @@ func (m *machine) arguments(s *scope, ca *callArgs) (*args, error) {
 	}
 	for i, k := range d.keys {
 		name, ok := k.(String)
-		if err := m.spend(len(ca.names) / 16); err != nil {
+		if err := m.spend(len(ca.names)/16 + len(name)/32); err != nil {
 			return nil, err
 		}
 		if !ok || slices.Contains(ca.names, string(name)) {

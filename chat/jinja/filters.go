@@ -335,25 +335,30 @@ func wrap(line string, width int, breakLong bool) []string {
 	return out
 }
 
-// chunks cuts a line into words and the white space between them; a hyphen ends a word.
+// chunks cuts a line into words and the white space between them; the first hyphen ends a word, unless it begins it.
 func chunks(s string) []string {
 	var out []string
 	for s != "" {
-		i := strings.IndexFunc(s, func(r rune) bool { return !isSpace(r) })
-		if i == 0 {
-			if i = strings.IndexFunc(s, isSpace); i < 0 {
-				i = len(s)
-			}
-			if h := strings.IndexByte(s[:i], '-'); h > 0 && h+1 < i {
-				i = h + 1
-			}
-		} else if i < 0 {
-			i = len(s)
-		}
-		out = append(out, s[:i])
-		s = s[i:]
+		n := chunk(s)
+		out = append(out, s[:n])
+		s = s[n:]
 	}
 	return out
+}
+
+// chunk is the length of the first one. It looks no further than that.
+func chunk(s string) int {
+	first, _ := utf8.DecodeRuneInString(s)
+	space, hyphen := isSpace(first), first == '-'
+	for i, r := range s {
+		switch {
+		case isSpace(r) != space:
+			return i
+		case r == '-' && !hyphen:
+			return i + 1
+		}
+	}
+	return len(s)
 }
 
 var htmlEscapes = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&#34;", "'", "&#39;")

@@ -48,6 +48,9 @@ func filterInt(m *machine, v Value, a *args) (Value, error) {
 	}
 	f, isFloat := v.(Float)
 	if s, ok := v.(String); ok {
+		if err := m.grow(3 * len(s)); err != nil { // errors of reading numbers quote them
+			return nil, err
+		}
 		text, base := strings.TrimFunc(string(s), isSpace), int64(10)
 		if b, ok := integer(p[1]); ok && b >= 2 && b <= 36 {
 			base = b
@@ -56,7 +59,7 @@ func filterInt(m *machine, v Value, a *args) (Value, error) {
 			text = text[2:]
 		}
 		if n, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), int(base), 64); err == nil {
-			return Int(n), m.scan(len(text))
+			return Int(n), nil
 		}
 		x, err := strconv.ParseFloat(text, 64)
 		f, isFloat = Float(x), err == nil
@@ -76,8 +79,11 @@ func filterFloat(m *machine, v Value, a *args) (Value, error) {
 		return Float(f), nil
 	}
 	if s, ok := v.(String); ok {
+		if err := m.grow(len(s)); err != nil {
+			return nil, err
+		}
 		if f, err := strconv.ParseFloat(strings.TrimFunc(string(s), isSpace), 64); err == nil {
-			return Float(f), m.scan(len(s))
+			return Float(f), nil
 		}
 	}
 	if p[0] != nil {
@@ -100,7 +106,7 @@ func filterAbs(_ *machine, v Value, a *args) (Value, error) {
 	return Float(math.Abs(float64(f))), a.none()
 }
 
-func filterRound(_ *machine, v Value, a *args) (Value, error) {
+func filterRound(m *machine, v Value, a *args) (Value, error) {
 	p, err := a.take("round", "precision", "method")
 	if err != nil {
 		return nil, err
@@ -129,6 +135,9 @@ func filterRound(_ *machine, v Value, a *args) (Value, error) {
 			return Float(math.RoundToEven(f*scale) / scale), nil
 		}
 		// Decimal rounding of the exact value, as Python does.
+		if err := m.spend(int(digits)); err != nil {
+			return nil, err
+		}
 		f, err = strconv.ParseFloat(strconv.FormatFloat(f, 'f', int(digits), 64), 64)
 		return Float(f), err
 	case "ceil":
@@ -220,19 +229,16 @@ func (m *machine) path(v, attr Value) (Value, error) {
 		return m.index(v, Int(n))
 	}
 	s, err := stringArg("the attribute", attr)
-	if err != nil {
+	if err = cmpErr(err, m.scan(len(s))); err != nil {
 		return nil, err
 	}
 	for part := range strings.SplitSeq(s, ".") {
-		if n, err := strconv.Atoi(part); err == nil {
-			v, err = m.index(v, Int(n))
-			if err != nil {
-				return nil, err
-			}
-			continue
+		i := Value(String(part))
+		if n, err := strconv.Atoi(part[:min(len(part), 20)]); err == nil && len(part) < 20 {
+			i = Int(n)
 		}
-		if v, err = m.index(v, String(part)); err == nil {
-			err = m.spend(1)
+		if err = m.spend(1); err == nil {
+			v, err = m.index(v, i)
 		}
 		if err != nil {
 			return nil, err
@@ -361,7 +367,7 @@ func filterUnique(m *machine, v Value, a *args) (Value, error) {
 		if err != nil {
 			return nil, err
 		}
-		k, err := keyOf(kv, 0)
+		k, err := m.key(kv)
 		if err != nil {
 			return nil, err
 		}

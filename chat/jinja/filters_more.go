@@ -206,7 +206,7 @@ func filterAttr(m *machine, v Value, a *args) (Value, error) {
 		return nil, err
 	}
 	name, err := stringArg("attr", p[0])
-	if err != nil {
+	if err = cmpErr(err, m.grow(2*len(name))); err != nil {
 		return nil, err
 	}
 	x, ok, err := m.member(v, name)

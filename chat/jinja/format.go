@@ -36,7 +36,7 @@ func (m *machine) percent(format string, v Value) (Value, error) {
 			break
 		}
 		n, name, sp, err := percentSpec(format)
-		if err != nil {
+		if err = cmpErr(err, m.spend(1)); err != nil {
 			return nil, err
 		}
 		format = format[n:]
@@ -130,6 +130,11 @@ func (w *writer) formatted(v Value, sp spec, percent bool) error {
 	}
 	if sp.precision > 1000 && sp.verb != 's' {
 		return faultf("a precision of %d is more than 1000", sp.precision)
+	}
+	if sp.verb != 's' {
+		if err := w.m.spend(int(max(sp.precision, 0))); err != nil { // digits beyond the seventeenth take long division
+			return err
+		}
 	}
 	body, sign, numeric, err := w.body(v, sp, percent)
 	if err != nil {
@@ -323,7 +328,7 @@ func (m *machine) field(f string, next *int, a *args) (Value, spec, error) {
 	f, text, _ := strings.Cut(f, ":")
 	f, conv, has := strings.Cut(f, "!")
 	sp, err := fieldSpec(text)
-	if err != nil {
+	if err = cmpErr(err, m.spend(1+len(a.names)/16)); err != nil {
 		return nil, sp, err
 	}
 	if has {

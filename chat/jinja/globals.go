@@ -76,11 +76,11 @@ func globalDict(m *machine, a *args) (Value, error) {
 	d := NewDict()
 	for _, v := range a.pos {
 		if src, ok := v.(*Dict); ok {
-			if err := m.items(4 * src.Len()); err != nil {
+			if err := m.copies(src); err != nil {
 				return nil, err
 			}
 			for i, k := range src.keys {
-				kk, _ := keyOf(k, 0)
+				kk, _ := keyOf(k)
 				d.put(kk, k, src.vals[i])
 			}
 			continue
@@ -112,7 +112,7 @@ func (m *machine) pairs(d *Dict, v Value) error {
 		if len(pair) != 2 {
 			return faultf("a dict is made of pairs, and one has %d values", len(pair))
 		}
-		k, err := keyOf(pair[0], 0)
+		k, err := m.key(pair[0])
 		if err != nil {
 			return err
 		}

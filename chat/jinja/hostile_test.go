@@ -53,6 +53,36 @@ var hostile = map[string]string{
 	"captures":              `{% for i in range(100000) %}{% set x %}{{ 'x' * 100000 }}{% endset %}{% endfor %}`,
 	"JSON indent":           `{% set ns = namespace(x=[1]) %}{% for i in range(190) %}{% set ns.x = [ns.x, 1, 2, 3] %}{% endfor %}{% for i in range(100000) %}{% set x = ns.x|tojson(indent=64) %}{% endfor %}`,
 	"varargs":               `{% macro f() %}{{ varargs|length }}{% endmacro %}{% for i in range(100000) %}{{ f(*range(100000)) }}{% endfor %}`,
+	"long keys":             `{% set s = 'a' * 10000000 %}{% set d = {s: 1} %}{% for i in range(100000) %}{% if s in d %}{% endif %}{% endfor %}`,
+	"long keys got":         `{% set s = 'a' * 10000000 %}{% set d = {s: 1} %}{% for i in range(100000) %}{% set x = d.get(s) %}{% endfor %}`,
+	"long keys copied":      `{% set d = {'a' * 10000000: 1} %}{% for i in range(100000) %}{% set x = dict(d) %}{% set x = d.copy() %}{% endfor %}`,
+	"long keys compared":    `{% set d = {'a' * 10000000: 1} %}{% set e = dict(d) %}{% for i in range(100000) %}{% if d != e %}{% endif %}{% endfor %}`,
+	"long keys as names":    `{% macro f() %}{{ kwargs|length }}{% endmacro %}{% set d = {'a' * 10000000: 1} %}{% for i in range(100000) %}{% set x = f(**d) %}{% endfor %}`,
+	"tuples sought":         `{% set t = ('a' * 50,) * 1000 %}{% set d = {1: 1} %}{% for i in range(100000) %}{% set x = d.get(t) %}{% endfor %}`,
+	"unique":                `{{ (['a' * 10000000] * 100000)|unique(true)|list|length }}`,
+	"long members":          `{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{% set x = [][s] %}{% endfor %}`,
+	"attr":                  `{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{% set x = []|attr(s) %}{% endfor %}`,
+	"long paths":            `{% set p = ('0.' * 1000000) ~ '0' %}{{ (['a'] * 100000)|map(attribute=p)|list|length }}`,
+	"numbers":               `{% set s = 'x' * 10000000 %}{% for i in range(100000) %}{% set x = s|float + s|int %}{% endfor %}`,
+	"names of filters":      `{% set s = 'x' * 10000000 %}{% for i in range(100000) %}{% if s is filter %}{% endif %}{% endfor %}`,
+	"title":                 `{% set s = 'x' * 1000000 %}{% for i in range(100000) %}{% set x = s.istitle() or s.isascii() %}{% endfor %}`,
+	"strip of little":       `{% set s = 'a' * 10000000 %}{% for i in range(100000) %}{% set x = 'b'.strip(s) %}{% endfor %}`,
+	"hyphens":               `{% for i in range(3) %}{% set x = ('a-' * 400000)|wordwrap(10) %}{% endfor %}`,
+	"words":                 `{{ (' a' * 5000000).split()|length }}`,
+	"lines":                 `{{ ('\r' * 5000000).splitlines()|length }}`,
+	"round":                 `{% for i in range(100000) %}{% set x = 1.5e-300|round(300) %}{% endfor %}{% for i in range(100000) %}{% set x = 1.5e-300|round(300) %}{% endfor %}`,
+	"precision":             `{% for i in range(100000) %}{% set x = '%.1000f' % 1.5e-300 %}{% endfor %}`,
+	"names of a format":     `{% set d = dict(range(40000)|map('string')|batch(2), x='') %}{{ ('{x}' * 300000).format(**d) }}`,
+	"levels of names":       levels(180, `{% for i in range(100000) %}{{ nowhere }}{{ nowhere }}{{ nowhere }}{{ nowhere }}{{ nowhere }}{% endfor %}`),
+}
+
+// levels puts a template inside n blocks, each of which has eight names as long as the one that is sought.
+func levels(n int, inside string) string {
+	var b strings.Builder
+	for range n {
+		b.WriteString(`{% with nowherf=1, nowherg=1, nowherh=1, nowheri=1, nowherj=1, nowherk=1, nowherl=1, nowherm=1 %}`)
+	}
+	return b.String() + inside + strings.Repeat(`{% endwith %}`, n)
 }
 
 // TestHostileTemplates: each ends with an error, soon, and in bounded memory.
@@ -114,4 +144,41 @@ func TestLimitsGrowWithTheConversation(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tp.Render(c)
 	require.NoError(t, err)
+}
+
+// TestSplitMakesRoomForItsParts: what is cut in one part takes no room for as many as there are bytes.
+func TestSplitMakesRoomForItsParts(t *testing.T) {
+	tp, err := Parse(`{{ ('x' * 10000000).split('y')|length }}`, Options{})
+	require.NoError(t, err)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r, err := tp.Render(nil)
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	require.Equal(t, "1", r.Text)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+}
+
+// TestTuplesAsKeys: equal tuples are one key, others are not, whatever their parts hold.
+func TestTuplesAsKeys(t *testing.T) {
+	for source, want := range map[string]string{
+		`{{ (1, 'a') in {(1.0, 'a'): 1} }}`:         "True",
+		`{{ ((1,), 2) in {((1,), 2): 1} }}`:         "True",
+		`{{ ('a', 'b') in {('a,b',): 1} }}`:         "False",
+		`{{ (('a',), 'b') in {('a', ('b',)): 1} }}`: "False",
+		`{{ ((), 1) in {(1, ()): 1} }}`:             "False",
+		`{{ {('a' * 5000,): 1}|length }}`:           "",
+	} {
+		tp, err := Parse(source, Options{})
+		require.NoError(t, err)
+		r, err := tp.Render(nil)
+		require.Equal(t, want == "", err != nil, source)
+		require.Equal(t, want, r.Text, source)
+	}
+}
+
+// TestLongNames: a name that would be looked up for longer than a step takes is refused.
+func TestLongNames(t *testing.T) {
+	_, err := Parse(`{{ x.`+strings.Repeat("a", 300)+` }}`, Options{})
+	require.ErrorContains(t, err, "a name of 300 bytes")
 }

@@ -267,6 +267,9 @@ func (l *lexer) bracket(open []byte, c byte, i int) ([]byte, error) {
 	return open, nil
 }
 
+// maxName bounds names in bytes: each is looked up time and again.
+const maxName = 255
+
 // word reads one name, string, number or operator and returns its length.
 func (l *lexer) word(i int, rest string, r rune) (int, error) {
 	switch {
@@ -276,6 +279,9 @@ func (l *lexer) word(i int, rest string, r rune) (int, error) {
 		})
 		if n < 0 {
 			n = len(rest)
+		}
+		if n > maxName {
+			return 0, l.fail(i, "a name of %d bytes; at most %d are allowed", n, maxName)
 		}
 		l.emit(tokName, rest[:n], i)
 		return n, nil

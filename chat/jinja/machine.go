@@ -1,6 +1,9 @@
 package jinja
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // machine runs one template once.
 type machine struct {
@@ -63,21 +66,23 @@ func (s *scope) set(name string, v Value) {
 	s.few = nil
 }
 
-func (s *scope) get(name string) (Value, bool) {
+// get also says how many levels were looked through.
+func (s *scope) get(name string) (v Value, levels int, ok bool) {
 	for ; s != nil; s = s.up {
+		levels++
 		if s.many != nil {
 			if v, ok := s.many[name]; ok {
-				return v, true
+				return v, levels, true
 			}
 			continue
 		}
 		for i := range s.few {
 			if s.few[i].name == name {
-				return s.few[i].v, true
+				return s.few[i].v, levels, true
 			}
 		}
 	}
-	return nil, false
+	return nil, levels, false
 }
 
 func newMachine(t *Template, context *Dict) *machine {
@@ -133,6 +138,47 @@ func (m *machine) items(n int) error {
 		return err
 	}
 	return m.spend(n)
+}
+
+// key is v as the key of a map. A long one takes its time to hash, each time that it is looked up.
+func (m *machine) key(v Value) (key, error) {
+	k, err := keyOf(v)
+	n := len(k.s)
+	if t, ok := v.(*Tuple); ok && len(t.Items) > 0 {
+		n = maxTupleKey
+	}
+	return k, cmpErr(m.scan(n), err)
+}
+
+// find is the value under any key; one that cannot be a key is not there.
+func (m *machine) find(d *Dict, v Value) (Value, bool, error) {
+	k, err := m.key(v)
+	var f *fault
+	if errors.As(err, &f) && !f.budget {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	i, ok := d.index[k]
+	if !ok {
+		return nil, false, nil
+	}
+	return d.vals[i], true, nil
+}
+
+// copies counts another dict with the entries of d about to be made.
+func (m *machine) copies(d *Dict) error {
+	n := 0
+	for _, k := range d.keys {
+		switch k := k.(type) {
+		case String:
+			n += len(k)
+		case *Tuple:
+			n += maxTupleKey
+		}
+	}
+	return cmpErr(m.items(4*d.Len()), m.scan(n))
 }
 
 // str makes a string value of s, which the caller has built within what grow allowed.

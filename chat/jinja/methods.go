@@ -14,7 +14,7 @@ var methods = map[string]map[string]method{
 	"dict": {
 		"get": dictGet, "keys": dictKeys, "values": dictValues, "items": dictItems,
 		"copy": func(m *machine, v Value, _ *args) (Value, error) {
-			return v.(*Dict).Clone(), m.items(4 * v.(*Dict).Len())
+			return v.(*Dict).Clone(), m.copies(v.(*Dict))
 		},
 	},
 	"list":  {"index": listIndex, "count": listCount, "copy": func(_ *machine, v Value, _ *args) (Value, error) { return v, nil }},
@@ -36,25 +36,28 @@ var methods = map[string]map[string]method{
 		"isdigit": every(unicode.IsDigit), "isdecimal": every(unicode.IsDigit), "isnumeric": every(unicode.IsNumber),
 		"isalpha": every(unicode.IsLetter), "isspace": every(isSpace),
 		"isalnum": every(func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }),
-		"isascii": func(_ *machine, v Value, _ *args) (Value, error) {
-			return Bool(strings.IndexFunc(string(v.(String)), func(r rune) bool { return r >= utf8.RuneSelf }) < 0), nil
+		"isascii": func(m *machine, v Value, _ *args) (Value, error) {
+			return Bool(strings.IndexFunc(string(v.(String)), func(r rune) bool { return r >= utf8.RuneSelf }) < 0), m.scan(len(v.(String)))
 		},
 		"islower": isCased(unicode.IsUpper, unicode.IsLower), "isupper": isCased(unicode.IsLower, unicode.IsUpper),
-		"istitle": func(_ *machine, v Value, _ *args) (Value, error) {
+		"istitle": func(m *machine, v Value, _ *args) (Value, error) {
 			s := string(v.(String))
+			if err := cmpErr(m.grow(len(s)), m.scan(len(s))); err != nil {
+				return nil, err
+			}
 			return Bool(s == title(s) && strings.ContainsFunc(s, unicode.IsLetter)), nil
 		},
 		"format": formatString,
 	},
 }
 
-func dictGet(_ *machine, v Value, a *args) (Value, error) {
+func dictGet(m *machine, v Value, a *args) (Value, error) {
 	p, err := a.take("get", "key", "default")
 	if err != nil || p[0] == nil {
 		return nil, cmpErr(err, faultf("get takes a key"))
 	}
-	if x, ok := v.(*Dict).lookup(p[0]); ok {
-		return x, nil
+	if x, ok, err := m.find(v.(*Dict), p[0]); ok || err != nil {
+		return x, err
 	}
 	if p[1] != nil {
 		return p[1], nil
@@ -183,7 +186,7 @@ func stripString(left, right bool) method {
 				return nil, faultf("strip takes a string of characters, and not %s", article(p[0]))
 			}
 			// Each character of s may be sought in all of chars.
-			if err := m.spend(len(s) / 32 * (1 + len(chars)/32)); err != nil {
+			if err := m.spend((1 + len(s)/32) * (1 + len(chars)/32)); err != nil {
 				return nil, err
 			}
 			in = func(r rune) bool { return strings.ContainsRune(string(chars), r) }
@@ -219,6 +222,9 @@ func splitString(fromRight bool) method {
 		}
 		var parts []string
 		if p[0] == nil || p[0] == Value(None{}) {
+			if err := m.items(2 * min(words(s), int(limit)+1)); err != nil {
+				return nil, err
+			}
 			parts = splitSpace(s, int(limit), fromRight)
 		} else if sep, ok := p[0].(String); !ok || sep == "" {
 			return nil, faultf("split takes a separator that is not empty, and not %s", article(p[0]))
@@ -233,15 +239,21 @@ func splitString(fromRight bool) method {
 
 // strings is a list of them; they share the bytes of what they were cut from.
 func (m *machine) strings(parts []string) (Value, error) {
+	if err := m.items(2 * len(parts)); err != nil {
+		return nil, err
+	}
 	out := make([]Value, len(parts))
 	for i, s := range parts {
 		out[i] = String(s)
 	}
-	return &List{Items: out}, m.items(2 * len(parts))
+	return &List{Items: out}, nil
 }
 
 func splitAt(s, sep string, limit int, fromRight bool) []string {
-	if !fromRight {
+	switch {
+	case !fromRight && limit >= strings.Count(s, sep): // SplitN makes room for limit parts at once
+		return strings.Split(s, sep)
+	case !fromRight:
 		return strings.SplitN(s, sep, limit+1)
 	}
 	var out []string
@@ -256,6 +268,18 @@ func splitAt(s, sep string, limit int, fromRight bool) []string {
 	out = append(out, s)
 	slices.Reverse(out)
 	return out
+}
+
+// words is how many parts splitSpace gives without a limit.
+func words(s string) int {
+	n, in := 0, false
+	for _, r := range s {
+		was := in
+		if in = !isSpace(r); in && !was {
+			n++
+		}
+	}
+	return n
 }
 
 // splitSpace is split() without a separator: at runs of white space, none at the ends.
@@ -286,6 +310,18 @@ func splitSpace(s string, limit int, fromRight bool) []string {
 	return out
 }
 
+// lineBreaks end a line in Python.
+const lineBreaks = "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029"
+
+// breaks counts them.
+func breaks(s string) int {
+	n := 0
+	for _, r := range lineBreaks {
+		n += strings.Count(s, string(r))
+	}
+	return n
+}
+
 func splitLines(m *machine, v Value, a *args) (Value, error) {
 	p, err := a.take("splitlines", "keepends")
 	if err != nil {
@@ -293,12 +329,12 @@ func splitLines(m *machine, v Value, a *args) (Value, error) {
 	}
 	keep := p[0] != nil && truth(p[0])
 	s := string(v.(String))
-	if err := cmpErr(m.scan(len(s)), m.items(2*strings.Count(s, "\n"))); err != nil {
+	if err := cmpErr(m.scan(len(s)), m.items(2*breaks(s))); err != nil {
 		return nil, err
 	}
 	var out []string
 	for s != "" {
-		i := strings.IndexAny(s, "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
+		i := strings.IndexAny(s, lineBreaks)
 		if i < 0 {
 			out = append(out, s)
 			break

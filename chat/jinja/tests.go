@@ -139,8 +139,8 @@ func isSame(m *machine, v Value, a *args) (bool, error) {
 }
 
 func nameTest(f func(string) bool) testFunc {
-	return func(_ *machine, v Value, a *args) (bool, error) {
+	return func(m *machine, v Value, a *args) (bool, error) {
 		s, ok := v.(String)
-		return ok && f(string(s)), a.none()
+		return ok && f(string(s)), cmpErr(m.scan(len(s)), a.none())
 	}
 }

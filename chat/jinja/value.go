@@ -106,7 +106,7 @@ func (d *Dict) Set(name string, v Value) { d.put(key{kind: 's', s: name}, String
 func (d *Dict) Clone() *Dict {
 	c := NewDict()
 	for i, k := range d.keys {
-		kk, _ := keyOf(k, 0)
+		kk, _ := keyOf(k)
 		c.put(kk, k, d.vals[i])
 	}
 	return c
@@ -121,20 +121,7 @@ func (d *Dict) put(k key, kv, v Value) {
 	d.keys, d.vals = append(d.keys, kv), append(d.vals, v)
 }
 
-// lookup finds any value; one that cannot be a key is not there.
-func (d *Dict) lookup(v Value) (Value, bool) {
-	k, err := keyOf(v, 0)
-	if err != nil {
-		return nil, false
-	}
-	i, ok := d.index[k]
-	if !ok {
-		return nil, false
-	}
-	return d.vals[i], true
-}
-
-func keyOf(v Value, depth int) (key, error) {
+func keyOf(v Value) (key, error) {
 	switch v := v.(type) {
 	case String:
 		return key{kind: 's', s: string(v)}, nil
@@ -151,23 +138,41 @@ func keyOf(v Value, depth int) (key, error) {
 		}
 		return key{kind: 'f', n: int64(math.Float64bits(f))}, nil
 	case *Tuple:
-		if depth > 20 || len(v.Items) > 1000 {
-			return key{}, faultf("a tuple this large cannot be a key")
-		}
-		s := ""
-		for _, it := range v.Items {
-			k, err := keyOf(it, depth+1)
-			if err != nil {
-				return key{}, err
-			}
-			s += string(k.kind) + strconv.FormatInt(k.n, 36) + "," + strconv.Itoa(len(k.s)) + ":" + k.s
-			if len(s) > 1<<16 {
-				return key{}, faultf("a tuple this large cannot be a key")
-			}
-		}
-		return key{kind: 't', s: s}, nil
+		b, err := appendKey(nil, v, 0)
+		return key{kind: 't', s: string(b)}, err
 	}
 	return key{}, faultf("a %s cannot be a key", v.kind())
+}
+
+// maxTupleKey bounds what a tuple as a key comes to in bytes; others are errors.
+const maxTupleKey = 4096
+
+// appendKey writes the key of a value inside a tuple so that no two tuples are written alike: each part says how long it is.
+func appendKey(b []byte, v Value, depth int) ([]byte, error) {
+	t, ok := v.(*Tuple)
+	if !ok {
+		k, err := keyOf(v)
+		if err != nil {
+			return nil, err
+		}
+		b = append(strconv.AppendInt(append(b, k.kind), k.n, 36), ',')
+		b = append(strconv.AppendInt(b, int64(len(k.s)), 10), ':')
+		if len(b)+len(k.s) > maxTupleKey {
+			return nil, faultf("a tuple this large cannot be a key")
+		}
+		return append(b, k.s...), nil
+	}
+	b = append(strconv.AppendInt(append(b, 't'), int64(len(t.Items)), 10), ':')
+	if depth > 20 || len(b) > maxTupleKey {
+		return nil, faultf("a tuple this large cannot be a key")
+	}
+	for _, it := range t.Items {
+		var err error
+		if b, err = appendKey(b, it, depth+1); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 func asInt(b Bool) Int {
