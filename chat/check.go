@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/bitsandbyes/bitsandbyes/chat/jinja"
 )
@@ -187,12 +188,14 @@ func (c *checker) rewrites() {
 
 // common is the length of what a and b begin with, in whole characters.
 func common(a, b string) int {
-	for i := range a {
-		if i >= len(b) || a[i] != b[i] {
-			return min(i, len(b))
-		}
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
 	}
-	return min(len(a), len(b))
+	for n > 0 && n < len(a) && !utf8.RuneStart(a[n]) {
+		n--
+	}
+	return n
 }
 
 // cutAt is the beginning of s for a message.

@@ -38,3 +38,13 @@ func TestCheck(t *testing.T) {
 }
 
 const bosTwice = `<s>{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`
+
+// TestCommon: characters that begin with the same bytes are not the same.
+func TestCommon(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "a", 0}, {"ab", "abc", 2}, {"abc", "ab", 2}, {"。>", "、>", 0}, {"a。b", "a、b", 1}, {"é", "é", 2}, {"é!", "é", 2}, {"aé", "a\xc3", 1}} {
+		require.Equal(t, c.want, common(c.a, c.b), "%q %q", c.a, c.b)
+	}
+}
