@@ -30,8 +30,12 @@ func (m *meta) common() map[string]any {
 		"num_key_value_heads": m.integer("%.attention.head_count_kv", heads), "head_dim": m.headDim(hidden, heads),
 		"attention_dropout": 0.0, "use_cache": true,
 	}
-	if m.has("%.attention.layer_norm_rms_epsilon") {
-		out["rms_norm_eps"] = m.float("%.attention.layer_norm_rms_epsilon", 0)
+	if m.arch != "gpt2" {
+		const eps = "%.attention.layer_norm_rms_epsilon"
+		if !m.has(eps) {
+			m.fail("metadata key %q is missing", m.key(eps))
+		}
+		out["rms_norm_eps"] = m.float(eps, 0)
 	}
 	if t, ok := m.f.Tensor("token_embd.weight"); ok {
 		out["vocab_size"] = t.Shape.Dim(0) // the key of that name counts the tokenizer's, where it is there at all
@@ -47,16 +51,16 @@ func (m *meta) common() map[string]any {
 // tokens are the special ids, absent where the file names none.
 func (m *meta) tokens(out map[string]any) {
 	for key, from := range map[string]string{"bos_token_id": "bos", "pad_token_id": "padding"} {
-		if id := m.integer("tokenizer.ggml."+from+"_token_id", -1); id >= 0 {
-			out[key] = id
+		if id := m.id(from); id != nil {
+			out[key] = *id
 		}
 	}
-	eos, eot := m.integer("tokenizer.ggml.eos_token_id", -1), m.integer("tokenizer.ggml.eot_token_id", -1)
+	eos, eot := m.id("eos"), m.id("eot")
 	switch {
-	case eos >= 0 && eot >= 0 && eot != eos:
-		out["eos_token_id"] = []int{eos, eot} // a turn ends a text too
-	case eos >= 0:
-		out["eos_token_id"] = eos
+	case eos != nil && eot != nil && *eot != *eos:
+		out["eos_token_id"] = []int32{*eos, *eot} // a turn ends a text too
+	case eos != nil:
+		out["eos_token_id"] = *eos
 	}
 }
 
@@ -106,7 +110,17 @@ func (m *meta) rope(theta float64) map[string]any {
 	default:
 		m.fail("rope scaling %q is not supported; none, linear and yarn are, and longrope for phi3", kind)
 	}
+	if kind != "yarn" {
+		m.unscaled()
+	}
 	return p
+}
+
+// unscaled refuses a factor of the magnitude of rotations where it means nothing.
+func (m *meta) unscaled() {
+	if a := m.float("%.rope.scaling.attn_factor", 1); a != 1 {
+		m.fail("metadata key %q is %v, which is supported for yarn, and for phi3 with factors", m.key("%.rope.scaling.attn_factor"), a)
+	}
 }
 
 // bands describes factors, one for each pair of features, that divide the frequencies. If they are those of Llama 3.1's formula, up to their
@@ -261,7 +275,15 @@ func phi3Config(m *meta) map[string]any {
 	if turns != head && head > 0 {
 		p["partial_rotary_factor"] = float64(turns) / float64(head)
 	}
-	if long, short := m.floats(ropeLong), m.floats(ropeShort); long != nil && short != nil {
+	long, short, kind := m.floats(ropeLong), m.floats(ropeShort), m.text("%.rope.scaling.type")
+	switch {
+	case (long == nil) != (short == nil), kind == "longrope" && long == nil:
+		m.fail("of the tensors %q and %q of longrope one or both are missing", ropeLong, ropeShort)
+	case kind != "" && kind != "none" && kind != "longrope":
+		m.fail("rope scaling %q is not supported for phi3; none and longrope are", kind)
+	case long == nil:
+		m.unscaled()
+	default:
 		p["rope_type"], p["long_factor"], p["short_factor"] = "longrope", decimals(long), decimals(short)
 		p["original_max_position_embeddings"] = original
 		p["attention_factor"] = m.float("%.rope.scaling.attn_factor", 1)

@@ -175,6 +175,17 @@ func TestOpenRefuses(t *testing.T) {
 	tensors := func(specs ...gguf.Spec) func([]kv, []gguf.Spec) ([]kv, []gguf.Spec) {
 		return func(kvs []kv, old []gguf.Spec) ([]kv, []gguf.Spec) { return kvs, append(old, specs...) }
 	}
+	phi := func(more ...kv) func([]kv, []gguf.Spec) ([]kv, []gguf.Spec) {
+		return func(kvs []kv, specs []gguf.Spec) ([]kv, []gguf.Spec) {
+			kvs = slices.Clone(kvs)
+			for i := range kvs {
+				if kvs[i].Key = strings.Replace(kvs[i].Key, "llama.", "phi3.", 1); kvs[i].Key == "general.architecture" {
+					kvs[i].Value = "phi3"
+				}
+			}
+			return append(kvs, more...), specs
+		}
+	}
 	for _, c := range []struct {
 		want   string
 		change func([]kv, []gguf.Spec) ([]kv, []gguf.Spec)
@@ -191,6 +202,11 @@ func TestOpenRefuses(t *testing.T) {
 		{"heads of keys of 16 features and of values of 8", set("llama.attention.value_length", uint32(8))},
 		{`"llama.attention.causal" is false, which changes`, set("llama.attention.causal", false)},
 		{`"llama.logit_scale" is 8, which changes`, set("llama.logit_scale", float32(8))},
+		{`"llama.attention.layer_norm_rms_epsilon" is missing`, set("llama.attention.layer_norm_rms_epsilon", nil)},
+		{`"llama.rope.scaling.attn_factor" is 1.5`, set("llama.rope.scaling.attn_factor", float32(1.5))},
+		{`rope scaling "yarn" is not supported for phi3`, phi(kv{Key: "phi3.rope.scaling.type", Value: "yarn"})},
+		{`"phi3.rope.scaling.attn_factor" is 1.5`, phi(kv{Key: "phi3.rope.scaling.attn_factor", Value: float32(1.5)})},
+		{"of longrope one or both are missing", phi(kv{Key: "phi3.rope.scaling.type", Value: "longrope"})},
 		{`rope scaling "su"`, set("llama.rope.scaling.type", "su")},
 		{"heads of 16 features of which 8 turn", set("llama.rope.dimension_count", uint32(8))},
 		{"has no tensor of this name", tensors(gguf.Spec{Name: "blk.0.ssm_in.weight", Type: ggml.F32, Shape: tensor.S(2)})},
@@ -213,6 +229,15 @@ func TestOpenRefuses(t *testing.T) {
 	require.ErrorContains(t, err, "stand for more than 262144 weights")
 	_, err = edited(t, set("llama.attention.head_count_kv", []uint32{2, 2}))
 	require.NoError(t, err)
+	m, err := edited(t, func(kvs []kv, specs []gguf.Spec) ([]kv, []gguf.Spec) {
+		for _, none := range []kv{{Key: "tokenizer.ggml.bos_token_id", Value: uint32(1<<32 - 1)}, {Key: "tokenizer.ggml.eos_token_id", Value: int32(-1)}} {
+			kvs, specs = set(none.Key, none.Value)(kvs, specs)
+		}
+		return kvs, specs
+	})
+	require.NoError(t, err, "ids that stand for none")
+	require.NotContains(t, keysOf(t, m), "bos_token_id")
+	require.NotContains(t, keysOf(t, m), "eos_token_id")
 }
 
 // TestVocabulary: a tokenizer is written for every row of the embedding, and read again.
