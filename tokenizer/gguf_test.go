@@ -140,3 +140,50 @@ func TestGoldenTokenizerGGUF(t *testing.T) {
 		}
 	}
 }
+
+// TestGGUFRefusesLostMerges: SentencePiece joins whatever makes a token, so rules that leave a pair out are not written as scores.
+func TestGGUFRefusesLostMerges(t *testing.T) {
+	tok, err := FromGGUF(smallSPM())
+	require.NoError(t, err)
+	a, _ := tok.ID("a")
+	b, _ := tok.ID("b")
+	delete(tok.model.(*bpe).rules, pairKey(a, b))
+	_, err = tok.GGUF()
+	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorContains(t, err, `other tokens of "ab"`)
+}
+
+// TestGGUFAddedSpaces: an added token of spaces, which the BPE model makes too, is found in texts as they are.
+func TestGGUFAddedSpaces(t *testing.T) {
+	g := smallSPM()
+	g.AddSpacePrefix = ptr(false)
+	g.Tokens, g.Types, g.Scores = append(g.Tokens, "▁▁"), append(g.Types, pieceNormal), append(g.Scores, -0.5)
+	plain, err := FromGGUF(g)
+	require.NoError(t, err)
+	tok, err := plain.WithTokens(NewToken{Content: "▁▁"})
+	require.NoError(t, err)
+	out, err := tok.GGUF()
+	require.NoError(t, err)
+	back, err := FromGGUF(out)
+	require.NoError(t, err)
+	id, _ := tok.ID("▁▁")
+	require.Contains(t, encode(t, tok, "ab  ab"), id)
+	require.Equal(t, encode(t, tok, "ab  ab"), encode(t, back, "ab  ab"))
+}
+
+// TestGGUFUserPieces: user-defined pieces of a SentencePiece model stay what they are.
+func TestGGUFUserPieces(t *testing.T) {
+	g := smallSPM()
+	m := spModel{unk: 0, byteFallback: true, escape: true}
+	for id, token := range g.Tokens {
+		m.pieces = append(m.pieces, spPiece{token, g.Scores[id], g.Types[id]})
+	}
+	tok, err := m.tokenizer()
+	require.NoError(t, err)
+	out, err := tok.GGUF()
+	require.NoError(t, err)
+	require.Equal(t, g.Types, out.Types)
+	back, err := FromGGUF(out)
+	require.NoError(t, err)
+	require.Equal(t, encode(t, tok, "ab<tool>ab"), encode(t, back, "ab<tool>ab"))
+}

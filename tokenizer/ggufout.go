@@ -38,7 +38,10 @@ func (t *HF) GGUF() (GGUF, error) {
 		}
 	}
 	t.ggufTokens(m, &g)
-	return g, t.ggufNamed(m, &g)
+	if err = t.ggufNamed(m, &g); err != nil || g.Model != "llama" {
+		return g, err
+	}
+	return g, m.ggufMerges(g)
 }
 
 // bpeRule is a merge by the ids of its tokens.
@@ -161,7 +164,62 @@ func (t *HF) ggufScores(m *bpe) ([]float32, error) {
 	return scores, nil
 }
 
+// ggufMerges refuses rules that scores cannot express. SentencePiece joins every two normal pieces that make one; where the rules leave a
+// pair out, the token that it makes shows whether that matters.
+func (m *bpe) ggufMerges(g GGUF) error {
+	left, err := m.leftOut(g.Types)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	back, err := FromGGUF(g)
+	if err != nil {
+		return err
+	}
+	for _, token := range left {
+		if !slices.Equal(m.encode(newState(), token, nil), back.model.encode(newState(), token, nil)) {
+			return unsupported("GGUF export of", fmt.Sprintf("merges that make other tokens of %q than scores do", token), "merges of every two tokens that make one")
+		}
+	}
+	return nil
+}
+
+// leftOut lists the tokens that two others make without a rule, sorted.
+func (m *bpe) leftOut(types []int32) ([]string, error) {
+	normal := func(token string) (int32, bool) {
+		id, ok := m.vocab[token]
+		return id, ok && types[id] == pieceNormal
+	}
+	var out []string
+	work := 0
+	for token := range m.vocab {
+		if work += len(token) * len(token); work > maxPieceWork {
+			return nil, unsupported("GGUF export of", "a vocabulary with very long tokens", "tokens as long as words")
+		}
+		to, ok := normal(token)
+		lost := false
+		for i := range token {
+			left, okLeft := normal(token[:i])
+			right, okRight := normal(token[i:])
+			lost = lost || okLeft && okRight && int32(uint32(m.rule(left, right))) != to
+		}
+		if ok && lost {
+			out = append(out, token)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
 func (t *HF) ggufTokens(m *bpe, g *GGUF) {
+	user := map[int32]bool{}
+	for _, a := range t.file.AddedTokens {
+		user[a.ID] = true
+	}
+	if m.user != nil {
+		for _, a := range m.user.list() {
+			user[a.ID] = true
+		}
+	}
 	for id, token := range t.tokens {
 		kind := int32(pieceNormal)
 		switch {
@@ -171,18 +229,17 @@ func (t *HF) ggufTokens(m *bpe, g *GGUF) {
 			kind = pieceUnknown
 		case t.control[id]:
 			kind = pieceControl
-		case t.isAdded(int32(id)):
+		case user[int32(id)]:
 			kind = pieceUser
+			if g.Model == "llama" { // llama.cpp seeks these in the text as it is
+				token = strings.ReplaceAll(token, spSpace, " ")
+			}
 		case g.Model == "llama" && slices.Contains(m.fallback[:], int32(id)):
 			kind = pieceByte
 		}
 		g.Tokens = append(g.Tokens, token)
 		g.Types = append(g.Types, kind)
 	}
-}
-
-func (t *HF) isAdded(id int32) bool {
-	return slices.ContainsFunc(t.file.AddedTokens, func(a addedToken) bool { return a.ID == id })
 }
 
 func (t *HF) ggufNamed(m *bpe, g *GGUF) error {

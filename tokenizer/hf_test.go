@@ -36,6 +36,8 @@ func TestParseRefusesByName(t *testing.T) {
 		"top field":      {`"version"`, `"novel":1,"version"`, `"novel"`},
 		"nested set":     {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"Regex":"[a[b]]"},"behavior":"Isolated","invert":false}`, "a set within a set"},
 		"interval":       {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}+"},"behavior":"Isolated","invert":false}`, "{n,m}+"},
+		"open interval":  {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\p{N}{,3}"},"behavior":"Isolated","invert":false}`, "{,m}"},
+		"optional":       {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\p{N}{3}?"},"behavior":"Isolated","invert":false}`, "{n}?"},
 		"two ByteLevel":  {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"ByteLevel"}]}`, "ByteLevel given twice"},
 		"growing":        {`"decoder":null`, `"decoder":{"type":"Replace","pattern":{"String":"a"},"content":"` + strings.Repeat("a", 65) + `"}`, "64 times as long"},
 		"behavior":       {`"pre_tokenizer":null`, `"pre_tokenizer":{"type":"Split","pattern":{"String":"x"},"behavior":"Odd"}`, "split behavior Odd"},

@@ -73,10 +73,12 @@ func compilePattern(expr string) (*pattern, error) {
 	return &pattern{expr: expr, regex: re}, nil
 }
 
-// An escape, whole; and an interval with a plus behind it, which repeats it in Oniguruma and is possessive elsewhere.
+// An escape, whole; and intervals that Oniguruma reads in its own way: {n,m}+ repeats the interval, {n}? makes it optional, {,m} begins at 0.
 var (
 	escaped          = regexp.MustCompile(`^\\(?:[pP]\{[^}]*\}|(?s:.)?)`)
 	repeatedInterval = regexp.MustCompile(`^\{[0-9]*,?[0-9]*\}\+`)
+	optionalInterval = regexp.MustCompile(`^\{[0-9]+\}\?`)
+	openInterval     = regexp.MustCompile(`^\{,[0-9]+\}`)
 )
 
 // foreign names the first construct that Oniguruma and our engine read differently.
@@ -92,6 +94,10 @@ func foreign(expr string) string {
 			i += len(escaped.FindString(rest)) - 1
 		case !class && repeatedInterval.MatchString(rest):
 			return "a repeated interval, {n,m}+"
+		case !class && optionalInterval.MatchString(rest):
+			return "an optional interval, {n}?"
+		case !class && openInterval.MatchString(rest):
+			return "an interval without its least number, {,m}"
 		case class && rest[0] == '[':
 			return "a set within a set"
 		case class && strings.HasPrefix(rest, "&&"):
