@@ -225,6 +225,8 @@ func encodable(src []float32, t Type) error {
 	switch t {
 	case F16:
 		limit = maxF16
+	case BF16:
+		limit = maxBF16
 	case Q4_1, Q5_1:
 		limit = maxF16 // of the smallest element; the scale is at most 2/15 of it
 	case Q4_0:
@@ -242,7 +244,11 @@ func encodable(src []float32, t Type) error {
 	return nil
 }
 
-const maxF16 = 65504
+// The largest finite values.
+const (
+	maxF16  = 65504
+	maxBF16 = 0x1.FEp127
+)
 
 // f16 reads a float16.
 func f16(b []byte) float32 { return tensor.Float16(binary.LittleEndian.Uint16(b)).Float32() }

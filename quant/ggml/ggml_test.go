@@ -80,6 +80,7 @@ func TestRefused(t *testing.T) {
 	dst := make([]byte, 18)
 	require.ErrorContains(t, Encode(dst, nan, Q4_0), "element 7 is NaN, which Q4_0 cannot hold")
 	require.ErrorContains(t, Encode(dst, huge, Q4_0), "element 3 is 1e+09")
+	require.ErrorContains(t, Encode(dst[:2], []float32{math.MaxFloat32}, BF16), "which BF16 cannot hold", "it would round to infinity")
 	require.ErrorContains(t, Encode(dst, huge[:31], Q4_0), "blocks of 32")
 	require.ErrorContains(t, Encode(dst, huge, Q6_K), "Q6_K cannot be encoded; F32, F16, Q4_0")
 	require.ErrorContains(t, Decode(huge, dst[:17], Q4_0), "17 bytes of Q4_0 do not hold 32 elements")
