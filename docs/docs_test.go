@@ -102,14 +102,24 @@ func TestLinks(t *testing.T) {
 	t.Logf("%d links", count)
 }
 
-// TestIndex: every design page stands in the index.
+// TestIndex: every design page has a number of its own and stands in the index once, in order.
 func TestIndex(t *testing.T) {
-	index := read(t, "docs/design/000-index.md")
-	pages, err := filepath.Glob(filepath.Join(golden.Root(t), "docs", "design", "*.md"))
+	paths, err := filepath.Glob(filepath.Join(golden.Root(t), "docs", "design", "*.md"))
 	require.NoError(t, err)
-	for _, p := range pages {
-		if name := filepath.Base(p); name != "000-index.md" {
-			require.Contains(t, index, "("+name+")")
+	var pages, listed []string
+	numbers := map[string]string{}
+	for _, p := range paths { // which Glob sorts
+		name := strings.TrimSuffix(filepath.Base(p), ".md")
+		number, _, _ := strings.Cut(name, "-")
+		require.Empty(t, numbers[number], "the number of %s is taken", name)
+		numbers[number] = name
+		if name != "000-index" {
+			pages = append(pages, name)
 		}
 	}
+	for _, m := range regexp.MustCompile(`(?m)^\| \[(.*?)\]\((.*?)\.md\)`).FindAllStringSubmatch(read(t, "docs/design/000-index.md"), -1) {
+		require.Equal(t, m[1], m[2])
+		listed = append(listed, m[1])
+	}
+	require.Equal(t, pages, listed)
 }
