@@ -48,9 +48,9 @@ func TestThreats(t *testing.T) {
 	})
 	require.NoError(t, err)
 	var named []string
-	for _, m := range fuzzNamed.FindAllStringSubmatch(read(t, "docs/design/036-threats.md"), -1) {
+	for _, m := range fuzzNamed.FindAllStringSubmatch(read(t, "docs/design/038-threats.md"), -1) {
 		named = append(named, m[1])
 	}
 	require.NotEmpty(t, have)
-	require.ElementsMatch(t, have, named, "docs/design/036-threats.md (right) and the fuzz targets of the module (left) differ")
+	require.ElementsMatch(t, have, named, "docs/design/038-threats.md (right) and the fuzz targets of the module (left) differ")
 }
