@@ -30,6 +30,7 @@ type Adapter struct {
 	tokens []*tokens
 	heads  []*ownHead
 	before []*graph.Var // what was trainable before
+	model  any          // that it is on
 	off    bool
 	merged bool
 
@@ -59,6 +60,7 @@ type Module struct {
 	square *graph.Var        // DoRA: f32 squares of the norms of the base weight's rows, which do not change in training
 	set    *Adapter
 	factor []float32 // DoRA, merged: what each row was multiplied by
+	turn   int       // among the merged modules of its layer, 0 while it is not merged
 }
 
 // Rank is r.
@@ -147,12 +149,15 @@ func (a *Adapter) LRScale(ratio float64) map[*graph.Var]float64 {
 func (a *Adapter) Active() bool { return !a.off }
 
 // SetActive says whether graphs that are built from now on contain the adapter. Without it the model is as it was before, but for what an
-// initialisation moved from the base into the adapter.
+// initialisation moved from the base into the adapter. A merged adapter stays in the weights either way, until Unmerge.
 func (a *Adapter) SetActive(on bool) {
 	if a.off == !on {
 		return
 	}
 	a.off = !on
+	if a.merged {
+		return
+	}
 	for _, w := range a.whole {
 		w.use(on)
 	}

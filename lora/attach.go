@@ -121,9 +121,9 @@ func (a *Adapter) free(chosen []*layer) error {
 	return nil
 }
 
-// freeze freezes the model, other adapters on it included, and notes what was trainable.
+// freeze freezes the model, other adapters on it included, and notes it and what was trainable.
 func (a *Adapter) freeze(model any) {
-	a.before = layers.Trainable(model)
+	a.model, a.before = model, layers.Trainable(model)
 	layers.SetTrainable(model, false)
 }
 

@@ -3,6 +3,7 @@ package lora
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/internal/linalg"
@@ -43,7 +44,6 @@ func Combine(model any, name string, c Combination, s Store) (*Adapter, error) {
 			parts[m.Path] = append(parts[m.Path], weighted{m, c.Weights[i]})
 		}
 	}
-	out := &Adapter{Name: name}
 	var chosen []*layer
 	all := layersOf(model)
 	for _, l := range all {
@@ -51,6 +51,7 @@ func Combine(model any, name string, c Combination, s Store) (*Adapter, error) {
 			chosen = append(chosen, l)
 		}
 	}
+	out := &Adapter{Name: name, experts: slices.ContainsFunc(all, (*layer).param), parameters: parametersOf(chosen, all)}
 	if err := out.free(chosen); err != nil {
 		return nil, err
 	}
@@ -93,6 +94,8 @@ func (c Combination) check() error {
 			return fmt.Errorf("lora: the weight of adapter %q is %v", a.Name, c.Weights[i])
 		case a.merged:
 			return fmt.Errorf("lora: the adapter %q is merged; unmerge it to combine it", a.Name)
+		case len(a.Modules) == 0:
+			return fmt.Errorf("lora: the adapter %q has no modules; one that was removed cannot be combined", a.Name)
 		case a.Config.DoRA || a.Config.BBias || len(a.whole)+len(a.tokens) > 0:
 			return fmt.Errorf("lora: the adapter %q has magnitudes, biases or weights of its own beside A and B, which cannot be added up", a.Name)
 		}

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -17,11 +18,31 @@ type Store interface {
 
 // Merge folds every module into its base weight, W + s·B·A or for DoRA m/‖W + s·B·A‖·(W + s·B·A), puts what was trained whole into the
 // model's own variables, and switches the adapter off; other adapters of the model stay beside the weights. A quantized base is dequantized,
-// changed, and quantized again with its own scheme, which rounds. A weight that would become non-finite is left alone and named. Plans
-// compiled earlier still add the adapter: compile them again.
+// changed, and quantized again with its own scheme, which rounds. A weight that would become non-finite is left alone and named. A head that
+// is an adapted embedding becomes one of its own, as the adapter has no part in it. Plans compiled earlier still add the adapter: compile them
+// again.
 func (a *Adapter) Merge(s Store) error {
 	if a.merged {
 		return nil
+	}
+	off := a.off
+	a.SetActive(true) // what is folded in are the variables in the model's fields
+	if err := a.fold(s); err != nil {
+		a.SetActive(!off)
+		return errors.Join(err, a.joinHead(s))
+	}
+	a.merged = true
+	a.useBase(true)
+	return nil
+}
+
+// fold changes the weights for Merge. When it fails they are as they were, up to rounding.
+func (a *Adapter) fold(s Store) error {
+	if err := a.wholeFits(s); err != nil {
+		return err
+	}
+	if err := a.partHead(s); err != nil {
+		return err
 	}
 	for i, m := range a.Modules {
 		err := m.mergeable()
@@ -35,8 +56,6 @@ func (a *Adapter) Merge(s Store) error {
 	if err := a.exchangeWhole(s); err != nil {
 		return a.unfold(s, len(a.Modules), err)
 	}
-	a.merged = true
-	a.useBase(true)
 	return nil
 }
 
@@ -50,22 +69,31 @@ func (a *Adapter) unfold(s Store, n int, err error) error {
 	return err
 }
 
-// Unmerge takes a merged adapter out of the base weights again, up to rounding, and switches it on.
+// Unmerge takes a merged adapter out of the base weights again, up to rounding, and switches it on, unless SetActive has switched it off
+// meanwhile. Where DoRA has scaled a weight, what was merged into it last comes out first.
 func (a *Adapter) Unmerge(s Store) error {
 	if !a.merged {
 		return nil
 	}
 	for _, m := range a.Modules {
+		if err := m.unmergeable(); err != nil {
+			return fmt.Errorf("lora: %s: %w", m.Path, err)
+		}
+	}
+	if err := a.exchangeWhole(s); err != nil { // in the opposite order of Merge: trained tokens are rows of a table that may be adapted
+		return err
+	}
+	off := a.off
+	a.off = false
+	a.useBase(false)
+	for _, m := range a.Modules {
 		if err := m.unmerge(s); err != nil {
 			return fmt.Errorf("lora: %s: %w", m.Path, err)
 		}
 	}
-	if err := a.exchangeWhole(s); err != nil {
-		return err
-	}
 	a.merged = false
-	a.useBase(false)
-	return nil
+	a.SetActive(!off)
+	return a.joinHead(s)
 }
 
 // Merged reports whether the adapter lies in the base weights.
@@ -81,10 +109,10 @@ func (a *Adapter) useBase(merged bool) {
 		switch _, rows := h.head.(*tokenHead); {
 		case !merged:
 			h.use(!a.off)
-		case rows: // they lie in the table that is the head again
-			h.fill(nil)
 		case h.merged != nil:
 			h.fill(h.merged)
+		case rows: // they lie in the table that is the head again
+			h.fill(nil)
 		}
 	}
 }
@@ -125,6 +153,16 @@ func (m *Module) mergeable() error {
 	return nil
 }
 
+// unmergeable says why a merged module cannot be taken out of its base: DoRA has scaled it together with what was there before.
+func (m *Module) unmergeable() error {
+	for _, other := range m.siblings() {
+		if other.turn > m.turn && (other.Magnitude != nil || m.Magnitude != nil) {
+			return fmt.Errorf("the adapter %q was merged into the same weight later, one of the two with DoRA, which scales both; unmerge that one first", other.set.Name)
+		}
+	}
+	return nil
+}
+
 func (m *Module) siblings() []*Module {
 	if m.linear != nil {
 		return m.linear.Parts.list
@@ -155,7 +193,12 @@ func (m *Module) merge(s Store) error {
 	if err := m.writeScaled(s, data, factor, func(x, f float64) float64 { return x * f }); err != nil {
 		return err
 	}
-	m.factor = factor
+	m.factor, m.turn = factor, 1
+	for _, other := range m.siblings() {
+		if other != m {
+			m.turn = max(m.turn, other.turn+1)
+		}
+	}
 	return m.addBias(s, 1)
 }
 
@@ -175,7 +218,7 @@ func (m *Module) unmerge(s Store) error {
 	if err := m.writeScaled(s, data, nil, nil); err != nil {
 		return err
 	}
-	m.factor = nil
+	m.factor, m.turn = nil, 0
 	return m.addBias(s, -1)
 }
 

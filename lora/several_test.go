@@ -1,6 +1,7 @@
 package lora_test
 
 import (
+	"math"
 	"path/filepath"
 	"testing"
 
@@ -12,9 +13,10 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/models"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// named puts an adapter with values on the small model.
+// attachNamed puts an adapter with values on the small model.
 func attachNamed(t *testing.T, m *net, store *plan.Store, name string, cfg lora.Config) *lora.Adapter {
 	t.Helper()
 	a, err := lora.AttachNamed(m, name, cfg)
@@ -61,6 +63,8 @@ func TestSeveralAdapters(t *testing.T) {
 	require.NoError(t, b.Merge(store))
 	require.InDeltaSlice(t, both, forward(t, m, store), 1e-5, "one lies in the weights, the other beside them")
 	require.NoError(t, a.Merge(store))
+	require.InDeltaSlice(t, both, forward(t, m, store), 1e-5)
+	require.ErrorContains(t, b.Unmerge(store), `the adapter "a" was merged into the same weight later`)
 	require.InDeltaSlice(t, both, forward(t, m, store), 1e-5)
 	require.NoError(t, a.Unmerge(store))
 	require.NoError(t, b.Unmerge(store))
@@ -125,6 +129,56 @@ func TestCombine(t *testing.T) {
 	out, err := lora.Combine(m, "x", c, store)
 	require.NoError(t, err)
 	require.Len(t, out.Modules, 3, "modules that only one of them has are there")
+
+	require.NoError(t, three.Remove(store))
+	_, err = lora.Combine(m, "y", lora.Combination{Adapters: []*lora.Adapter{three, a}, Weights: []float64{1, 1}, Kind: lora.LinearSum}, store)
+	require.ErrorContains(t, err, "has no modules")
+}
+
+// A combination of adapters of routers is written down as one, so that PEFT finds them.
+func TestCombineRouters(t *testing.T) {
+	m, store := sparse(t, nil)
+	var list []*lora.Adapter
+	for _, name := range []string{"a", "b"} {
+		a, err := lora.AttachNamed(m, name, lora.Config{Rank: 2, Targets: lora.Targets{Names: []string{"gate", "q_proj"}}})
+		require.NoError(t, err)
+		require.NoError(t, a.Init(store))
+		disturb(t, a, store)
+		list = append(list, a)
+	}
+	dirs := make([]string, 2)
+	sum, err := lora.Combine(m, "sum", lora.Combination{Adapters: list, Weights: []float64{1, -2}}, store)
+	require.NoError(t, err)
+	for i, a := range []*lora.Adapter{list[0], sum} {
+		dirs[i] = save(t, a, store)
+	}
+	alone, both := readConfig(t, filepath.Join(dirs[0], "adapter_config.json")), readConfig(t, filepath.Join(dirs[1], "adapter_config.json"))
+	require.Equal(t, []any{"gate.weight"}, both["target_parameters"])
+	require.Equal(t, alone["target_parameters"], both["target_parameters"])
+	require.Equal(t, alone["target_modules"], both["target_modules"])
+	saved, err := lora.Load(vfs.OS{}, dirs[1])
+	require.NoError(t, err)
+	require.Equal(t, paths(sum), saved.Modules())
+}
+
+// A merge that is refused leaves what was trained whole, and the weights, as they were.
+func TestMergeRefusedWhole(t *testing.T) {
+	m, store := newNet(t)
+	a := attachNamed(t, m, store, "", lora.Config{Rank: 2, Bias: lora.BiasAll, Targets: lora.Targets{Names: []string{"down_proj"}}})
+	want := forward(t, m, store)
+	vars := a.Vars()
+	last := vars[len(vars)-1]
+	kept, err := store.Get(last)
+	require.NoError(t, err)
+	broken := tensor.New(last.Type)
+	broken.Set(0, math.NaN())
+	require.NoError(t, store.Set(last, broken))
+	require.ErrorContains(t, a.Merge(store), "layers.1.down_proj")
+	require.NoError(t, store.Set(last, kept))
+	require.Equal(t, want, forward(t, m, store))
+	require.False(t, a.Merged())
+	require.NoError(t, a.Merge(store))
+	require.InDeltaSlice(t, want, forward(t, m, store), 1e-5)
 }
 
 // A head and an embedding that are one table part where one of them is trained; merging, unmerging and removing keep what the model computes.
@@ -136,6 +190,9 @@ func TestTiedModels(t *testing.T) {
 		"embedding": {ModulesToSave: []string{"embed_tokens"}},
 		"tokens":    {Tokens: map[string][]int{"": {25, 50, 3}}},
 		"both":      {ModulesToSave: []string{"embed_tokens", "lm_head"}},
+
+		"adapted":        {Embeddings: true},
+		"adapted tokens": {Embeddings: true, Tokens: map[string][]int{"": {25, 50, 3}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			model, store := openBase(t, base)
@@ -154,9 +211,17 @@ func TestTiedModels(t *testing.T) {
 			a.SetActive(true)
 			require.NoError(t, a.Merge(store))
 			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4)
+			a.SetActive(false)
+			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4, "it stays in the weights")
+			a.SetActive(true)
+			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4)
 			require.NoError(t, a.Unmerge(store))
 			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4)
+			a.SetActive(false)
+			require.InDeltaSlice(t, plain, logits(t, model, store, ids), 1e-4)
+			require.True(t, model.Config().Tied)
 			require.NoError(t, a.Merge(store))
+			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4, "merged from beside the model")
 			require.NoError(t, a.Remove(store))
 			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4)
 			checkHead(t, model, name == "tokens")

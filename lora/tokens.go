@@ -51,13 +51,15 @@ func findEmbedding(model any, name string) (path string, e *layers.Embedding) {
 
 func (a *Adapter) addTokens(model any, path string, e *layers.Embedding, ids []int) error {
 	vocab, dim := e.Weight.Type.Dim(0), e.Weight.Type.Dim(1)
-	for i, id := range ids {
+	listed := map[int]bool{}
+	for _, id := range ids {
 		if id < 0 || id >= vocab {
 			return fmt.Errorf("lora: trained tokens: the embedding %s has rows 0 to %d, not %d", path, vocab-1, id)
 		}
-		if slices.Contains(ids[:i], id) {
+		if listed[id] {
 			return fmt.Errorf("lora: trained tokens: row %d of %s is listed twice", id, path)
 		}
+		listed[id] = true
 	}
 	if len(ids) == 0 {
 		return fmt.Errorf("lora: trained tokens: no row of %s is listed", path)
@@ -68,7 +70,7 @@ func (a *Adapter) addTokens(model any, path string, e *layers.Embedding, ids []i
 		e.Adapter = t
 	}
 	for _, other := range t.Rows.list {
-		if slices.ContainsFunc(ids, func(id int) bool { return slices.Contains(other.ids, id) }) {
+		if slices.ContainsFunc(other.ids, func(id int) bool { return listed[id] }) {
 			return fmt.Errorf("lora: trained tokens: two adapters train the same row of %s", path)
 		}
 	}
@@ -173,9 +175,6 @@ func (k *tokens) exchange(s Store) error {
 	if err != nil {
 		return err
 	}
-	if err := finite(own); err != nil {
-		return err
-	}
 	dim := k.base.Type.Dim(1)
 	for i, id := range k.ids {
 		for c := range dim {
@@ -185,6 +184,21 @@ func (k *tokens) exchange(s Store) error {
 		}
 	}
 	return set(s, map[*graph.Var]*tensor.Tensor{k.delta: own, k.base: base})
+}
+
+// putRows puts the trained rows into a table.
+func (k *tokens) putRows(s layers.Reader, table *tensor.Tensor) error {
+	own, err := s.Get(k.delta)
+	if err != nil {
+		return err
+	}
+	dim := k.base.Type.Dim(1)
+	for i, id := range k.ids {
+		for c := range dim {
+			table.Set(id*dim+c, own.At(i*dim+c))
+		}
+	}
+	return nil
 }
 
 // copyTokens begins the trained rows at the table's.

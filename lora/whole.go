@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,10 +32,12 @@ func (w *whole) use(on bool) {
 
 // ownHead is a head that an adapter gave a model whose head is the embedding.
 type ownHead struct {
-	head layers.Projection
+	head layers.Projection // nil: none, while the adapter lies beside the weights
 	fill func(layers.Projection)
-	// merged is the head while the adapter lies in the model's weights, if another one: the table as it was lies in the adapter's copy then.
+	// merged is the head while the adapter lies in the model's weights, if another one: the table as it was lies in the adapter's copy then, or
+	// in parted.
 	merged layers.Projection
+	parted *graph.Var
 }
 
 func (h *ownHead) use(on bool) {
@@ -241,6 +244,118 @@ func (a *Adapter) copyWhole(s Store) error {
 	return nil
 }
 
+// partHead keeps the table of an adapted embedding that is the head too as a weight of its own, for while the adapter is merged: the adapter
+// changes what the embedding gives, and not the scores. Tokens that the adapter trains are rows of both.
+func (a *Adapter) partHead(s Store) error {
+	for _, m := range a.Modules {
+		if m.embed == nil {
+			continue
+		}
+		table := m.embed.Weight
+		h, err := a.sharing(table)
+		if err != nil {
+			return fmt.Errorf("lora: %s: %w", m.Path, err)
+		}
+		if h == nil {
+			continue
+		}
+		h.parted = graph.NewVar(a.varName(table.Name, "head"), table.Type)
+		h.merged = &layers.Linear{Weight: h.parted}
+		t, err := s.Get(table)
+		for _, k := range a.tokens {
+			if err == nil && k.base == table {
+				err = k.putRows(s, t)
+			}
+		}
+		if err == nil {
+			err = s.Set(h.parted, t)
+		}
+		if err != nil {
+			return fmt.Errorf("lora: %s: %w", m.Path, err)
+		}
+	}
+	return nil
+}
+
+// sharing is the head that reads an embedding's table: that of the adapter's tokens, or one without layers yet; nil if there is none.
+func (a *Adapter) sharing(table *graph.Var) (*ownHead, error) {
+	for _, h := range a.heads {
+		if t, ok := h.head.(*tokenHead); ok && t.table == table {
+			return h, nil
+		}
+	}
+	var err error
+	layers.Modules(a.model, func(_ string, p layers.Projection, _ func(layers.Projection)) {
+		if t, ok := p.(*tokenHead); ok && t.table == table {
+			err = fmt.Errorf("the adapter %q trains tokens of this embedding, which is the head too; leave it out with SetActive(false) first", t.rows.set.Name)
+		}
+	})
+	tied, ok := a.model.(layers.Tied)
+	if err != nil || !ok || tied.TiedTable() != table {
+		return nil, err
+	}
+	_, fill := vacantHead(a.model)
+	if fill == nil {
+		return nil, fmt.Errorf("the embedding is the head too, and the model has no place for one of its own; keep the adapter beside the weights")
+	}
+	h := &ownHead{fill: fill}
+	a.heads = append(a.heads, h)
+	return h, nil
+}
+
+// joinHead undoes partHead: the table, as it was again, is the head.
+func (a *Adapter) joinHead(s Store) error {
+	var err error
+	for _, h := range a.heads {
+		if h.parted == nil {
+			continue
+		}
+		if memory, ok := s.(layers.Memory); ok {
+			err = errors.Join(err, memory.Drop(h.parted))
+		}
+		h.parted, h.merged = nil, nil
+	}
+	a.heads = slices.DeleteFunc(a.heads, func(h *ownHead) bool { return h.head == nil })
+	return err
+}
+
+// wholeFits reads what was trained whole and refuses values that the model's variables cannot hold, before anything is changed.
+func (a *Adapter) wholeFits(s Store) error {
+	for _, w := range a.whole {
+		if w.replace == nil { // a head of its own stays where it is
+			continue
+		}
+		if err := fits(s, w.own, w.base); err != nil {
+			return fmt.Errorf("lora: %s: %w", w.key, err)
+		}
+	}
+	for _, k := range a.tokens {
+		if err := fits(s, k.delta, k.base); err != nil {
+			return fmt.Errorf("lora: %s: %w", k.path, err)
+		}
+	}
+	return nil
+}
+
+// fits reports a value of own that is not finite in the dtype of base.
+func fits(s Store, own, base *graph.Var) error {
+	t, err := s.Get(own)
+	if err != nil {
+		return err
+	}
+	if err := finite(t); err != nil {
+		return err
+	}
+	rounded, err := t.Convert(base.Type.DType)
+	if err != nil {
+		return err
+	}
+	if finite(rounded) != nil {
+		return fmt.Errorf("a trained value is too large for %v; nothing was changed", base.Type.DType)
+	}
+	return nil
+}
+
 // exchange swaps the values of a copy and of the model's variable. Its own inverse, but for rounding to a narrower dtype.
 func (w *whole) exchange(s Store) error {
 	own, err := s.Get(w.own)
@@ -249,9 +364,6 @@ func (w *whole) exchange(s Store) error {
 	}
 	base, err := s.Get(w.base)
 	if err != nil {
-		return err
-	}
-	if err := finite(own); err != nil {
 		return err
 	}
 	return set(s, map[*graph.Var]*tensor.Tensor{w.own: base, w.base: own})
