@@ -53,7 +53,8 @@ func (m *Model) addTokens(tokens []string, c *models.Config) error {
 }
 
 // takeTokenizer reads the tokenizer of an adapter's folder, which has more tokens than the model's if the adapter was trained with new ones.
-// Of one with fewer, of a model in another format, and of a folder without one the chat template is taken alone.
+// Of one with fewer, of a model in another format, and of a folder without one the chat template is taken alone. What the model's makers
+// suggest for generation stays unless the folder says something else: PEFT does not write it.
 func (m *Model) takeTokenizer(fsys vfs.FS, dir string, c *models.Config) error {
 	if dir == "" {
 		return nil
@@ -75,6 +76,9 @@ func (m *Model) takeTokenizer(fsys vfs.FS, dir string, c *models.Config) error {
 	if own != nil && m.Tokenizer.VocabSize() < own.VocabSize() {
 		m.Tokenizer, m.TokFiles = own, files
 		return m.takeTemplate(fsys, dir)
+	}
+	if raw, had := files[generationFile]; had && m.TokFiles[generationFile] == nil {
+		m.TokFiles[generationFile] = raw
 	}
 	c.Vocab = max(c.Vocab, m.Tokenizer.VocabSize())
 	return nil

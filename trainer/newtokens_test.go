@@ -56,6 +56,22 @@ func TestNewTokens(t *testing.T) {
 	_, err = lora.AttachSaved(again.Model, saved, nil)
 	require.NoError(t, err)
 	require.NoError(t, again.Close())
+
+	// An adapter of PEFT comes with a tokenizer, but without the settings of generation: they stay the model's.
+	model := t.TempDir()
+	files, err := filepath.Glob(filepath.Join(c.Out, "adapter", "tok*"))
+	require.NoError(t, err)
+	for _, path := range append(files, architecture(t, small)) {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(model, filepath.Base(path)), raw, 0o600))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(model, "generation_config.json"), []byte(`{"eos_token_id": [0, 7]}`), 0o600))
+	again, err = trainer.OpenModel(filepath.Join(model, "config.json"), trainer.ModelOptions{Beside: filepath.Join(c.Out, "adapter")})
+	require.NoError(t, err)
+	require.Contains(t, again.EOS(), int32(7))
+	require.NoError(t, again.Close())
+
 	_, err = trainer.OpenModel(architecture(t, small), trainer.ModelOptions{NewTokens: []string{"<x>"}})
 	require.ErrorContains(t, err, "data.new_tokens")
 }

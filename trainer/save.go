@@ -3,6 +3,7 @@ package trainer
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"path/filepath"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
@@ -22,7 +23,7 @@ type SaveOptions struct {
 
 // SaveModel writes a full-precision model as a Hugging Face directory: config.json and model.safetensors, or shards with their index. One
 // weight at a time is read from values. The rotary pairs of a llama2.c model are reordered to the halves that Hugging Face has, which changes
-// no result.
+// no result. A value that float16 cannot hold is refused by name.
 func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o SaveOptions) error {
 	fsys = vfs.Or(fsys)
 	var specs []checkpoint.Spec
@@ -45,9 +46,6 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o
 	if err != nil {
 		return err
 	}
-	if m.Config().Tied && m.Head != nil { // an adapter gave it a head of its own
-		keys["tie_word_embeddings"] = false
-	}
 	raw, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return err
@@ -58,11 +56,28 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o
 	w := weightReader{model: m, values: values, held: map[*graph.Var]*tensor.Tensor{}}
 	return checkpoint.StreamModel(fsys, dir, specs, o.ShardSize, map[string]string{"format": "pt"}, func(s checkpoint.Spec) (*tensor.Tensor, error) {
 		t, err := w.read(pieces[s.Name])
+		if err == nil {
+			err = holds(s, t)
+		}
 		if err != nil {
 			return nil, err
 		}
 		return t.Convert(s.Type.DType)
 	})
+}
+
+// holds refuses a value that is finite and would not be in float16, the one dtype of files with a narrow range.
+func holds(s checkpoint.Spec, t *tensor.Tensor) error {
+	if s.Type.DType != tensor.F16 || t.DType() == tensor.F16 {
+		return nil
+	}
+	const tooLarge = 65520 // from here on numbers round to infinity
+	for i := range t.Type().Size() {
+		if x := math.Abs(t.At(i)); x >= tooLarge && !math.IsInf(x, 0) {
+			return withCode(config.ExitInput, fmt.Errorf("%s: element %d is %v, which f16 cannot hold; write bf16 or f32", s.Name, i, t.At(i)))
+		}
+	}
+	return nil
 }
 
 // piece is a tensor of the file and the parameter that holds it.

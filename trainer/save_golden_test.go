@@ -46,6 +46,29 @@ func TestGoldenHFSave(t *testing.T) {
 	t.Logf("%d of %d families ran", ran, len(dirs))
 }
 
+// TestSaveRange: a value that float16 cannot hold is not written as infinity.
+func TestSaveRange(t *testing.T) {
+	m, err := trainer.OpenModel(architecture(t, small), trainer.ModelOptions{})
+	require.NoError(t, err)
+	session := plan.NewSession(plan.NewStore(threads(t, 1)))
+	t.Cleanup(func() { require.NoError(t, session.Close()) })
+	store := session.Store()
+	require.NoError(t, m.Source.Load(store))
+	table, err := store.Get(m.Body.Table())
+	require.NoError(t, err)
+	for value, ok := range map[float64]bool{65519: true, -65520: false} {
+		table.Set(3, value)
+		require.NoError(t, store.Set(m.Body.Table(), table))
+		err = trainer.SaveModel(nil, t.TempDir(), m.Model, store, trainer.SaveOptions{DType: tensor.F16})
+		if ok {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "embed_tokens.weight: element 3 is -65520, which f16 cannot hold")
+		}
+		require.NoError(t, trainer.SaveModel(nil, t.TempDir(), m.Model, store, trainer.SaveOptions{DType: tensor.BF16}))
+	}
+}
+
 // sameModel compares the tensors and configurations of two folders, the second perhaps in another dtype.
 func sameModel(t *testing.T, a, b string, d tensor.DType) {
 	t.Helper()

@@ -147,9 +147,6 @@ func (r *Report) merge(ctx context.Context, o Options, tmp, dir string) (err err
 	if err != nil {
 		return inputError{err}
 	}
-	if err := adapter.Init(s); err != nil {
-		return inputError{err}
-	}
 	if err := adapter.Merge(s); err != nil {
 		return err
 	}

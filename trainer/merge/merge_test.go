@@ -120,6 +120,35 @@ func TestMergeRounds(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
+// TestMergeNewTokens: tokens that an adapter was trained with are in the merged vocabulary and tokenizer, and their rows in the weights.
+func TestMergeNewTokens(t *testing.T) {
+	rows := filepath.Join(t.TempDir(), "rows.jsonl")
+	require.NoError(t, os.WriteFile(rows, []byte(`{"prompt":"call ","completion":"<tool>the fox</tool>"}`+"\n"), 0o600))
+	c := config.Default(config.Finetune)
+	c.Model, c.Out, c.Device = "builtin:tiny", filepath.Join(t.TempDir(), "run"), "cpu"
+	c.Data.Path, c.Data.SeqLen, c.Data.Val, c.Data.NewTokens = []config.Source{{Path: rows, Weight: 1}}, 32, 0, []string{"<tool>", "</tool>"}
+	c.Train.Batch, c.Train.MicroBatch, c.Train.Steps, c.Train.LR = 1, 1, 5, 5e-3
+	_, err := trainer.Run(context.Background(), c, trainer.Hooks{})
+	require.NoError(t, err)
+	adapter, out := filepath.Join(c.Out, "adapter"), filepath.Join(t.TempDir(), "merged")
+	_, err = Run(context.Background(), Options{Model: c.Model, Adapter: adapter, Out: out, DType: tensor.F32})
+	require.NoError(t, err)
+	var ids [2][]int32
+	var logps [2][]float64
+	for i, o := range []trainer.GenerateOptions{{Model: c.Model, Adapter: adapter, Device: "cpu", DType: "f32"}, {Model: out, Device: "cpu", DType: "f32"}} {
+		w, err := trainer.OpenWriter(o)
+		require.NoError(t, err)
+		ids[i], _, err = w.Tokens("call <tool>the fox</tool>")
+		require.NoError(t, err)
+		s, err := w.Score(context.Background(), []trainer.Request{{IDs: ids[i], From: 1}})
+		require.NoError(t, err)
+		logps[i] = s[0].LogProbs
+		require.NoError(t, w.Close())
+	}
+	require.Equal(t, ids[0], ids[1])
+	require.InDeltaSlice(t, logps[0], logps[1], 2e-3, "beside a bfloat16 table trained rows are rounded to it, as in PEFT")
+}
+
 func TestMergeRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for name, c := range map[string]struct {
