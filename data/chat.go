@@ -1,7 +1,10 @@
 package data
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -143,6 +146,9 @@ func (c *Converter) trainedRanges(r *Row, conv *Conversation, ren *Rendered, fro
 		t := turns[i]
 		if len(t) == 0 || !keepsText(ren.Text[t[0].Start:t[len(t)-1].End], m.Content) {
 			return nil, r.Errorf("the template drops the text of %s turn %d (%.60q); choose another with data.template", m.Role, i+1, m.Content)
+		}
+		if name, ok := droppedCall(ren.Text[t[0].Start:t[len(t)-1].End], m); ok {
+			return nil, r.Errorf("the template drops the call of the tool %s in %s turn %d, so the model would learn to call nothing; choose another with data.template", name, m.Role, i+1)
 		}
 		for _, t := range t {
 			out = append(out, byteRange{t.Start, t.End})
@@ -293,4 +299,26 @@ func Say(role, content string) (Message, error) {
 	b, err := quote(content)
 	m.Fields = fmt.Appendf(nil, `{"role":%s,"content":%s}`, a, b)
 	return m, err
+}
+
+// plainName is the name of a tool that every template writes as it is.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// droppedCall names a tool that the message calls and its rendered turn does not.
+func droppedCall(turn string, m *Message) (name string, dropped bool) {
+	if !bytes.Contains(m.Fields, []byte(`"tool_calls"`)) {
+		return "", false
+	}
+	var f struct {
+		Calls []struct{ Function struct{ Name string } } `json:"tool_calls"`
+	}
+	if json.Unmarshal(m.Fields, &f) != nil {
+		return "", false
+	}
+	for _, c := range f.Calls {
+		if n := c.Function.Name; plainName.MatchString(n) && !strings.Contains(turn, n) {
+			return n, true
+		}
+	}
+	return "", false
 }

@@ -32,7 +32,7 @@ func (c chatML) Render(conv *Conversation) (out Rendered, err error) {
 		}
 		if fields, err := object(m.Fields); err != nil {
 			return out, err
-		} else if calls := get(fields, "tool_calls"); calls != nil {
+		} else if calls := get(fields, "tool_calls"); calls != nil && !(c.drop && m.Role == Assistant) {
 			b.Write(calls)
 		}
 		if !c.bare {
@@ -119,6 +119,8 @@ func TestConversationErrors(t *testing.T) {
 		{`{"messages":[]}`, "has no messages", Options{}},
 		{`{"messages":[` + user + `,{"role":"assistant","content":"b","train":false}]}`, "marked train: false", Options{}},
 		{`{"messages":[` + user + `,{"role":"assistant","content":"b"}]}`, "the template drops the text of assistant turn 2 (\"b\")", Options{Renderer: chatML{drop: true}}},
+		{`{"messages":[` + user + `,{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{}}}]},{"role":"assistant","content":""}]}`,
+			"the template drops the call of the tool f in assistant turn 2", Options{Renderer: chatML{drop: true}}},
 		{`{"messages":[{"content":"a"}]}`, `messages[0] has no role (it has "content")`, Options{}},
 		{`{"messages":["a"]}`, "messages[0] must be an object, is a string", Options{}},
 		{`{"messages":[null]}`, "messages[0] must be an object, is null", Options{}},

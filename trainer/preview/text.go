@@ -113,9 +113,10 @@ func (p *printer) summary(r *Report) {
 		put("chat template", "%s", Visible(r.Template))
 	}
 	if r.Pairs > 0 {
-		put("pairs", "%d", r.Pairs)
+		put("pairs", "%d, %d held out; %d answers", r.Pairs, r.HeldOut, r.Documents)
+	} else {
+		put("examples", "%d, %d held out", r.Documents, r.HeldOut)
 	}
-	put("examples", "%d, %d held out", r.Documents, r.HeldOut)
 	put("tokens", "%s, %s trained (%.1f%%)", report.Count(r.Tokens), report.Count(r.Trained), 100*r.Share)
 	put("length", "from %d to %d, %.1f on average; data.seq_len %d", r.MinLen, r.MaxLen, r.MeanLen, r.SeqLen)
 	put("cut, left out", "%d lost their end, %d all trained tokens, %d were empty", r.Truncated, r.Dropped, r.Empty)
