@@ -197,7 +197,7 @@ func (a *Adapter) Remove(memory layers.Memory) error {
 			for _, p := range layers.Params(&struct {
 				Now, Head layers.Projection `name:"."`
 			}{h.head, h.merged}) {
-				keep[p.Var] = true
+				keep[p.Var], p.Var.Name = true, h.path+".weight" // it is the model's from now on
 			}
 		}
 	} else {

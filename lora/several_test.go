@@ -225,6 +225,8 @@ func TestTiedModels(t *testing.T) {
 			require.NoError(t, a.Remove(store))
 			require.InDeltaSlice(t, want, logits(t, model, store, ids), 1e-4)
 			checkHead(t, model, name == "tokens")
+			_, err = lora.Attach(model, lora.Config{Rank: 2, ModulesToSave: []string{"lm_head"}})
+			require.NoError(t, err, "the head is the model's")
 		})
 	}
 }

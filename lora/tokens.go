@@ -79,8 +79,8 @@ func (a *Adapter) addTokens(model any, path string, e *layers.Embedding, ids []i
 	t.Rows.list = append(t.Rows.list, k)
 	a.tokens = append(a.tokens, k)
 	if tied, ok := model.(layers.Tied); ok && tied.TiedTable() == e.Weight {
-		if _, fill := vacantHead(model); fill != nil {
-			h := &ownHead{head: &tokenHead{frozenTable{e.Weight}, k}, fill: fill}
+		if head, fill := vacantHead(model); fill != nil {
+			h := &ownHead{head: &tokenHead{frozenTable{e.Weight}, k}, path: head, fill: fill}
 			a.heads = append(a.heads, h)
 			fill(h.head)
 		}

@@ -33,6 +33,7 @@ func (w *whole) use(on bool) {
 // ownHead is a head that an adapter gave a model whose head is the embedding.
 type ownHead struct {
 	head layers.Projection // nil: none, while the adapter lies beside the weights
+	path string
 	fill func(layers.Projection)
 	// merged is the head while the adapter lies in the model's weights, if another one: the table as it was lies in the adapter's copy then, or
 	// in parted.
@@ -187,7 +188,7 @@ func (a *Adapter) untie(model any, saved func(path string) bool) error {
 			embedding = p
 		}
 	})
-	h := &ownHead{fill: fill}
+	h := &ownHead{path: path, fill: fill}
 	switch {
 	case saved(path):
 		own := graph.NewVar(a.varName(path, ownMark[1:]+"weight"), base.Type.With(a.Config.param()))
@@ -294,11 +295,11 @@ func (a *Adapter) sharing(table *graph.Var) (*ownHead, error) {
 	if err != nil || !ok || tied.TiedTable() != table {
 		return nil, err
 	}
-	_, fill := vacantHead(a.model)
+	path, fill := vacantHead(a.model)
 	if fill == nil {
 		return nil, fmt.Errorf("the embedding is the head too, and the model has no place for one of its own; keep the adapter beside the weights")
 	}
-	h := &ownHead{fill: fill}
+	h := &ownHead{path: path, fill: fill}
 	a.heads = append(a.heads, h)
 	return h, nil
 }
