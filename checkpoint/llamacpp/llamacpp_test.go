@@ -307,6 +307,7 @@ func TestLoRA(t *testing.T) {
 		"belongs to another model": pair("model.layers.0.self_attn.q_proj", hidden, hidden+1, 4, 2),
 		"has no weight of its own": pair("model.layers.7.self_attn.q_proj", hidden, hidden, 4, 2),
 		"do not belong together":   {Path: "model.layers.0.self_attn.q_proj", A: adapter[0].A, B: adapter[2].B, Scale: 1},
+		"have the scale 0":         pair("model.layers.0.self_attn.q_proj", hidden, hidden, 4, 0),
 	} {
 		_, err := ExportLoRA(fsys, "/b.gguf", []LowRank{p}, m, config, ExportOptions{Type: ggml.F32})
 		require.ErrorContains(t, err, want)
@@ -323,6 +324,7 @@ func FuzzModel(f *testing.F) {
 	for _, key := range []string{"embedding_length", "attention.head_count", "block_count", "context_length"} {
 		kvs = append(kvs, kv{Key: "llama." + key, Value: uint32(2)})
 	}
+	kvs = append(kvs, kv{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)})
 	specs := []gguf.Spec{{Name: "token_embd.weight", Type: ggml.F16, Shape: tensor.S(3, 4)}, {Name: "blk.0.attn_q.weight", Type: ggml.F32, Shape: tensor.S(2, 1)},
 		{Name: "blk.0.ffn_up_exps.weight", Type: ggml.Q8_0, Shape: tensor.S(2, 1, 32)}, {Name: ropeFreqs, Type: ggml.F32, Shape: tensor.S(1)}}
 	w, err := gguf.NewWriter(fsys, "/m.gguf", kvs, specs)

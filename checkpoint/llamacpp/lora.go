@@ -41,6 +41,9 @@ func ExportLoRA(fsys vfs.FS, out string, adapter []LowRank, weights checkpoint.R
 		return nil, err
 	}
 	alpha := mostFrequent(adapter)
+	if alpha == 0 {
+		return nil, fmt.Errorf("most modules have the scale 0 (lora_alpha is 0), which llama.cpp takes for 1: the adapter changes nothing there, merge it instead")
+	}
 	x.report.Warnings, x.tensors = nil, nil
 	for _, m := range adapter {
 		if err := x.lowRank(m, alpha, o.Type); err != nil {
