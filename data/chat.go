@@ -60,6 +60,7 @@ func (c *Converter) Chat(r *Row, conv *Conversation, from int) ([]Doc, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.Chat = true
 	if r.sample {
 		d.Differs = c.differs(conv, &ren, from)
 	}
@@ -208,20 +209,20 @@ func (c *Converter) mask(r *Row, ren *Rendered, ranges []byteRange) (Doc, error)
 		}
 		copy(d.Labels[lo:max(lo, hi)], d.IDs[lo:max(lo, hi)])
 	}
-	if len(c.EOS) > 0 && len(ranges) > 0 && c.unended(ren) {
+	if len(c.EOS) > 0 && unended(ren, ranges) {
 		d.IDs, d.Labels, d.Ended = append(d.IDs, c.EOS...), append(d.Labels, c.EOS...), true
 	}
 	return d, nil
 }
 
-// unended reports whether the text ends with the words of the last turn: no token says that it is over, and a model trained so would
+// unended reports whether the text ends with the words of a trained turn: no token says that it is over, and a model trained so would
 // never stop.
-func (c *Converter) unended(ren *Rendered) bool {
-	if len(ren.Turns) == 0 {
+func unended(ren *Rendered, ranges []byteRange) bool {
+	if len(ren.Turns) == 0 || len(ranges) == 0 {
 		return false
 	}
-	t := ren.Turns[len(ren.Turns)-1]
-	return t.End >= len(strings.TrimRight(ren.Text, " \t\r\n")) && t.Bare
+	t, last := ren.Turns[len(ren.Turns)-1], ranges[len(ranges)-1]
+	return t.Bare && t.End >= len(strings.TrimRight(ren.Text, " \t\r\n")) && last.start < t.End && last.end >= t.End
 }
 
 // borders finds the tokens at byte offsets of a text.

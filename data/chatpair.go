@@ -2,6 +2,7 @@ package data
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -18,6 +19,10 @@ func (c *Converter) chatPair(r *Row) ([]Doc, error) {
 		}
 	}
 	prompt, sides := splitPrompt(conv.Messages, sides)
+	prompt = slices.Clone(prompt)
+	for i := range prompt { // flags are of the mask, which pairs have none of: only answers are compared
+		prompt[i].Train = TrainNo
+	}
 	plain := *c
 	plain.Mask = MaskAssistant
 	if same(sides[0], sides[1]) {

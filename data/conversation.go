@@ -45,6 +45,9 @@ var roleNames = map[string]string{
 // maxMessages bounds the turns of a row: templates may take time that grows with the square.
 const maxMessages = 4096
 
+// maxKeys bounds the keys of a message or call, which are looked for one after another.
+const maxKeys = 256
+
 // field is a key of a JSON object, in the order of the file.
 type field struct {
 	key string
@@ -61,6 +64,9 @@ func object(raw json.RawMessage) ([]field, error) {
 	for i := skipSpace(raw, 1); raw[i] != '}'; i = skipSpace(raw, i) {
 		if raw[i] == ',' {
 			i = skipSpace(raw, i+1)
+		}
+		if len(out) == maxKeys {
+			return nil, fmt.Errorf("has more than %d keys", maxKeys)
 		}
 		end := skipValue(raw, i)
 		key := string(raw[i+1 : end-1])
@@ -437,7 +443,7 @@ func (r *Row) around() (c Conversation, err error) {
 			return c, err
 		}
 		switch {
-		case v[0] == '"' && len(bytes.Trim(v, `" `)) == 0: // an empty column
+		case blank(v):
 		case v[0] != '[':
 			return c, r.Errorf("\"tools\" must be a list, is %s", kindOf(v))
 		case len(bytes.TrimSpace(v[1:len(v)-1])) > 0:
@@ -449,9 +455,15 @@ func (r *Row) around() (c Conversation, err error) {
 		if err != nil {
 			return c, err
 		}
+		if blank(v) {
+			return c, nil
+		}
 		if err := json.Unmarshal(v, &c.Extra); err != nil {
 			return c, r.Errorf("\"chat_template_kwargs\" must be an object: %v", err)
 		}
 	}
 	return c, nil
 }
+
+// blank is an empty column of a table.
+func blank(v json.RawMessage) bool { return v[0] == '"' && len(bytes.Trim(v, `" `)) == 0 }

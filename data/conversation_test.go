@@ -90,6 +90,7 @@ func TestConversations(t *testing.T) {
 		{"as a string of JSON", `{"messages":"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]"}`, Options{}, "^user\na$\n^assistant\n[b$]\n"},
 		{"tools", `{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"x\": 1}"}}]},{"role":"tool","content":"7","name":"f"},{"role":"assistant","content":"b"}],"tools":[{"name":"f"}]}`, Options{},
 			"^tools\n[{\"name\":\"f\"}]$\n^user\na$\n^assistant\n[[{\"id\":\"1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"x\": 1}}}]$]\n^tool\n7$\n^assistant\n[b$]\n"},
+		{"empty columns", `{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"tools":"","chat_template_kwargs":" "}`, Options{}, "^user\na$\n^assistant\n[b$]\n"},
 		{"sharegpt", `{"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}`, Options{}, "^system\ns$\n^user\na$\n^assistant\n[b$]\n"},
 		{"sharegpt calls", `{"conversations":[{"from":"human","value":"a"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"},{"from":"observation","value":"7"},{"from":"gpt","value":"b"}],"tools":"[]"}`, Options{},
 			"^user\na$\n^assistant\n[[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{}}}]$]\n^tool\n7$\n^assistant\n[b$]\n"},
@@ -98,6 +99,8 @@ func TestConversations(t *testing.T) {
 		{"strings as chat", `{"prompt":"a","completion":"d"}`, Options{AsChat: true}, "^user\na$\n^assistant\n[d$]\n"},
 		{"alpaca as chat", `{"instruction":"a","input":"i","output":"d","system":"s"}`, Options{AsChat: true}, "^system\ns$\n^user\na\n\ni$\n^assistant\n[d$]\n"},
 		{"no end in the template", `{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}`, Options{Renderer: chatML{bare: true}, EOS: []int32{2}}, "^user\na\n^assistant\n[b<2>]"},
+		{"nor after one that is marked", `{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","train":false}]}`, Options{Mask: MaskNone, Renderer: chatML{bare: true}, EOS: []int32{2}}, "<[|im_start|>user\na\n^assistant\n]b"},
+		{"no end after a turn that is not trained", `{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}`, Options{Renderer: chatML{bare: true}, EOS: []int32{2}}, "^user\na\n^assistant\n[b]\n^user\nc"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.opt.Renderer == nil {
@@ -122,6 +125,7 @@ func TestConversationErrors(t *testing.T) {
 		{`{"messages":[` + user + `,{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{}}}]},{"role":"assistant","content":""}]}`,
 			"the template drops the call of the tool f in assistant turn 2", Options{Renderer: chatML{drop: true}}},
 		{`{"messages":[{"content":"a"}]}`, `messages[0] has no role (it has "content")`, Options{}},
+		{`{"messages":[{"role":"user"` + manyKeys(maxKeys) + `}]}`, "messages[0] has more than 256 keys", Options{}},
 		{`{"messages":["a"]}`, "messages[0] must be an object, is a string", Options{}},
 		{`{"messages":[null]}`, "messages[0] must be an object, is null", Options{}},
 		{`{"messages":{"role":"user"}}`, `"messages" must be a list, is an object`, Options{}},
@@ -148,6 +152,15 @@ func TestConversationErrors(t *testing.T) {
 	require.ErrorContains(t, err, "data.template")
 }
 
+// manyKeys are further keys of an object.
+func manyKeys(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,"k%d":0`, i)
+	}
+	return b.String()
+}
+
 func TestConversationPairs(t *testing.T) {
 	u, good, bad := `{"role":"user","content":"a"}`, `{"role":"assistant","content":"x"}`, `{"role":"assistant","content":"y"}`
 	want := [2]string{"^user\na$\n^assistant\n[x$]\n", "^user\na$\n^assistant\n[y$]\n"}
@@ -169,6 +182,7 @@ func TestConversationPairs(t *testing.T) {
 		{"long answers", `{"chosen":[` + u + `,` + good + `,` + u + `,` + good + `],"rejected":[` + u + `,` + bad + `]}`, Options{},
 			[2]string{"^user\na$\n^assistant\n[x$]\n^user\na$\n^assistant\n[x$]\n", want[1]}},
 		{"mask is ignored", `{"prompt":[` + u + `],"chosen":[` + good + `],"rejected":[` + bad + `]}`, Options{Mask: MaskNone}, want},
+		{"flags of the prompt are ignored", `{"prompt":[{"role":"user","content":"a","train":true}],"chosen":[` + good + `],"rejected":[` + bad + `]}`, Options{}, want},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.opt.Pairs, c.opt.Renderer = true, chatML{}

@@ -35,6 +35,7 @@ type Doc struct {
 	IDs     []int32
 	Labels  []int32 // aligned with IDs; nil = every id from Skip on is trained
 	Skip    int
+	Chat    bool   // rendered by the chat template
 	Ended   bool   // an EOS was added because the chat template ends the last turn with nothing
 	Differs string // how the text before the last answer differs from what a model is given at inference; looked at in the first rows of a file
 	Torn    bool   // a token at the front of a trained turn holds text of the prompt too

@@ -260,6 +260,9 @@ func (b *builder) addAll(r *Row, docs []Doc) error {
 		if d.Window {
 			continue
 		}
+		if d.Chat {
+			b.st.rendered++
+		}
 		if d.Ended {
 			b.st.ended++
 		}

@@ -34,7 +34,7 @@ type store struct {
 	seqLen                                                  int
 	pairs                                                   bool // docs come by two: chosen, rejected
 	truncated, dropped, empty, untrained, duplicates, ended int
-	bad, longest, torn                                      int
+	bad, longest, torn, rendered                            int
 	twins                                                   []string // places of the first duplicates
 	differs                                                 []string // see Doc.Differs
 }
@@ -157,7 +157,7 @@ func (s *Set) Split(val float64, seed uint64) (train, held *Set, err error) {
 	return train, held, nil
 }
 
-// Report counts what is in a set. Truncated, Dropped, Empty and Duplicates are those of the whole load.
+// Report counts what is in a set. Figures of what was rendered, cut, left out or equal are those of the whole load.
 type Report struct {
 	Rows        int      `json:"rows"`            // rows read from the files, pieces of plain text counted one each
 	Documents   int      `json:"documents"`       // examples in this set, two of a pair
@@ -172,16 +172,17 @@ type Report struct {
 	ZeroLabel   int      `json:"zero_label"`                       // of these, had no token to train on
 	Duplicates  int      `json:"duplicates"`                       // equal an earlier example in ids and labels; kept
 	DuplicateAt []string `json:"duplicate_at,omitempty"`           // the first of them, "file:line"
+	Rendered    int      `json:"rendered"`                         // made by the chat template
 	Ended       int      `json:"eos_added"`                        // conversations that got an EOS because the template ends the last turn with nothing
 	Torn        int      `json:"torn_borders"`                     // conversations in which a token holds the end of a prompt and the front of an answer
 	Differs     []string `json:"differs_from_inference,omitempty"` // of the first conversations, those whose prompt is another at inference
 	MinLen      int      `json:"min_len"`
 	MeanLen     float64  `json:"mean_len"`
 	MaxLen      int      `json:"max_len"`
-	Longest     int      `json:"longest"`               // the longest row before it was cut; 0 for plain text, which is cut into windows
-	Lengths     []Bin    `json:"lengths"`               // how many examples have which length
-	PackedRows  int      `json:"packed_rows,omitempty"` // rows in the first epoch (Loader.Report only)
-	Efficiency  float64  `json:"packing_efficiency"`    // share of positions that hold a token (Loader.Report only)
+	Longest     int      `json:"longest"`                      // the longest row before it was cut; 0 for plain text, which is cut into windows
+	Lengths     []Bin    `json:"lengths"`                      // how many examples have which length
+	PackedRows  int      `json:"packed_rows,omitempty"`        // rows in the first epoch (Loader.Report only)
+	Efficiency  float64  `json:"packing_efficiency,omitempty"` // share of positions that hold a token (Loader.Report only)
 	SeqLen      int      `json:"seq_len"`
 	Spilled     int64    `json:"spilled_tokens,omitempty"` // kept in a file instead of in memory
 	ShareByFile []Part   `json:"files"`
@@ -213,7 +214,7 @@ type Part struct {
 func (s *Set) Report() Report {
 	st := s.st
 	r := Report{Truncated: st.truncated, Dropped: st.dropped, Empty: st.empty, Bad: st.bad, ZeroLabel: st.untrained, Longest: st.longest,
-		Lengths: bins(st.seqLen), DuplicateAt: st.twins, Duplicates: st.duplicates, Ended: st.ended, Torn: st.torn, Differs: st.differs,
+		Lengths: bins(st.seqLen), DuplicateAt: st.twins, Duplicates: st.duplicates, Rendered: st.rendered, Ended: st.ended, Torn: st.torn, Differs: st.differs,
 		SeqLen: st.seqLen, Spilled: st.tok.spilled(), ShareByFile: make([]Part, len(st.files))}
 	if st.pairs {
 		r.Pairs = s.Len()

@@ -28,7 +28,7 @@ func (m *Model) DataProblems(set *data.Set, o data.Options) ([]Problem, error) {
 		out = append(out, Problem{"the model names no end-of-text token, so answers would not learn where to stop",
 			"name one in config.json or tokenizer_config.json, or add it to the rows"})
 	}
-	if !rendered(files, o) {
+	if r.Rendered == 0 {
 		return out, nil
 	}
 	if tr, ok := o.Renderer.(*data.TemplateRenderer); ok {
@@ -43,11 +43,6 @@ func (m *Model) DataProblems(set *data.Set, o data.Options) ([]Problem, error) {
 		return out, err
 	}
 	return append(out, *end), nil
-}
-
-// rendered reports whether rows went through the chat template.
-func rendered(files []data.FileInfo, o data.Options) bool {
-	return o.AsChat || slices.ContainsFunc(files, func(f data.FileInfo) bool { return f.Format == "messages" || f.Format == "sharegpt" })
 }
 
 // endProblem compares the last trained token of a row with those at which generation stops.
