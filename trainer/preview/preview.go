@@ -145,7 +145,8 @@ func (r *Report) fill(ctx context.Context, cfg config.Config, m *trainer.Model, 
 		return trainer.DataError(cfg, err)
 	}
 	r.HeldOut = part.Len()
-	r.Bad += part.Report().Bad // a run stops at these too
+	counts := part.Report()
+	r.Bad, r.ZeroLabel = r.Bad+counts.Bad, r.ZeroLabel+counts.ZeroLabel // a run stops at these too
 	return part.Close()
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,6 +65,21 @@ func TestProblems(t *testing.T) {
 	require.Empty(t, r.Shown)
 }
 
+// New tokens are tokens here too.
+func TestNewTokens(t *testing.T) {
+	r := look(t, `{"prompt":"Q<tool>","completion":"yes"}`+"\n", Options{}, func(c *config.Config) { c.Data.NewTokens = []string{"<tool>"} })
+	require.True(t, slices.ContainsFunc(r.Shown[0].Tokens, func(k Token) bool { return k.Text == "<tool>" }), "%v", r.Shown[0].Tokens)
+}
+
+// Rows of preferences that are conversations have the problems of their template.
+func TestTemplateOfPairs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bad.jinja")
+	require.NoError(t, os.WriteFile(file, []byte(`{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`), 0o600))
+	r := look(t, `{"prompt":[{"role":"user","content":"Hello"}],"chosen":[{"role":"assistant","content":"yes"}],"rejected":[{"role":"assistant","content":"no"}]}`+"\n",
+		Options{}, func(c *config.Config) { c.Data.Template, c.Train.Objective = file, "dpo" })
+	require.Regexp(t, `chat template \S*bad\S*: `, fmt.Sprint(r.Problems))
+}
+
 func TestPairs(t *testing.T) {
 	rows := `{"prompt":"Q","chosen":"yes","rejected":"no"}` + "\n" + `{"prompt":"Q","chosen":"a","rejected":"a"}` + "\n"
 	r := look(t, rows, Options{Row: 1}, func(c *config.Config) { c.Train.Objective = "dpo" })
@@ -81,7 +97,12 @@ func TestHeldOut(t *testing.T) {
 	require.NoError(t, os.WriteFile(held, []byte(strings.Repeat(`{"input_ids":[1,5,9]}`+"\n", 3)), 0o600))
 	r := look(t, rows, Options{}, func(c *config.Config) { c.Data.ValPath = []config.Source{{Path: held, Weight: 1}} })
 	require.Equal(t, 3, r.HeldOut)
+	require.True(t, r.Usable())
 	require.Len(t, r.Shown, DefaultRows)
+	require.NoError(t, os.WriteFile(held, []byte(`{"input_ids":[1,5,9]}`+"\n"+`{"input_ids":[1,-5]}`+"\n"), 0o600))
+	r = look(t, rows, Options{}, func(c *config.Config) { c.Data.ValPath = []config.Source{{Path: held, Weight: 1}} })
+	require.Len(t, r.BadRows, 1)
+	require.False(t, r.Usable(), "a run stops at a held-out row too")
 }
 
 func TestVisible(t *testing.T) {
