@@ -69,7 +69,7 @@ func TestPatience(t *testing.T) {
 func TestBest(t *testing.T) {
 	c := worsening(t)
 	c.Save.Best, c.Save.Every, c.Save.Keep, c.Train.Steps = true, 1, 1, 12
-	run(t, c, trainer.Hooks{})
+	done := run(t, c, trainer.Hooks{})
 	best, low := int64(0), 0.0
 	for _, r := range metrics(t, c) {
 		if best == 0 || *r.EvalLoss < low {
@@ -81,6 +81,10 @@ func TestBest(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, best, m.BestStep)
 	require.InDelta(t, low, *m.BestEvalLoss, 0)
+	require.InDelta(t, low, done.EvalLoss, 0)
+	again := c
+	again.Resume = true
+	require.InDelta(t, low, run(t, again, trainer.Hooks{}).EvalLoss, 0, "a finished run says the same of itself")
 	runs := checkpoint.NewRun(vfs.OS{}, c.Out)
 	steps, err := runs.Steps()
 	require.NoError(t, err)

@@ -56,6 +56,9 @@ func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !after {
+		j.state.Samples = nil // a start that was stopped may have kept some
+	}
 	longestAnswer := 0
 	for _, q := range qs {
 		longestAnswer = max(longestAnswer, len(q.answer))

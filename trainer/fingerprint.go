@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -81,6 +82,25 @@ func addFiles(sum hash.Hash, fsys vfs.FS, path string) error {
 		}
 	}
 	return nil
+}
+
+// tokenizerHash is a SHA-256, in hex, of the tokenizer's files that fingerprint does not cover, such as tokenizer.model and merges.txt; empty
+// where there are none. The chat template has a hash of its own.
+func tokenizerHash(files map[string][]byte) string {
+	sum, some := sha256.New(), false
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		ext := strings.ToLower(filepath.Ext(name))
+		if ext == ".jinja" || slices.Contains(weightFiles, ext) {
+			continue
+		}
+		some = true
+		fmt.Fprintf(sum, "%q %d\n", name, len(files[name]))
+		sum.Write(files[name])
+	}
+	if !some {
+		return ""
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 func addFile(sum hash.Hash, fsys vfs.FS, path string) (err error) {

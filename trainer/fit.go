@@ -11,14 +11,14 @@ import (
 )
 
 // compile plans every shape of the run and refuses what does not fit, before a weight is read. With train.fit it takes the first of the
-// settings that fit, see ladder; a resumed run keeps the micro-batch it began with, because the order of additions depends on it.
+// settings that fit, see ladder. A resumed run keeps the micro-batch that it began with, fitted or not: the order of additions depends on it.
 func (j *job) compile(context.Context) error {
 	budget, err := j.budget()
 	if err != nil {
 		return err
 	}
 	fit := j.cfg.Train.Fit
-	if fit && j.cfg.Resume {
+	if j.cfg.Resume {
 		s, st, err := j.newest()
 		if err != nil {
 			return err

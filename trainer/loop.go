@@ -24,6 +24,9 @@ func (j *job) begin(ctx context.Context) error {
 	if j.metrics, err = report.ResumeMetrics(j.path("metrics.jsonl"), int64(j.state.Step)); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
+	if err := j.recallSpikes(); err != nil {
+		return withCode(config.ExitDisk, err)
+	}
 	keep := int64(j.state.Step)
 	if keep == 0 && j.state.LossBefore == nil {
 		keep = -1 // the evaluation before the first step comes again

@@ -84,11 +84,14 @@ func TestFit(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	fails(t, ctx, c, trainer.Hooks{OnStep: func(report.Row) error { cancel(); return nil }}, config.ExitStopped)
 	c.Resume, c.Train.Memory = true, ""
+	ctx, cancel = context.WithCancel(context.Background())
+	fails(t, ctx, c, trainer.Hooks{OnStep: func(report.Row) error { cancel(); return nil }}, config.ExitStopped)
+	c.Train.Fit = false // the micro-batch stays that of the beginning
 	digest := run(t, c, trainer.Hooks{}).WeightsDigest
 	tight.Out = filepath.Join(t.TempDir(), "run")
 	require.Equal(t, run(t, tight, trainer.Hooks{}).WeightsDigest, digest)
 
-	c.Out, c.Resume, c.Train.Memory = filepath.Join(t.TempDir(), "run"), false, "1KiB"
+	c.Out, c.Resume, c.Train.Memory, c.Train.Fit = filepath.Join(t.TempDir(), "run"), false, "1KiB", true
 	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory, "train.fit cannot go lower")
 }
 

@@ -140,9 +140,10 @@ type runState struct {
 	Loss         float64   `json:"loss"`
 	ConfigHash   string    `json:"config_sha256"`
 	DataHash     string    `json:"data_sha256"`
-	ModelHash    string    `json:"model_sha256,omitempty"`    // see fingerprint; empty in checkpoints of earlier versions
-	TemplateHash string    `json:"template_sha256,omitempty"` // of the chat template
-	Clock        time.Time `json:"clock,omitzero"`            // of templates that write the date
+	ModelHash    string    `json:"model_sha256,omitempty"`     // see fingerprint; empty in checkpoints of earlier versions
+	TemplateHash string    `json:"template_sha256,omitempty"`  // of the chat template
+	TokHash      string    `json:"tokenizer_sha256,omitempty"` // see tokenizerHash
+	Clock        time.Time `json:"clock,omitzero"`             // of templates that write the date
 	MicroBatch   int       `json:"micro_batch"`
 	ExactBefore  *float64  `json:"exact_match_before,omitempty"`
 	Samples      []Sample  `json:"samples,omitempty"`
@@ -260,6 +261,9 @@ func (j *job) fromManifest(m report.Manifest) {
 	j.sum.EvalBefore = m.EvalLossBefore
 	if m.FinalEvalLoss != nil {
 		j.sum.EvalLoss = *m.FinalEvalLoss
+	}
+	if j.cfg.Save.Best && m.BestEvalLoss != nil {
+		j.sum.EvalLoss = *m.BestEvalLoss
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
 // How a spike is told from the noise of training: steps that are looked back on, those needed before anything is said, and how many
@@ -40,12 +41,29 @@ func (s *spikes) add(v float64) (z float64) {
 	return z
 }
 
+// recallSpikes takes the rows before a resumed step, so that a spike is told as in a run that was never stopped.
+func (j *job) recallSpikes() error {
+	if j.state.Step == 0 {
+		return nil
+	}
+	rows, err := report.ReadMetricsFile(j.path("metrics.jsonl"))
+	for _, r := range rows[max(len(rows)-2*spikeWindow, 0):] { // twice: some may be of steps that were left out
+		j.noteSpikes(r.Loss, r.GradNorm)
+	}
+	return err
+}
+
+// noteSpikes takes the numbers of a step; one that float16 leaves out has no norm and is none.
+func (j *job) noteSpikes(loss, norm float64) (lossSigmas, normSigmas float64) {
+	if !finite(loss) || !finite(norm) {
+		return 0, 0
+	}
+	return j.losses.add(loss), j.norms.add(norm)
+}
+
 // watchSpikes warns of a step whose loss or gradient stands out, with its rows: bad data is found by them.
 func (j *job) watchSpikes(step int, r stepResult, buf []data.Batch) {
-	if !finite(r.norm) { // of a step that float16 leaves out
-		return
-	}
-	loss, norm := j.losses.add(r.loss), j.norms.add(r.norm)
+	loss, norm := j.noteSpikes(r.loss, r.norm)
 	if loss > spikeSigmas || norm > 2*spikeSigmas {
 		j.log.Warn("a spike: look at these rows if it comes again", "step", step, "loss", r.loss, "loss_sigmas", math.Round(loss), "grad_norm", r.norm,
 			"norm_sigmas", math.Round(norm), "rows", j.sources(buf))

@@ -28,6 +28,7 @@ func (j *job) identify() error {
 	if len(j.cfg.Data.ValPath) > 0 {
 		j.state.DataHash = report.HashBytes([]byte(j.state.DataHash + j.held.Digest()))
 	}
+	j.state.TokHash = tokenizerHash(j.model.TokFiles)
 	j.state.ModelHash, err = fingerprint(j.fs, j.cfg)
 	return withCode(config.ExitInput, err)
 }
@@ -109,6 +110,9 @@ func (j *job) sameRun(dir string, st runState) error {
 	// Earlier versions had no templates.
 	if st.TemplateHash != "" && st.TemplateHash != j.state.TemplateHash {
 		return badConfig("resume", "the chat template is not that of the checkpoint %s; restore it, or use another --out", dir)
+	}
+	if st.TokHash != "" && st.TokHash != j.state.TokHash {
+		return badConfig("resume", "the tokenizer's files are not those of the checkpoint %s; restore them, or use another --out", dir)
 	}
 	// Earlier versions did not record the model.
 	if st.ModelHash != "" && st.ModelHash != j.state.ModelHash {
