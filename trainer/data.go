@@ -113,7 +113,8 @@ func builtinFiles(fsys vfs.FS, dir string) (train, held []data.File, err error) 
 	return []data.File{{Path: a}}, []data.File{{Path: b}}, nil
 }
 
-// DataError gives an error of package data the program's exit code: it tells a setting that is wrong from a file that is, and a path that was never given from one that is missing.
+// DataError gives an error of package data the program's exit code: it tells a setting that is wrong from a file that is, and the default of
+// data.path, which nobody may have named, from a path that is missing.
 func DataError(cfg config.Config, err error) error {
 	var row *data.RowError
 	var spill *data.SpillError
@@ -125,15 +126,15 @@ func DataError(cfg config.Config, err error) error {
 	case !errors.As(err, &row):
 		return badConfig("data", "%s", strings.TrimPrefix(err.Error(), "data: "))
 	case errors.Is(err, fs.ErrNotExist) && len(cfg.Data.Path) == 1 && cfg.Data.Path[0].Path == unsetPath:
-		return &config.ErrConfig{Key: "data.path", Reason: "is not given; name a file of rows with --data.path", Err: errNoData}
+		return &config.ErrConfig{Key: "data.path", Reason: "is " + unsetPath + ", which does not exist; name your file of rows with --data.path", Err: errNoData}
 	}
 	return withCode(config.ExitInput, err)
 }
 
-// errNoData says that no data was named.
+// errNoData says that there is no file at the default of data.path.
 var errNoData = errors.New("no data")
 
-// unsetPath is the default of data.path, which stands for a file that the user names.
+// unsetPath is the default of data.path.
 var unsetPath = config.Default(config.Finetune).Data.Path[0].Path
 
 func (j *job) makeLoaders() error {

@@ -100,10 +100,21 @@ func TestPlanWithoutData(t *testing.T) {
 	without := planned(t, c)
 	require.Zero(t, without.Steps)
 	require.Equal(t, with.TotalBytes, without.TotalBytes)
-	require.Contains(t, without.Text(), "no data.path is given")
+	require.Contains(t, without.Text(), "data.path is rows.jsonl, which does not exist")
 	c.Data.Path = []config.Source{{Path: "missing.jsonl", Weight: 1}}
 	_, err := trainer.Plan(context.Background(), c, trainer.Hooks{})
 	require.ErrorContains(t, err, "missing.jsonl")
+}
+
+// TestPlanOfPairs: a pair has two rows, so the arithmetic of a token is that of one row.
+func TestPlanOfPairs(t *testing.T) {
+	p := planned(t, prefer(t, "orpo"))
+	want, longest := 0.0, 0
+	for n, r := range p.Lengths {
+		want, longest = max(want, float64(r.Flops)/float64(2*p.MicroBatch*n)), max(longest, n)
+	}
+	require.InEpsilon(t, want, p.FlopsPerToken, 1e-12)
+	require.InEpsilon(t, want*float64(longest*2*4)/p.FlopRate, p.StepSeconds, 1e-12)
 }
 
 // TestGoldenHFMemory compares what is planned for models of every family, in every mode, with what the device then hands out.

@@ -44,7 +44,7 @@ type Planned struct {
 	Blocks              int                 // of the model
 	Proposals           []Proposal          // settings tried against train.memory, if that is set
 	Lengths             map[int]plan.Report // by row length
-	FlopsPerToken       float64             // forward and backward, of a training row
+	FlopsPerToken       float64             // forward and backward, of a training row; a pair has two
 	FlopRate            float64             // FLOP/s of a large float32 matrix product on this device, measured now
 	StepSeconds         float64             // least time of an optimizer step of full rows: its arithmetic at FlopRate
 	Seconds             float64             // least time of all training steps: their arithmetic at FlopRate
@@ -97,7 +97,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	for t, l := range j.plans.train {
 		r := l.plan.Report()
 		p.Lengths[t] = r
-		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.micro))
+		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.plans.objective.rows(j.micro)))
 	}
 	p.MicroBatch, p.Scopes = j.micro, j.largest().Scopes
 	for _, l := range j.plans.train {
@@ -113,7 +113,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	for t := range p.Lengths {
 		longest = max(longest, t)
 	}
-	p.StepSeconds = p.FlopsPerToken * float64(longest*j.cfg.Train.Batch) / p.FlopRate
+	p.StepSeconds = p.FlopsPerToken * float64(longest*j.plans.objective.rows(j.cfg.Train.Batch)) / p.FlopRate
 	p.Seconds = p.StepSeconds * float64(p.Steps)
 	if j.cfg.Train.Memory == "" {
 		return p, nil
@@ -160,29 +160,47 @@ func atPeak(p *plan.Plan) (saved, temporary, inputs int64) {
 	return saved, temporary, inputs
 }
 
-// Size and number of the matrix products that a device is timed with.
+// Sizes and number of the square matrix products that a device is timed with. A product that takes less than probeEnough may be too small for all
+// threads of the device, so one of twice the size follows.
 const (
-	probeSize = 512
-	probeRuns = 5
+	probeSize    = 512
+	probeLargest = 2048
+	probeRuns    = 4
+	probeEnough  = 5 * time.Millisecond
 )
 
 // probe returns the best rate of a square float32 matrix product in FLOP/s.
 func probe(ctx context.Context, dev device.Device) (rate float64, err error) {
+	for n := probeSize; ; n *= 2 {
+		took, err := timeProduct(ctx, dev, n)
+		if err != nil {
+			return 0, err
+		}
+		rate = max(rate, 2*float64(n)*float64(n)*float64(n)/took.Seconds())
+		if took >= probeEnough || n >= probeLargest {
+			return rate, nil
+		}
+	}
+}
+
+// timeProduct is the least time of a product of two n by n matrices.
+func timeProduct(ctx context.Context, dev device.Device, n int) (least time.Duration, err error) {
 	g := graph.New("probe")
-	x := ops.BroadcastTo(ops.Fill(g, tensor.F32, 1), probeSize, probeSize)
-	y := ops.Sum(ops.Dot(x, x))
-	p, err := plan.Compile([]graph.Value{y}, plan.Options{Device: dev})
+	x := ops.BroadcastTo(ops.Fill(g, tensor.F32, 1), n, n)
+	p, err := plan.Compile([]graph.Value{ops.Sum(ops.Dot(x, x))}, plan.Options{Device: dev})
 	if err != nil {
 		return 0, err
 	}
-	for range probeRuns {
+	for i := range probeRuns {
 		began := time.Now()
 		if _, err = p.Run(ctx, nil); err != nil {
 			break
 		}
-		rate = max(rate, 2*probeSize*probeSize*probeSize/time.Since(began).Seconds())
+		if took := max(time.Since(began), 1); i == 0 || took < least {
+			least = took
+		}
 	}
-	return rate, errors.Join(err, p.Close())
+	return least, errors.Join(err, p.Close())
 }
 
 // scratchOut points a job at a temporary run directory for the built-in rows.
@@ -226,7 +244,7 @@ func (p *Planned) Text() string {
 		row("optimizer steps", report.Count(int64(p.Steps)))
 		row("time of the steps, at least", duration(p.Seconds))
 	} else {
-		row("optimizer steps", "unknown: no data.path is given")
+		row("optimizer steps", "unknown: data.path is "+unsetPath+", which does not exist")
 	}
 	row("rows at once", report.Count(int64(p.MicroBatch)))
 	row("blocks recomputed", fmt.Sprintf("%d of %d", p.Recompute, p.Blocks))

@@ -201,7 +201,7 @@ func TestRefused(t *testing.T) {
 		}, config.ExitInput, []string{"tokenizer", "data.format tokens"}},
 		{"no data", func(c *config.Config) { c.Data.Path[0].Path = filepath.Join(t.TempDir(), "none.jsonl") }, config.ExitInput, []string{"none.jsonl"}},
 		{"empty data", func(c *config.Config) { c.Data.Path[0].Path = file }, config.ExitInput, []string{file}},
-		{"too many epochs", func(c *config.Config) { c.Train.Steps, c.Train.Epochs = 0, 1e15 }, config.ExitConfig, []string{"epochs"}},
+		{"too many epochs", func(c *config.Config) { c.Train.Steps, c.Train.Epochs = 0, 1e19 }, config.ExitConfig, []string{"epochs"}},
 		{"too little memory", func(c *config.Config) { c.Train.Memory = "10KiB" }, config.ExitMemory, []string{"budget", "train.fit"}},
 	}
 	for _, k := range cases {

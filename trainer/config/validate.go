@@ -17,6 +17,7 @@ const (
 	maxSeqLen  = 1 << 24
 	maxRows    = 1 << 24
 	maxSteps   = math.MaxInt32
+	maxEpochs  = 1 << 20
 	maxSources = 1 << 16
 	maxSamples = 1 << 10
 )
@@ -149,6 +150,9 @@ func (k *checker) sources(key string, list []Source) {
 func (k *checker) training(t Train) {
 	k.whole("train.steps", t.Steps, 0, maxSteps)
 	k.from("train.epochs", t.Epochs, 0)
+	if t.Epochs > maxEpochs {
+		k.fail("train.epochs", "is %v, expected at most %d", t.Epochs, maxEpochs)
+	}
 	if t.Steps == 0 && t.Epochs == 0 {
 		k.fail("train.epochs", "and train.steps are both 0, so nothing would be trained: set one of them")
 	}

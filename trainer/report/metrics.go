@@ -24,7 +24,7 @@ type Row struct {
 	Loss         float64  // mean over the trained tokens of the step
 	LR           float64  // learning rate of the step
 	GradNorm     float64  // norm of the whole gradient before clipping
-	Tokens       int64    // tokens of the step over all ranks, padding left out
+	Tokens       int64    // trained tokens of the step over all ranks
 	TokensPerSec float64  // Tokens / Seconds
 	MemoryBytes  int64    // peak device memory so far
 	Seconds      float64  // wall time of the step
