@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -65,12 +64,6 @@ func TestProblems(t *testing.T) {
 	require.Empty(t, r.Shown)
 }
 
-// New tokens are tokens here too.
-func TestNewTokens(t *testing.T) {
-	r := look(t, `{"prompt":"Q<tool>","completion":"yes"}`+"\n", Options{}, func(c *config.Config) { c.Data.NewTokens = []string{"<tool>"} })
-	require.True(t, slices.ContainsFunc(r.Shown[0].Tokens, func(k Token) bool { return k.Text == "<tool>" }), "%v", r.Shown[0].Tokens)
-}
-
 // Rows of preferences that are conversations have the problems of their template.
 func TestTemplateOfPairs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bad.jinja")
@@ -97,12 +90,7 @@ func TestHeldOut(t *testing.T) {
 	require.NoError(t, os.WriteFile(held, []byte(strings.Repeat(`{"input_ids":[1,5,9]}`+"\n", 3)), 0o600))
 	r := look(t, rows, Options{}, func(c *config.Config) { c.Data.ValPath = []config.Source{{Path: held, Weight: 1}} })
 	require.Equal(t, 3, r.HeldOut)
-	require.True(t, r.Usable())
 	require.Len(t, r.Shown, DefaultRows)
-	require.NoError(t, os.WriteFile(held, []byte(`{"input_ids":[1,5,9]}`+"\n"+`{"input_ids":[1,-5]}`+"\n"), 0o600))
-	r = look(t, rows, Options{}, func(c *config.Config) { c.Data.ValPath = []config.Source{{Path: held, Weight: 1}} })
-	require.Len(t, r.BadRows, 1)
-	require.False(t, r.Usable(), "a run stops at a held-out row too")
 }
 
 func TestVisible(t *testing.T) {
