@@ -308,6 +308,7 @@ func TestLoRA(t *testing.T) {
 		"has no weight of its own": pair("model.layers.7.self_attn.q_proj", hidden, hidden, 4, 2),
 		"do not belong together":   {Path: "model.layers.0.self_attn.q_proj", A: adapter[0].A, B: adapter[2].B, Scale: 1},
 		"have the scale 0":         pair("model.layers.0.self_attn.q_proj", hidden, hidden, 4, 0),
+		"must be two matrices":     {Path: "model.layers.0.self_attn.q_proj", A: adapter[0].A, B: tensor.New(tensor.T(tensor.F32)), Scale: 1},
 	} {
 		_, err := ExportLoRA(fsys, "/b.gguf", []LowRank{p}, m, config, ExportOptions{Type: ggml.F32})
 		require.ErrorContains(t, err, want)

@@ -40,6 +40,11 @@ func ExportLoRA(fsys vfs.FS, out string, adapter []LowRank, weights checkpoint.R
 	if err != nil {
 		return nil, err
 	}
+	for _, m := range adapter {
+		if m.A == nil || m.B == nil || m.A.Type().Rank() != 2 || m.B.Type().Rank() != 2 {
+			return nil, fmt.Errorf("module %s: A and B must be two matrices", m.Path)
+		}
+	}
 	alpha := mostFrequent(adapter)
 	if alpha == 0 {
 		return nil, fmt.Errorf("most modules have the scale 0 (lora_alpha is 0), which llama.cpp takes for 1: the adapter changes nothing there, merge it instead")
@@ -80,7 +85,7 @@ func (x *export) lowRank(m LowRank, alpha float64, t ggml.Type) error {
 	switch {
 	case !ok || !has || expert >= 0 || tied:
 		return fmt.Errorf("module %s is adapted, and llama.cpp's architecture %q has no weight of its own for it: merge the adapter into the model and export that", m.Path, x.arch.name)
-	case m.A.Type().Rank() != 2 || m.B.Type().Rank() != 2 || m.A.Type().Dim(0) != m.B.Type().Dim(1) || m.A.Type().Dim(0) == 0:
+	case m.A.Type().Dim(0) != m.B.Type().Dim(1) || m.A.Type().Dim(0) == 0:
 		return fmt.Errorf("module %s: A %v and B %v do not belong together", m.Path, m.A.Type(), m.B.Type())
 	}
 	rows, columns := typ.Dim(0), typ.Dim(-1)
