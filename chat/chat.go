@@ -151,7 +151,7 @@ func check(messages []Value) error {
 			return fmt.Errorf("message %d is not an object with a role; give {\"role\": ..., \"content\": ...}", i)
 		}
 		if r, ok := d.Get("role"); !ok || !isString(r) {
-			return fmt.Errorf("message %d has no role that is a string; give \"role\": \"user\", \"assistant\", ...", i)
+			return fmt.Errorf("message %d has no role that is a string; give it \"role\": \"user\" or \"assistant\"", i)
 		}
 	}
 	return nil

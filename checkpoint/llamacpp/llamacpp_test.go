@@ -383,5 +383,5 @@ func TestGoldenGGUFModels(t *testing.T) {
 		n++
 		return nil
 	}))
-	t.Log(fmt.Sprintf("%d files", n))
+	t.Logf("%d files", n)
 }

@@ -153,5 +153,5 @@ func (o QuantGroupedMatMul) Decompose(in []Value) []Value {
 // Decompose implements graph.Decomposable: the whole weight is dequantized.
 func (o Int8GroupedMatMul) Decompose(in []Value) []Value {
 	w := one(DequantizeRows8{To: in[0].DType(), ScaleFirst: true}, in[2], in[3])
-	return []Value{one(GroupedMatMul{o.Trans}, in[0], w, in[1])}
+	return []Value{one(GroupedMatMul(o), in[0], w, in[1])}
 }
