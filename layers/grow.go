@@ -19,8 +19,8 @@ func (s Source) grows(name string, have tensor.Type, want tensor.Shape) bool {
 const growNoise = 1e-9
 
 // grown adds rows to a matrix until it has as many as are needed: the mean of its rows (Hewitt 2021) and, so that no two are alike, noise that
-// the seed and the name of the weight decide.
-func grown(t *tensor.Tensor, rows int, seed uint64, name string) *tensor.Tensor {
+// the name of the weight decides: not the seed of a run, for whoever opens the model with an adapter later must get the same rows.
+func grown(t *tensor.Tensor, rows int, name string) *tensor.Tensor {
 	have, cols := t.Shape().Dim(0), t.Shape().Dim(1)
 	out := tensor.New(tensor.T(t.DType(), rows, cols))
 	copy(out.Bytes(), t.Bytes())
@@ -34,7 +34,7 @@ func grown(t *tensor.Tensor, rows int, seed uint64, name string) *tensor.Tensor 
 	}
 	h := fnv.New64a()
 	h.Write([]byte(name)) //nolint:errcheck // a hash cannot fail
-	rng := rand.New(rand.NewPCG(seed, h.Sum64()))
+	rng := rand.New(rand.NewPCG(0, h.Sum64()))
 	for c := range cols {
 		mean[c] /= float64(have)
 		square[c] = math.Sqrt(growNoise * max(square[c]/float64(have)-float64(mean[c]*mean[c]), 0))

@@ -203,7 +203,7 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 			return err
 		}
 		if s.grows(name, t.Type(), v.Type.Shape) {
-			t = grown(t, v.Type.Dim(0), o.Seed, v.Name)
+			t = grown(t, v.Type.Dim(0), v.Name)
 		}
 		if t, err = converted(t, v.Type.DType); err != nil {
 			return err
