@@ -236,10 +236,18 @@ func (t *HF) ggufTokens(m *bpe, g *GGUF) {
 			}
 		case g.Model == "llama" && slices.Contains(m.fallback[:], int32(id)):
 			kind = pieceByte
+		case g.Model == "llama" && !m.finds(token, int32(id)):
+			kind = pieceUnused // or text would be cut into it again
 		}
 		g.Tokens = append(g.Tokens, token)
 		g.Types = append(g.Types, kind)
 	}
+}
+
+// finds reports whether text can become a token.
+func (m *bpe) finds(token string, id int32) bool {
+	have, ok := m.vocab[token]
+	return ok && have == id
 }
 
 func (t *HF) ggufNamed(m *bpe, g *GGUF) error {
