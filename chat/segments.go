@@ -265,6 +265,9 @@ func (s *splitter) replies() ([]Span, error) {
 		if !ok {
 			return nil, fail("where its text begins is not clear: the rendering of the turns before it, with the generation prompt, is not how the whole begins")
 		}
+		if start < floor || i > 0 && start < s.bounds[i-1] {
+			return nil, fail("where its text begins is not clear: it seems to begin within the turns before it")
+		}
 		end, ok := s.replyEnd(i)
 		if !ok || end < start {
 			return nil, fail("where its text ends is not clear: the rendering up to it is not how the whole begins")
