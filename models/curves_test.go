@@ -253,9 +253,7 @@ func (f *fixture) variant(variant, dir, final string) *lora.Adapter {
 		f.t.Skipf("no file says how %s differs", variant)
 	}
 	saved, err := lora.Load(vfs.OS{}, final)
-	if err != nil {
-		f.t.Skipf("refused: %v", err)
-	}
+	require.NoError(f.t, err)
 	adapter, err := lora.AttachSaved(f.model, saved, nil)
 	require.NoError(f.t, err)
 	return adapter
