@@ -18,7 +18,7 @@ const DefaultShardSize = 5_000_000_000
 func StreamModel(fsys vfs.FS, dir string, specs []Spec, shardSize int64, metadata map[string]string, produce func(Spec) (*tensor.Tensor, error)) error {
 	shards := cut(specs, shardSize)
 	if len(shards) == 1 {
-		return StreamSafetensors(fsys, filepath.Join(dir, "model.safetensors"), specs, metadata, produce)
+		return StreamSafetensors(fsys, filepath.Join(dir, modelFile), specs, metadata, produce)
 	}
 	where := make(map[string]string, len(specs))
 	var params, bytes int64
@@ -33,11 +33,17 @@ func StreamModel(fsys vfs.FS, dir string, specs []Spec, shardSize int64, metadat
 			bytes += s.Type.Bytes()
 		}
 	}
+	return WriteIndex(fsys, dir, where, params, bytes)
+}
+
+// WriteIndex writes model.safetensors.index.json, which says in which file of the folder each tensor lies; params and bytes are those of all
+// tensors. Errors of the disk match ErrDisk.
+func WriteIndex(fsys vfs.FS, dir string, where map[string]string, params, bytes int64) error {
 	raw, err := json.MarshalIndent(map[string]any{"metadata": map[string]any{"total_parameters": params, "total_size": bytes}, "weight_map": where}, "", "  ")
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "model.safetensors.index.json")
+	path := filepath.Join(dir, indexFile)
 	if err := vfs.WriteAtomic(fsys, path, append(raw, '\n')); err != nil {
 		return &DiskError{Path: path, Err: err}
 	}

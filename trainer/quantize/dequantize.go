@@ -105,7 +105,7 @@ func (w *restorer) folder(ctx context.Context, dir string) error {
 		}
 	}
 	if len(w.in.shards()) > 1 {
-		if err := writeIndex(w.FS, dir, w.index, w.params, w.out.BytesAfter); err != nil {
+		if err := checkpoint.WriteIndex(w.FS, dir, w.index, w.params, w.out.BytesAfter); err != nil {
 			return err
 		}
 	}

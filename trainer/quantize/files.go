@@ -77,15 +77,6 @@ func modelDType(config []byte) tensor.DType {
 	return tensor.F32
 }
 
-// writeIndex writes model.safetensors.index.json.
-func writeIndex(fsys vfs.FS, dir string, where map[string]string, params, bytes int64) error {
-	raw, err := pythonJSON(map[string]any{"metadata": map[string]any{"total_parameters": params, "total_size": bytes}, "weight_map": where})
-	if err != nil {
-		return err
-	}
-	return onDisk(vfs.WriteFile(fsys, filepath.Join(dir, "model.safetensors.index.json"), raw))
-}
-
 // copySmall copies the tokenizer, generation settings and whatever else belongs to the model.
 func copySmall(in *input, fsys vfs.FS, dir string) error {
 	entries, err := in.fsys.ReadDir(in.path)

@@ -45,7 +45,7 @@ func (w *writer) folder(ctx context.Context) error {
 			}
 		}
 		if len(w.in.shards()) > 1 {
-			if err := writeIndex(w.FS, dir, w.index, w.params, w.report.Total.BytesAfter); err != nil {
+			if err := checkpoint.WriteIndex(w.FS, dir, w.index, w.params, w.report.Total.BytesAfter); err != nil {
 				return err
 			}
 		}
