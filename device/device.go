@@ -152,13 +152,9 @@ type Fact struct {
 
 // HostAllocator devices have memory of their own and can also use host memory in kernels and copies.
 type HostAllocator interface {
-	// AllocHost reserves bytes of host memory that kernels may use like those of Alloc, zeroed, aligned to at least 64 bytes.
+	// AllocHost reserves bytes of host memory that kernels may use like those of Alloc, zeroed, aligned to at least 64 bytes. The buffer
+	// is a HostBuffer.
 	AllocHost(bytes int64) (Buffer, error)
-}
-
-// Capturer devices can record a list of launches once and replay it.
-type Capturer interface {
-	Capture(s Stream, record func() error) (replay func() error, err error)
 }
 
 // Commer devices can join a communicator.

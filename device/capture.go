@@ -1,0 +1,69 @@
+package device
+
+// The interfaces of this file are upgrades that devices with queues of their own have. Each is found by a type assertion.
+
+// Capturer devices record what is enqueued on a stream once, and replay it with one call.
+type Capturer interface {
+	// Capture calls record and records the launches and copies that it enqueues on s instead of running them. Another stream takes part
+	// once it waits for an event of s, and s must wait for its last event before record returns. Meanwhile Upload, Download and Sync of
+	// these streams are errors, and so is whatever the driver refuses to record; the error names the launch. Addresses are fixed by the
+	// recording, the bytes there are not.
+	Capture(s Stream, record func() error) (Graph, error)
+}
+
+// Graph is a recorded list of launches.
+type Graph interface {
+	// Launch enqueues all of it.
+	Launch(s Stream) error
+	// Free waits until no launch of it runs, and gives back what it takes.
+	Free() error
+}
+
+// Reserver devices have memory that grows without moving, so that what was recorded stays valid.
+type Reserver interface {
+	// Reserve returns an empty buffer that can grow to limit bytes at its address.
+	Reserve(limit int64) (Growable, error)
+}
+
+// Growable is a buffer that can grow. Its Size is what it has now, in whole pages of the device.
+type Growable interface {
+	Buffer
+	// Grow gives the buffer memory for at least so many bytes. What it held is kept, the addresses of it too; the new bytes are zeroed.
+	Grow(bytes int64) error
+}
+
+// HostBuffer is a buffer of AllocHost. Stream.Copy to and from it does not wait.
+type HostBuffer interface {
+	Buffer
+	// Bytes is the memory itself, until Free. Who reads it must have waited for the copy that wrote it.
+	Bytes() []byte
+}
+
+// Awaiter streams let the host wait for a point of a queue without waiting for what comes after.
+type Awaiter interface {
+	// Await blocks until the event has happened and returns the first error of the work before it.
+	Await(Event) error
+}
+
+// Arithmetic says how a device computes where it has a choice. The zero value is the default.
+type Arithmetic struct {
+	// Deterministic asks that equal runs give equal bits: no sum in an order that varies, no algorithm chosen by its time.
+	Deterministic bool
+	// TF32 allows products of float32 to round their operands to 11 significant bits, as tensor cores do.
+	TF32 bool
+}
+
+// Chooser devices have such choices.
+type Chooser interface {
+	// SetArithmetic holds for kernels that are built afterwards.
+	SetArithmetic(Arithmetic) error
+}
+
+// Meter devices count their memory.
+type Meter interface {
+	// Allocated is the size of all buffers of device memory, as they were asked for.
+	Allocated() int64
+	// Overhead is what the device took beside them since it was opened: rounding to pages, libraries, kernels, graphs. It is measured by the fall
+	// of free memory, so that what other processes take and give back meanwhile is part of it.
+	Overhead() int64
+}
