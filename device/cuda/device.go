@@ -22,7 +22,9 @@ func (d *Device) Function(p Program, name string) (*Function, error) {
 
 // Launch enqueues a kernel. args are Addr, int32, uint32, int64, uint64, float32, float64 or a pointer to a struct without Go pointers,
 // in the order of the kernel's parameters.
-func (c *Call) Launch(f *Function, g Geometry, args ...any) error { return errors.New("cuda: no driver") }
+func (c *Call) Launch(f *Function, g Geometry, args ...any) error {
+	return errors.New("cuda: no driver")
+}
 
 // Zero enqueues clearing n bytes.
 func (c *Call) Zero(at Addr, n int64) error { return errors.New("cuda: no driver") }
@@ -34,7 +36,9 @@ func (c *Call) Copy(dst, src Addr, n int64) error { return errors.New("cuda: no 
 func (d *Device) enter(f func() error) error { return f() }
 
 // address checks that n bytes at p are inside a buffer of this device.
-func (d *Device) address(p device.Ptr, n int64) (Addr, error) { return 0, errors.New("cuda: no driver") }
+func (d *Device) address(p device.Ptr, n int64) (Addr, error) {
+	return 0, errors.New("cuda: no driver")
+}
 
 // Upload implements device.Stream.
 func (s *Stream) Upload(dst device.Ptr, src []byte) error { return errors.New("cuda: no driver") }
