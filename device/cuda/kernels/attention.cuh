@@ -1,0 +1,57 @@
+// What the attention kernels share: the arguments, which keys a query sees, and scores.
+
+// Attention is attnArgs of the host, field by field.
+struct Attention {
+  const i32 *doc, *offset, *length;  // doc_start (b, tq), q_offset (b), kv_len (b); null when absent
+  const i32 *gate;                   // null, or a number on the device: 0 makes the launch do nothing
+  i32 b, tq, tk, hq, hkv, rep, d;    // rep = hq / hkv
+  i32 causal, window;                // window 0: none
+  f32 scale, cap;                    // cap 0: none
+  i32 parts;                         // of a row's keys, where they are split
+  i64 key_row, key_head, key_batch;  // strides of k and v in elements
+};
+
+INLINE bool shut(const Attention &a) { return a.gate != 0 && *a.gate == 0; }
+
+INLINE int clamp_to(i64 x, int lo, int hi) { return x < lo ? lo : x > hi ? hi : (int)x; }
+
+// sees sets [lo, hi) to the keys that query t of row b sees; lo == hi where it sees none.
+INLINE void sees(const Attention &a, int b, int t, int &lo, int &hi) {
+  i64 first = a.doc ? a.doc[(i64)b * a.tq + t] : 0, last = a.length ? min(a.tk, a.length[b]) : a.tk;
+  if (a.causal) {
+    i64 at = (i64)t + (a.offset ? a.offset[b] : 0);
+    last = min(last, at + 1);
+    if (a.window > 0) first = max(first, at - a.window + 1);
+  }
+  hi = clamp_to(last, 0, a.tk);
+  lo = clamp_to(first, 0, hi);
+}
+
+// seen_by sets [lo, hi) to an interval that holds the queries of row b that see key j: bounds by causality and the window only.
+INLINE void seen_by(const Attention &a, int b, int j, int &lo, int &hi) {
+  lo = 0, hi = a.tq;
+  if (!a.causal) return;
+  i64 at = (i64)j - (a.offset ? a.offset[b] : 0);
+  lo = clamp_to(at, 0, a.tq);
+  if (a.window > 0) hi = clamp_to(at + a.window, lo, a.tq);
+}
+
+INLINE f32 expo(f32 x) { return expf(x); }
+INLINE f64 expo(f64 x) { return exp(x); }
+INLINE f32 logarithm(f32 x) { return logf(x); }
+INLINE f64 logarithm(f64 x) { return log(x); }
+INLINE f32 tangent(f32 x) { return tanhf(x); }
+INLINE f64 tangent(f64 x) { return tanh(x); }
+
+// NO_KEYS is the lse of a query that sees no key (ops.NoKeys).
+#define NO_KEYS -1e30f
+
+// capped turns a scaled product into a score.
+template <class A> INLINE A capped(const Attention &a, A s) { return a.cap > 0 ? (A)a.cap * tangent(s / (A)a.cap) : s; }
+
+// cap_slope is the derivative of capped, given its result.
+template <class A> INLINE A cap_slope(const Attention &a, A s) {
+  if (!(a.cap > 0)) return (A)1;
+  A t = s / (A)a.cap;
+  return (A)1 - t * t;
+}
