@@ -1,0 +1,39 @@
+//go:build !nogpu && (linux || darwin) && (amd64 || arm64)
+
+package ffi
+
+import (
+	"fmt"
+
+	"github.com/ebitengine/purego"
+)
+
+// Supported tells whether this build can open libraries.
+const Supported = true
+
+// open opens a file, or a bare name by the system's own search. A global library's symbols serve those opened later.
+func open(name string, global bool) (uintptr, error) {
+	mode := purego.RTLD_NOW | purego.RTLD_LOCAL
+	if global {
+		mode = purego.RTLD_NOW | purego.RTLD_GLOBAL
+	}
+	return purego.Dlopen(name, mode)
+}
+
+func lookup(handle uintptr, symbol string) (uintptr, error) { return purego.Dlsym(handle, symbol) }
+
+func call(fn uintptr, args []uintptr) uintptr {
+	r, _, _ := purego.SyscallN(fn, args...)
+	return r
+}
+
+// bind turns a panic about an unsupported signature into an error.
+func bind(fn any, addr uintptr) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("ffi: %T cannot be bound: %v", fn, r)
+		}
+	}()
+	purego.RegisterFunc(fn, addr)
+	return nil
+}
