@@ -30,7 +30,7 @@ func RunWith(t *testing.T, dev device.Device, o Options) {
 	t.Run("Info", func(t *testing.T) { testInfo(t, dev) })
 	t.Run("Alloc", func(t *testing.T) { testAlloc(t, dev) })
 	t.Run("Copies", func(t *testing.T) { testCopies(t, dev) })
-	t.Run("Streams", func(t *testing.T) { testStreams(t, dev) })
+	RunQueues(t, dev)
 	t.Run("Timer", func(t *testing.T) { testTimer(t, dev) })
 	t.Run("Errors", func(t *testing.T) { testErrors(t, dev) })
 	t.Run("Kernels", func(t *testing.T) { testKernels(t, dev) })

@@ -27,6 +27,7 @@ type Options struct {
 	Check   bool        // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
 	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
+	Launch  Launching                                 // how launches reach the device; a session may ask for a slower way
 
 	rank func(id int) int // tests: the order of equals in the schedule
 }
@@ -56,6 +57,9 @@ type Plan struct {
 
 	boundStore int // generation of the store that they were computed for
 	kernels    map[kernelKey]device.Kernel
+
+	recording recording
+	slots     hostSlots
 }
 
 // inputSlot is an input, where it is uploaded to, and what the present run feeds it.
@@ -142,9 +146,9 @@ func (p *Plan) Close() error {
 		return nil
 	}
 	p.closed = true
-	var err error
+	err := errors.Join(p.recording.drop(), p.slots.close())
 	if p.consts != nil {
-		err = p.consts.Free()
+		err = errors.Join(err, p.consts.Free())
 		p.consts = nil
 	}
 	p.session.leave(p)

@@ -45,7 +45,7 @@ func (p *Plan) record(ctx context.Context, feed Feed) (Result, error) {
 	if err := timer.Reserve(2*len(p.steps) + 3); err != nil {
 		return Result{}, err
 	}
-	res, err := p.run(ctx, feed, timer)
+	res, err := p.timed(ctx, s, feed, timer)
 	var failed error
 	if t.Marks, failed = timer.Marks(); err != nil || failed != nil { // ends the timing of a run that failed too
 		return res, errors.Join(err, failed)
@@ -54,12 +54,16 @@ func (p *Plan) record(ctx context.Context, feed Feed) (Result, error) {
 	return res, nil
 }
 
-// timed is the end of run with marks between its parts.
-func (p *Plan) timed(s device.Stream, feed Feed, arena device.Buffer, timer device.Timer) (Result, error) {
+// timed is a run with marks between its parts and launches one by one.
+func (p *Plan) timed(ctx context.Context, s device.Stream, feed Feed, timer device.Timer) (Result, error) {
+	arena, err := p.ready(ctx)
+	if err != nil {
+		return Result{}, err
+	}
 	if err := timer.Mark(); err != nil {
 		return Result{}, err
 	}
-	err := p.upload(s, feed, arena)
+	err = p.upload(s, feed, arena)
 	if err = errors.Join(err, timer.Mark()); err != nil {
 		return Result{}, err
 	}
@@ -67,7 +71,7 @@ func (p *Plan) timed(s device.Stream, feed Feed, arena device.Buffer, timer devi
 		if err := timer.Mark(); err != nil {
 			return Result{}, err
 		}
-		if err := p.launch(&p.steps[i], s); err != nil {
+		if err := p.launch(&p.steps[i], s, max(p.launching(), Plain)); err != nil {
 			return Result{}, err
 		}
 		if err := timer.Mark(); err != nil {

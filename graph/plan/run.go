@@ -35,54 +35,22 @@ func (r Result) Float(v graph.Value) float64 {
 // Run executes the step once: feeds are uploaded, kernels launched in order, variables updated in place, outputs downloaded.
 // A cancelled context stops before the step, never inside it: a step happens whole or not at all.
 func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
-	if p.recorder != nil {
-		return p.record(ctx, feed)
-	}
-	return p.run(ctx, feed, nil)
-}
-
-// run is Run, with a mark at every border of a Timing if there is a timer.
-func (p *Plan) run(ctx context.Context, feed Feed, timer device.Timer) (Result, error) {
-	if err := ctx.Err(); err != nil {
-		return Result{}, err
-	}
-	if p.closed {
-		return Result{}, errors.New("plan: closed")
-	}
-	arena, err := p.bind()
+	r, err := p.Start(ctx, feed)
 	if err != nil {
 		return Result{}, err
 	}
-	main := p.dev.Stream(0)
-	if timer != nil {
-		return p.timed(main, feed, arena, timer)
-	}
-	if err := p.upload(main, feed, arena); err != nil {
-		return Result{}, err
-	}
-	for i := range p.steps {
-		if err := p.launch(&p.steps[i], main); err != nil {
-			return Result{}, err
-		}
-	}
-	return p.collect(main, arena)
+	return r.Wait()
 }
 
-func (p *Plan) launch(st *step, s device.Stream) error {
-	if p.opts.Check || p.opts.Probe != nil {
-		return p.inspected(st, s)
+// ready returns the arena that the next run works in.
+func (p *Plan) ready(ctx context.Context) (device.Buffer, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	if err := p.start(st, s); err != nil {
-		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.node.Op.Name(), err)
+	if p.closed {
+		return nil, errors.New("plan: closed")
 	}
-	return nil
-}
-
-func (p *Plan) start(st *step, s device.Stream) error {
-	if st.kernel == nil {
-		return s.Copy(st.outPtr[0], st.inPtr[0], st.bytes)
-	}
-	return st.kernel.Launch(s, st.inPtr, st.outPtr, st.scratchPtr)
+	return p.bind()
 }
 
 // bind computes addresses when the arena is new.
@@ -94,6 +62,9 @@ func (p *Plan) bind() (device.Buffer, error) {
 	storeGen := p.store.generation()
 	if gen == p.bound && storeGen == p.boundStore {
 		return arena, nil
+	}
+	if err := p.recording.drop(); err != nil {
+		return nil, err
 	}
 	for i := range p.steps {
 		st := &p.steps[i]
@@ -225,10 +196,10 @@ func (p *Plan) collect(s device.Stream, arena device.Buffer) (Result, error) {
 		}
 		if len(t.Bytes()) > 0 {
 			if err := s.Download(t.Bytes(), at); err != nil {
-				return res, fmt.Errorf("plan: output %d: %w", i, err)
+				return res, p.fault(fmt.Errorf("output %d: %w", i, err))
 			}
 		}
 		res.vals[p.asked[i]] = t
 	}
-	return res, s.Sync()
+	return res, p.fault(s.Sync())
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // Session is what the plans of one run share: the store of the variables and one arena of the largest plan's size, since only
-// one plan runs at a time. The arena is allocated at the first run; a plan compiled later that needs more makes it grow, and
-// the others are bound to the new addresses before their next run.
+// one plan runs at a time. The arena is allocated at the first run; a plan compiled later that needs more makes it grow: in its place
+// where the device can (device.Reserver), else the others are bound to the new addresses before their next run.
 type Session struct {
 	mu    sync.Mutex
 	store *Store
@@ -20,10 +20,15 @@ type Session struct {
 	gen   int
 	plans map[*Plan]bool
 	done  bool // closed
+
+	launch Launching
 }
 
 // NewSession makes a session around a store.
 func NewSession(s *Store) *Session { return &Session{store: s, plans: map[*Plan]bool{}} }
+
+// SetLaunching asks for a way of launching for all plans of the session. It is called before the first of them runs.
+func (s *Session) SetLaunching(l Launching) { s.launch = l }
 
 // Store returns the store of the variables.
 func (s *Session) Store() *Store { return s.store }
@@ -100,19 +105,46 @@ func (s *Session) arenaFor() (device.Buffer, int, error) {
 	if s.arena != nil && s.arena.Size() >= s.need {
 		return s.arena, s.gen, nil
 	}
+	if g, ok := s.arena.(device.Growable); ok {
+		return s.arena, s.gen, s.grow(g)
+	}
 	if s.arena != nil {
 		if err := s.arena.Free(); err != nil {
 			return nil, 0, err
 		}
 		s.arena = nil
 	}
-	b, err := s.store.dev.Alloc(s.need)
+	b, err := s.newArena()
 	if err != nil {
 		return nil, 0, fmt.Errorf("plan: arena of %d bytes: %w", s.need, err)
 	}
 	s.arena = b
 	s.gen++
 	return b, s.gen, nil
+}
+
+func (s *Session) grow(g device.Growable) error {
+	if err := g.Grow(s.need); err != nil {
+		return fmt.Errorf("plan: arena of %d bytes: %w", s.need, err)
+	}
+	return nil
+}
+
+// newArena makes an arena that can grow in its place, where the device has such memory, so that what is recorded stays valid.
+func (s *Session) newArena() (device.Buffer, error) {
+	r, ok := s.store.dev.(device.Reserver)
+	total := s.store.dev.Info().MemoryTotal
+	if !ok || total < s.need {
+		return s.store.dev.Alloc(s.need)
+	}
+	g, err := r.Reserve(total)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.Grow(s.need); err != nil {
+		return nil, errors.Join(err, g.Free())
+	}
+	return g, nil
 }
 
 // Close frees the arena and the store.

@@ -1,0 +1,128 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+)
+
+// Launching is how the launches of a plan reach the device.
+type Launching uint8
+
+// The ways. A plan is launched in the slowest way that its options, its session and its device ask for.
+const (
+	// Captured records the launches of the second run, where the device can, and replays them from then on: one call a run. What an
+	// asynchronous fault belongs to is not known.
+	Captured Launching = iota
+	// Plain enqueues each launch by itself.
+	Plain
+	// Synced also waits after each launch, so that a fault on the device is reported with the node, scope and line of its op.
+	Synced
+)
+
+// Launchings are the names by which configurations call the ways.
+var Launchings = []string{"captured", "plain", "synced"}
+
+// recording is a plan's captured launches.
+type recording struct {
+	graph device.Graph // nil until the second run
+	ran   bool         // one run has shown that the launches are accepted, and built what kernels build at their first launch
+}
+
+// drop frees the graph: addresses have changed, or the plan is closed.
+func (r *recording) drop() error {
+	if r.graph == nil {
+		return nil
+	}
+	g := r.graph
+	r.graph = nil
+	return g.Free()
+}
+
+// launching is how this plan is run now.
+func (p *Plan) launching() Launching {
+	way := max(p.opts.Launch, p.session.launch)
+	if _, ok := p.dev.(device.Capturer); !ok || p.opts.Check || p.opts.Probe != nil {
+		way = max(way, Plain)
+	}
+	return way
+}
+
+// execute enqueues the launches of one run.
+func (p *Plan) execute(s device.Stream) error {
+	way := p.launching()
+	if way != Captured || !p.recording.ran || len(p.steps) == 0 {
+		p.recording.ran = true
+		return p.launchAll(s, way)
+	}
+	if p.recording.graph == nil {
+		g, err := p.dev.(device.Capturer).Capture(s, func() error { return p.launchAll(s, Captured) })
+		if err != nil {
+			return fmt.Errorf("plan %q: its %d launches cannot be recorded (launch them one by one to do without, %s): %w", p.g.Name(), len(p.steps),
+				howPlain, err)
+		}
+		p.recording.graph = g
+	}
+	return p.recording.graph.Launch(s)
+}
+
+func (p *Plan) launchAll(s device.Stream, way Launching) error {
+	for i := range p.steps {
+		if err := p.launch(&p.steps[i], s, way); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plan) launch(st *step, s device.Stream, way Launching) error {
+	if p.opts.Check || p.opts.Probe != nil {
+		return p.inspected(st, s)
+	}
+	err := p.start(st, s)
+	if err == nil && way == Synced {
+		err = s.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.node.Op.Name(), err)
+	}
+	return nil
+}
+
+func (p *Plan) start(st *step, s device.Stream) error {
+	if st.kernel == nil {
+		return s.Copy(st.outPtr[0], st.inPtr[0], st.bytes)
+	}
+	return st.kernel.Launch(s, st.inPtr, st.outPtr, st.scratchPtr)
+}
+
+// FaultError is work of a run that failed on the device after it was enqueued.
+type FaultError struct {
+	Plan     string
+	Launches int
+	Err      error
+}
+
+const (
+	howPlain  = "plan.Plain, train.launch: plain"
+	howSynced = "plan.Synced, train.launch: synced"
+)
+
+// Error says how the launch is found.
+func (e *FaultError) Error() string {
+	return fmt.Sprintf("plan %q: one of its %d launches failed, or one of an earlier plan (run again with every launch waited for to learn which op, %s): %v",
+		e.Plan, e.Launches, howSynced, e.Err)
+}
+
+// Unwrap returns the device's error.
+func (e *FaultError) Unwrap() error { return e.Err }
+
+// fault wraps an error of waiting for the device.
+func (p *Plan) fault(err error) error {
+	var known *FaultError
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return &FaultError{p.g.Name(), len(p.steps), err}
+}

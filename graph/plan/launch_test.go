@@ -1,0 +1,152 @@
+package plan_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/device/devicetest"
+	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// TestQueued: the double itself keeps the contract of a device.
+func TestQueued(t *testing.T) {
+	devicetest.RunQueues(t, queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{}))
+}
+
+// counter adds what is fed to a variable and returns the sum and its square.
+type counter struct {
+	plan    *plan.Plan
+	x, y, z graph.Value
+	v       *graph.Var
+}
+
+func newCounter(t testing.TB, o plan.Options, v *graph.Var, width int) counter {
+	t.Helper()
+	g := graph.New("counter")
+	c := counter{x: g.Input("x", tensor.T(tensor.F32)), v: v}
+	c.y = ops.Add(g.Read(v), c.x)
+	wide := ops.Exp(ops.BroadcastTo(c.y, width, width))
+	c.z = ops.Add(ops.Square(c.y), ops.Scale(ops.Sum(ops.Dot(wide, wide)), 0))
+	g.Write(v, c.y)
+	var err error
+	c.plan, err = plan.Compile([]graph.Value{c.y, c.z}, o)
+	require.NoError(t, err)
+	return c
+}
+
+func (c counter) add(t testing.TB, x, want float64) {
+	t.Helper()
+	r, err := c.plan.Run(context.Background(), plan.Feed{c.x: x})
+	require.NoError(t, err)
+	require.Equal(t, []float64{want, want * want}, []float64{r.Float(c.y), r.Float(c.z)})
+}
+
+// TestCapture: the first run is plain, the second is recorded, later ones are replayed with new inputs; what changes addresses records
+// again, and a plan that joins the session does not.
+func TestCapture(t *testing.T) {
+	dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 20})
+	session := plan.NewSession(plan.NewStore(dev))
+	v := graph.NewVar("v", tensor.T(tensor.F32))
+	c := newCounter(t, plan.Options{Device: dev, Session: session}, v, 4)
+	for i := range 5 {
+		c.add(t, 1, float64(i+1))
+		require.Equal(t, []int{min(i, 1), i}, []int{dev.Captures, dev.Replays}, "run %d", i)
+	}
+	big := newCounter(t, plan.Options{Device: dev, Session: session}, v, 100)
+	big.add(t, 2, 7)
+	c.add(t, 1, 8)
+	require.Equal(t, 1, dev.Captures, "the arena grew in its place")
+	one, err := tensor.Of([]float32{1})
+	require.NoError(t, err)
+	one, err = tensor.FromBytes(v.Type, one.Bytes())
+	require.NoError(t, err)
+	require.NoError(t, session.Store().Drop(v))
+	require.NoError(t, session.Store().Set(v, one))
+	c.add(t, 1, 2)
+	c.add(t, 1, 3)
+	require.Equal(t, 2, dev.Captures, "the variable has new storage")
+	require.NoError(t, errors.Join(big.plan.Close(), c.plan.Close(), session.Close()))
+	require.Zero(t, dev.Allocated())
+}
+
+// TestLaunchingWays: what a plan or its session asks for is done, and gives the same numbers.
+func TestLaunchingWays(t *testing.T) {
+	for i, name := range plan.Launchings {
+		dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{})
+		session := plan.NewSession(plan.NewStore(dev))
+		o := plan.Options{Device: dev, Session: session}
+		if i%2 == 0 {
+			session.SetLaunching(plan.Launching(i))
+		} else {
+			o.Launch = plan.Launching(i)
+		}
+		c := newCounter(t, o, graph.NewVar("v", tensor.T(tensor.F32)), 4)
+		for k := range 3 {
+			c.add(t, 1, float64(k+1))
+		}
+		require.Equal(t, plan.Launching(i) == plan.Captured, dev.Captures == 1, name)
+		if plan.Launching(i) == plan.Synced {
+			require.GreaterOrEqual(t, dev.Waits, dev.Launches, name)
+		}
+		require.NoError(t, errors.Join(c.plan.Close(), session.Close()))
+	}
+}
+
+// TestStart: several runs are in the queue before the first result is asked for, and none waits for a later one.
+func TestStart(t *testing.T) {
+	dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{})
+	c := newCounter(t, plan.Options{Device: dev}, graph.NewVar("v", tensor.T(tensor.F32)), 4)
+	defer func() { require.NoError(t, c.plan.Close()) }()
+	var runs []*plan.Pending
+	for i := range 4 {
+		r, err := c.plan.Start(context.Background(), plan.Feed{c.x: i})
+		require.NoError(t, err)
+		runs = append(runs, r)
+	}
+	require.Zero(t, dev.Launches)
+	perRun := c.plan.Report().Launches
+	for i, want := range []float64{0, 1, 3, 6} {
+		r, err := runs[i].Wait()
+		require.NoError(t, err)
+		require.InDelta(t, want, r.Float(c.y), 0)
+		require.LessOrEqual(t, dev.Launches, (i+1)*perRun)
+	}
+}
+
+// TestFault: a fault of a recorded run says how its op is found, and waiting for every launch finds it.
+func TestFault(t *testing.T) {
+	for _, way := range []plan.Launching{plan.Captured, plan.Synced} {
+		dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{})
+		c := newCounter(t, plan.Options{Device: dev, Launch: way}, graph.NewVar("v", tensor.T(tensor.F32)), 4)
+		c.add(t, 1, 1)
+		c.add(t, 1, 2)
+		dev.LoseAfter(1)
+		_, err := c.plan.Run(context.Background(), plan.Feed{c.x: 1})
+		require.ErrorIs(t, err, queued.ErrLost)
+		var fault *plan.FaultError
+		require.Equal(t, way == plan.Captured, errors.As(err, &fault))
+		if way == plan.Captured {
+			require.ErrorContains(t, err, "train.launch: synced")
+		} else {
+			require.ErrorContains(t, err, "launch_test.go:")
+		}
+	}
+}
+
+// TestBigOutputs come without pinned memory of their size.
+func TestBigOutputs(t *testing.T) {
+	dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 28})
+	g := graph.New("big")
+	y := ops.BroadcastTo(ops.Fill(g, tensor.F32, 3), 5<<20)
+	out, err := plan.Eval(dev, nil, y)
+	require.NoError(t, err)
+	require.InDelta(t, 3.0, out[0].At(5<<20-1), 0)
+}
