@@ -1,0 +1,236 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	Register(func(d *Device, op ops.RMSNormOp, s device.Spec) (*Kernel, error) {
+		return buildNorm(d, newNorm(op.Eps, s, false))
+	})
+	Register(func(d *Device, op ops.LayerNormOp, s device.Spec) (*Kernel, error) {
+		return buildNorm(d, newNorm(op.Eps, s, true))
+	})
+	Register(func(d *Device, op ops.RMSNormGradOp, s device.Spec) (*Kernel, error) {
+		return buildNormGrad(d, newNorm(op.Eps, s, false), op.NeedX, op.NeedW, false)
+	})
+	Register(func(d *Device, op ops.LayerNormGradOp, s device.Spec) (*Kernel, error) {
+		return buildNormGrad(d, newNorm(op.Eps, s, true), op.NeedX, op.NeedW, op.NeedB)
+	})
+}
+
+// Blocks of a launch: some per multiprocessor of a large GPU, each going over many rows with its weights in registers. The number
+// depends on nothing but the shape, so that the weights' gradients are the same on every GPU.
+const (
+	normBlocks     = 1056
+	normGradBlocks = 528
+	longRowThreads = 512 // of a block that works on a row in memory
+)
+
+// norm is what the kernels of kernels/norm.cu share.
+type norm struct {
+	dtype  tensor.DType
+	rows   int64
+	n      int // values of a row
+	centre bool
+	eps    float64
+	fit    rowFit
+}
+
+func newNorm(eps float64, s device.Spec, centre bool) norm {
+	o := norm{dtype: s.In[0].DType, n: s.In[0].Dim(-1), centre: centre, eps: eps}
+	if o.n > 0 {
+		o.rows = int64(s.In[0].Size() / o.n)
+	}
+	o.fit = fitRow(o.dtype, o.n)
+	return o
+}
+
+// rowFit is how rows are laid over threads that hold them in registers: packs accesses of width values a thread, group threads a row, threads
+// a block. packs is 0 for rows that are too long.
+type rowFit struct{ width, packs, group, threads int }
+
+// fitRow lays out rows of n values. Few accesses a thread leave registers for many threads; long rows get more.
+func fitRow(dt tensor.DType, n int) rowFit {
+	f := rowFit{width: accessBytes / dt.Size(), group: 1}
+	few := 4
+	if n%f.width != 0 {
+		f.width = 1
+	} else if dt.Size() == 2 {
+		few = 2
+	}
+	all := (n + f.width - 1) / f.width
+	for f.group*few < all && f.group < longRowThreads {
+		f.group *= 2
+	}
+	f.packs = max((all+f.group-1)/f.group, 1)
+	f.threads = max(f.group, 256)
+	if f.packs > 2*few {
+		f.packs = 0
+	}
+	return f
+}
+
+// accessBytes is the widest access of memory.
+const accessBytes = 16
+
+// wide says whether packs can be read at these addresses; absent ones are 0.
+func (f rowFit) wide(dt tensor.DType, at ...Addr) bool {
+	for _, a := range at {
+		if uint64(a)%uint64(f.width*dt.Size()) != 0 {
+			return false
+		}
+	}
+	return f.packs > 0
+}
+
+// blocks is how many blocks have work, at most limit.
+func (o norm) blocks(limit int) (short, long int) {
+	per := int64(o.fit.threads / o.fit.group)
+	return int(min((o.rows+per-1)/per, int64(limit))), int(min(o.rows, int64(limit)))
+}
+
+// program has the kernels of rows that fit and of those that do not, sums as in norm.cu.
+func (o norm) program(sums int) Program {
+	centre := 0
+	if o.centre {
+		centre = 1
+	}
+	return Program{Files: []string{"norm.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.fit.width), fmt.Sprint("K ", max(o.fit.packs, 1)),
+		fmt.Sprint("CENTRE ", centre), fmt.Sprint("SUMS ", sums)}}
+}
+
+// number is a kernel argument of the type that values of a dtype are computed in.
+func number(dt tensor.DType, x float64) any {
+	if dt == tensor.F64 {
+		return x
+	}
+	return float32(x)
+}
+
+func buildNorm(d *Device, o norm) (*Kernel, error) {
+	short, err := d.Function(o.program(0), "norm_rows")
+	if err != nil {
+		return nil, err
+	}
+	long, err := d.Function(o.program(0), "norm_long")
+	if err != nil {
+		return nil, err
+	}
+	blocks, longBlocks := o.blocks(normBlocks)
+	eps := number(o.dtype, o.eps)
+	return &Kernel{Enqueue: func(c *Call) error {
+		if o.rows == 0 {
+			return nil
+		}
+		var bias Addr
+		if len(c.In) > 2 {
+			bias = c.In[2]
+		}
+		if o.fit.wide(o.dtype, c.Out[0], c.In[0], c.In[1], bias) {
+			return c.Launch(short, Rows(blocks, o.fit.threads), c.Out[0], c.In[0], c.In[1], bias, o.rows, int32(o.n), int32(o.fit.group), eps)
+		}
+		return c.Launch(long, Rows(longBlocks, longRowThreads), c.Out[0], c.In[0], c.In[1], bias, o.rows, int32(o.n), eps)
+	}}, nil
+}
+
+// normGrad adds to a norm which output each gradient is, -1 for none, and its compiled kernels.
+type normGrad struct {
+	norm
+	dx, dw, db           int
+	sums                 int
+	blocks, longBlocks   int
+	part                 int64 // bytes of the partial sums of one parameter
+	short, long, columns *Function
+}
+
+func buildNormGrad(d *Device, o norm, needX, needW, needB bool) (*Kernel, error) {
+	g := &normGrad{norm: o, dx: -1, dw: -1, db: -1}
+	outs := 0
+	for _, out := range []struct {
+		need bool
+		at   *int
+	}{{needX, &g.dx}, {needW, &g.dw}, {needB, &g.db}} {
+		if out.need {
+			*out.at = outs
+			outs++
+		}
+	}
+	switch {
+	case needB:
+		g.sums = 2
+	case needW:
+		g.sums = 1
+	}
+	g.blocks, g.longBlocks = o.blocks(normGradBlocks)
+	program := o.program(g.sums)
+	for _, f := range []struct {
+		at   **Function
+		name string
+	}{{&g.short, "norm_grad"}, {&g.long, "norm_grad_long"}, {&g.columns, "norm_columns"}} {
+		var err error
+		if *f.at, err = d.Function(program, f.name); err != nil {
+			return nil, err
+		}
+	}
+	acc := int64(4)
+	if o.dtype == tensor.F64 {
+		acc = 8
+	}
+	g.part = aligned(int64(max(g.blocks*o.fit.threads/o.fit.group, g.longBlocks)) * int64(o.n) * acc)
+	return &Kernel{ScratchBytes: g.part * int64(g.sums), Enqueue: g.enqueue}, nil
+}
+
+func (g *normGrad) enqueue(c *Call) error {
+	if g.rows == 0 {
+		return g.zero(c)
+	}
+	var dx, dw, db Addr
+	if g.dx >= 0 {
+		dx = c.Out[g.dx]
+	}
+	if g.sums > 0 {
+		dw, db = c.Scratch, c.Scratch+Addr(g.part)
+	}
+	eps := number(g.dtype, g.eps)
+	parts := g.longBlocks
+	var err error
+	if g.fit.wide(g.dtype, dx, c.In[0], c.In[1], c.In[2]) {
+		parts = g.blocks * g.fit.threads / g.fit.group
+		err = c.Launch(g.short, Rows(g.blocks, g.fit.threads), dx, dw, db, c.In[0], c.In[1], c.In[2], g.rows, int32(g.n), int32(g.fit.group), eps)
+	} else {
+		err = c.Launch(g.long, Rows(g.longBlocks, longRowThreads), dx, dw, db, c.In[0], c.In[1], c.In[2], g.rows, int32(g.n), eps)
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.add(c, g.dw, dw, parts); err != nil {
+		return err
+	}
+	return g.add(c, g.db, db, parts)
+}
+
+// add sums the partial sums of one parameter's gradient.
+func (g *normGrad) add(c *Call, out int, part Addr, parts int) error {
+	if out < 0 {
+		return nil
+	}
+	return c.Launch(g.columns, Geometry{Grid: [3]int{(g.n + 31) / 32}, Block: [3]int{32, 32}}, c.Out[out], part, int32(parts), int32(g.n))
+}
+
+// zero clears the gradients of parameters that have seen no row.
+func (g *normGrad) zero(c *Call) error {
+	for _, out := range []int{g.dw, g.db} {
+		if out < 0 {
+			continue
+		}
+		if err := c.Zero(c.Out[out], int64(g.n)*int64(g.dtype.Size())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
