@@ -3,8 +3,8 @@ package ops
 import "github.com/bitsandbyes/bitsandbyes/tensor"
 
 // CPreamble returns the macros under which the C column of Table is an expression in the arithmetic type of d: float for f16,
-// bf16 and f32, double for f64, a 64-bit integer for integers and bool (NUM, EXP and the other floating functions are then not
-// defined). It is plain text valid in C with <math.h>, in CUDA C, and in OpenCL C where expf and its like are defined as the
+// bf16 and f32, double for f64, an unsigned 64-bit integer for u64, a signed one for other integers and bool (NUM, EXP and the other
+// floating functions are then not defined). It is plain text valid in C with <math.h>, in CUDA C, and in OpenCL C where expf and its like are defined as the
 // generic names. Operands must be plain variables: macros repeat them. Integer overflow wraps, so C needs -fwrapv.
 func CPreamble(d tensor.DType) string {
 	switch d {
@@ -12,6 +12,8 @@ func CPreamble(d tensor.DType) string {
 		return cDouble + cFloating
 	case tensor.F16, tensor.BF16, tensor.F32:
 		return cFloat + cFloating
+	case tensor.U64:
+		return cUnsigned
 	}
 	return cInteger
 }
@@ -92,6 +94,20 @@ const cInteger = `#define DIV(x, y) ((y) == 0 ? 0 : (y) == -1 ? -(x) : (x) / (y)
 #define REM(x, y) ((y) == 0 || (y) == -1 ? 0 : (x) % (y))
 #define SHL(x, y) ((y) < 0 || (y) > 63 ? 0 : (x) << (y))
 #define SHR(x, y) ((y) < 0 ? 0 : (x) >> ((y) > 63 ? 63 : (y)))
+`
+
+// cUnsigned differs where the highest bit is no sign.
+const cUnsigned = `#define DIV(x, y) ((y) == 0 ? 0 : (x) / (y))
+#define MIN(x, y) ((x) < (y) ? (x) : (y))
+#define MAX(x, y) ((x) > (y) ? (x) : (y))
+#define ABS(x) (x)
+#define FLOOR(x) (x)
+#define CEIL(x) (x)
+#define RINT(x) (x)
+#define TRUNC(x) (x)
+#define REM(x, y) ((y) == 0 ? 0 : (x) % (y))
+#define SHL(x, y) ((y) > 63 ? 0 : (x) << (y))
+#define SHR(x, y) ((y) > 63 ? 0 : (x) >> (y))
 `
 
 // CUndef removes the macros again, so that one source can hold functions of several arithmetic types.
