@@ -18,6 +18,7 @@ struct f16 { u16 bits; };
 
 #define INLINE static __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
+#define CONSTANT static __device__ const  // a table: CONSTANT u32 t[2] = {1, 2};
 #define WARP 32
 #define FULL 0xffffffffu
 #define INF __int_as_float(0x7f800000)
@@ -74,6 +75,20 @@ template <class T> struct Narrow { template <class A> static __device__ __forcei
 template <> struct Narrow<bf16> { static __device__ __forceinline__ bf16 from(float x) { bf16 r; r.bits = bits_bf16(x); return r; } };
 template <> struct Narrow<f16> { static __device__ __forceinline__ f16 from(float x) { f16 r; r.bits = bits_f16(x); return r; } };
 template <class T, class A> INLINE T narrow(A x) { return Narrow<T>::from(x); }
+
+// narrow_pair rounds two values to a type of two bytes and packs them in a word, a in the lower half.
+template <class T> struct NarrowPair {
+  static __device__ __forceinline__ u32 from(float a, float b) { return (u32)narrow<T>(a).bits | (u32)narrow<T>(b).bits << 16; }
+};
+#if !defined(BYES_EMULATE) && __CUDA_ARCH__ >= 800
+template <> struct NarrowPair<bf16> {
+  static __device__ __forceinline__ u32 from(float a, float b) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r; }
+};
+template <> struct NarrowPair<f16> {
+  static __device__ __forceinline__ u32 from(float a, float b) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r; }
+};
+#endif
+template <class T> INLINE u32 narrow_pair(float a, float b) { return NarrowPair<T>::from(a, b); }
 
 // Pack<T, N> is N values read or written at once; N * sizeof(T) is 2, 4, 8 or 16 and the address a multiple of it.
 template <class T, int N> struct __align__(sizeof(T) * N) Pack { T v[N]; };

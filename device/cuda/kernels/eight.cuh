@@ -1,0 +1,38 @@
+// Eight elements that a lane reads or writes at once.
+
+// Eight is eight elements, in accesses of up to 16 bytes.
+template <class T> struct Eight {
+  static const int part = 16 / sizeof(T);
+  Pack<T, part> parts[8 / part];
+  __device__ __forceinline__ float at(int i) const { return widen<T>(parts[i / part].v[i % part]); }
+};
+
+template <class T> INLINE Eight<T> load_eight(const T *p) {
+  Eight<T> e;
+#pragma unroll
+  for (int i = 0; i < 8 / Eight<T>::part; i++) e.parts[i] = load_pack<Eight<T>::part>(p + i * Eight<T>::part);
+  return e;
+}
+
+// store_eight rounds eight values to T and writes them in accesses of 16 bytes.
+template <class T, int SIZE> struct StoreEight {
+  static __device__ __forceinline__ void to(T *y, const float (&v)[8]) {
+    const int part = 16 / SIZE;
+#pragma unroll
+    for (int i = 0; i < 8; i += part) {
+      Pack<T, part> p;
+#pragma unroll
+      for (int j = 0; j < part; j++) p.v[j] = narrow<T>(v[i + j]);
+      store_pack(y + i, p);
+    }
+  }
+};
+template <class T> struct StoreEight<T, 2> {
+  static __device__ __forceinline__ void to(T *y, const float (&v)[8]) {
+    Pack<u32, 4> p;
+#pragma unroll
+    for (int i = 0; i < 4; i++) p.v[i] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+    store_pack(reinterpret_cast<u32 *>(y), p);
+  }
+};
+template <class T> INLINE void store_eight(T *y, const float (&v)[8]) { StoreEight<T, sizeof(T)>::to(y, v); }
