@@ -185,7 +185,7 @@ func (j *job) compileAll(o stepOptions) error {
 	if err := j.closeScorers(); err != nil {
 		return err
 	}
-	j.session = plan.NewSession(j.store)
+	j.session = j.newSession()
 	o.session = j.session
 	var err error
 	if o.objective, err = j.makeObjective(o); err != nil {

@@ -23,11 +23,14 @@ func (j *job) openModel(context.Context) error {
 		}
 		j.ownDev = true
 	}
+	if err = setArithmetic(j.dev, device.Arithmetic{Deterministic: j.cfg.Deterministic, TF32: j.cfg.Train.TF32}); err != nil {
+		return err
+	}
 	if d, ok := j.dev.(interface{ Allocated() int64 }); ok {
 		j.base = d.Allocated()
 	}
 	j.store = plan.NewStore(j.dev)
-	j.session = plan.NewSession(j.store)
+	j.session = j.newSession()
 	policy, err := policyOf(j.cfg, j.dev.Info())
 	if err != nil {
 		return err
@@ -53,6 +56,25 @@ func (j *job) openModel(context.Context) error {
 		return err
 	}
 	return j.makeGroup()
+}
+
+// setArithmetic tells a device that has a choice how to compute.
+func setArithmetic(dev device.Device, a device.Arithmetic) error {
+	c, ok := dev.(device.Chooser)
+	if !ok {
+		return nil
+	}
+	if err := c.SetArithmetic(a); err != nil {
+		return fmt.Errorf("device: %w", err)
+	}
+	return nil
+}
+
+// newSession is a session around the run's store that launches as train.launch says.
+func (j *job) newSession() *plan.Session {
+	s := plan.NewSession(j.store)
+	s.SetLaunching(plan.Launching(max(slices.Index(plan.Launchings, j.cfg.Train.Launch), 0)))
+	return s
 }
 
 // policyOf chooses dtypes: frozen weights keep the file's, trained ones are those of train.param.

@@ -104,6 +104,8 @@ type Train struct {
 	Seed          uint64
 	Checkpointing string // recompute activations: auto, on or off
 	Memory        string // device memory to stay within, such as 16GiB; empty = all that is free
+	TF32          bool   // products of float32 may round their operands on a GPU's tensor cores
+	Launch        string // how kernels reach a GPU: captured, plain or synced, see plan.Launching
 	Fit           bool   // choose micro_batch and checkpointing so that the run fits
 }
 
@@ -229,7 +231,7 @@ func Default(command string) Config {
 			ScheduleArgs: ScheduleArgs{Cycles: 1, CycleMult: 1, Power: 1, Decay: 0.1, DecayShape: "linear", StartDiv: 25, EndDiv: 1e4,
 				Factor: 0.1, Patience: 10, Threshold: 1e-4},
 			Optimizer: "adamw", Min8bitSize: 4096, Betas: []float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01, NoDecay: "none", Clip: 1,
-			EMAEvery: 1, DType: "auto", Param: "f32", Seed: 1, Checkpointing: "auto",
+			EMAEvery: 1, DType: "auto", Param: "f32", Seed: 1, Checkpointing: "auto", Launch: "captured",
 		},
 		Eval:   Eval{Tokens: 64},
 		Save:   Save{Every: 100, Keep: 3},

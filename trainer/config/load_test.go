@@ -44,6 +44,8 @@ train:
   ema: 0
   ema_every: 1
   ema_warmup: false
+  tf32: false
+  launch: captured
   fit: false
 data: {val_path: "", template: "", chat: false, new_tokens: []}
 adapter: {loftq_steps: 0, rslora: false, plus_ratio: 0, exclude: "", layers: [], layers_pattern: [], rank_pattern: {}, alpha_pattern: {},
