@@ -23,6 +23,14 @@ struct f16 { u16 bits; };
 #define FULL 0xffffffffu
 #define INF __int_as_float(0x7f800000)
 
+// SHARED_DYNAMIC declares name as the block's dynamic shared memory (Geometry.Shared bytes, aligned to 128).
+#ifdef BYES_EMULATE
+#define SHARED_DYNAMIC(type, name) type *name = (type *)emulate_self->dynamic
+#else
+extern __shared__ __align__(128) u8 dynamic_shared_bytes[];
+#define SHARED_DYNAMIC(type, name) type *name = reinterpret_cast<type *>(dynamic_shared_bytes)
+#endif
+
 INLINE float to_float(float x) { return x; }
 INLINE float to_float(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
 

@@ -1,0 +1,140 @@
+// Package emulator is an NVIDIA GPU for tests, made of software: stand-ins for libcuda and libnvrtc, which device/cuda opens as it opens
+// the real ones. A kernel is compiled by the machine's C++ compiler, its blocks run one after another, and the threads of a block are
+// fibers: barriers, shuffles, votes, atomics and shared memory do what they do on a GPU. It finds addresses outside an allocation,
+// misaligned accesses, indices outside shared arrays, shared memory read before it is written, deadlocks, and, with the threads
+// in another order, races. It says nothing of speed, and nothing of instructions that stand behind BYES_EMULATE.
+//
+// BYES_EMULATE holds settings of the device, as "capability=75,order=reverse":
+//
+//	capability  compute capability in tenths, 90 unless set
+//	processors  multiprocessors, 8; memory: bytes of the device, 85 GB
+//	order       of the threads and blocks: forward, reverse, or a number that seeds a shuffle
+//	sticky      1: after a fault every call fails, as on a GPU; 0: the fault is told once
+//	devices     how many there are, 1
+package emulator
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strings"
+	"testing"
+)
+
+//go:embed src
+var sources embed.FS
+
+// ErrNone is why there is no emulator here: another operating system or processor, or no C++ compiler.
+var ErrNone = errors.New("no emulator of a GPU")
+
+// Folder builds the two libraries, once for each version of their sources and compiler, and returns the folder they are in: the first
+// element of BYES_CUDA_PATH. The folder, below the user's cache folder, also keeps compiled kernels.
+func Folder() (string, error) {
+	if runtime.GOOS != "linux" || (runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64") {
+		return "", fmt.Errorf("%w on %s/%s: it runs on linux/amd64 and linux/arm64", ErrNone, runtime.GOOS, runtime.GOARCH)
+	}
+	compiler, err := exec.LookPath("g++")
+	if err != nil {
+		return "", fmt.Errorf("%w: it needs g++: %w", ErrNone, err)
+	}
+	key, err := hash(compiler)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	dir := filepath.Join(cache, "bitsandbyes", "emulator", key)
+	if _, err := os.Stat(filepath.Join(dir, "libcuda.so.1")); err == nil {
+		return dir, nil
+	}
+	if err := build(compiler, dir); err != nil {
+		return "", fmt.Errorf("emulator: %w", err)
+	}
+	return dir, nil
+}
+
+// hash names what the libraries are made from.
+func hash(compiler string) (string, error) {
+	version, err := exec.Command(compiler, "-dumpfullversion", "-dumpmachine").Output()
+	if err != nil {
+		return "", fmt.Errorf("emulator: %s: %w", compiler, err)
+	}
+	h := sha256.New()
+	h.Write(version)
+	names, err := fs.Glob(sources, "src/*")
+	if err != nil {
+		return "", err
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		b, err := sources.ReadFile(name)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s %d\n%s", name, len(b), b)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:12]), nil
+}
+
+// build makes the libraries in a folder beside dir, which then takes its place; another process may do the same.
+func build(compiler, dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "build")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // of no use once renamed or failed
+	src, err := fs.Sub(sources, "src")
+	if err != nil {
+		return err
+	}
+	if err := os.CopyFS(tmp, src); err != nil {
+		return err
+	}
+	common := []string{"-O2", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"}
+	for _, lib := range [][]string{
+		{"nvrtc.cpp", "-o", "libnvrtc.so.13", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
+		{"driver.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
+	} {
+		cmd := exec.Command(compiler, append(append([]string{}, common...), lib...)...)
+		cmd.Dir = tmp
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+		}
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		if _, there := os.Stat(filepath.Join(dir, "libcuda.so.1")); there == nil {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// Use points BYES_CUDA_PATH at the emulator and at nothing else, for the rest of the process. Where there is none the test is skipped,
+// or fails if BYES_REQUIRE_CC is 1.
+func Use(t testing.TB) {
+	t.Helper()
+	dir, err := Folder()
+	if errors.Is(err, ErrNone) && os.Getenv("BYES_REQUIRE_CC") != "1" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Setenv("BYES_CUDA_PATH", dir+string(os.PathListSeparator)+"-"); err != nil {
+		t.Fatal(err)
+	}
+}
