@@ -19,6 +19,10 @@ import (
 // op.
 var ErrNoKernel = errors.New("no kernel")
 
+// ErrLost is in the error of a device after which nothing works on it any more: a fault of a kernel, or of the hardware. What was in its memory is
+// gone; the process must start again.
+var ErrLost = errors.New("the device is lost")
+
 // Backend finds the devices of one kind.
 type Backend interface {
 	// Name is the word used in configs: "cpu", "cuda".
@@ -27,6 +31,12 @@ type Backend interface {
 	Count() int
 	// Open opens device i in [0, Count).
 	Open(i int) (Device, error)
+}
+
+// Explainer backends tell why Count is 0.
+type Explainer interface {
+	// Explain returns what is missing and what to do, or nil where devices are present.
+	Explain() error
 }
 
 // Tuner backends take a setting in the name of a device, as in cpu:threads=2.
@@ -210,11 +220,21 @@ func Open(name string) (Device, error) {
 			}
 		}
 		if index < 0 || index >= b.Count() {
-			return nil, fmt.Errorf("device %q: %d %s devices are present", name, b.Count(), kind)
+			return nil, absent(b, name, fmt.Sprintf("%d %s devices are present", b.Count(), kind))
 		}
 		return b.Open(index)
 	}
 	return nil, fmt.Errorf("device %q is unknown; this program was built with: %s", name, strings.Join(names(), ", "))
+}
+
+// absent adds why there is none, where the backend knows.
+func absent(b Backend, name, text string) error {
+	if e, ok := b.(Explainer); ok && b.Count() == 0 {
+		if why := e.Explain(); why != nil {
+			return fmt.Errorf("device %q: %s: %w", name, text, why)
+		}
+	}
+	return fmt.Errorf("device %q: %s", name, text)
 }
 
 func openWith(b Backend, name, key, value string) (Device, error) {
@@ -223,7 +243,7 @@ func openWith(b Backend, name, key, value string) (Device, error) {
 		return nil, fmt.Errorf("device %q: %s devices have no settings; write a device number after the colon", name, b.Name())
 	}
 	if b.Count() == 0 {
-		return nil, fmt.Errorf("device %q: no %s device is present", name, b.Name())
+		return nil, absent(b, name, fmt.Sprintf("no %s device is present", b.Name()))
 	}
 	d, err := t.OpenWith(0, key, value)
 	if err != nil {

@@ -2,58 +2,210 @@ package cuda
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/driver"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
 )
 
+// Options of a device.
+type Options struct {
+	Index int // which of the driver's devices
+	// Sync waits for the end of each launch, so that an error is that of the kernel which is named. It is slow, and a recorded graph is not
+	// looked into.
+	Sync bool
+}
+
 // Device is one opened GPU.
-type Device struct{}
+type Device struct {
+	api        *driver.API
+	number     driver.Device
+	context    driver.Context
+	name       string
+	capability int // 90 for 9.0
+	sms        int
+	total      int64
+	free0      int64 // free memory when it was opened
+	shared     int   // bytes of shared memory that a block may ask for
+	l2         int64
+	sync       bool
+	arithmetic atomic.Pointer[device.Arithmetic]
+	lost       atomic.Pointer[error]
 
-// Stream is an in-order queue of the device.
-type Stream struct{ dev *Device }
+	mu        sync.Mutex // over what follows
+	streams   map[int]*Stream
+	live      map[*region]struct{}
+	allocated int64
+	events    []driver.Event // free to be used again
+	graphs    int            // recorded and not freed
+	closed    bool
 
-// Function is a compiled kernel.
-type Function struct{}
-
-// Function compiles a program, or finds it compiled, and returns one of its kernels.
-func (d *Device) Function(p Program, name string) (*Function, error) {
-	return nil, errors.New("cuda: no driver")
+	compile programs
 }
 
-// Launch enqueues a kernel. args are Addr, int32, uint32, int64, uint64, float32, float64 or a pointer to a struct without Go pointers,
-// in the order of the kernel's parameters.
-func (c *Call) Launch(f *Function, g Geometry, args ...any) error {
-	return errors.New("cuda: no driver")
+// New opens a device.
+func New(o Options) (*Device, error) {
+	api, err := native()
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
+	}
+	d := &Device{api: api, sync: o.Sync, streams: map[int]*Stream{}, live: map[*region]struct{}{}}
+	d.arithmetic.Store(&device.Arithmetic{})
+	if d.number, err = api.Device(o.Index); err != nil {
+		return nil, fmt.Errorf("cuda:%d: %w", o.Index, err)
+	}
+	if err := d.identify(); err != nil {
+		return nil, fmt.Errorf("cuda:%d: %w", o.Index, err)
+	}
+	if d.context, err = api.RetainPrimary(d.number); err != nil {
+		return nil, fmt.Errorf("cuda:%d (%s): %w", o.Index, d.name, err)
+	}
+	err = d.enter(func() error {
+		d.free0, d.total, err = api.Memory()
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cuda:%d (%s): %w", o.Index, d.name, err), api.ReleasePrimary(d.number))
+	}
+	return d, nil
 }
 
-// Zero enqueues clearing n bytes.
-func (c *Call) Zero(at Addr, n int64) error { return errors.New("cuda: no driver") }
+// MinCapability is the oldest compute capability: 7.0, Volta.
+const MinCapability = 70
 
-// Copy enqueues copying n bytes.
-func (c *Call) Copy(dst, src Addr, n int64) error { return errors.New("cuda: no driver") }
-
-// enter runs f with the device's context current on a locked thread.
-func (d *Device) enter(f func() error) error { return f() }
-
-// address checks that n bytes at p are inside a buffer of this device.
-func (d *Device) address(p device.Ptr, n int64) (Addr, error) {
-	return 0, errors.New("cuda: no driver")
+// identify reads what the device is.
+func (d *Device) identify() error {
+	var err error
+	if d.name, err = d.api.DeviceName(d.number); err != nil {
+		return err
+	}
+	var major, minor, l2 int
+	for _, q := range []struct {
+		at driver.Attr
+		to *int
+	}{{driver.AttrMajor, &major}, {driver.AttrMinor, &minor}, {driver.AttrMultiprocessors, &d.sms}, {driver.AttrSharedOptIn, &d.shared}, {driver.AttrL2, &l2}} {
+		if *q.to, err = d.api.DeviceAttr(d.number, q.at); err != nil {
+			return err
+		}
+	}
+	d.capability, d.l2 = major*10+minor, int64(l2)
+	if d.capability < MinCapability {
+		return fmt.Errorf("%s has compute capability %s; 7.0 or newer is needed", d.name, nvrtc.Capability(d.capability))
+	}
+	return nil
 }
 
-// Upload implements device.Stream.
-func (s *Stream) Upload(dst device.Ptr, src []byte) error { return errors.New("cuda: no driver") }
+// enter runs f with the device's context current on a locked thread. It may be nested.
+func (d *Device) enter(f func() error) error {
+	if lost := d.lost.Load(); lost != nil {
+		return *lost
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := d.api.MakeCurrent(d.context); err != nil {
+		return d.fault(err)
+	}
+	return d.fault(f())
+}
 
-// Download implements device.Stream.
-func (s *Stream) Download(dst []byte, src device.Ptr) error { return errors.New("cuda: no driver") }
+// fault marks an error after which the device can not be used, and keeps it for all later calls.
+func (d *Device) fault(err error) error {
+	var e *driver.Error
+	if err == nil || !errors.As(err, &e) || !e.Lost() || errors.Is(err, device.ErrLost) {
+		return err
+	}
+	hint := "an earlier launch can be the cause: open the device as cuda:sync=on, without recorded graphs, to have it named"
+	if d.sync {
+		hint = "the launch named here is the cause"
+	}
+	err = fmt.Errorf("%s: %w: %w; %s", d.name, device.ErrLost, err, hint)
+	d.lost.CompareAndSwap(nil, &err)
+	return err
+}
 
-// Copy implements device.Stream.
-func (s *Stream) Copy(dst, src device.Ptr, n int64) error { return errors.New("cuda: no driver") }
+// Info implements device.Device.
+func (d *Device) Info() device.Info {
+	i := device.Info{Name: d.name, Kind: "cuda", MemoryTotal: d.total, Threads: d.sms, BF16: d.capability >= 80}
+	if free, err := d.memoryFree(); err == nil {
+		i.MemoryFree = free
+	}
+	return i
+}
 
-// Record implements device.Stream.
-func (s *Stream) Record() device.Event { return nil }
+func (d *Device) memoryFree() (free int64, err error) {
+	err = d.enter(func() error {
+		free, _, err = d.api.Memory()
+		return err
+	})
+	return free, err
+}
 
-// Wait implements device.Stream.
-func (s *Stream) Wait(device.Event) error { return errors.New("cuda: no driver") }
+// Capability is the compute capability, 90 for 9.0.
+func (d *Device) Capability() int { return d.capability }
 
-// Sync implements device.Stream.
-func (s *Stream) Sync() error { return errors.New("cuda: no driver") }
+// Multiprocessors is how many the device has.
+func (d *Device) Multiprocessors() int { return d.sms }
+
+// SharedMax is how many bytes of shared memory a block may have.
+func (d *Device) SharedMax() int { return d.shared }
+
+// L2 is the size of the last cache in bytes.
+func (d *Device) L2() int64 { return d.l2 }
+
+// SetArithmetic implements device.Chooser.
+func (d *Device) SetArithmetic(a device.Arithmetic) error {
+	d.arithmetic.Store(&a)
+	return nil
+}
+
+// Deterministic tells whether kernels built now must give equal bits in equal runs. Kernels whose bits do not depend on timing need
+// not ask.
+func (d *Device) Deterministic() bool { return d.arithmetic.Load().Deterministic }
+
+// TF32 tells whether products of float32 may round their operands.
+func (d *Device) TF32() bool { return d.arithmetic.Load().TF32 }
+
+// API is the driver, for libraries that work on the device's streams.
+func (d *Device) API() *driver.API { return d.api }
+
+// Close implements device.Device. It waits for all work.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	live := make([]*region, 0, len(d.live))
+	for r := range d.live {
+		live = append(live, r)
+	}
+	streams := d.streams
+	d.streams = map[int]*Stream{}
+	d.mu.Unlock()
+	if d.lost.Load() != nil {
+		return d.api.ReleasePrimary(d.number) // nothing else works any more
+	}
+	err := d.enter(d.api.SyncContext)
+	for _, s := range streams {
+		err = errors.Join(err, s.close())
+	}
+	for _, r := range live {
+		err = errors.Join(err, r.Free())
+	}
+	err = errors.Join(err, d.enter(func() error {
+		errs := []error{d.compile.unload(d.api)}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, e := range d.events {
+			errs = append(errs, d.api.CloseEvent(e))
+		}
+		d.events = nil
+		return errors.Join(errs...)
+	}))
+	return errors.Join(err, d.api.ReleasePrimary(d.number))
+}
