@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	const rows, cols = 4096, 14336
+	for _, nested := range []bool{false, true} {
+		add(dequantizeRow(rows, cols, nested))
+	}
+	add(quantize4Row(rows, cols), quantize8Row(1e8), dequantize8Row(1e8))
+	for _, shape := range [][2]int{{rows, cols}, {14336, 4096}, {4096, 4096}} {
+		for _, m := range []int{1, 4, 16, 64} {
+			add(quantLinearRow("NF4 GEMV", m, shape[0], shape[1], false))
+		}
+	}
+	for _, m := range []int{512, 2048, 8192} {
+		add(quantLinearRow("NF4 linear", m, 4096, 4096, false))
+	}
+	add(quantLinearRow("NF4 linear", 8192, rows, cols, false), quantLinearRow("NF4 linear", 8192, rows, cols, true))
+}
+
+// weight is the parts of a random weight in 4 bits, blocks of 64.
+func weight(rows, cols int, nested bool) []operand {
+	n := rows * cols
+	blocks := quant.Blocks(n, 64)
+	codes := filled(normal, tensor.U8, quant.PackedSize(n))
+	if !nested {
+		return []operand{codes, filled(scales, tensor.F32, blocks)}
+	}
+	return []operand{codes, filled(normal, tensor.U8, blocks), filled(scales, tensor.F32, quant.Blocks(blocks, quant.StateBlocksize)), filled(scales, tensor.F32)}
+}
+
+func size(in []operand) (bytes float64) {
+	for _, o := range in {
+		bytes += float64(o.t.Bytes())
+	}
+	return bytes
+}
+
+func nestedWord(nested bool) string {
+	if nested {
+		return "nested"
+	}
+	return "plain"
+}
+
+func dequantizeRow(rows, cols int, nested bool) Row {
+	in := weight(rows, cols, nested)
+	return Row{Work: "dequantize NF4→bf16", Detail: fmt.Sprintf("%d×%d, %s", rows, cols, nestedWord(nested)), Bytes: size(in) + 2*float64(rows*cols),
+		Make: func(r *rig) (*work, error) {
+			return r.op(ops.Dequantize{Scheme: quant.NF4, Blocksize: 64, Rows: rows, Cols: cols, To: tensor.BF16, Nested: nested}, in...)
+		}}
+}
+
+func quantize4Row(rows, cols int) Row {
+	n := float64(rows * cols)
+	return Row{Work: "quantize NF4", Detail: fmt.Sprintf("%d×%d of bf16", rows, cols), Bytes: 2*n + n/2 + n/16, Make: func(r *rig) (*work, error) {
+		return r.op(ops.Quantize4{Scheme: quant.NF4, Blocksize: 64}, floats(tensor.BF16, rows, cols))
+	}}
+}
+
+func quantize8Row(n int) Row {
+	return Row{Work: "8-bit blockwise quantize", Detail: fmt.Sprintf("%.0e bf16, block 256", float64(n)), Bytes: 3*float64(n) + float64(n)/64,
+		Make: func(r *rig) (*work, error) { return r.op(ops.Quantize8{Blocksize: 256}, floats(tensor.BF16, n)) }}
+}
+
+func dequantize8Row(n int) Row {
+	return Row{Work: "8-bit blockwise dequantize", Detail: fmt.Sprintf("%.0e bf16, block 256", float64(n)), Bytes: 3*float64(n) + float64(n)/64,
+		Make: func(r *rig) (*work, error) {
+			return r.op(ops.Dequantize8{Blocksize: 256, To: tensor.BF16}, filled(normal, tensor.U8, n), filled(scales, tensor.F32, quant.Blocks(n, 256)))
+		}}
+}
+
+// quantLinearRow is a product by a weight with double quantization; trans is that of the gradient.
+func quantLinearRow(name string, m, n, k int, trans bool) Row {
+	in := weight(n, k, true)
+	inner, detail := k, fmt.Sprintf("M=%d, %d×%d", m, n, k)
+	if trans {
+		inner, detail = n, detail+", gradient"
+	}
+	row := Row{Work: name, Detail: detail, Make: func(r *rig) (*work, error) {
+		return r.op(ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: n, K: k, Nested: true, Trans: trans},
+			append([]operand{floats(tensor.BF16, m, inner)}, in...)...)
+	}}
+	if m < 64 {
+		row.Bytes = size(in) + 2*float64(m*(n+k))
+	} else {
+		row.Flops = 2 * float64(m) * float64(n) * float64(k)
+	}
+	return row
+}
