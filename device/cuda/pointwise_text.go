@@ -9,7 +9,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// elementType is the name that kernels/prelude.cuh gives to the elements of a dtype.
+// elementType is the name of the elements of a dtype in kernels/pointwise.cuh: unlike cType, bool is C's.
 func elementType(d tensor.DType) string { return d.String() }
 
 // valueClass is the arithmetic that elements of a dtype are computed in, as a dtype: float32 for the halves, 64 bits for integers.

@@ -66,20 +66,10 @@ template <> struct Trim<f16> {
   }
 };
 template <> struct Trim<bf16> {
-  // pair rounds two values at once where the device can: low half first.
-  static __device__ __forceinline__ u32 pair(f32 low, f32 high) {
-#if !defined(BYES_EMULATE) && __CUDA_ARCH__ >= 800
-    u32 r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-#else
-    return (u32)bits_bf16(low) | (u32)bits_bf16(high) << 16;
-#endif
-  }
   template <int N> static __device__ __forceinline__ void all(f32 (&x)[N]) {
 #pragma unroll
     for (int j = 0; j + 1 < N; j += 2) {
-      u32 r = pair(x[j], x[j + 1]);
+      u32 r = narrow_pair<bf16>(x[j], x[j + 1]);
       x[j] = __uint_as_float(r << 16);
       x[j + 1] = __uint_as_float(r & 0xffff0000u);
     }
@@ -89,7 +79,7 @@ template <> struct Trim<bf16> {
     Pack<bf16, N> y;
 #pragma unroll
     for (int j = 0; j + 1 < N; j += 2) {
-      u32 r = pair(x[j], x[j + 1]);
+      u32 r = narrow_pair<bf16>(x[j], x[j + 1]);
       y.v[j].bits = (u16)r;
       y.v[j + 1].bits = (u16)(r >> 16);
     }

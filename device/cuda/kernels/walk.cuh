@@ -32,3 +32,14 @@ template <int R> INLINE i64 walk(const Axes &a, const Steps &s, i64 position) {
   }
   return off + position * s.at[0];
 }
+
+// walk_all is walk over all axes of a, for what is not in a hurry.
+INLINE i64 walk_all(const Axes &a, const Steps &s, i64 position) {
+  i64 off = 0;
+  for (int i = a.rank - 1; i > 0; i--) {
+    i64 q = a.small ? (i64)((__umulhi((u32)position, a.mul[i]) + (u32)position) >> a.shift[i]) : position / a.n[i];
+    off += (position - q * a.n[i]) * s.at[i];
+    position = q;
+  }
+  return off + position * s.at[0];
+}

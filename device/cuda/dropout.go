@@ -1,0 +1,67 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+)
+
+func init() {
+	Register(buildDropout)
+	Register(buildPhilox)
+}
+
+// quadThreads is the block of kernels whose threads have four features of a token.
+const quadThreads = 256
+
+// overQuads is a thread for each four of n features of each token.
+func overQuads(tokens, n int) Geometry {
+	g := Over(int64(tokens)*int64((n+3)/4), quadThreads, 1)
+	g.Grid[0] = min(g.Grid[0], maxGrid)
+	return g
+}
+
+func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
+	dt, tokens := s.In[0].DType, s.In[2].Size()
+	n := s.In[0].Size() / max(tokens, 1)
+	program := func(width int) Program {
+		return Program{Files: []string{"random.cuh", "dropout.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width)}}
+	}
+	single, err := d.Function(program(1), "dropout")
+	if err != nil {
+		return nil, err
+	}
+	packs := single
+	size := Addr(4 * dt.Size())
+	if n%4 == 0 && size <= accessBytes {
+		if packs, err = d.Function(program(4), "dropout"); err != nil {
+			return nil, err
+		}
+	}
+	scale := number(dt, op.Scale())
+	return &Kernel{Enqueue: func(c *Call) error {
+		if tokens*n == 0 {
+			return nil
+		}
+		f := packs
+		if c.In[0]%size != 0 || c.Out[0]%size != 0 {
+			f = single
+		}
+		return c.Launch(f, overQuads(tokens, n), c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], int64(tokens), int64(n), op.Site, op.Threshold(), scale)
+	}}, nil
+}
+
+func buildPhilox(d *Device, op ops.PhiloxOp, s device.Spec) (*Kernel, error) {
+	f, err := d.Function(Program{Files: []string{"random.cuh", "dropout.cu"}}, "random_words")
+	if err != nil {
+		return nil, err
+	}
+	tokens, n := s.In[1].Size(), int(op.N)
+	return &Kernel{Enqueue: func(c *Call) error {
+		if tokens*n == 0 {
+			return nil
+		}
+		return c.Launch(f, overQuads(tokens, n), c.Out[0], c.In[0], c.In[1], c.In[2], int64(tokens), int64(n), op.Site)
+	}}, nil
+}
