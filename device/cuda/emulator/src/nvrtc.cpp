@@ -163,7 +163,7 @@ int build(Program *p, const std::vector<std::string> &defines, const std::string
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("fma")) cc.push_back("-mfma");
 #endif
-    cc.insert(cc.end(), {ii, "-o", so});
+    cc.insert(cc.end(), {ii, "-o", so, "-lm"});
     rc = run(cc, log);
   }
   p->log = read_file(log);
