@@ -1,0 +1,108 @@
+// y (m, n) = x (m, k)·Wᵀ for few rows of x and a weight (n, k) in 4 bits, read once as it is stored. Values are rounded to T and products
+// summed in float32.
+
+#ifdef TENSOR_CORES
+// quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
+// takes 16 rows of the weight, its warps share k in steps of 128. Within a step lane 4g + t has the 32 elements from 32t on of rows g and
+// g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order as long as both operands are permuted
+// alike, so each lane reads whole 16-byte words.
+#define STEP 128
+#define DEPTH 2  // steps that a warp has in flight
+
+// Rows are the codes and scales of a lane in one step.
+struct Rows {
+  Pack<u32, 4> code[2];
+  Scale scale[2];
+  i64 block[2];
+};
+
+INLINE Rows load_rows(const u8 *codes, const Scales &s, const i64 *row, i32 at, bool inside) {
+  Rows r;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    i64 i = row[h] + (inside ? at : 0);
+    r.code[h] = load_pack<4>(reinterpret_cast<const u32 *>(codes + i / 2));
+    r.block[h] = i >> SHIFT;
+    r.scale[h] = __ldg(s.absmax + r.block[h]);
+  }
+  return r;
+}
+
+KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, T *__restrict__ y, i32 m,
+                                                  i32 n, i32 k) {
+  __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
+  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, first = blockIdx.x * 16;
+  float mine = level(lane() & 15), offset = offset_of(s), c[COLUMNS][4] = {};
+  i64 row[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
+  for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
+    Rows rows[DEPTH];
+#pragma unroll
+    for (int u = 0; u < DEPTH; u++) {
+      i32 at = from + u * WARPS * STEP + 32 * t;
+      rows[u] = load_rows(codes, s, row, at, at < k);
+    }
+#pragma unroll
+    for (int u = 0; u < DEPTH; u++) {
+      i32 at = from + u * WARPS * STEP + 32 * t;
+      if (from + u * WARPS * STEP >= k) break;  // for all lanes
+      u32 a[8][4];
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        float scale = scale_of(s, rows[u].block[h], rows[u].scale[h], offset);
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+          float v[8];
+          decode_eight(v, rows[u].code[h].v[q], mine, scale);
+#pragma unroll
+          for (int i = 0; i < 4; i++) a[2 * q + i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < COLUMNS; j++) {
+        i32 r = g + 8 * j;
+        Pack<u32, 4> b[4] = {};
+        if (r < m && at < k) {
+#pragma unroll
+          for (int q = 0; q < 4; q++) b[q] = load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)r * k + at) + 4 * q);
+        }
+#pragma unroll
+        for (int q = 0; q < 8; q++) mma<T>(c[j], a[q], &b[q / 2].v[2 * (q % 2)]);
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < COLUMNS; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = c[j][i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) {
+    float sum = 0;
+    for (int w = 0; w < WARPS; w++) sum += sums[w][i % 16][i / 16];
+    if (first + i % 16 < n) y[(i64)(i / 16) * n + first + i % 16] = narrow<T>(sum);
+  }
+}
+#endif
+
+// quant_thin_any: a warp takes a row of the weight, for up to ROWS rows of x, any k, block size and alignment.
+#define ROWS 4
+KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, T *__restrict__ y, i32 m, i32 n,
+                                             i32 k, i32 blocksize) {
+  i64 row = global_thread() / WARP;
+  if (row >= n) return;
+  float sum[ROWS] = {}, offset = offset_of(s);
+  for (i32 at = lane(); at < k; at += WARP) {
+    i64 i = row * k + at, block = i / blocksize;
+    float v = __fmul_rn(level(codes[i / 2] >> (i & 1 ? 0 : 4) & 15), scale_of(s, block, s.absmax[block], offset));
+    v = widen<T>(narrow<T>(v));
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+      if (r < m) sum[r] += v * widen<T>(x[(i64)r * k + at]);
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    float total = warp_reduce<Sum>(sum[r]);
+    if (r < m && lane() == 0) y[(i64)r * n + row] = narrow<T>(total);
+  }
+}

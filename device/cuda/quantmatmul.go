@@ -1,0 +1,170 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() {
+	Register(buildQuantMatMul)
+	Register(buildQuantGrouped)
+}
+
+// buildQuantMatMul multiplies by a weight in 4 bits: few rows of x by the codes as they are stored, more by the whole weight dequantized
+// to the kernel's scratch. Values are the same either way.
+func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, error) {
+	x, y := s.In[0], s.Out[0]
+	if x.DType == tensor.F64 {
+		return nil, device.ErrNoKernel
+	}
+	w := weight4{o.Scheme, o.Blocksize, o.N, o.K, o.Nested}
+	m := 1
+	for i := range x.Rank() - 1 {
+		m *= x.Dim(i)
+	}
+	if !o.Trans && m > 0 && o.N > 0 && o.K > 0 {
+		if t, err := d.thinProduct(w, x.DType, m); t != nil || err != nil {
+			return t.kernel(), err
+		}
+	}
+	return d.dequantizedProduct(w, x.DType, ops.MatMul{TransB: !o.Trans}, []tensor.Type{tensor.T(x.DType, m, x.Dim(-1)),
+		tensor.T(x.DType, o.N, o.K)}, tensor.T(x.DType, m, y.Dim(-1)), 0)
+}
+
+// dequantizedProduct makes the kernel of op, whose inputs are x, the weight at place `at` of the rest, and whatever else follows: the
+// weight is written to scratch in the dtype of x first.
+func (d *Device) dequantizedProduct(w weight4, to tensor.DType, op device.Op, in []tensor.Type, out tensor.Type, extra int) (*Kernel, error) {
+	product, err := d.inner(op, in, out)
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.decoder(w, to)
+	if err != nil {
+		return nil, err
+	}
+	bytes := aligned(w.size() * int64(to.Size()))
+	call, addrs := Call{}, make([]Addr, 2+extra)
+	return &Kernel{Label: "dequantize.cu, " + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
+		if err := r.enqueue(c, c.In[1+extra:], c.Scratch); err != nil {
+			return err
+		}
+		call = *c
+		addrs[0], addrs[1] = c.In[0], c.Scratch
+		copy(addrs[2:], c.In[1:1+extra])
+		call.In, call.Scratch = addrs, c.Scratch+Addr(bytes)
+		return product.Enqueue(&call)
+	}}, nil
+}
+
+// inner builds the kernel of another op, which is enqueued as a part of a launch.
+func (d *Device) inner(op device.Op, in []tensor.Type, out tensor.Type) (*Kernel, error) {
+	k, err := d.Kernel(device.Spec{Op: op, In: in, Out: []tensor.Type{out}})
+	if err != nil {
+		return nil, err
+	}
+	return k.(*Kernel), nil
+}
+
+// buildQuantGrouped dequantizes the matrices of all experts: which have rows is known on the device only.
+func buildQuantGrouped(d *Device, o ops.QuantGroupedMatMul, s device.Spec) (*Kernel, error) {
+	x, offsets := s.In[0], s.In[1]
+	if x.DType == tensor.F64 {
+		return nil, device.ErrNoKernel
+	}
+	w := weight4{o.Scheme, o.Blocksize, o.Experts * o.N, o.K, o.Nested}
+	return d.dequantizedProduct(w, x.DType, ops.GroupedMatMul{Trans: o.Trans}, []tensor.Type{x, tensor.T(x.DType, o.Experts, o.N, o.K), offsets},
+		s.Out[0], 1)
+}
+
+// thin is a product by kernels/quant_thin.cu, without scratch.
+type thin struct {
+	w          weight4
+	m          int
+	size       int64     // bytes of an element of x and y
+	cores, any *Function // cores is nil where quant_thin does not have the case
+	warps      int
+	args       scaleArgs
+}
+
+// Rows of x that a launch of the kernels takes.
+const (
+	thinRows    = 64 // quant_thin, eight to a column of tensor-core tiles
+	thinRowsAny = 4  // quant_thin_any
+)
+
+// thinProduct returns nil where x has too many rows.
+func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int) (*thin, error) {
+	cores := m <= thinRows && w.cols%32 == 0 && powerBlock(w.blocksize) && d.multiplies(dtype)
+	if !cores && m > thinRowsAny {
+		return nil, nil
+	}
+	t := &thin{w: w, m: m, size: int64(dtype.Size())}
+	p := w.program(dtype, "quant_thin.cu")
+	p.Exact = false // values are computed by functions that are never contracted
+	if cores {
+		columns := 1
+		for 8*columns < m {
+			columns *= 2
+		}
+		t.warps = thinWarps(w.cols)
+		p.Files = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "quant_thin.cu"}
+		p.Define = append(p.Define, "TENSOR_CORES", fmt.Sprintf("WARPS %d", t.warps), fmt.Sprintf("COLUMNS %d", columns))
+		f, err := d.Function(p, "quant_thin")
+		if err != nil {
+			return nil, err
+		}
+		t.cores = f
+	}
+	var err error
+	t.any, err = d.Function(p, "quant_thin_any")
+	return t, err
+}
+
+// multiplies reports whether tensor cores take the dtype: f16 from compute capability 7.5 on, bf16 from 8.0.
+func (d *Device) multiplies(dtype tensor.DType) bool {
+	return dtype == tensor.F16 && d.Capability() >= 75 || dtype == tensor.BF16 && d.Capability() >= 80
+}
+
+// thinWarps is how many warps share an inner dimension: up to eight, each with two steps of 128 or more to do.
+func thinWarps(k int) int {
+	warps := 8
+	for warps > 1 && k/128 < 2*warps {
+		warps /= 2
+	}
+	return warps
+}
+
+func (t *thin) kernel() *Kernel {
+	if t == nil {
+		return nil
+	}
+	if t.cores == nil {
+		return &Kernel{Label: "quant_thin_any", Enqueue: t.plain}
+	}
+	return &Kernel{Label: "quant_thin", Enqueue: t.enqueue}
+}
+
+func (t *thin) enqueue(c *Call) error {
+	x, codes := c.In[0], c.In[1]
+	if x%16 != 0 || codes%16 != 0 {
+		return t.plain(c)
+	}
+	t.args = t.w.scales(c.In[1:])
+	return c.Launch(t.cores, Rows((t.w.rows+15)/16, t.warps*WarpSize), x, codes, &t.args, c.Out[0], int32(t.m), int32(t.w.rows), int32(t.w.cols))
+}
+
+// plain takes operands of any alignment, a few rows of x a launch.
+func (t *thin) plain(c *Call) error {
+	t.args = t.w.scales(c.In[1:])
+	for r := 0; r < t.m; r += thinRowsAny {
+		x, y := c.In[0]+Addr(int64(r)*int64(t.w.cols)*t.size), c.Out[0]+Addr(int64(r)*int64(t.w.rows)*t.size)
+		if err := c.Launch(t.any, Rows((t.w.rows+3)/4, 4*WarpSize), x, c.In[1], &t.args, y, int32(min(t.m-r, thinRowsAny)), int32(t.w.rows),
+			int32(t.w.cols), int32(t.w.blocksize)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
