@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,4 +57,19 @@ func TestRegistry(t *testing.T) {
 	require.Len(t, device.Backends(), 3)
 	p := device.Ptr{Off: 5}
 	require.Equal(t, int64(8), p.Add(3).Off)
+}
+
+type explained struct{ backend }
+
+func (explained) Explain() error { return errors.New("no driver was found") }
+
+func TestAbsenceIsExplained(t *testing.T) {
+	require.NoError(t, device.Register(explained{backend{"explained", 0}}))
+	for _, name := range []string{"explained", "explained:1", "explained:threads=2"} {
+		_, err := device.Open(name)
+		require.Error(t, err)
+		if name != "explained:threads=2" { // that it has no settings comes first
+			require.ErrorContains(t, err, "0 explained devices are present: no driver was found")
+		}
+	}
 }

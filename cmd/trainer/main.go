@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu" // the devices this program can use
+	_ "github.com/bitsandbyes/bitsandbyes/device/cuda"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/preview"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"

@@ -52,12 +52,12 @@ func (d *Device) Reserve(limit int64) (device.Growable, error) {
 
 // Grow implements device.Growable. Nothing waits but the clearing of the new bytes.
 func (a *Arena) Grow(bytes int64) error {
+	if a.freed.Load() {
+		return errors.New("cuda: a buffer that was freed")
+	}
 	have := a.Size()
 	if bytes <= have {
 		return nil
-	}
-	if a.freed.Load() {
-		return errors.New("cuda: a buffer that was freed")
 	}
 	if bytes > a.limit {
 		return fmt.Errorf("cuda: growing to %s a range that was reserved for %s", size(bytes), size(a.limit))

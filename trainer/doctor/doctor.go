@@ -101,6 +101,11 @@ func (r *Result) devices(ctx context.Context, quick bool) error {
 		}
 	}
 	for _, b := range device.Backends() {
+		if e, ok := b.(device.Explainer); ok && b.Count() == 0 {
+			if why := e.Explain(); why != nil {
+				r.Devices = append(r.Devices, Device{Name: b.Name(), Facts: []device.Fact{{Topic: "not used", Text: why.Error()}}})
+			}
+		}
 		for i := range b.Count() {
 			name := b.Name()
 			if i > 0 {
