@@ -45,6 +45,7 @@ type Device struct {
 	closed    bool
 
 	compile programs
+	blas    blas
 }
 
 // New opens a device.
@@ -198,7 +199,7 @@ func (d *Device) Close() error {
 		err = errors.Join(err, r.Free())
 	}
 	err = errors.Join(err, d.enter(func() error {
-		errs := []error{d.compile.unload(d.api)}
+		errs := []error{d.compile.unload(d.api), d.blas.close()}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for _, e := range d.events {

@@ -44,13 +44,19 @@ func dense(m, n, k int, x, w, y tensor.DType, transB bool) gemmSpec {
 	return s
 }
 
-// gemm chooses how a product is computed: by tensor cores where dtypes, layout and device allow, else by ordinary units. Every kernel that
+// gemm chooses how a product is computed: by cuBLASLt where it is present and has the case, else by the kernels here. Every kernel that
 // multiplies whole matrices is made of it.
 func (d *Device) gemm(s gemmSpec) (*gemm, error) {
 	if s.m == 0 || s.n == 0 || s.batch == 0 {
 		return &gemm{label: "gemm_none", enqueue: func(*Call, gemmAt) error { return nil }}, nil
 	}
 	g, err := d.ownGemm(s)
+	if err == nil {
+		var lt *gemm
+		if lt, err = d.libraryGemm(s, g); lt != nil {
+			g = lt
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("product %v: %w", s, err)
 	}

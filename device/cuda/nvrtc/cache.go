@@ -46,8 +46,11 @@ func CacheDir(kind string) (string, error) {
 }
 
 // NewCache is the cache of compiled kernels, of DefaultLimit bytes at most.
-func NewCache() *Cache {
-	dir, err := CacheDir("cubin")
+func NewCache() *Cache { return NewCacheOf("cubin") }
+
+// NewCacheOf is a cache of another kind of thing that took time to find, in a folder of its own.
+func NewCacheOf(kind string) *Cache {
+	dir, err := CacheDir(kind)
 	return &Cache{dir: dir, limit: DefaultLimit, err: err}
 }
 

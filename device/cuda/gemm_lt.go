@@ -1,0 +1,219 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/cublaslt"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// blas is cuBLASLt on a device.
+type blas struct {
+	once     sync.Once
+	handle   *cublaslt.Handle
+	err      error // why there is none
+	mu       sync.Mutex
+	products []*cublaslt.Product // to be closed with the device
+	chosen   map[string]cublaslt.Algorithm
+	cache    *nvrtc.Cache
+}
+
+// openBLAS opens cuBLASLt once in a process.
+var openBLAS = sync.OnceValues(cublaslt.Open)
+
+// library is the handle of cuBLASLt, or the reason that there is none.
+func (d *Device) library() (*cublaslt.Handle, error) {
+	b := &d.blas
+	b.once.Do(func() {
+		var lib *cublaslt.Library
+		if lib, b.err = openBLAS(); b.err != nil {
+			return
+		}
+		b.err = d.enter(func() (err error) {
+			b.handle, err = lib.Create()
+			return err
+		})
+		b.chosen, b.cache = map[string]cublaslt.Algorithm{}, nvrtc.NewCacheOf("cublaslt")
+	})
+	return b.handle, b.err
+}
+
+// close frees what cuBLASLt holds. The device's context is current.
+func (b *blas) close() error {
+	for _, x := range b.products {
+		x.Close()
+	}
+	b.products = nil
+	if b.handle == nil {
+		return nil
+	}
+	return b.handle.Close()
+}
+
+func init() {
+	describers = append(describers, func(d *Device) []device.Fact {
+		h, err := d.library()
+		if err != nil {
+			return []device.Fact{{Topic: "matrix products", Text: "own kernels: " + err.Error()}}
+		}
+		l := h.Library()
+		return []device.Fact{{Topic: "matrix products", Text: fmt.Sprintf("cuBLASLt %d, %s; own kernels where it lacks a case", l.Version(), l.Path())}}
+	})
+}
+
+// dataTypes are the library's names of dtypes.
+var dataTypes = map[tensor.DType]cublaslt.DataType{tensor.F64: cublaslt.R64F, tensor.F32: cublaslt.R32F, tensor.F16: cublaslt.R16F,
+	tensor.BF16: cublaslt.R16BF, tensor.I8: cublaslt.R8I, tensor.I32: cublaslt.R32I}
+
+// ltAlign is what addresses must be multiples of: the library chooses its kernels for that.
+const ltAlign = 16
+
+// problem puts a product to the library; false: it has no such product. Of i8 it has only those whose inner axis is contiguous on both sides.
+func (s gemmSpec) problem(tf32 bool) (cublaslt.Problem, bool) {
+	p := cublaslt.Problem{M: s.m, N: s.n, K: s.k, Batch: s.batch, Compute: cublaslt.Compute32F, Align: ltAlign}
+	for to, m := range map[*cublaslt.Matrix]gemmMat{&p.A: s.a, &p.B: s.b, &p.C: s.c} {
+		*to = cublaslt.Matrix{Type: dataTypes[m.dtype], LD: m.ld, Stride: m.stride, Trans: m.trans}
+	}
+	a, c := s.a.dtype, s.c.dtype
+	switch {
+	case a != s.b.dtype || s.scaled || s.k == 0:
+		return p, false
+	case a == tensor.F64 && c == a:
+		p.Compute = cublaslt.Compute64F
+	case a == tensor.F32 && c == a:
+		if tf32 {
+			p.Compute = cublaslt.ComputeTF32
+		}
+	case (a == tensor.BF16 || a == tensor.F16) && (c == a || c == tensor.F32):
+	case a == tensor.I8 && c == tensor.I32:
+		p.Compute = cublaslt.Compute32I
+		return p, !s.a.trans && s.b.trans && !s.add && s.alpha == 1
+	default:
+		return p, false
+	}
+	return p, true
+}
+
+// libraryGemm is a product by cuBLASLt, or nil where that is absent or has no algorithm. Operands that are views may lie at addresses that the
+// algorithm does not allow; they are multiplied by the own kernel.
+func (d *Device) libraryGemm(s gemmSpec, own *gemm) (*gemm, error) {
+	p, ok := s.problem(d.TF32())
+	if !ok {
+		return nil, nil
+	}
+	h, err := d.library()
+	if err != nil {
+		return nil, nil //nolint:nilerr // doctor shows it; the own kernels stand in
+	}
+	var x *cublaslt.Product
+	var a cublaslt.Algorithm
+	err = d.enter(func() error {
+		if x, err = h.New(p); err != nil {
+			return err
+		}
+		if a, ok, err = d.algorithm(x, p, s); err != nil || !ok {
+			x.Close()
+		}
+		return err
+	})
+	if err != nil || !ok {
+		return nil, err
+	}
+	beta := 0.0
+	if s.add {
+		beta = 1
+	}
+	x.Set(a, s.alpha, beta)
+	d.blas.mu.Lock()
+	d.blas.products = append(d.blas.products, x)
+	d.blas.mu.Unlock()
+	return &gemm{label: "cublaslt", scratch: max(aligned(a.Workspace), own.scratch), enqueue: func(c *Call, at gemmAt) error {
+		if (at.a|at.b|at.c|at.add)%ltAlign != 0 {
+			return own.enqueue(c, at)
+		}
+		add := at.add
+		if add == 0 {
+			add = at.c
+		}
+		return x.Run(uint64(at.a), uint64(at.b), uint64(add), uint64(at.c), uint64(at.scratch), a.Workspace, uintptr(c.Stream.Handle()))
+	}}, nil
+}
+
+// workspaceMax is what an algorithm may ask for: what the library's own guide gives Hopper and newer, and a quarter of it before.
+func (d *Device) workspaceMax() int64 {
+	if d.capability >= 90 {
+		return 32 << 20
+	}
+	return 8 << 20
+}
+
+// candidates is how many algorithms are timed.
+const candidates = 10
+
+// algorithm chooses how the library computes a problem: what was chosen before for it on this kind of device and version, else the fastest
+// of its first suggestions. A deterministic device takes the first suggestion, untimed.
+func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) (cublaslt.Algorithm, bool, error) {
+	if d.Deterministic() {
+		list, err := x.Algorithms(1, d.workspaceMax())
+		if err != nil || len(list) == 0 {
+			return cublaslt.Algorithm{}, false, err
+		}
+		return list[0], true, nil
+	}
+	key := fmt.Sprintf("cublaslt %d, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
+	if a, ok := d.remembered(key, x); ok {
+		return a, true, nil
+	}
+	list, err := x.Algorithms(candidates, d.workspaceMax())
+	if err != nil || len(list) == 0 {
+		return cublaslt.Algorithm{}, false, err
+	}
+	times, err := d.timeAlgorithms(x, s, list)
+	var none *noMemoryError
+	switch {
+	case errors.As(err, &none):
+		return list[0], true, nil // not kept: next time there may be room
+	case err != nil:
+		return cublaslt.Algorithm{}, false, err
+	}
+	best := 0
+	for i, t := range times {
+		if t < times[best]-times[best]/100 { // noise does not beat the library's order
+			best = i
+		}
+	}
+	d.keep(key, list[best])
+	return list[best], true, nil
+}
+
+// remembered finds a choice in memory or on disk.
+func (d *Device) remembered(key string, x *cublaslt.Product) (cublaslt.Algorithm, bool) {
+	b := &d.blas
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a, ok := b.chosen[key]; ok {
+		return a, true
+	}
+	image, ok := b.cache.Get(choiceKey(key))
+	if !ok {
+		return cublaslt.Algorithm{}, false
+	}
+	a, ok := decodeChoice(image, key)
+	if !ok || !x.Check(&a) || a.Workspace > d.workspaceMax() {
+		return cublaslt.Algorithm{}, false
+	}
+	b.chosen[key] = a
+	return a, true
+}
+
+func (d *Device) keep(key string, a cublaslt.Algorithm) {
+	b := &d.blas
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.chosen[key] = a
+	b.cache.Put(choiceKey(key), encodeChoice(a, key))
+}

@@ -1,0 +1,64 @@
+package cuda
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/cublaslt"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// What was chosen is read as it was written, for the problem that it was chosen for and no other.
+func TestChoicesAreKept(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		a := cublaslt.Algorithm{Workspace: rapid.Int64Range(0, 1<<40).Draw(rt, "workspace")}
+		for i := range a.Data {
+			a.Data[i] = rapid.Uint64().Draw(rt, "word")
+		}
+		key := rapid.String().Draw(rt, "key")
+		image := encodeChoice(a, key)
+		got, ok := decodeChoice(image, key)
+		require.True(rt, ok)
+		require.Equal(rt, a, got)
+		_, ok = decodeChoice(image, key+"x")
+		require.False(rt, ok)
+		if cut := rapid.IntRange(0, len(image)).Draw(rt, "cut"); cut < len(image) {
+			_, ok = decodeChoice(image[:cut], key)
+			require.False(rt, ok && key != string(image[72:cut]))
+		}
+	})
+}
+
+// Products go to the library with the types that it has, summed as they must be.
+func TestProblemsForTheLibrary(t *testing.T) {
+	s := dense(3, 5, 8, tensor.BF16, tensor.BF16, tensor.BF16, true)
+	p, ok := s.problem(true)
+	require.True(t, ok)
+	require.Equal(t, cublaslt.Compute32F, p.Compute, "halves are never summed in less, TF32 or not")
+	require.Equal(t, cublaslt.Matrix{Type: cublaslt.R16BF, LD: 8, Trans: true}, p.B)
+	for _, c := range []struct {
+		a, b, c tensor.DType
+		tf32    bool
+		compute cublaslt.Compute
+		ok      bool
+	}{
+		{tensor.F32, tensor.F32, tensor.F32, false, cublaslt.Compute32F, true},
+		{tensor.F32, tensor.F32, tensor.F32, true, cublaslt.ComputeTF32, true},
+		{tensor.F64, tensor.F64, tensor.F64, true, cublaslt.Compute64F, true},
+		{tensor.F16, tensor.F16, tensor.F32, false, cublaslt.Compute32F, true},
+		{tensor.F32, tensor.BF16, tensor.F32, false, 0, false},
+		{tensor.I8, tensor.I8, tensor.I32, false, cublaslt.Compute32I, true},
+	} {
+		p, ok := dense(3, 5, 8, c.a, c.b, c.c, true).problem(c.tf32)
+		require.Equal(t, c.ok, ok)
+		if ok {
+			require.Equal(t, c.compute, p.Compute)
+		}
+	}
+	_, ok = dense(3, 5, 8, tensor.I8, tensor.I8, tensor.I32, false).problem(false)
+	require.False(t, ok, "int8 columns across")
+	_, ok = dense(3, 5, 0, tensor.F32, tensor.F32, tensor.F32, true).problem(false)
+	require.False(t, ok, "an empty sum")
+}
