@@ -94,6 +94,15 @@ type Widener interface {
 	Widened(narrow []bool) (op Op, ok bool)
 }
 
+// Joiner ops can do work of a later node, which would otherwise do some of theirs again.
+type Joiner interface {
+	Op
+	// Joined returns the op to put in the place of n, this op's node, for the sake of later, a node that reads an output of n. It takes n's inputs
+	// and gives n's outputs and then more. finish makes later's outputs of its inputs and those more values; what it does should be cheap. ok is
+	// false where the two do not join.
+	Joined(n, later *Node) (op Op, finish func(in, more []Value) []Value, ok bool)
+}
+
 // Frozen ops refuse some gradients: FrozenInput returns why input i can have none, or "".
 type Frozen interface{ FrozenInput(i int) string }
 

@@ -51,6 +51,6 @@ func buildTokenLossGrad(d *Device, _ ops.TokenLossGradOp, s device.Spec) (*Kerne
 		if rows == 0 {
 			return nil
 		}
-		return c.Launch(f, lossRows(dt, rows, n), c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], c.In[4], int32(n), int64(n))
+		return c.Launch(f, lossRows(dt, rows, n), c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], c.In[4], int32(n), int64(n), int32(0), int32(n))
 	}}, nil
 }

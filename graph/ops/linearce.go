@@ -19,6 +19,7 @@ var (
 	_ graph.Differentiable = LinearCrossEntropyOp{}
 	_ graph.Decomposable   = LinearCrossEntropyOp{}
 	_ graph.Coster         = LinearCrossEntropyOp{}
+	_ graph.Joiner         = LinearCrossEntropyOp{}
 )
 
 // Name implements graph.Op.

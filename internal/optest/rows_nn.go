@@ -81,6 +81,8 @@ func lossCases() []Case {
 			DTypes: []tensor.DType{tensor.F32}, Tol: lce, Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
 				return g.Apply(ops.LinearCrossEntropyOp{Wide: true}, in...)
 			}},
+		{Name: "linear_loss_unit", In: []Arg{{Dims: []int{6, 8}}, w, {Dims: []int{6}, DType: tensor.I32, Values: []float64{0, 4, -100, 2, 1, -1}}}, Tol: lce, Order: 1,
+			Build: func(g *graph.Graph, in []graph.Value) []graph.Value { return g.Apply(ops.LinearLossUnitOp{}, in...) }},
 		{Name: "linear_hits", In: []Arg{x, w, labels}, Tol: lce, Bad: [][]Arg{{x, {Dims: []int{5, 7}}, labels}},
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				loss, hit := ops.LinearHits(in[0], in[1], in[2])

@@ -1,5 +1,6 @@
 // Cross-entropy of rows of n logits, `stride` apart, and its gradient; a block has a row. Defined before: T; V, logits an access.
-// An ignored token has a negative label. One beyond the classes makes loss and gradient NaN: it must not pass for a good one.
+// An ignored token has a negative label. One beyond the classes makes loss and gradient NaN: it must not pass for a good one. A gradient may
+// be that of n of more classes, from class `first` on.
 
 typedef Acc<T> A;
 
@@ -106,20 +107,21 @@ INLINE Sums sum_logits(const T *z, int n) {
 // Factors is what the softmax and the label of a row are multiplied by in the gradient.
 struct Factors {
   A lse, each, hit;
+  int at;  // the label's column, if it is one; -1 in the row of an ignored token
 };
 
-template <int N> INLINE void grad_range(T *dz, const T *z, int from, int end, int label, Factors f) {
+template <int N> INLINE void grad_range(T *dz, const T *z, int from, int end, bool counts, Factors f) {
   int step = blockDim.x * N;
   for (int c = from + threadIdx.x * N; c < end; c += AHEAD * step) {
     Pack<T, N> p[AHEAD];
-    if (label >= 0) read_ahead<N>(p, z, c, end);
+    if (counts) read_ahead<N>(p, z, c, end);
 #pragma unroll
     for (int u = 0; u < AHEAD; u++) {
       int at = c + u * step;
       if (at >= end) continue;
       for (int j = 0; j < N; j++) {
-        A d = label < 0 ? (A)0 : power(widen<T>(p[u].v[j]) - f.lse) * f.each;
-        p[u].v[j] = narrow<T>(at + j == label ? d - f.hit : d);
+        A d = !counts ? (A)0 : power(widen<T>(p[u].v[j]) - f.lse) * f.each;
+        p[u].v[j] = narrow<T>(at + j == f.at ? d - f.hit : d);
       }
       store_pack(dz + at, p[u]);
     }
@@ -127,13 +129,15 @@ template <int N> INLINE void grad_range(T *dz, const T *z, int from, int end, in
 }
 
 // write_grads writes dz = e^(z - lse)·each - onehot·hit over a row, 0 where the token is ignored. dz may be z.
-INLINE void write_grads(T *dz, const T *z, int n, int label, Factors f) {
+INLINE void write_grads(T *dz, const T *z, int n, int label, int first, int classes, Factors f) {
   Parts p = cut(z, dz, n);
-  if (label >= n) f.each = f.hit = not_a_number();
-  grad_range<V>(dz, z, p.head, p.tail, label, f);
+  bool counts = label >= 0;
+  if (label >= classes) f.each = f.hit = not_a_number();
+  f.at = counts ? label - first : -1;
+  grad_range<V>(dz, z, p.head, p.tail, counts, f);
   if (V > 1) {
-    grad_range<1>(dz, z, 0, p.head, label, f);
-    grad_range<1>(dz, z, p.tail, n, label, f);
+    grad_range<1>(dz, z, 0, p.head, counts, f);
+    grad_range<1>(dz, z, p.tail, n, counts, f);
   }
 }
 
@@ -154,13 +158,14 @@ KERNEL __launch_bounds__(512) token_loss(A *loss, A *second, const T *z, const i
 }
 
 // token_loss_grad writes the gradient of each row from its lse and the cotangents of loss and lse, which may be absent.
-KERNEL __launch_bounds__(512) token_loss_grad(T *dz, const T *z, const i32 *labels, const A *lse, const A *gloss, const A *glse, int n, i64 stride) {
+KERNEL __launch_bounds__(512) token_loss_grad(T *dz, const T *z, const i32 *labels, const A *lse, const A *gloss, const A *glse, int n, i64 stride,
+                                              int first, int classes) {
   i64 row = blockIdx.x;
   Factors f;
   f.lse = lse[row];
   f.hit = gloss ? gloss[row] : (A)0;
   f.each = f.hit + (glse ? glse[row] : (A)0);
-  write_grads(dz + row * stride, z + row * stride, n, labels[row], f);
+  write_grads(dz + row * stride, z + row * stride, n, labels[row], first, classes, f);
 }
 
 // token_loss_unit is token_loss and then, over the logits, the gradient of the loss itself: softmax - onehot.
@@ -168,7 +173,7 @@ KERNEL __launch_bounds__(512) token_loss_unit(A *loss, A *lse, T *z, const i32 *
   i64 row = blockIdx.x;
   int label = labels[row];
   z += row * stride;
-  Factors f = {0, 1, 1};
+  Factors f = {0, 1, 1, 0};
   if (label >= 0) {
     Sums s = sum_logits(z, n);
     A at = label < n ? widen<T>(z[label]) : not_a_number(), l = logarithm(s.sum);
@@ -179,5 +184,10 @@ KERNEL __launch_bounds__(512) token_loss_unit(A *loss, A *lse, T *z, const i32 *
     loss[row] = 0;
   }
   if (threadIdx.x == 0) lse[row] = f.lse;
-  write_grads(z, z, n, label, f);
+  write_grads(z, z, n, label, 0, n, f);
+}
+
+// round_sums rounds sums to the result's type.
+KERNEL round_sums(T *y, const A *x, i64 n) {
+  for (i64 i = global_thread(); i < n; i += global_threads()) y[i] = narrow<T>(x[i]);
 }
