@@ -61,10 +61,15 @@ func (d *Device) Kernel(s device.Spec) (device.Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
+	return k.bind(d, s), nil
+}
+
+// bind makes a kernel that was built for s ready to be launched.
+func (k *Kernel) bind(d *Device, s device.Spec) *Kernel {
 	k.spec, k.dev = s, d
 	k.call = Call{In: make([]Addr, len(s.In)), Out: make([]Addr, len(s.Out)), Dev: d}
 	k.in, k.out = sizes(s.In), sizes(s.Out)
-	return k, nil
+	return k
 }
 
 func sizes(types []tensor.Type) []int64 {

@@ -23,11 +23,10 @@ func init() {
 	})
 }
 
-// Blocks of a launch: some per multiprocessor of a large GPU, each going over many rows with its weights in registers. The number
-// depends on nothing but the shape, so that the weights' gradients are the same on every GPU.
 const (
-	normBlocks     = 1056
-	normGradBlocks = 528
+	// normBlocks is how many blocks a launch has at most: some per multiprocessor of a large GPU, each going over many rows with its weights in
+	// registers. It does not depend on the GPU, so that the weights' gradients do not.
+	normBlocks     = 528
 	longRowThreads = 512 // of a block that works on a row in memory
 )
 
@@ -39,10 +38,11 @@ type norm struct {
 	centre bool
 	eps    float64
 	fit    rowFit
+	most   int // blocks of a launch
 }
 
 func newNorm(eps float64, s device.Spec, centre bool) norm {
-	o := norm{dtype: s.In[0].DType, n: s.In[0].Dim(-1), centre: centre, eps: eps}
+	o := norm{dtype: s.In[0].DType, n: s.In[0].Dim(-1), centre: centre, eps: eps, most: normBlocks}
 	if o.n > 0 {
 		o.rows = int64(s.In[0].Size() / o.n)
 	}
@@ -88,10 +88,10 @@ func (f rowFit) wide(dt tensor.DType, at ...Addr) bool {
 	return f.packs > 0
 }
 
-// blocks is how many blocks have work, at most limit.
-func (o norm) blocks(limit int) (short, long int) {
+// blocks is how many blocks have work, at most o.most: of rows in registers, and of rows in memory.
+func (o norm) blocks() (short, long int) {
 	per := int64(o.fit.threads / o.fit.group)
-	return int(min((o.rows+per-1)/per, int64(limit))), int(min(o.rows, int64(limit)))
+	return int(min((o.rows+per-1)/per, int64(o.most))), int(min(o.rows, int64(o.most)))
 }
 
 // program has the kernels of rows that fit and of those that do not, sums as in norm.cu.
@@ -121,7 +121,7 @@ func buildNorm(d *Device, o norm) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	blocks, longBlocks := o.blocks(normBlocks)
+	blocks, longBlocks := o.blocks()
 	eps := number(o.dtype, o.eps)
 	return &Kernel{Enqueue: func(c *Call) error {
 		if o.rows == 0 {
@@ -166,7 +166,7 @@ func buildNormGrad(d *Device, o norm, needX, needW, needB bool) (*Kernel, error)
 	case needW:
 		g.sums = 1
 	}
-	g.blocks, g.longBlocks = o.blocks(normGradBlocks)
+	g.blocks, g.longBlocks = o.blocks()
 	program := o.program(g.sums)
 	for _, f := range []struct {
 		at   **Function

@@ -1,8 +1,8 @@
 // RMSNorm, LayerNorm (CENTRE 1) and their gradients over rows of n values. Defined before: T; V, values an access; K, accesses a thread;
 // CENTRE; SUMS, how many of dw and db the gradient sums (0, 1: dw, 2: dw and db).
 //
-// A row belongs to `group` threads, a power of two: of up to 32, when a warp has several rows, or all of a block. They hold the row in
-// registers, K packs of V values each, so that memory is read once. Blocks go on to further rows, and keep w meanwhile.
+// A row belongs to `group` threads of a block, a power of two. They hold the row in registers, K packs of V values each, so that memory is
+// read once. Blocks go on to further rows, and keep w meanwhile.
 // The *_long kernels take any n and any alignment, read a row once for each of its sums, and give it a whole block.
 // An output may be one of the inputs: a thread writes what only it has read.
 
@@ -22,9 +22,10 @@ template <int N> INLINE void row_sums(A (&s)[N], int group, int &turn) {
   if (lane() == 0)
     for (int i = 0; i < N; i++) part[turn][threadIdx.x / WARP][i] = s[i];
   __syncthreads();
-  for (int i = 0; i < N; i++) s[i] = part[turn][0][i];
+  int first = threadIdx.x / group * (group / WARP);
+  for (int i = 0; i < N; i++) s[i] = part[turn][first][i];
   for (int w = 1; w < group / WARP; w++)
-    for (int i = 0; i < N; i++) s[i] += part[turn][w][i];
+    for (int i = 0; i < N; i++) s[i] += part[turn][first + w][i];
   turn ^= 1;
 }
 
