@@ -190,7 +190,12 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 	v := graph.NewVar(s.path(name), tensor.Type{DType: s.paramType(name), Shape: tensor.S(dims...)})
 	o := &s.shared.opts
 	if o.Weights == nil {
-		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) }, v)
+		s.later(func(values Values) error {
+			if d, ok := values.(Drawer); ok {
+				return d.Draw(v, init)
+			}
+			return values.Set(v, init.tensor(o.Seed, v))
+		}, v)
 		return v
 	}
 	file, ok := s.check(name, v.Type.Shape)
@@ -379,13 +384,13 @@ func quantizedLinear(q *Quantized, bias *graph.Var, cfg quant.Config) Projection
 
 // Quantized declares a weight of any rank that is read (or drawn), quantized, and let go of in full precision.
 func (s Source) Quantized(name string, cfg quant.Config, init Init, dims ...int) *Quantized {
-	return s.quantized(name, cfg, dims, s.full(name, init, dims...))
+	return s.quantized(name, cfg, init, dims, s.full(name, init, dims...))
 }
 
 // quantizedTransposed is Quantized of a matrix (rows, cols) that is stored (cols, rows).
 func (s Source) quantizedTransposed(name string, cfg quant.Config, init Init, rows, cols int) *Quantized {
 	full := s.full(name, init, cols, rows)
-	return s.quantized(name, cfg, []int{rows, cols}, func() (*tensor.Tensor, error) {
+	return s.quantized(name, cfg, init, []int{rows, cols}, func() (*tensor.Tensor, error) {
 		t, err := full()
 		if err != nil {
 			return nil, err
@@ -394,7 +399,7 @@ func (s Source) quantizedTransposed(name string, cfg quant.Config, init Init, ro
 	})
 }
 
-func (s Source) quantized(name string, cfg quant.Config, dims []int, full func() (*tensor.Tensor, error)) *Quantized {
+func (s Source) quantized(name string, cfg quant.Config, init Init, dims []int, full func() (*tensor.Tensor, error)) *Quantized {
 	q, err := NewQuantized(s.path(name), cfg, dims...)
 	if err != nil {
 		s.fail(err)
@@ -405,6 +410,9 @@ func (s Source) quantized(name string, cfg quant.Config, dims []int, full func()
 		q.DType = s.storedType(name)
 	}
 	s.later(func(values Values) error {
+		if d, ok := values.(Drawer); ok && s.shared.opts.Weights == nil {
+			return d.DrawQuantized(q, init)
+		}
 		t, err := full()
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/lora"
+	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/optim"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
@@ -99,6 +100,7 @@ type job struct {
 	store   *plan.Store
 	session *plan.Session
 	model   *Model
+	shape   *models.Config // of a benchmark: the architecture, whose weights are drawn on the device
 	compute tensor.DType
 	adapter *lora.Adapter
 	group   *optim.Group

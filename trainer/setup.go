@@ -36,9 +36,7 @@ func (j *job) openModel(context.Context) error {
 		return err
 	}
 	j.compute = policy.Compute
-	j.model, err = OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed,
-		NewTokens: j.cfg.Data.NewTokens, Beside: j.cfg.Adapter.InitDir()})
-	if err != nil {
+	if j.model, err = j.open(policy); err != nil {
 		return err
 	}
 	if j.cfg.Train.RouterLoss > 0 && j.model.Config().Mixture.Experts == 0 {
@@ -56,6 +54,18 @@ func (j *job) openModel(context.Context) error {
 		return err
 	}
 	return j.makeGroup()
+}
+
+// open opens the model.
+func (j *job) open(policy layers.Policy) (*Model, error) {
+	if j.shape == nil {
+		return OpenModel(j.cfg.Model, ModelOptions{FS: j.fs, Policy: policy, Quantize: j.cfg.Quantize, Seed: j.cfg.Train.Seed,
+			NewTokens: j.cfg.Data.NewTokens, Beside: j.cfg.Adapter.InitDir()})
+	}
+	if j.cfg.Adapter.On() {
+		policy.Param = tensor.BF16 // as the files of such models have it
+	}
+	return openShape(j.cfg.Model, *j.shape, policy, j.cfg.Quantize, j.cfg.Train.Seed)
 }
 
 // setArithmetic tells a device that has a choice how to compute.

@@ -1,0 +1,79 @@
+package trainer
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+)
+
+// TestBench runs every mode on a tiny shape: what was planned is what was allocated, the loss is that of random tokens, and the times are
+// there.
+func TestBench(t *testing.T) {
+	for _, o := range []BenchOptions{
+		{Mode: ModeQLoRA, Docs: DocsPacked, Generate: 3},
+		{Mode: ModeLoRA, Docs: DocsSingle, Checkpointing: "on"},
+		{Mode: ModeFull, Docs: DocsPacked, Optimizer: "adamw"},
+	} {
+		o.Shape, o.Device, o.Seq, o.Steps, o.Warmup, o.Profile = "tiny", "cpu", 96, 3, 1, 1
+		r, err := Bench(context.Background(), o, Hooks{})
+		require.NoError(t, err)
+		require.InDelta(t, 6.24, r.FirstLoss, 0.3, "the logarithm of 512")
+		require.Equal(t, r.PlannedBytes, r.PeakBytes)
+		require.Positive(t, r.StepSeconds)
+		require.Greater(t, r.PositionsPerSec, r.TokensPerSec, "a document's first token has no target")
+		require.Positive(t, r.MFU)
+		require.Positive(t, r.Launches)
+		require.Equal(t, o.Generate > 0, r.TokenSeconds > 0)
+		for _, c := range r.Classes {
+			require.NotContains(t, c.Name, "other", "a kernel without a class")
+		}
+		for _, word := range []string{"tokens/s", "MFU", "planned", "recomputed blocks"} {
+			require.Contains(t, r.Text(), word)
+		}
+	}
+}
+
+// TestBenchPlan draws and runs nothing, for every shape at its size.
+func TestBenchPlan(t *testing.T) {
+	for _, name := range BenchShapes() {
+		o := BenchOptions{Shape: name, Device: "cpu", DType: "bf16", Batch: 1, Seq: 512, Memory: "200GB", PlanOnly: true}
+		if strings.HasPrefix(name, "gpt2") {
+			o.Mode = ModeFull
+		}
+		r, err := Bench(context.Background(), o, Hooks{})
+		require.NoError(t, err)
+		require.Zero(t, r.StepSeconds)
+		require.Positive(t, r.PlannedBytes)
+		t.Logf("%s: %d parameters, %d bytes, compiled in %.2f s", name, r.Parameters, r.PlannedBytes, r.CompileSeconds)
+	}
+}
+
+// TestBenchOnQueue: on a device with a queue the steps are replayed and their losses are those of the processor.
+func TestBenchOnQueue(t *testing.T) {
+	o := BenchOptions{Shape: "tiny", Seq: 64, Steps: 4, Warmup: 1, Profile: -1}
+	o.Device, o.DType = "cpu", "f32"
+	want, err := Bench(context.Background(), o, Hooks{})
+	require.NoError(t, err)
+	dev := queued.New(cpu.New(cpu.Options{}), queued.Options{Total: 1 << 30})
+	got, err := Bench(context.Background(), o, Hooks{Device: dev})
+	require.NoError(t, err)
+	require.Equal(t, []float64{want.FirstLoss, want.LastLoss}, []float64{got.FirstLoss, got.LastLoss})
+	require.Greater(t, dev.Replays, 4)
+}
+
+// TestBenchRefusals name the option.
+func TestBenchRefusals(t *testing.T) {
+	for _, o := range []BenchOptions{{Shape: "huge"}, {Shape: "tiny", Mode: "half"}, {Shape: "tiny", Docs: "none"}, {Shape: "tiny", Steps: -1}} {
+		_, err := Bench(context.Background(), o, Hooks{})
+		require.Error(t, err)
+		require.Equal(t, config.ExitConfig, config.ExitCode(err))
+	}
+	_, err := Bench(context.Background(), BenchOptions{Shape: "llama-3.1-8b", Device: "cpu", Memory: "4GB", PlanOnly: true}, Hooks{})
+	require.Equal(t, config.ExitMemory, config.ExitCode(err))
+}
