@@ -4,7 +4,7 @@
 //	go run ./benchmarks/cuda -only "dequantize,NF4 GEMV"  # rows whose work begins so
 //	go run ./benchmarks/cuda -json ours.json -peers peers.json
 //
-// peers.json comes from benchmarks/peers/cuda_kernels.py, which times the same work in PyTorch and bitsandbytes. A figure is the median of
+// peers.json comes from benchmarks/peers/python/cuda_kernels.py, which times the same work in PyTorch and bitsandbytes. A figure is the median of
 // nine batches, each timed by events on the stream around a recorded graph of launches. Operands rotate over 160 MB and more, beyond the
 // last cache; a row that has fewer bytes in all says so. To run it where there is no Go: CGO_ENABLED=0 go build ./benchmarks/cuda.
 package main
@@ -61,7 +61,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("cuda", flag.ContinueOnError)
 	f.StringVar(&o.device, "device", "cuda", "device, as in configurations")
 	f.StringVar(&o.json, "json", "", "also write the figures to this file")
-	f.StringVar(&o.peers, "peers", "", "figures of benchmarks/peers/cuda_kernels.py to print beside ours")
+	f.StringVar(&o.peers, "peers", "", "figures of benchmarks/peers/python/cuda_kernels.py to print beside ours")
 	f.IntVar(&o.batches, "batches", 9, "timed batches of a row")
 	only := f.String("only", "", "beginnings of the work of rows, separated by commas; empty: all")
 	if err := f.Parse(args); err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// peerFigure is a line of benchmarks/peers/cuda_kernels.py.
+// peerFigure is a line of benchmarks/peers/python/cuda_kernels.py.
 type peerFigure struct {
 	Work   string  `json:"work"`
 	Detail string  `json:"detail"`
@@ -38,7 +38,7 @@ func readPeers(path string) ([]peerFigure, error) {
 		out = append(out, f)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s holds no figures: it must be the output of benchmarks/peers/cuda_kernels.py", path)
+		return nil, fmt.Errorf("%s holds no figures: it must be the output of benchmarks/peers/python/cuda_kernels.py", path)
 	}
 	return out, nil
 }
