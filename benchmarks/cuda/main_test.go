@@ -10,6 +10,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 )
 
 func TestRowsHaveNames(t *testing.T) {
@@ -28,9 +29,11 @@ func TestTable(t *testing.T) {
 	require.NoError(t, err)
 	defer dev.Close()
 	small := []Row{dequantizeRow(64, 128, false), dequantizeRow(64, 128, true), quantize4Row(64, 128), quantize8Row(4096), dequantize8Row(4096),
-		quantLinearRow("NF4 GEMV", 2, 64, 128, false), quantLinearRow("NF4 linear", 64, 64, 128, true), {Work: "none", Make: func(*rig) (*work, error) {
+		quantLinearRow("NF4 GEMV", 2, 64, 128, false), quantLinearRow("NF4 linear", 64, 64, 128, true), linear8Row(8, 64, 32, 6), linear8GradRow(64, 64, 32),
+		groupedRow(64, 32, 16, 4), gemmShapeRow("x·W", ops.MatMul{}, 64, 16, 32), {Work: "none", Make: func(*rig) (*work, error) {
 			return nil, os.ErrNotExist
 		}}}
+	small = append(loraRows(64, 16, 24, 4), small...)
 	r, err := measure(dev, small, options{batches: 3})
 	require.NoError(t, err)
 	require.Len(t, r.Rows, 2+len(small))

@@ -79,6 +79,13 @@ func (r *rig) operand(o operand) (device.Ptr, error) {
 	if err != nil || o.fill == zeros {
 		return p, err
 	}
+	if o.ramp > 0 {
+		x := tensor.New(o.t)
+		for i := range o.t.Size() {
+			x.Set(i, float64(i*o.ramp))
+		}
+		return p, r.stream.Upload(p, x.Bytes())
+	}
 	from, err := r.pattern(pattern{o.t.DType, o.fill})
 	if err != nil {
 		return p, err
@@ -105,7 +112,7 @@ func (r *rig) pattern(k pattern) (device.Ptr, error) {
 		}
 	default:
 		for i := range x.Type().Size() {
-			x.Set(i, k.f.draw(rng))
+			x.Set(i, k.f.draw(rng, i))
 		}
 	}
 	b, err := r.dev.Alloc(patternBytes)
@@ -117,12 +124,17 @@ func (r *rig) pattern(k pattern) (device.Ptr, error) {
 	return r.patterns[k], r.stream.Upload(r.patterns[k], x.Bytes())
 }
 
-func (f fill) draw(rng *rand.Rand) float64 {
+// draw is element i of a pattern.
+func (f fill) draw(rng *rand.Rand, i int) float64 {
 	switch f {
 	case scales:
 		return 0.5 + rng.Float64()
 	case small:
 		return 1e-3 * rng.NormFloat64()
+	case planted:
+		if i%4096%512 == 77 {
+			return 20 + rng.NormFloat64()
+		}
 	}
 	return rng.NormFloat64()
 }

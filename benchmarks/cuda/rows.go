@@ -20,6 +20,7 @@ func add(r ...Row) { rows = append(rows, r...) }
 type operand struct {
 	t    tensor.Type
 	fill fill
+	ramp int // i32 values 0, ramp, 2·ramp ... instead of fill
 }
 
 // fill is what an operand holds.
@@ -29,9 +30,12 @@ const (
 	normal fill = iota // standard normal floats; for integers bytes of all values
 	scales             // floats from 0.5 to 1.5
 	zeros
-	small // floats about 1e-3
+	small   // floats about 1e-3
+	planted // standard normal floats, eight columns of each 4096 about 20
 )
 
 func floats(d tensor.DType, dims ...int) operand { return operand{t: tensor.T(d, dims...)} }
 
-func filled(f fill, d tensor.DType, dims ...int) operand { return operand{tensor.T(d, dims...), f} }
+func filled(f fill, d tensor.DType, dims ...int) operand {
+	return operand{t: tensor.T(d, dims...), fill: f}
+}

@@ -78,6 +78,10 @@ type linear8 struct {
 const sumsInFlight = 64 << 20
 
 func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error) {
+	return d.linear8(o, s, sumsInFlight)
+}
+
+func (d *Device) linear8(o ops.Int8Linear, s device.Spec, inFlight int) (*Kernel, error) {
 	x := s.In[0]
 	l := &linear8{m: x.Size() / max(x.Dim(-1), 1), n: s.In[1].Dim(0), k: s.In[1].Dim(1), size: x.DType.Size()}
 	if l.k == 0 {
@@ -90,7 +94,7 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 	if l.out, err = d.Function(int8Program(x.DType, false), "dequantize_product"); err != nil {
 		return nil, err
 	}
-	l.chunk = min(l.m, max(sumsInFlight/(4*max(l.n, 1))&^255, 256))
+	l.chunk = min(l.m, max(inFlight/(4*max(l.n, 1))&^255, 256))
 	if l.body, err = d.gemm(dense(l.chunk, l.n, l.k, tensor.I8, tensor.I8, tensor.I32, true)); err != nil {
 		return nil, err
 	}
