@@ -1,7 +1,9 @@
 // Weights in 4 bits to values of T, all of them or the rows that are looked up. SHIFT is the logarithm of the block size where that is a
 // power of two of at least 8; without it only the kernels for any block size are compiled.
 
+#ifndef PACKS
 #define PACKS 8  // packs of eight values that a lane has in flight
+#endif
 
 #ifdef SHIFT
 // dequantize_packs: a lane reads 4 bytes and writes eight values; pack u of lane l is number u*32 + l of its warp's tile.

@@ -7,7 +7,9 @@
 // g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order as long as both operands are permuted
 // alike, so each lane reads whole 16-byte words.
 #define STEP 128
+#ifndef DEPTH
 #define DEPTH 2  // steps that a warp has in flight
+#endif
 
 // Rows are the codes and scales of a lane in one step.
 struct Rows {
