@@ -20,6 +20,7 @@ type attention struct {
 	dev   *Device
 	dtype tensor.DType
 	args  attnArgs
+	gated bool // launches look at args.gate, which is seldom open
 }
 
 // attnArgs is struct Attention of kernels/attention.cuh, field by field.
@@ -76,10 +77,14 @@ func buildAttention(d *Device, op ops.Attention, s device.Spec) (*Kernel, error)
 	if err != nil {
 		return nil, fmt.Errorf("attention: %w", err)
 	}
+	return a.forwardKernel(run), nil
+}
+
+func (a *attention) forwardKernel(run attnRun) *Kernel {
 	return &Kernel{Label: run.label, ScratchBytes: run.scratch, Enqueue: func(c *Call) error {
 		a.see(c.In[3:6])
 		return run.enqueue(c, &attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.Out[0], lse: c.Out[1]}, c.Scratch)
-	}}, nil
+	}}
 }
 
 func buildAttentionGrad(d *Device, op ops.AttentionGrad, s device.Spec) (*Kernel, error) {
@@ -91,18 +96,78 @@ func buildAttentionGrad(d *Device, op ops.AttentionGrad, s device.Spec) (*Kernel
 	if err != nil {
 		return nil, fmt.Errorf("attention_grad: %w", err)
 	}
+	return a.backwardKernel(run), nil
+}
+
+func (a *attention) backwardKernel(run attnRun) *Kernel {
 	return &Kernel{Label: run.label, ScratchBytes: run.scratch, Enqueue: func(c *Call) error {
 		a.see(c.In[6:9])
 		return run.enqueue(c, &attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.In[3], lse: c.In[4], dout: c.In[5], dlse: c.In[9],
 			dq: c.Out[0], dk: c.Out[1], dv: c.Out[2]}, c.Scratch)
-	}}, nil
+	}}
 }
 
 // forward chooses the implementation; extra are the types of doc_start, q_offset and kv_len.
-func (a *attention) forward(extra []tensor.Type) (attnRun, error) { return a.plainForward() }
+func (a *attention) forward(extra []tensor.Type) (attnRun, error) {
+	if g, ok := a.graph(extra, false); ok {
+		if run, err := a.withCUDNN(g, (*attention).ownForward); err == nil {
+			return run, nil
+		}
+	}
+	return a.ownForward()
+}
 
 // backward chooses the implementation; extra are the types of doc_start, q_offset, kv_len and dlse.
-func (a *attention) backward(extra []tensor.Type) (attnRun, error) { return a.plainBackward() }
+func (a *attention) backward(extra []tensor.Type) (attnRun, error) {
+	if g, ok := a.graph(extra, true); ok {
+		if run, err := a.withCUDNN(g, (*attention).ownBackward); err == nil {
+			return run, nil
+		}
+	}
+	return a.ownBackward()
+}
+
+func (a *attention) ownForward() (attnRun, error) {
+	switch {
+	case a.fewFits():
+		return a.whereAligned((*attention).fewForward, (*attention).plainForward)
+	case a.flashFits():
+		return a.whereAligned((*attention).flashForward, (*attention).plainForward)
+	}
+	return a.plainForward()
+}
+
+func (a *attention) ownBackward() (attnRun, error) {
+	if !a.flashFits() {
+		return a.plainBackward()
+	}
+	return a.whereAligned((*attention).flashBackward, (*attention).plainBackward)
+}
+
+// attnAlignment is what the addresses of operands must be a multiple of for 16-byte accesses.
+const attnAlignment = 16
+
+func attnAligned(io *attnIO) bool {
+	return (io.q|io.k|io.v|io.o|io.dout|io.dq|io.dk|io.dv)%attnAlignment == 0
+}
+
+// whereAligned is fast where all operands are aligned, and slow for views that are not.
+func (a *attention) whereAligned(fast, slow func(*attention) (attnRun, error)) (attnRun, error) {
+	f, err := fast(a)
+	if err != nil {
+		return attnRun{}, err
+	}
+	s, err := slow(a)
+	if err != nil {
+		return attnRun{}, err
+	}
+	return attnRun{label: f.label, scratch: max(f.scratch, s.scratch), enqueue: func(c *Call, io *attnIO, scratch Addr) error {
+		if !attnAligned(io) {
+			return s.enqueue(c, io, scratch)
+		}
+		return f.enqueue(c, io, scratch)
+	}}, nil
+}
 
 // program is a translation unit of attention kernels for this dtype.
 func (a *attention) program(file string, define ...string) Program {

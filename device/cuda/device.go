@@ -46,6 +46,7 @@ type Device struct {
 
 	compile programs
 	blas    blas
+	cudnn   attnLibrary
 }
 
 // New opens a device.
@@ -199,7 +200,7 @@ func (d *Device) Close() error {
 		err = errors.Join(err, r.Free())
 	}
 	err = errors.Join(err, d.enter(func() error {
-		errs := []error{d.compile.unload(d.api), d.blas.close()}
+		errs := []error{d.cudnn.close(), d.blas.close(), d.compile.unload(d.api)}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for _, e := range d.events {

@@ -1,0 +1,271 @@
+package cuda
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() { describers = append(describers, describeCUDNN) }
+
+// attnLibrary is cuDNN on a device, opened at the first use, and its plans.
+type attnLibrary struct {
+	mu     sync.Mutex
+	tried  bool
+	err    error // why there is none
+	handle *cudnn.Handle
+	plans  map[cudnn.Attention]attnPlan
+	cache  *nvrtc.Cache
+}
+
+type attnPlan struct {
+	plan *cudnn.Plan
+	err  error
+}
+
+const (
+	cudnnCapability = 80      // attention engines are for tensor cores with bf16
+	cudnnWorkspace  = 1 << 30 // what a plan may ask for beyond the operands; more is left to own kernels
+	cudnnTokens     = 128     // shorter attentions are not worth a plan
+	cudnnSlot       = 128     // packed rows have a slot for a document every so many tokens
+)
+
+// openCUDNN opens cuDNN once. l.mu is held.
+func (d *Device) openCUDNN() (*attnLibrary, error) {
+	l := &d.cudnn
+	if l.tried {
+		return l, l.err
+	}
+	l.tried = true
+	if d.capability < cudnnCapability {
+		l.err = fmt.Errorf("its attention needs compute capability 8.0, this device has %s", nvrtc.Capability(d.capability))
+		return l, l.err
+	}
+	var lib *cudnn.Library
+	if lib, l.err = cudnn.Open(); l.err != nil {
+		return l, l.err
+	}
+	l.plans, l.cache = map[cudnn.Attention]attnPlan{}, nvrtc.NewCache()
+	l.err = d.enter(func() (err error) {
+		l.handle, err = lib.NewHandle()
+		return err
+	})
+	return l, l.err
+}
+
+// cudnnPlan makes or finds the plan of a graph.
+func (d *Device) cudnnPlan(g cudnn.Attention) (*cudnn.Plan, error) {
+	d.cudnn.mu.Lock()
+	defer d.cudnn.mu.Unlock()
+	l, err := d.openCUDNN()
+	if err != nil {
+		return nil, err
+	}
+	if p, ok := l.plans[g]; ok {
+		return p.plan, p.err
+	}
+	// The compiler comes first: cuDNN uses the helper library that is loaded with it.
+	d.compile.mu.Lock()
+	err = d.compiler()
+	d.compile.mu.Unlock()
+	var p attnPlan
+	if p.err = err; err == nil {
+		p.err = d.enter(func() (err error) {
+			name := fmt.Sprintf("%s, driver CUDA %d", d.name, d.api.CUDA())
+			p.plan, err = l.handle.Plan(g, name, planCache{l.cache})
+			return err
+		})
+	}
+	if p.err == nil && p.plan.Workspace() > cudnnWorkspace {
+		p.err = fmt.Errorf("its plan needs %d bytes of workspace", p.plan.Workspace())
+		p.plan.Close()
+		p.plan = nil
+	}
+	l.plans[g] = p
+	return p.plan, p.err
+}
+
+// close frees plans and handle; the device's context is current.
+func (l *attnLibrary) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.plans {
+		if p.plan != nil {
+			p.plan.Close()
+		}
+	}
+	l.plans = nil
+	if l.handle == nil {
+		return nil
+	}
+	return l.handle.Close()
+}
+
+// planCache keeps plans beside compiled kernels.
+type planCache struct{ c *nvrtc.Cache }
+
+// Load implements cudnn.Cache.
+func (p planCache) Load(key string) ([]byte, bool) { return p.c.Get(sha256.Sum256([]byte(key))) }
+
+// Store implements cudnn.Cache.
+func (p planCache) Store(key string, data []byte) { p.c.Put(sha256.Sum256([]byte(key)), data) }
+
+func describeCUDNN(d *Device) []device.Fact {
+	d.cudnn.mu.Lock()
+	defer d.cudnn.mu.Unlock()
+	l, err := d.openCUDNN()
+	text := ""
+	if err != nil {
+		text = fmt.Sprintf("own kernels, without cuDNN: %v", err)
+	} else {
+		text = fmt.Sprintf("cuDNN %s, %s; own kernels for caches, short rows and what it has no engine for", l.handle.Library().Version(), l.handle.Library().Path())
+	}
+	return []device.Fact{{Topic: "attention", Text: text}}
+}
+
+// graph is the attention as the library sees it; ok is false where the library is not to be asked. extra are the types of doc_start,
+// q_offset, kv_len, and of dlse in a backward pass.
+func (a *attention) graph(extra []tensor.Type, backward bool) (g cudnn.Attention, ok bool) {
+	packed := extra[0].DType != tensor.Invalid
+	for _, t := range extra[1:] {
+		if t.DType != tensor.Invalid {
+			return g, false
+		}
+	}
+	g = cudnn.Attention{DType: cudnn.BF16, B: int64(a.B), Tq: int64(a.Tq), Tk: int64(a.Tk), Hq: int64(a.Hq), Hkv: int64(a.Hkv), D: int64(a.D),
+		KeyBatch: a.args.batchStride, KeyHead: a.args.headStride, KeyStep: a.args.keyStride, Scale: a.op.Scale, SoftCap: a.op.SoftCap,
+		Causal: a.op.Causal, Window: int64(a.op.Window), Packed: packed, Deterministic: backward && a.dev.Deterministic(), Backward: backward}
+	if a.dtype == tensor.F16 {
+		g.DType = cudnn.F16
+	}
+	if packed {
+		g.B = int64(a.B * max((a.Tq+cudnnSlot-1)/cudnnSlot, 2))
+	}
+	return g, a.flashFits() && a.Tq >= cudnnTokens && a.Tk >= cudnnTokens && (a.op.Window == 0 || a.Tq <= a.Tk) &&
+		(!packed || a.packs()) && (!g.Deterministic || 2*g.B*g.Hq*g.Tq*g.Tk <= cudnnWorkspace)
+}
+
+// packs tells whether rows of documents can be given as lengths and offsets: on devices whose engines take that, with scratch by tokens.
+func (a *attention) packs() bool {
+	major := a.dev.Capability() / 10
+	return a.op.Causal && a.Tq == a.Tk && !a.op.HeadMajor && a.D%16 == 0 && (major == 9 || major == 10)
+}
+
+// parts hands out pieces of scratch memory.
+type parts struct{ used int64 }
+
+func (p *parts) take(bytes int64) int64 {
+	at := p.used
+	p.used += aligned(bytes)
+	return at
+}
+
+// cudnnPass is one direction of an attention by the library.
+type cudnnPass struct {
+	*attention
+	g    cudnn.Attention
+	plan *cudnn.Plan
+	call *cudnn.Call
+
+	at        map[cudnn.Role]int64 // operands in scratch memory
+	workspace int64
+	docs      *documents // packed only
+	total     int64
+}
+
+// newCUDNN makes a pass, or says why the library cannot do it.
+func (a *attention) newCUDNN(g cudnn.Attention) (*cudnnPass, error) {
+	plan, err := a.dev.cudnnPlan(g)
+	if err != nil {
+		return nil, err
+	}
+	p := &cudnnPass{attention: a, g: g, plan: plan, call: plan.NewCall(), at: map[cudnn.Role]int64{}}
+	var mem parts
+	rows := int64(a.B) * int64(a.Tq) * int64(a.Hq) // of q and of numbers
+	if g.Packed {
+		if p.docs, err = a.newDocuments(int32(g.B), &mem); err != nil {
+			return nil, err
+		}
+		p.at[cudnn.Stats] = mem.take(4 * rows)
+	}
+	if g.Backward {
+		p.at[cudnn.SoftmaxSum] = mem.take(4 * rows)
+		if !g.Deterministic {
+			p.at[cudnn.Accum] = mem.take(4 * rows * int64(a.D))
+		}
+		if g.Packed && a.Rep > 1 {
+			p.at[cudnn.DKFull] = mem.take(2 * rows * int64(a.D))
+			p.at[cudnn.DVFull] = mem.take(2 * rows * int64(a.D))
+		}
+	}
+	p.workspace = mem.take(plan.Workspace())
+	p.total = mem.used
+	return p, nil
+}
+
+// enqueue runs the pass. The gate of packed documents is left in args.
+func (p *cudnnPass) enqueue(c *Call, io *attnIO, scratch Addr) error {
+	at := cudnn.Operands{cudnn.Q: uint64(io.q), cudnn.K: uint64(io.k), cudnn.V: uint64(io.v), cudnn.O: uint64(io.o), cudnn.Stats: uint64(io.lse),
+		cudnn.DO: uint64(io.dout), cudnn.DQ: uint64(io.dq), cudnn.DK: uint64(io.dk), cudnn.DV: uint64(io.dv)}
+	for r, off := range p.at {
+		at[r] = uint64(scratch) + uint64(off)
+	}
+	if p.docs == nil {
+		return p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace))
+	}
+	if err := p.docs.find(c, &p.args, scratch, &at); err != nil {
+		return err
+	}
+	if p.g.Backward {
+		if err := p.docs.turn(c, &p.args, int32(p.Hq), int32(p.Tq), io.lse, Addr(at[cudnn.Stats])); err != nil {
+			return err
+		}
+	}
+	if err := p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace)); err != nil {
+		return err
+	}
+	if p.g.Backward {
+		return nil
+	}
+	return p.docs.turn(c, &p.args, int32(p.Tq), int32(p.Hq), Addr(at[cudnn.Stats]), io.lse)
+}
+
+// withCUDNN is the library's pass where it takes the graph, with own kernels behind it: for operands that are not aligned, and for rows
+// with more documents than the plan has slots, which only the device knows.
+func (a *attention) withCUDNN(g cudnn.Attention, own func(a *attention) (attnRun, error)) (attnRun, error) {
+	p, err := a.newCUDNN(g)
+	if err != nil {
+		return attnRun{}, err
+	}
+	behind := *a
+	behind.gated = g.Packed
+	o, err := own(&behind)
+	if err != nil {
+		return attnRun{}, err
+	}
+	label := "attention_cudnn"
+	if g.Backward {
+		label = "attention_cudnn_grad"
+	}
+	first := int64(0) // own scratch lies over the library's, but not over the gate
+	if g.Packed {
+		first = p.docs.size
+	}
+	return attnRun{label: label, scratch: max(p.total, first+o.scratch), enqueue: func(c *Call, io *attnIO, scratch Addr) error {
+		behind.args = a.args
+		behind.args.gate = 0
+		if !attnAligned(io) || io.lse%attnAlignment != 0 {
+			return o.enqueue(c, io, scratch)
+		}
+		if err := p.enqueue(c, io, scratch); err != nil || !g.Packed {
+			return err
+		}
+		behind.args.gate = scratch + Addr(p.docs.gate)
+		return o.enqueue(c, io, scratch+Addr(first))
+	}}, nil
+}

@@ -1,0 +1,130 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// attnTile is a block's share of an attention: queries and keys of a tile, and, forward, 16-row groups of a warp.
+type attnTile struct{ queries, keys, groups int }
+
+// Tiles in order of preference; the first that the device's shared memory holds is taken.
+var (
+	attnTilesForward = []attnTile{{128, 64, 2}, {64, 64, 1}, {64, 32, 1}, {64, 16, 1}}
+	attnTilesWide    = []attnTile{{64, 32, 1}, {64, 16, 1}} // heads of more than 128: sums need the registers
+	attnTilesDQ      = []attnTile{{64, 64, 1}, {64, 32, 1}, {64, 16, 1}, {32, 16, 1}}
+	attnTilesDKV     = []attnTile{{64, 64, 1}, {32, 64, 1}, {16, 64, 1}, {16, 32, 1}}
+)
+
+const (
+	attnFlashMax    = 256     // head size
+	attnFlashStatic = 4 << 10 // shared memory that the kernels have beside the tiles
+)
+
+// flashHead is the head size that tensor-core kernels compute with, a multiple of 16.
+func (a *attention) flashHead() int { return (a.D + 15) / 16 * 16 }
+
+// flashFits tells whether the tensor-core kernels can take this attention, its operands being aligned.
+func (a *attention) flashFits() bool {
+	old := a.dev.Capability() < 80 && (a.dtype != tensor.F16 || a.dev.Capability() < 75)
+	return (a.dtype == tensor.BF16 || a.dtype == tensor.F16) && !old && a.D%8 == 0 && a.D <= attnFlashMax && a.op.Scale > 0 &&
+		int64(a.B)*int64(a.Hq)*int64(a.Tq/16+1) < math.MaxInt32 && int64(a.B)*int64(a.Hkv)*int64(a.Tk/16+1) < math.MaxInt32
+}
+
+// tile picks the first tile for which rows(tile) rows fit into shared memory.
+func (a *attention) tile(from []attnTile, rows func(attnTile) int) (t attnTile, bytes int, err error) {
+	for _, t := range from {
+		bytes := rows(t) * (a.flashHead() + 8) * 2
+		if bytes+attnFlashStatic <= a.dev.SharedMax() {
+			return t, bytes, nil
+		}
+	}
+	return t, 0, fmt.Errorf("a head size of %d needs more than the %d bytes of shared memory of this device", a.D, a.dev.SharedMax())
+}
+
+func (a *attention) flashFunction(file string, t attnTile, name string) (*Function, error) {
+	p := a.program(file, fmt.Sprintf("D %d", a.flashHead()), fmt.Sprintf("BM %d", t.queries), fmt.Sprintf("BK %d", t.keys), fmt.Sprintf("M %d", t.groups))
+	if a.gated {
+		p.Define = append(p.Define, "LOOP")
+	}
+	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", file}
+	return a.dev.Function(p, name)
+}
+
+// flashForward is the tensor-core kernel.
+func (a *attention) flashForward() (attnRun, error) {
+	from := attnTilesForward
+	switch {
+	case a.D > 128:
+		from = attnTilesWide
+	case a.Tq <= 64:
+		from = from[1:]
+	}
+	t, shared, err := a.tile(from, func(t attnTile) int { return t.queries + 2*t.keys })
+	if err != nil {
+		return attnRun{}, err
+	}
+	f, err := a.flashFunction("attention_flash.cu", t, "attend_flash")
+	if err != nil {
+		return attnRun{}, err
+	}
+	g := a.blocks(a.Tq, t.queries, a.Hq, t.queries/t.groups*2, shared)
+	return attnRun{label: "attention_flash", enqueue: func(c *Call, io *attnIO, _ Addr) error {
+		return c.Launch(f, g, &a.args, io.q, io.k, io.v, io.o, io.lse)
+	}}, nil
+}
+
+// blocks is a grid of a block for every `each` positions of every head; few blocks, which loop, where a launch is unlikely to do
+// anything: it should cost little then.
+func (a *attention) blocks(positions, each, heads, threads, shared int) Geometry {
+	n := (positions + each - 1) / each * a.B * heads
+	if a.gated {
+		n = min(n, 2*a.dev.Multiprocessors())
+	}
+	g := Rows(n, threads)
+	g.Shared = shared
+	return g
+}
+
+// flashBackward is its gradient.
+func (a *attention) flashBackward() (attnRun, error) {
+	rows := func(t attnTile) int { return 2*t.queries + 2*t.keys }
+	tq, sharedQ, err := a.tile(attnTilesDQ, rows)
+	if err != nil {
+		return attnRun{}, err
+	}
+	tk, sharedK, err := a.tile(attnTilesDKV, rows)
+	if err != nil {
+		return attnRun{}, err
+	}
+	const file = "attention_flash_grad.cu"
+	delta, err := a.flashFunction(file, tq, "attend_flash_delta")
+	if err != nil {
+		return attnRun{}, err
+	}
+	dq, err := a.flashFunction(file, tq, "attend_flash_dq")
+	if err != nil {
+		return attnRun{}, err
+	}
+	dkv, err := a.flashFunction(file, tk, "attend_flash_dkv")
+	if err != nil {
+		return attnRun{}, err
+	}
+	byRow := Over(int64(a.B)*int64(a.Tq)*int64(a.Hq)*8, 256, 1)
+	if a.gated {
+		byRow.Grid[0] = min(byRow.Grid[0], 2*a.dev.Multiprocessors())
+	}
+	byQuery := a.blocks(a.Tq, tq.queries, a.Hq, tq.queries*2, sharedQ)
+	byKey := a.blocks(a.Tk, tk.keys, a.Hkv, tk.keys*2, sharedK)
+	return attnRun{label: "attention_flash_grad", scratch: a.numbers(), enqueue: func(c *Call, io *attnIO, numbers Addr) error {
+		if err := c.Launch(delta, byRow, &a.args, io.o, io.dout, io.dlse, numbers); err != nil {
+			return err
+		}
+		if err := c.Launch(dq, byQuery, &a.args, io.q, io.k, io.v, io.dout, io.lse, numbers, io.dq); err != nil {
+			return err
+		}
+		return c.Launch(dkv, byKey, &a.args, io.q, io.k, io.v, io.dout, io.lse, numbers, io.dk, io.dv)
+	}}, nil
+}

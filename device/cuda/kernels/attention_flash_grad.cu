@@ -1,0 +1,175 @@
+// The gradient of attention by tensor cores. Probabilities are computed again from lse, once for the queries' gradient and once for the
+// keys': every sum is made by one warp in one order, so results are the same in every run, and nothing is added in memory.
+// D, T, BM (queries of a tile), BK (keys of a tile) are defined outside; a warp takes 16 rows.
+
+// attend_flash_delta: rowsum(do * o) - dlse of each query, to (b, hq, tq); eight lanes a query.
+KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restrict__ dout, const float *__restrict__ dlse,
+                          float *__restrict__ delta) {
+  if (shut(a)) return;
+  i64 n = (i64)a.b * a.tq * a.hq;
+  for (i64 first = (global_thread() - lane()) / 8; first < n; first += global_threads() / 8) {
+    i64 row = first + lane() / 8;
+    float s = 0;
+    for (int c = lane() % 8 * 8; row < n && c < a.d; c += 64) {
+      Pack<T, 8> x = load_pack<8>(o + row * a.d + c), y = load_pack<8>(dout + row * a.d + c);
+#pragma unroll
+      for (int i = 0; i < 8; i++) s += to_float(x.v[i]) * to_float(y.v[i]);
+    }
+    for (int i = 4; i > 0; i >>= 1) s += __shfl_xor_sync(FULL, s, i);
+    if (row >= n || lane() % 8 != 0) continue;
+    i64 h = row % a.hq, t = row / a.hq % a.tq, b = row / a.hq / a.tq, number = (b * a.hq + h) * a.tq + t;
+    delta[number] = s - (dlse ? dlse[number] : 0.f);
+  }
+}
+
+// differentiate turns a product of q and k into a probability p, and dp, the product of do and v, into the gradient of the former.
+INLINE void differentiate(const Attention &a, float &s, float &dp, float lse, float delta, bool seen) {
+  float x = s * a.scale, slope = a.scale;
+  if (a.cap > 0) {
+    x = soft(x, a.cap);
+    float t = ratio(x, a.cap);
+    slope *= 1 - t * t;
+  }
+  s = seen ? power2((x - lse) * LOG2E) : 0.f;
+  dp = seen ? s * (dp - delta) * slope : 0.f;
+}
+
+// flash_dq takes BM queries of a head and goes over the keys that they see.
+INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                     const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dq, T *memory, int *low, int *high, int task) {
+  T *queries = memory, *douts = queries + BM * STRIDE, *keys = douts + BM * STRIDE, *values = keys + BK * STRIDE;
+  int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - task / heads;
+  int h = task % heads % a.hq, b = task % heads / a.hq, t0 = tile * BM, mine = threadIdx.x / WARP * 16;
+  i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d, numbers = ((i64)b * a.hq + h) * a.tq;
+  k += b * a.key_batch + h / a.rep * a.key_head, v += b * a.key_batch + h / a.rep * a.key_head;
+  fetch<BM>(queries, q + base, step, t0, a.tq, a.d);
+  fetch<BM>(douts, dout + base, step, t0, a.tq, a.d);
+  for (int i = threadIdx.x; i < BM; i += blockDim.x) {
+    low[i] = 1, high[i] = 0;
+    if (t0 + i < a.tq) sees(a, b, t0 + i, low[i], high[i]);
+  }
+  __syncthreads();
+  Span all = span_of(low, high, BM), own = span_of(low + mine, high + mine, 16);
+  int lo[2], hi[2];
+  float top[2], shift[2], sum[D / 8][4] = {};
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int r = mine + 8 * i + lane() / 4;
+    bool there = t0 + r < a.tq;
+    lo[i] = low[r], hi[i] = high[r];
+    top[i] = there ? lse[numbers + t0 + r] : 0, shift[i] = there ? delta[numbers + t0 + r] : 0;
+  }
+  fetch<BK>(keys, k, a.key_row, all.lo, all.hi, a.d);
+  fetch<BK>(values, v, a.key_row, all.lo, all.hi, a.d);
+  copy_commit();
+  for (int j0 = all.lo; j0 < all.hi; j0 += BK) {
+    bool active = own.lo < j0 + BK && own.hi > j0;
+    float s[BK / 8][4] = {}, dp[BK / 8][4] = {};
+    copy_wait<0>();
+    __syncthreads();
+    if (active) {
+      multiply<BK>(dp, douts + mine * STRIDE, values);
+      multiply<BK>(s, queries + mine * STRIDE, keys);
+    }
+    __syncthreads();  // the values were used
+    if (j0 + BK < all.hi) fetch<BK>(values, v, a.key_row, j0 + BK, all.hi, a.d);
+    copy_commit();
+    if (active) {
+#pragma unroll
+      for (int n = 0; n < BK / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
+          differentiate(a, s[n][i], dp[n][i], top[i / 2], shift[i / 2], lo[i / 2] <= j && j < hi[i / 2]);
+        }
+      accumulate<BK>(sum, dp, keys);
+    }
+    __syncthreads();  // the keys were used
+    if (j0 + BK < all.hi) fetch<BK>(keys, k, a.key_row, j0 + BK, all.hi, a.d);
+    copy_commit();
+  }
+  copy_wait<0>();
+  __syncthreads();
+  deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, sum, 1, 1);
+}
+
+extern "C" __global__ void __launch_bounds__(BM * 2)
+attend_flash_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dq) {
+  if (shut(a)) return;
+  SHARED_DYNAMIC(T, memory);
+  __shared__ int low[BM], high[BM];
+  EACH(task, (a.tq + BM - 1) / BM * a.b * a.hq) flash_dq(a, q, k, v, dout, lse, delta, dq, memory, low, high, task);
+}
+
+// Beside are the numbers of a tile's queries: the keys each sees, its lse and delta; and, of the block, which queries see its keys.
+struct Beside { int low[BM], high[BM], range[2]; float top[BM], shift[BM]; };
+
+// flash_dkv takes BK keys of a key head and goes over the queries that see them, of all heads that share it. Rows of its products are
+// keys.
+INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                      const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv, T *memory,
+                      Beside &beside, int task) {
+  T *keys = memory, *values = keys + BK * STRIDE, *queries = values + BK * STRIDE, *douts = queries + BM * STRIDE;
+  int *low = beside.low, *high = beside.high, *range = beside.range;
+  float *top = beside.top, *shift = beside.shift;
+  int heads = a.b * a.hkv, j0 = task / heads * BK, g = task % heads % a.hkv, b = task % heads / a.hkv;
+  int mine = threadIdx.x / WARP * 16, end = min(j0 + BK, a.tk), from, to, skip;
+  i64 at = b * a.key_batch + g * a.key_head, step = (i64)a.hq * a.d;
+  fetch<BK>(keys, k + at, a.key_row, j0, a.tk, a.d);
+  fetch<BK>(values, v + at, a.key_row, j0, a.tk, a.d);
+  copy_commit();
+  seen_by(a, b, j0, from, skip), seen_by(a, b, end - 1, skip, to);
+  if (threadIdx.x == 0) range[0] = a.tq, range[1] = 0;
+  __syncthreads();
+  for (int t = from + threadIdx.x; t < to; t += blockDim.x) {  // the first and the last query that sees one of the keys
+    int lo, hi;
+    sees(a, b, t, lo, hi);
+    if (lo < end && hi > j0 && lo < hi) atomicMin(&range[0], t), atomicMax(&range[1], t + 1);
+  }
+  __syncthreads();
+  from = range[0], to = range[1];
+  float sum_k[D / 8][4] = {}, sum_v[D / 8][4] = {};
+  for (int h = g * a.rep; h < (g + 1) * a.rep; h++) {
+    i64 base = ((i64)b * a.tq * a.hq + h) * a.d, numbers = ((i64)b * a.hq + h) * a.tq;
+    for (int t0 = from; t0 < to; t0 += BM) {
+      __syncthreads();  // the tiles before were used
+      fetch<BM>(queries, q + base, step, t0, to, a.d);
+      fetch<BM>(douts, dout + base, step, t0, to, a.d);
+      copy_commit();
+      for (int i = threadIdx.x; i < BM; i += blockDim.x) {
+        low[i] = high[i] = 0, top[i] = shift[i] = 0;
+        if (t0 + i >= to) continue;
+        sees(a, b, t0 + i, low[i], high[i]);
+        top[i] = lse[numbers + t0 + i], shift[i] = delta[numbers + t0 + i];
+      }
+      copy_wait<0>();
+      __syncthreads();
+      float s[BM / 8][4] = {}, dp[BM / 8][4] = {};
+      multiply<BM>(s, keys + mine * STRIDE, queries);
+      multiply<BM>(dp, values + mine * STRIDE, douts);
+#pragma unroll
+      for (int n = 0; n < BM / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          int j = j0 + mine + i / 2 * 8 + lane() / 4, t = 8 * n + lane() % 4 * 2 + i % 2;
+          differentiate(a, s[n][i], dp[n][i], top[t], shift[t], low[t] <= j && j < high[t]);
+        }
+      accumulate<BM>(sum_v, s, douts);
+      accumulate<BM>(sum_k, dp, queries);
+    }
+  }
+  copy_wait<0>();
+  __syncthreads();
+  deliver(dk + at, a.key_row, j0 + mine, end, a.d, keys + mine * STRIDE, sum_k, 1, 1);
+  deliver(dv + at, a.key_row, j0 + mine, end, a.d, values + mine * STRIDE, sum_v, 1, 1);
+}
+
+extern "C" __global__ void __launch_bounds__(BK * 2)
+attend_flash_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                 const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv) {
+  if (shut(a)) return;
+  SHARED_DYNAMIC(T, memory);
+  __shared__ Beside beside;
+  EACH(task, (a.tk + BK - 1) / BK * a.b * a.hkv) flash_dkv(a, q, k, v, dout, lse, delta, dk, dv, memory, beside, task);
+}
