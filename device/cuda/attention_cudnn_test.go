@@ -212,7 +212,7 @@ func TestAttentionCuDNN(t *testing.T) {
 				require.True(t, strings.HasPrefix(got.labels[0], "attention_cudnn"), "forward is %s", got.labels[0])
 				require.True(t, strings.HasPrefix(got.labels[1], "attention_cudnn"), "backward is %s", got.labels[1])
 				got.near(t, want, attnLimits[c.dtype])
-				got.near(t, c.compute(t, d, own[1]), 2*attnLimits[c.dtype])
+				got.near(t, c.compute(t, d, ownAttention[1]), 2*attnLimits[c.dtype])
 				if deterministic {
 					again := c.compute(t, d, chosen)
 					for _, p := range [][2]*tensor.Tensor{{got.o, again.o}, {got.dq, again.dq}, {got.dk, again.dk}, {got.dv, again.dv}} {

@@ -186,8 +186,8 @@ func (attnChoice) pick(a *attention, own func(*attention) (attnRun, error), any 
 	return any(extra)
 }
 
-// own are the kernels that need no library, each with what it can take.
-var own = []attnChoice{
+// ownAttention are the kernels that need no library, each with what it can take.
+var ownAttention = []attnChoice{
 	{"plain", (*attention).plainForward, (*attention).plainBackward, func(*attention) bool { return true }},
 	{"flash", (*attention).flashForward, (*attention).flashBackward, (*attention).flashFits},
 	{"few", (*attention).fewForward, (*attention).plainBackward, (*attention).fewFits},
@@ -322,7 +322,7 @@ func TestAttentionOwn(t *testing.T) {
 		}
 		for _, c := range attnCases(dtype) {
 			var want *attnResult
-			for _, choice := range own {
+			for _, choice := range ownAttention {
 				t.Run(c.String()+"/"+choice.name, func(t *testing.T) {
 					if !c.fits(t, d, choice) {
 						t.Skip("not for this kernel")

@@ -55,7 +55,7 @@ func TestLinearLoss(t *testing.T) {
 				in, row := []*tensor.Tensor{x, w, y}, tensor.T(sum, size.n)
 				limit := 2 * max(optest.Limits[dt], 5e-6*float64(min(dt.Size()%8, 1)))
 				check := func(op device.Op, out []tensor.Type, more ...*tensor.Tensor) []*tensor.Tensor {
-					l := launch{op: op, in: append(in[:3:3], more...), out: out}
+					l := kernelRun{op: op, in: append(in[:3:3], more...), out: out}
 					l.check(t, limit, cut(t, op))
 					return l.run(t, testDevice(t), nil) // in one piece
 				}
@@ -67,12 +67,12 @@ func TestLinearLoss(t *testing.T) {
 				check(ops.LinearCrossEntropyGradOp{NeedX: true}, []tensor.Type{x.Type()}, out[1], gloss, glse)
 				check(ops.LinearCrossEntropyGradOp{NeedW: true}, []tensor.Type{w.Type()}, out[1], gloss, nil)
 				check(ops.LinearCrossEntropyGradOp{NeedX: true, NeedW: true}, []tensor.Type{x.Type(), w.Type()}, out[1], gloss, glse)
-				unit := launch{op: ops.LinearLossUnitOp{}, in: in, out: []tensor.Type{row, row, x.Type()}}.run(t, testDevice(t), cut(t, ops.LinearLossUnitOp{}))
+				unit := kernelRun{op: ops.LinearLossUnitOp{}, in: in, out: []tensor.Type{row, row, x.Type()}}.run(t, testDevice(t), cut(t, ops.LinearLossUnitOp{}))
 				ones := tensor.New(row)
 				for i := range size.n {
 					ones.Set(i, 1)
 				}
-				grad := launch{op: ops.LinearCrossEntropyGradOp{NeedX: true}, in: append(in[:3:3], out[1], ones, nil), out: []tensor.Type{x.Type()}}.run(t, testDevice(t), nil)
+				grad := kernelRun{op: ops.LinearCrossEntropyGradOp{NeedX: true}, in: append(in[:3:3], out[1], ones, nil), out: []tensor.Type{x.Type()}}.run(t, testDevice(t), nil)
 				require.NoError(t, optest.Compare(unit[0], out[0], limit))
 				require.NoError(t, optest.Compare(unit[1], out[1], limit))
 				require.NoError(t, optest.Compare(unit[2], grad[0], limit))
@@ -84,7 +84,7 @@ func TestLinearLoss(t *testing.T) {
 // TestLinearLossOfNoTokens: a head that has seen no token has no gradient.
 func TestLinearLossOfNoTokens(t *testing.T) {
 	x, w, y, row := tensor.New(tensor.T(tensor.F32, 0, 8)), tensor.New(tensor.T(tensor.F32, 5, 8)), tensor.New(tensor.T(tensor.I32, 0)), tensor.New(tensor.T(tensor.F32, 0))
-	got := launch{op: ops.LinearCrossEntropyGradOp{NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, y, row, row, nil}, out: []tensor.Type{x.Type(), w.Type()}}.run(t, testDevice(t), nil)
+	got := kernelRun{op: ops.LinearCrossEntropyGradOp{NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, y, row, row, nil}, out: []tensor.Type{x.Type(), w.Type()}}.run(t, testDevice(t), nil)
 	require.Equal(t, w, got[1])
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// launch is one launch of a kernel on given inputs, nil ones absent.
-type launch struct {
+// kernelRun is one launch of a kernel on given inputs, nil ones absent.
+type kernelRun struct {
 	op    device.Op
 	in    []*tensor.Tensor
 	out   []tensor.Type
@@ -27,7 +27,7 @@ type launch struct {
 }
 
 // run launches the op's kernel, or the one of build.
-func (l launch) run(t *testing.T, dev device.Device, build func(s device.Spec) (device.Kernel, error)) []*tensor.Tensor {
+func (l kernelRun) run(t *testing.T, dev device.Device, build func(s device.Spec) (device.Kernel, error)) []*tensor.Tensor {
 	t.Helper()
 	spec := device.Spec{Op: l.op, Out: l.out}
 	s := dev.Stream(0)
@@ -88,10 +88,10 @@ func filledBytes(n int64) []byte {
 }
 
 // check compares the launch on the test's device with the CPU in float64.
-func (l launch) check(t *testing.T, limit float64, build func(s device.Spec) (device.Kernel, error)) {
+func (l kernelRun) check(t *testing.T, limit float64, build func(s device.Spec) (device.Kernel, error)) {
 	t.Helper()
 	dev, ref := testDevice(t), cpu.New(cpu.Options{Threads: 1})
-	wide := launch{op: l.op}
+	wide := kernelRun{op: l.op}
 	for i, x := range l.in {
 		if x != nil && x.DType().IsFloat() && !slices.Contains(l.f32, i) {
 			w, err := x.Convert(tensor.F64)
@@ -133,17 +133,17 @@ func TestNorms(t *testing.T) {
 				whole, row := []tensor.Type{x.Type()}, w.Type()
 				limit := optest.Limits[dt]
 				sums := limit * math.Sqrt(float64(rows)) // dw has the errors of all rows
-				launch{op: ops.RMSNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, w}, out: whole, alias: []int{0}}.check(t, limit, nil)
-				launch{op: ops.LayerNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, w, b}, out: whole}.check(t, limit, nil)
-				launch{op: ops.LayerNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, nil, b}, out: whole, shift: int64(dt.Size())}.check(t, limit, nil)
+				kernelRun{op: ops.RMSNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, w}, out: whole, alias: []int{0}}.check(t, limit, nil)
+				kernelRun{op: ops.LayerNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, w, b}, out: whole}.check(t, limit, nil)
+				kernelRun{op: ops.LayerNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, nil, b}, out: whole, shift: int64(dt.Size())}.check(t, limit, nil)
 				if n == 1 && dt != tensor.F64 {
 					return // x̂ is a sign: its gradient is rounding
 				}
-				launch{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true}, in: []*tensor.Tensor{x, w, g}, out: whole, alias: []int{2}}.check(t, 4*limit, nil)
-				launch{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), row}, shift: 64}.check(t, 4*sums, nil)
-				launch{op: ops.LayerNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true, NeedB: true}, in: []*tensor.Tensor{x, w, g},
+				kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true}, in: []*tensor.Tensor{x, w, g}, out: whole, alias: []int{2}}.check(t, 4*limit, nil)
+				kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), row}, shift: 64}.check(t, 4*sums, nil)
+				kernelRun{op: ops.LayerNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true, NeedB: true}, in: []*tensor.Tensor{x, w, g},
 					out: []tensor.Type{x.Type(), row, row}, alias: []int{0, -1, -1}}.check(t, 4*sums, nil)
-				launch{op: ops.LayerNormGradOp{Eps: 1e-5, NeedB: true}, in: []*tensor.Tensor{x, nil, g}, out: []tensor.Type{row}, shift: int64(dt.Size())}.check(t, sums, nil)
+				kernelRun{op: ops.LayerNormGradOp{Eps: 1e-5, NeedB: true}, in: []*tensor.Tensor{x, nil, g}, out: []tensor.Type{row}, shift: int64(dt.Size())}.check(t, sums, nil)
 			})
 		}
 	}
@@ -152,7 +152,7 @@ func TestNorms(t *testing.T) {
 // TestNormOfNothing: no rows give parameters no gradient.
 func TestNormOfNothing(t *testing.T) {
 	x, w := tensor.New(tensor.T(tensor.F32, 0, 8)), tensor.New(tensor.T(tensor.F32, 8))
-	got := launch{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, x}, out: []tensor.Type{x.Type(), w.Type()}}.run(t, testDevice(t), nil)
+	got := kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, x}, out: []tensor.Type{x.Type(), w.Type()}}.run(t, testDevice(t), nil)
 	require.Equal(t, w, got[1])
 }
 
@@ -170,7 +170,7 @@ func TestManyRows(t *testing.T) {
 			}
 			return k.bind(testDevice(t), s), nil
 		}
-		l := launch{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), w.Type()}}
+		l := kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), w.Type()}}
 		l.check(t, optest.Limits[tensor.BF16], few)
 		require.Equal(t, l.run(t, testDevice(t), few), l.run(t, testDevice(t), few))
 	}
@@ -182,7 +182,7 @@ func TestRoPE(t *testing.T) {
 		for _, c := range []struct{ tokens, heads, size, half int }{{5, 3, 16, 8}, {9, 32, 128, 64}, {3, 5, 24, 8}, {2, 1, 7, 3}, {2, 2, 8, 0}, {300, 8, 64, 16}} {
 			for _, op := range []ops.RoPEOp{{}, {Inverse: true}, {Interleaved: true}, {Interleaved: true, Inverse: true}} {
 				x, co, si := normal(dt, rng, c.tokens, c.heads, c.size), normal(tensor.F32, rng, c.tokens, c.half), normal(tensor.F32, rng, c.tokens, c.half)
-				l := launch{op: op, in: []*tensor.Tensor{x, co, si}, out: []tensor.Type{x.Type()}, f32: []int{1, 2}}
+				l := kernelRun{op: op, in: []*tensor.Tensor{x, co, si}, out: []tensor.Type{x.Type()}, f32: []int{1, 2}}
 				l.check(t, optest.Limits[dt], nil)
 				l.shift = 8
 				l.check(t, optest.Limits[dt], nil)
@@ -216,12 +216,12 @@ func TestTokenLoss(t *testing.T) {
 			const n = 6
 			z, y := normal(dt, rng, n, classes), classLabels(rng, n, classes)
 			row := tensor.T(sum, n)
-			loss := launch{op: ops.TokenLossOp{}, in: []*tensor.Tensor{z, y}, out: []tensor.Type{row, row}}
+			loss := kernelRun{op: ops.TokenLossOp{}, in: []*tensor.Tensor{z, y}, out: []tensor.Type{row, row}}
 			limit := max(optest.Limits[sum], 1e-5*float64(min(dt.Size()%8, 1)))
 			loss.check(t, limit, nil)
 			out := loss.run(t, testDevice(t), nil)
 			for _, g := range [][2]*tensor.Tensor{{normal(sum, rng, n), normal(sum, rng, n)}, {nil, normal(sum, rng, n)}, {normal(sum, rng, n), nil}} {
-				grad := launch{op: ops.TokenLossGradOp{}, in: []*tensor.Tensor{z, y, out[1], g[0], g[1]}, out: []tensor.Type{z.Type()}}
+				grad := kernelRun{op: ops.TokenLossGradOp{}, in: []*tensor.Tensor{z, y, out[1], g[0], g[1]}, out: []tensor.Type{z.Type()}}
 				grad.check(t, optest.Limits[dt], nil)
 				grad.alias = []int{0}
 				grad.check(t, optest.Limits[dt], nil)
@@ -237,10 +237,10 @@ func TestTokenLossOfWrongLabels(t *testing.T) {
 	y.Set(1, 1)
 	z.Set(5, math.Inf(-1))
 	row := tensor.T(tensor.F32, 2)
-	out := launch{op: ops.TokenLossOp{}, in: []*tensor.Tensor{z, y}, out: []tensor.Type{row, row}}.run(t, testDevice(t), nil)
+	out := kernelRun{op: ops.TokenLossOp{}, in: []*tensor.Tensor{z, y}, out: []tensor.Type{row, row}}.run(t, testDevice(t), nil)
 	require.True(t, math.IsNaN(out[0].At(0)))
 	require.InDelta(t, math.Log(4), out[0].At(1), 1e-6)
-	grad := launch{op: ops.TokenLossGradOp{}, in: []*tensor.Tensor{z, y, out[1], out[1], nil}, out: []tensor.Type{z.Type()}}.run(t, testDevice(t), nil)
+	grad := kernelRun{op: ops.TokenLossGradOp{}, in: []*tensor.Tensor{z, y, out[1], out[1], nil}, out: []tensor.Type{z.Type()}}.run(t, testDevice(t), nil)
 	require.True(t, math.IsNaN(grad[0].At(0)))
 	require.Zero(t, grad[0].At(5))
 }
