@@ -79,6 +79,9 @@ func (r *rig) operand(o operand) (device.Ptr, error) {
 	if err != nil || o.fill == zeros {
 		return p, err
 	}
+	if o.ints != nil {
+		return p, r.stream.Upload(p, tensor.AsBytes(o.ints))
+	}
 	if o.ramp > 0 {
 		x := tensor.New(o.t)
 		for i := range o.t.Size() {
@@ -129,6 +132,8 @@ func (f fill) draw(rng *rand.Rand, i int) float64 {
 	switch f {
 	case scales:
 		return 0.5 + rng.Float64()
+	case large:
+		return 100 + rng.NormFloat64()
 	case small:
 		return 1e-3 * rng.NormFloat64()
 	case planted:

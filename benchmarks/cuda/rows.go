@@ -20,7 +20,8 @@ func add(r ...Row) { rows = append(rows, r...) }
 type operand struct {
 	t    tensor.Type
 	fill fill
-	ramp int // i32 values 0, ramp, 2·ramp ... instead of fill
+	ramp int     // i32 values 0, ramp, 2·ramp ... instead of fill
+	ints []int32 // values instead of fill
 }
 
 // fill is what an operand holds.
@@ -31,6 +32,7 @@ const (
 	scales             // floats from 0.5 to 1.5
 	zeros
 	small   // floats about 1e-3
+	large   // floats about 100
 	planted // standard normal floats, eight columns of each 4096 about 20
 )
 

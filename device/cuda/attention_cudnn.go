@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -16,6 +17,7 @@ func init() { describers = append(describers, describeCUDNN) }
 // attnLibrary is cuDNN on a device, opened at the first use, and its plans.
 type attnLibrary struct {
 	mu     sync.Mutex
+	off    bool // by the device's options
 	tried  bool
 	err    error // why there is none
 	handle *cudnn.Handle
@@ -42,6 +44,10 @@ func (d *Device) openCUDNN() (*attnLibrary, error) {
 		return l, l.err
 	}
 	l.tried = true
+	if l.off {
+		l.err = errors.New("it is turned off")
+		return l, l.err
+	}
 	if d.capability < cudnnCapability {
 		l.err = fmt.Errorf("its attention needs compute capability 8.0, this device has %s", nvrtc.Capability(d.capability))
 		return l, l.err

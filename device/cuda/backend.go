@@ -55,18 +55,20 @@ func (backend) Explain() error { return Absence() }
 // Open implements device.Backend.
 func (backend) Open(i int) (device.Device, error) { return New(Options{Index: i}) }
 
-// OpenWith implements device.Tuner: cuda:sync=on waits after each launch, so that a fault is reported for the kernel that made it.
+// OpenWith implements device.Tuner. cuda:sync=on waits after each launch, so that a fault is reported for the kernel that made it;
+// cuda:cudnn=off computes attention by own kernels only.
 func (backend) OpenWith(i int, key, value string) (device.Device, error) {
-	o := Options{Index: i}
-	if key != "sync" {
-		return nil, fmt.Errorf("%s is no setting of cuda; it has sync", key)
+	if value != "on" && value != "off" {
+		return nil, fmt.Errorf("%s=%s: want on or off", key, value)
 	}
-	switch value {
-	case "on":
-		o.Sync = true
-	case "off":
+	o := Options{Index: i}
+	switch key {
+	case "sync":
+		o.Sync = value == "on"
+	case "cudnn":
+		o.NoCUDNN = value == "off"
 	default:
-		return nil, fmt.Errorf("sync=%s: want on or off", value)
+		return nil, fmt.Errorf("%s is no setting of cuda; it has sync and cudnn", key)
 	}
 	return New(o)
 }

@@ -18,6 +18,8 @@ type Options struct {
 	// Sync waits for the end of each launch, so that an error is that of the kernel which is named. It is slow, and a recorded graph is not
 	// looked into.
 	Sync bool
+	// NoCUDNN computes attention by own kernels only.
+	NoCUDNN bool
 }
 
 // Device is one opened GPU.
@@ -56,6 +58,7 @@ func New(o Options) (*Device, error) {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
 	d := &Device{api: api, sync: o.Sync, streams: map[int]*Stream{}, live: map[*region]struct{}{}}
+	d.cudnn.off = o.NoCUDNN
 	d.arithmetic.Store(&device.Arithmetic{})
 	if d.number, err = api.Device(o.Index); err != nil {
 		return nil, fmt.Errorf("cuda:%d: %w", o.Index, err)

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Run with -device cuda:cudnn=off, these rows time the own kernels.
+func init() {
+	llama := attention{hq: 32, hkv: 8, d: 128}
+	dense, packed, mixed := llama, llama, llama
+	dense.detail, dense.b, dense.t = "causal GQA 32/8, d 128, b2 s4096", 2, 4096
+	packed.detail, packed.b, packed.t, packed.docs = "16×512 packed documents", 1, 8192, []int{512}
+	mixed.detail, mixed.b, mixed.t, mixed.docs = "b2 s4096, documents of 64 to 2048", 2, 4096, []int{64, 2048, 333, 700, 951}
+	for _, a := range []attention{dense, packed, mixed} {
+		add(a.forward(), a.backward())
+	}
+	for _, kv := range []int{512, 4096} {
+		add(generateRow(llama, 8192, kv))
+	}
+}
+
+// attention is causal attention over rows of documents.
+type attention struct {
+	detail           string
+	b, t, hq, hkv, d int
+	docs             []int // lengths that repeat along a row; nil: one document a row
+}
+
+func (a attention) op() ops.Attention {
+	return ops.Attention{Scale: float32(1 / math.Sqrt(float64(a.d))), Causal: true}
+}
+
+// starts is doc_start, absent without documents, and the (query, key) pairs that are seen.
+func (a attention) starts() (doc operand, pairs float64) {
+	if a.docs == nil {
+		return operand{}, float64(a.b) * float64(a.t) * float64(a.t) / 2
+	}
+	var at []int32
+	for range a.b {
+		for i, n := 0, 0; i < a.t; n++ {
+			length := min(a.docs[n%len(a.docs)], a.t-i)
+			for range length {
+				at = append(at, int32(i))
+			}
+			pairs += float64(length) * float64(length) / 2
+			i += length
+		}
+	}
+	return operand{t: tensor.T(tensor.I32, a.b, a.t), ints: at}, pairs
+}
+
+func (a attention) qkv() (q, k operand) {
+	return floats(tensor.BF16, a.b, a.t, a.hq, a.d), floats(tensor.BF16, a.b, a.t, a.hkv, a.d)
+}
+
+func (a attention) forward() Row {
+	doc, pairs := a.starts()
+	q, k := a.qkv()
+	return Row{Work: "attention", Detail: a.detail + ", forward", Flops: 4 * pairs * float64(a.hq*a.d), Make: func(r *rig) (*work, error) {
+		return r.op(a.op(), q, k, k, doc, operand{}, operand{})
+	}}
+}
+
+// backward is the gradient from outputs that a forward pass made.
+func (a attention) backward() Row {
+	doc, pairs := a.starts()
+	q, k := a.qkv()
+	return Row{Work: "attention", Detail: a.detail + ", backward", Flops: 10 * pairs * float64(a.hq*a.d), Make: func(r *rig) (*work, error) {
+		lse := filled(large, tensor.F32, a.b, a.hq, a.t) // so that probabilities are finite, whatever q and k
+		return r.op(ops.AttentionGrad(a.op()), q, k, k, q, lse, q, doc, operand{}, operand{}, operand{})
+	}}
+}
+
+// generateRow is a step of generation: one query over a cache of which kv keys are filled.
+func generateRow(a attention, most, kv int) Row {
+	q := floats(tensor.BF16, 1, 1, a.hq, a.d)
+	cache := floats(tensor.BF16, 1, a.hkv, most, a.d)
+	op := a.op()
+	op.HeadMajor = true
+	scalar := func(x int) operand { return operand{t: tensor.T(tensor.I32, 1), ints: []int32{int32(x)}} }
+	return Row{Work: "attention", Detail: fmt.Sprintf("one query over %d keys, GQA 32/8, d 128", kv), Bytes: float64(2 * kv * a.hkv * a.d * 2),
+		Make: func(r *rig) (*work, error) {
+			return r.op(graph.Op(op), q, cache, cache, operand{}, scalar(kv-1), scalar(kv))
+		}}
+}
