@@ -252,7 +252,7 @@ func (x *Product) Algorithms(n int, workspace int64) ([]Algorithm, error) {
 	results := make([][resultBytes / 8]uint64, max(n, 1))
 	var found int32
 	r := fn.Heuristic.Call(x.handle, x.desc, x.a, x.b, x.c, x.c, pref, uintptr(len(results)), uintptr(unsafe.Pointer(&results[0])), uintptr(unsafe.Pointer(&found)))
-	if code := int32(r); code == notSupported {
+	if code := int32(r); code == notSupported || code == invalidValue {
 		return nil, nil
 	}
 	if err := status("cublasLtMatmulAlgoGetHeuristic", r); err != nil {

@@ -6,12 +6,16 @@ import (
 	"math"
 )
 
-// notSupported is CUBLAS_STATUS_NOT_SUPPORTED: the problem has no algorithm.
-const notSupported = 15
+// A problem that has no algorithm: CUBLAS_STATUS_NOT_SUPPORTED, and CUBLAS_STATUS_INVALID_VALUE for leading dimensions that the library does
+// not take.
+const (
+	notSupported = 15
+	invalidValue = 7
+)
 
 // names are those of cublasStatus_t (cublas_api.h).
 var names = map[int32]string{
-	1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", 7: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR", 13: "EXECUTION_FAILED",
+	1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", invalidValue: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR", 13: "EXECUTION_FAILED",
 	14: "INTERNAL_ERROR", notSupported: "NOT_SUPPORTED", 16: "LICENSE_ERROR",
 }
 
