@@ -1,24 +1,19 @@
 package cpu
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
-	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
-	"github.com/bitsandbyes/bitsandbyes/internal/golden"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -206,23 +201,6 @@ func TestQuantizeOps(t *testing.T) {
 	}
 }
 
-// bnbData reads NAME.json and NAME.safetensors of the bitsandbytes data.
-func bnbData(t testing.TB, name string, cases any) func(key string) *tensor.Tensor {
-	t.Helper()
-	dir := filepath.Join(golden.Dir(t), "bnb")
-	raw, err := os.ReadFile(filepath.Join(dir, name+".json"))
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(raw, &struct{ Cases any }{cases}))
-	f, err := checkpoint.OpenSafetensors(vfs.OS{}, filepath.Join(dir, name+".safetensors"))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, f.Close()) })
-	return func(key string) *tensor.Tensor {
-		x, err := f.Read(key)
-		require.NoError(t, err)
-		return x
-	}
-}
-
 // TestGoldenBNBLinear4bit compares outputs and input gradients with those of bitsandbytes' Linear4bit, by the norm of the error.
 func TestGoldenBNBLinear4bit(t *testing.T) {
 	var cases []struct {
@@ -233,7 +211,7 @@ func TestGoldenBNBLinear4bit(t *testing.T) {
 		Nested                             bool
 		K, N, M, Blocksize                 int
 	}
-	read := bnbData(t, "linear4bit", &cases)
+	read := bnb.Read(t, "linear4bit", &cases)
 	d := New(Options{Threads: 2})
 	defer func() { require.NoError(t, d.Close()) }()
 	worst := map[string]float64{}
@@ -264,22 +242,13 @@ func TestGoldenBNBLinear4bit(t *testing.T) {
 			require.NoError(t, err)
 			limit := map[string]float64{"f32": 1e-6, "f16": 1.5e-3, "bf16": 1.2e-2}[c.DType]
 			for i, want := range []*tensor.Tensor{read(c.Y), read(c.GradX)} {
-				e := normError(out[i], want)
+				e := bnb.NormError(out[i], want)
 				worst[c.DType] = max(worst[c.DType], e)
 				require.LessOrEqual(t, e, limit)
 			}
 		})
 	}
 	t.Logf("%d cases, relative norm errors %v", len(cases), worst)
-}
-
-func normError(got, want *tensor.Tensor) float64 {
-	var diff, norm float64
-	for i := range want.Type().Size() {
-		diff += math.Pow(got.At(i)-want.At(i), 2)
-		norm += math.Pow(want.At(i), 2)
-	}
-	return math.Sqrt(diff / norm)
 }
 
 func TestQuantErrors(t *testing.T) {

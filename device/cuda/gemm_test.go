@@ -8,23 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
-	"github.com/bitsandbyes/bitsandbyes/device/cuda/driver"
-	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
-
-// productDevice is a GPU where there is one, else the emulator.
-func productDevice(t *testing.T) *Device {
-	t.Helper()
-	if _, err := driver.Open(); err != nil {
-		emulator.Use(t)
-	}
-	d, err := New(Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.Close()) })
-	return d
-}
 
 // launched runs a kernel on operands that lie `off` elements into their buffers, and returns its first output.
 func launched(t *testing.T, d *Device, op device.Op, off int64, out tensor.Type, in ...*tensor.Tensor) (*tensor.Tensor, string) {
@@ -113,7 +99,7 @@ func naive(x, w *tensor.Tensor, m, n, k int, op ops.MatMul) []float64 {
 // Every kernel, layout and alignment gives the exact product of small integers: tiles with edges, steps that the inner axis ends within, an
 // inner axis that is cut, operands that are views.
 func TestOwnProducts(t *testing.T) {
-	d := productDevice(t)
+	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, s := range [][3]int{{140, 40, 136}, {16, 24, 1100}, {3, 130, 40}, {31, 17, 67}} {
 		m, n, k := s[0], s[1], s[2]
@@ -147,7 +133,7 @@ func TestOwnProducts(t *testing.T) {
 
 // An inner axis that is cut gives what the whole one gives, where the sums are exact.
 func TestCutProductsAreChosen(t *testing.T) {
-	d := productDevice(t)
+	d := testDevice(t)
 	g, err := d.ownGemm(dense(32, 32, 1<<14, tensor.BF16, tensor.BF16, tensor.BF16, true))
 	require.NoError(t, err)
 	require.Contains(t, g.label, "gemm_mma_split")
@@ -160,7 +146,7 @@ func TestCutProductsAreChosen(t *testing.T) {
 
 // A batch larger than a grid's extent is several launches.
 func TestLongBatch(t *testing.T) {
-	d := productDevice(t)
+	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(3, 4))
 	const batch, m, n, k = 7, 3, 5, 4
 	s := dense(m, n, k, tensor.F32, tensor.F32, tensor.F32, false)
@@ -182,7 +168,7 @@ func TestLongBatch(t *testing.T) {
 
 // Each row is multiplied by its expert's matrix; rows before the first and after the last expert are zero, also in tiles that end there.
 func TestGroupedRows(t *testing.T) {
-	d := productDevice(t)
+	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(5, 6))
 	const rows, experts, n, k = 300, 35, 40, 48
 	offsets := tensor.New(tensor.T(tensor.I32, experts+1))

@@ -1,0 +1,60 @@
+// Package bnb holds the bodies of the tests that compare a device with bitsandbytes, so that each backend runs them: reference data in the
+// folder bnb of package golden.
+package bnb
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// Read reads the cases of NAME.json and returns a reader of the tensors of NAME.safetensors.
+func Read(t testing.TB, name string, cases any) func(key string) *tensor.Tensor {
+	t.Helper()
+	dir := filepath.Join(golden.Dir(t), "bnb")
+	raw, err := os.ReadFile(filepath.Join(dir, name+".json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, &struct{ Cases any }{cases}))
+	f, err := checkpoint.OpenSafetensors(vfs.OS{}, filepath.Join(dir, name+".safetensors"))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, f.Close()) })
+	return func(key string) *tensor.Tensor {
+		x, err := f.Read(key)
+		require.NoError(t, err)
+		return x
+	}
+}
+
+// NormError is the norm of got - want over that of want.
+func NormError(got, want *tensor.Tensor) float64 {
+	var diff, norm float64
+	for i := range want.Type().Size() {
+		diff += math.Pow(got.At(i)-want.At(i), 2)
+		norm += math.Pow(want.At(i), 2)
+	}
+	return math.Sqrt(diff / norm)
+}
+
+// inputs makes an input of each tensor; nil gives an absent value.
+func inputs(g *graph.Graph, in []*tensor.Tensor) ([]graph.Value, plan.Feed) {
+	vals, feed := make([]graph.Value, len(in)), plan.Feed{}
+	for i, x := range in {
+		if x != nil {
+			vals[i] = g.Input(fmt.Sprintf("in%d", i), x.Type())
+			feed[vals[i]] = x
+		}
+	}
+	return vals, feed
+}
