@@ -11,6 +11,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 func TestRowsHaveNames(t *testing.T) {
@@ -30,7 +31,7 @@ func TestTable(t *testing.T) {
 	defer dev.Close()
 	small := []Row{dequantizeRow(64, 128, false), dequantizeRow(64, 128, true), quantize4Row(64, 128), quantize8Row(4096), dequantize8Row(4096),
 		quantLinearRow("NF4 GEMV", 2, 64, 128, false), quantLinearRow("NF4 linear", 64, 64, 128, true), linear8Row(8, 64, 32, 6), linear8GradRow(64, 64, 32),
-		groupedRow(64, 32, 16, 4), gemmShapeRow("x·W", ops.MatMul{}, 64, 16, 32), {Work: "none", Make: func(*rig) (*work, error) {
+		groupedRow(64, 32, 16, 4), memoryRow("norm", ops.RMSNormOp{}, floats(tensor.BF16, 4, 64), floats(tensor.BF16, 64)), gemmShapeRow("x·W", ops.MatMul{}, 64, 16, 32), {Work: "none", Make: func(*rig) (*work, error) {
 			return nil, os.ErrNotExist
 		}}}
 	small = append(loraRows(64, 16, 24, 4), small...)
