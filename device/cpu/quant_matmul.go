@@ -9,7 +9,10 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-func init() { Register(buildQuantMatMul) }
+func init() {
+	Register(buildQuantMatMul)
+	Register(buildAddQuantMatMul)
+}
 
 // buildQuantMatMul multiplies by a weight that is never whole in memory. One to four rows of x are multiplied by the codes as they are
 // stored; for more, package gemm has the weight decoded while it packs it, a few panels at a time, in the plan's scratch.
@@ -29,6 +32,21 @@ func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, err
 	return p.kernel(x.Dim(-1), y.Dim(-1), o.Nested), nil
 }
 
+// buildAddQuantMatMul is the product by panels, added to what is there. A few rows have no such kernel: their products are cheap to add.
+func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kernel, error) {
+	y, err := o.Product(s.In)
+	if err != nil {
+		return nil, err
+	}
+	x := s.In[1]
+	m := x.Size() / max(x.Dim(-1), 1)
+	if x.DType == tensor.F64 || m <= fourbit.MaxVectors {
+		return nil, device.ErrNoKernel
+	}
+	p := &product4{d: d, w: newWeight4(o.Scheme, o.Blocksize, o.K, x.DType), m: m, rows: o.N, trans: o.Trans, dtype: x.DType, first: 1}
+	return p.kernel(x.Dim(-1), y.Dim(-1), o.Nested), nil
+}
+
 // product4 is a product by a weight of rows x w.Cols, or by its transpose.
 type product4 struct {
 	d     *Device
@@ -37,6 +55,7 @@ type product4 struct {
 	rows  int
 	trans bool // y = x·W, otherwise y = x·Wᵀ
 	dtype tensor.DType
+	first int // input x; what the product is added to lies before it
 
 	scales []float32 // of a launch
 }
@@ -53,7 +72,7 @@ func (p *product4) kernel(k, n int, nested bool) *Kernel {
 		p.w.Scales(p.scales[lo:hi], lo)
 	}
 	return &Kernel{ScratchBytes: 4*int64(scales) + gemm.PackedScratchBytes(p.m, n, k, p.d.threads), Run: func(c *Call) error {
-		p.w.bind(c.In[1:])
+		p.w.bind(c.In[p.first+1:])
 		defer p.release()
 		if nested {
 			p.scales = tensor.View[float32](c.Scratch)[:len(p.w.Absmax8)]
@@ -62,8 +81,11 @@ func (p *product4) kernel(k, n int, nested bool) *Kernel {
 			}
 			p.w.Absmax = p.scales
 		}
-		return gemm.Gemm(p.d.pool, c.Scratch[4*scales:], 1, gemm.Args{M: p.m, N: n, K: k,
-			A: gemm.Mat{Data: c.In[0], DType: p.dtype}, B: gemm.Mat{Source: p.w, Trans: !p.trans},
+		if out := c.Out[0]; p.first == 1 && len(out) > 0 && &out[0] != &c.In[0][0] {
+			copy(out, c.In[0])
+		}
+		return gemm.Gemm(p.d.pool, c.Scratch[4*scales:], 1, gemm.Args{M: p.m, N: n, K: k, Accumulate: p.first == 1,
+			A: gemm.Mat{Data: c.In[p.first], DType: p.dtype}, B: gemm.Mat{Source: p.w, Trans: !p.trans},
 			C: gemm.Out{Data: c.Out[0], DType: p.dtype}})
 	}}
 }

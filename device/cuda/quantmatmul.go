@@ -10,6 +10,7 @@ import (
 
 func init() {
 	Register(buildQuantMatMul)
+	Register(buildAddQuantMatMul)
 	Register(buildQuantGrouped)
 }
 
@@ -32,6 +33,40 @@ func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, err
 	}
 	return d.dequantizedProduct(w, x.DType, ops.MatMul{TransB: !o.Trans}, []tensor.Type{tensor.T(x.DType, m, x.Dim(-1)),
 		tensor.T(x.DType, o.N, o.K)}, tensor.T(x.DType, m, y.Dim(-1)), 0)
+}
+
+// buildAddQuantMatMul adds the product in the epilogue of the dense one. A few rows have no such kernel: their products are cheap to add.
+func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kernel, error) {
+	y, err := o.Product(s.In)
+	if err != nil {
+		return nil, err
+	}
+	x := s.In[1]
+	m := x.Size() / max(x.Dim(-1), 1)
+	if x.DType == tensor.F64 || m <= thinRows {
+		return nil, device.ErrNoKernel
+	}
+	w := weight4{o.Scheme, o.Blocksize, o.N, o.K, o.Nested}
+	c := tensor.T(x.DType, m, y.Dim(-1))
+	product, err := d.inner(ops.AddMatMul{TransB: !o.Trans, Alpha: 1}, []tensor.Type{c, tensor.T(x.DType, m, x.Dim(-1)), tensor.T(x.DType, o.N, o.K)}, c)
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.decoder(w, x.DType)
+	if err != nil {
+		return nil, err
+	}
+	bytes := aligned(w.size() * int64(x.DType.Size()))
+	call, addrs := Call{}, make([]Addr, 3)
+	return &Kernel{Label: "dequantize.cu, " + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
+		if err := r.enqueue(c, c.In[2:], c.Scratch); err != nil {
+			return err
+		}
+		call = *c
+		addrs[0], addrs[1], addrs[2] = c.In[0], c.In[1], c.Scratch
+		call.In, call.Scratch = addrs, c.Scratch+Addr(bytes)
+		return product.Enqueue(&call)
+	}}, nil
 }
 
 // dequantizedProduct makes the kernel of op, whose inputs are x, the weight at place `at` of the rest, and whatever else follows: the

@@ -1,10 +1,14 @@
 package plan
 
-import "github.com/bitsandbyes/bitsandbyes/graph"
+import (
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
 
 // accumulator finds sums c + f·y whose y nothing else needs and whose op can add to c as it computes: y is then never stored, and c is
 // summed in place.
 type accumulator struct {
+	p       *Plan
 	g       *graph.Graph
 	users   []int  // by node ID: uses of its outputs, also as outputs of the graph and as writes
 	into    []*sum // by node ID: what it becomes
@@ -21,6 +25,7 @@ type sum struct {
 
 func accumulate(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
 	a := newAccumulator(g, outs)
+	a.p = p
 	found := false
 	for _, n := range g.Nodes() {
 		if s := a.find(n); s != nil {
@@ -70,7 +75,8 @@ func newAccumulator(g *graph.Graph, outs []graph.Value) *accumulator {
 	return a
 }
 
-// find returns what n can become, nil if it stays as it is.
+// find returns what n can become, nil if it stays as it is. Where either operand can be added to the other, the one that is more work is: it
+// reads the other while it computes, and a thin product is as fast as it writes its result.
 func (a *accumulator) find(n *graph.Node) *sum {
 	op, ok := n.Op.(graph.Linear)
 	if !ok || len(n.In) != 2 {
@@ -80,17 +86,36 @@ func (a *accumulator) find(n *graph.Node) *sum {
 	if !ok {
 		return nil
 	}
+	var best *sum
 	for i := 1; i >= 0; i-- {
 		c := n.In[1-i]
 		if factors[1-i] != 1 || factors[i] == 0 || c.Type() != n.Out[0] || n.In[i].Type().Size() != n.Out[0].Size() || !a.ends(c, n) {
 			continue
 		}
-		if s := a.follow(n.In[i], factors[i]); s != nil {
+		if s := a.follow(n.In[i], factors[i]); s != nil && a.served(s, c.Type()) && (best == nil || work(s.node) > work(best.node)) {
 			s.c = c
-			return s
+			best = s
 		}
 	}
-	return nil
+	return best
+}
+
+// work is the arithmetic of a node.
+func work(n *graph.Node) int64 {
+	flops, _, _ := cost(n)
+	return flops
+}
+
+// served reports whether the device can add s.node's result to values of type c. The product may come through a cast to float32, in which
+// case the sum has to be one of float32 too.
+func (a *accumulator) served(s *sum, c tensor.Type) bool {
+	in := append([]tensor.Type{c}, s.node.InTypes()...)
+	out, err := s.op.Infer(in)
+	if err != nil || len(out) != 1 || out[0] != c {
+		return false
+	}
+	_, err = a.p.kernelOf(keyFor(s.op, in), in, out)
+	return err == nil
 }
 
 // follow goes from y through views and factors to an op that can accumulate.
@@ -125,6 +150,9 @@ func passThrough(n *graph.Node) (input int, f float64) {
 			return 0, 0 // it waits for another value, or reads bits as other numbers
 		}
 		return 0, 1
+	}
+	if c, ok := n.Op.(graph.Caster); ok && c.Casts() && n.Out[0].DType == tensor.F32 && n.In[0].DType().Size() == 2 && n.In[0].DType().IsFloat() {
+		return 0, 1 // of a product that is then summed in float32 and never rounded to 16 bits
 	}
 	op, ok := n.Op.(graph.Linear)
 	if !ok {

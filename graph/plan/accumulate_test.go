@@ -5,10 +5,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -112,4 +114,35 @@ func TestAccumulate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAccumulateAdapter: of an adapter's product and the frozen weight's the second is added to the first, and the gradient of a factor in bf16
+// is summed in float32 where it lies: there is no addition and no cast of a product left.
+func TestAccumulateAdapter(t *testing.T) {
+	dev := cpu.New(cpu.Options{Threads: 1})
+	const rows, in, out, rank = 24, 64, 96, 8
+	q := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: out, K: in}
+	g := graph.New("adapter")
+	x := g.Input("x", tensor.T(tensor.BF16, rows, in))
+	codes := graph.NewVar("codes", tensor.T(tensor.U8, quant.PackedSize(out*in)))
+	absmax := graph.NewVar("absmax", tensor.T(tensor.F32, quant.Blocks(out*in, 64)))
+	a, b := graph.NewVar("a", tensor.T(tensor.F32, rank, in)), graph.NewVar("b", tensor.T(tensor.F32, out, rank))
+	sum := graph.NewVar("sum", b.Type)
+	low := ops.Linear(x, ops.Cast(g.Read(a), tensor.BF16))
+	y := ops.Add(ops.QuantLinear(q, x, g.Read(codes), g.Read(absmax)), ops.Linear(low, ops.Cast(g.Read(b), tensor.BF16)))
+	loss := ops.Sum(ops.Square(ops.Cast(y, tensor.F32)))
+	grads, err := autograd.Grad(loss, b)
+	require.NoError(t, err)
+	g.Write(sum, ops.Add(g.Read(sum), grads[0]))
+	p, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: dev, Verify: true})
+	require.NoError(t, err)
+	counts := map[string]int{}
+	for _, l := range p.Launches() {
+		counts[l.Node.Op.Name()]++
+		if l.Node.Op.Name() == "add_matmul" {
+			require.Equal(t, tensor.F32, l.Node.Out[0].DType)
+		}
+	}
+	require.Equal(t, []int{1, 1, 0, 0}, []int{counts["add_quant_matmul"], counts["add_matmul"], counts["quant_matmul"], counts["add"]}, "%v", counts)
+	require.NoError(t, p.Close())
 }

@@ -169,6 +169,15 @@ func keyOf(n *graph.Node) kernelKey {
 	return k
 }
 
+// keyFor is keyOf of a node that does not stand yet.
+func keyFor(op graph.Op, in []tensor.Type) kernelKey {
+	k := kernelKey{op: op, nin: len(in)}
+	if n := copy(k.in[:], in); n < len(in) {
+		k.overlap = joinTypes(in[n:])
+	}
+	return k
+}
+
 // kernelFor returns the kernel of a node, nil for nodes that launch nothing.
 func (p *Plan) kernelFor(n *graph.Node) (device.Kernel, error) {
 	if isLeaf(n) || isView(n) {
@@ -177,11 +186,15 @@ func (p *Plan) kernelFor(n *graph.Node) (device.Kernel, error) {
 	if _, ok := n.Op.(stageCopy); ok {
 		return nil, nil
 	}
-	key := keyOf(n)
+	return p.kernelOf(keyOf(n), n.InTypes(), n.Out)
+}
+
+// kernelOf returns the kernel of key.op for these types.
+func (p *Plan) kernelOf(key kernelKey, in, out []tensor.Type) (device.Kernel, error) {
 	if k, ok := p.kernels[key]; ok {
 		return k, nil
 	}
-	k, err := p.dev.Kernel(device.Spec{Op: n.Op, In: n.InTypes(), Out: n.Out, Comm: p.opts.Comm})
+	k, err := p.dev.Kernel(device.Spec{Op: key.op, In: in, Out: out, Comm: p.opts.Comm})
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,20 @@ func attentionCases() []Case {
 	}
 }
 
+// addQuantMatMul adds a product of x to a vector of as many elements.
+func addQuantMatMul(o ops.QuantMatMul, name string, x Arg, weight ...Arg) Case {
+	n := o.N
+	if o.Trans {
+		n = o.K
+	}
+	size := tensor.S(x.Dims[:len(x.Dims)-1]...).Size() * n
+	return Case{Name: name, In: append([]Arg{{Dims: []int{size}}, x}, weight...), Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.AddQuantMatMul{QuantMatMul: o}, in...)
+		},
+		Bad: [][]Arg{append([]Arg{{Dims: []int{size + 1}}, x}, weight...)}}
+}
+
 func quantCases() []Case {
 	const rows, cols, block = 6, 43, 64 // blocks span rows, and the last is short
 	codes := Arg{Dims: []int{quant.PackedSize(rows * cols)}, DType: tensor.U8, Lo: 0, Hi: 256}
@@ -74,6 +88,9 @@ func quantCases() []Case {
 				Bad: [][]Arg{{{Dims: []int{3, cols + 1}}, codes, absmax}}},
 			Case{Name: "quant_matmul_trans_" + name, In: []Arg{{Dims: []int{2, 3, rows}}, codes, absmax}, Tol: tol, Build: quantLinear(trans)},
 			Case{Name: "quant_matmul_nested_" + name, In: []Arg{{Dims: []int{3, cols}}, codes, inner, nested, offset}, Tol: tol, Build: quantLinear(mmNested)},
+			addQuantMatMul(mm, "add_quant_matmul_"+name, Arg{Dims: []int{7, cols}}, codes, absmax),
+			addQuantMatMul(trans, "add_quant_matmul_trans_"+name, Arg{Dims: []int{2, 35, rows}}, codes, absmax),
+			addQuantMatMul(mmNested, "add_quant_matmul_nested_"+name, Arg{Dims: []int{70, cols}}, codes, inner, nested, offset),
 			Case{Name: "quantize_4bit_" + name, In: []Arg{{Dims: []int{5, 43}, DType: tensor.F32}}, DTypes: f32, NoGrad: "codes are integers",
 				Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 					c, a := ops.QuantizeTo4(in[0], s, block)
