@@ -149,10 +149,13 @@ func (a *attention) graph(extra []tensor.Type, backward bool) (g cudnn.Attention
 	if a.dtype == tensor.F16 {
 		g.DType = cudnn.F16
 	}
+	if a.Tq == a.Tk && a.op.Window >= g.Tk {
+		g.Window = 0 // hides nothing
+	}
 	if packed {
 		g.B = int64(a.B * max((a.Tq+cudnnSlot-1)/cudnnSlot, 2))
 	}
-	return g, a.flashFits() && a.Tq >= cudnnTokens && a.Tk >= cudnnTokens && (a.op.Window == 0 || a.Tq <= a.Tk) &&
+	return g, a.flashFits() && a.Tq >= cudnnTokens && a.Tk >= cudnnTokens && (g.Window == 0 || a.Tq <= a.Tk) &&
 		(!packed || a.packs()) && (!g.Deterministic || 2*g.B*g.Hq*g.Tq*g.Tk <= cudnnWorkspace)
 }
 

@@ -209,6 +209,11 @@ func TestAttentionCuDNN(t *testing.T) {
 				defer func() { require.NoError(t, d.SetArithmetic(was)) }()
 				require.NoError(t, d.SetArithmetic(device.Arithmetic{Deterministic: deterministic}))
 				got := c.compute(t, d, chosen)
+				for g, p := range d.cudnn.plans {
+					if p.err != nil {
+						t.Logf("%+v: %v", g, p.err)
+					}
+				}
 				require.True(t, strings.HasPrefix(got.labels[0], "attention_cudnn"), "forward is %s", got.labels[0])
 				require.True(t, strings.HasPrefix(got.labels[1], "attention_cudnn"), "backward is %s", got.labels[1])
 				got.near(t, want, attnLimits[c.dtype])

@@ -66,6 +66,10 @@ func (a *attention) flashForward() (attnRun, error) {
 	if err != nil {
 		return attnRun{}, err
 	}
+	return a.flashTiled(t, shared)
+}
+
+func (a *attention) flashTiled(t attnTile, shared int) (attnRun, error) {
 	f, err := a.flashFunction("attention_flash.cu", t, "attend_flash")
 	if err != nil {
 		return attnRun{}, err
@@ -99,6 +103,10 @@ func (a *attention) flashBackward() (attnRun, error) {
 	if err != nil {
 		return attnRun{}, err
 	}
+	return a.flashGradTiled(tq, sharedQ, tk, sharedK)
+}
+
+func (a *attention) flashGradTiled(tq attnTile, sharedQ int, tk attnTile, sharedK int) (attnRun, error) {
 	const file = "attention_flash_grad.cu"
 	delta, err := a.flashFunction(file, tq, "attend_flash_delta")
 	if err != nil {

@@ -1,0 +1,83 @@
+package cuda
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// BenchmarkAttentionTiles times the tensor-core kernels with several tiles, for the choice in attention_flash.go: causal, 32 and 8 heads of
+// 128, two rows of 4096.
+func BenchmarkAttentionTiles(b *testing.B) {
+	d := testDevice(b)
+	if onEmulator() {
+		b.Skip("the emulator has no speed")
+	}
+	q, k, lse := tensor.T(tensor.BF16, 2, 4096, 32, 128), tensor.T(tensor.BF16, 2, 4096, 8, 128), tensor.T(tensor.F32, 2, 32, 4096)
+	op := ops.Attention{Scale: 0.088388, Causal: true}
+	make := func() *attention {
+		a, err := newAttention(d, op, device.Spec{In: []tensor.Type{q, k, k}})
+		require.NoError(b, err)
+		return a
+	}
+	shared := func(rows int) int { return rows * (128 + 8) * 2 }
+	none := tensor.Type{}
+	for _, t := range []attnTile{{128, 64, 2}, {128, 64, 1}, {64, 64, 1}, {128, 32, 2}, {64, 128, 1}, {128, 128, 1}} {
+		b.Run(fmt.Sprintf("forward/%v", t), func(b *testing.B) {
+			a := make()
+			run, err := a.flashTiled(t, shared(t.queries+2*t.keys))
+			require.NoError(b, err)
+			s := device.Spec{Op: op, In: []tensor.Type{q, k, k, none, none, none}, Out: []tensor.Type{q, lse}}
+			timeKernel(b, d, a.forwardKernel(run).bind(d, s), s, 2*2*4096*4096*32*128)
+		})
+	}
+	for _, t := range [][2]attnTile{{{64, 64, 1}, {64, 64, 1}}, {{64, 32, 1}, {32, 64, 1}}, {{128, 64, 1}, {64, 128, 1}}, {{128, 32, 1}, {32, 128, 1}}} {
+		b.Run(fmt.Sprintf("backward/%v", t), func(b *testing.B) {
+			a := make()
+			run, err := a.flashGradTiled(t[0], shared(2*t[0].queries+2*t[0].keys), t[1], shared(2*t[1].queries+2*t[1].keys))
+			require.NoError(b, err)
+			s := device.Spec{Op: ops.AttentionGrad(op), In: []tensor.Type{q, k, k, q, lse, q, none, none, none, none}, Out: []tensor.Type{q, k, k}}
+			timeKernel(b, d, a.backwardKernel(run).bind(d, s), s, 5*2*4096*4096*32*128)
+		})
+	}
+}
+
+// timeKernel times launches on zeros by the stream's clock and reports TFLOP/s.
+func timeKernel(b *testing.B, d *Device, k *Kernel, s device.Spec, flops float64) {
+	b.Helper()
+	hold := func(n int64) device.Ptr {
+		buf, err := d.Alloc(max(n, 1))
+		require.NoError(b, err)
+		b.Cleanup(func() { require.NoError(b, buf.Free()) })
+		return device.Ptr{Buf: buf}
+	}
+	in, out := make([]device.Ptr, len(s.In)), make([]device.Ptr, len(s.Out))
+	for i, t := range s.In {
+		if t.DType != tensor.Invalid {
+			in[i] = hold(t.Bytes())
+		}
+	}
+	for i, t := range s.Out {
+		out[i] = hold(t.Bytes())
+	}
+	scratch, stream := hold(k.Scratch()), d.Stream(0)
+	require.NoError(b, k.Launch(stream, in, out, scratch))
+	timer, ok := stream.(device.Timer)
+	require.True(b, ok)
+	require.NoError(b, timer.Reserve(2))
+	require.NoError(b, timer.Mark())
+	for range b.N {
+		require.NoError(b, k.Launch(stream, in, out, scratch))
+	}
+	require.NoError(b, timer.Mark())
+	marks, err := timer.Marks()
+	require.NoError(b, err)
+	seconds := (marks[1].At - marks[0].At).Seconds() / float64(b.N)
+	b.ReportMetric(seconds*1e3, "ms/launch")
+	b.ReportMetric(flops/seconds/1e12, "TFLOP/s")
+}
