@@ -149,7 +149,7 @@ func (a *attention) graph(extra []tensor.Type, backward bool) (g cudnn.Attention
 	if a.dtype == tensor.F16 {
 		g.DType = cudnn.F16
 	}
-	if a.Tq == a.Tk && a.op.Window >= g.Tk {
+	if a.Tq == a.Tk && g.Window >= g.Tk {
 		g.Window = 0 // hides nothing
 	}
 	if packed {
