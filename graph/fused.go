@@ -15,8 +15,21 @@ type Instr struct {
 	Type tensor.Type
 }
 
-// Program is a chain of elementwise ops in order; the last instruction is the result. A Program must not change once made.
-type Program struct{ Instrs []Instr }
+// Program is a chain of elementwise ops in order. A Program must not change once made.
+type Program struct {
+	Instrs []Instr
+	// Outs are the instructions whose values are results, ascending, the last instruction among them; nil: that one alone. Results
+	// have one shape.
+	Outs []int
+}
+
+// Results returns Outs, or the last instruction where there are none.
+func (p *Program) Results() []int {
+	if p.Outs == nil {
+		return []int{len(p.Instrs) - 1}
+	}
+	return p.Outs
+}
 
 // Fused runs a chain of elementwise ops as one kernel. Each intermediate is rounded to its own dtype, so that fusing changes
 // no bit. Programs are compared by identity.
@@ -25,12 +38,18 @@ type Fused struct{ Prog *Program }
 // Name implements Op.
 func (o Fused) Name() string { return "fused" }
 
+// NumOut is the number of results.
+func (o Fused) NumOut() int { return len(o.Prog.Results()) }
+
 // String prints the chain: "fused{mul(-1,-2) silu(0)}".
 func (o Fused) String() string {
 	var parts []string
 	for _, in := range o.Prog.Instrs {
 		args := strings.Trim(strings.ReplaceAll(fmt.Sprint(in.Args), " ", ","), "[]")
 		parts = append(parts, OpText(in.Op)+"("+args+")")
+	}
+	if o.Prog.Outs != nil {
+		parts = append(parts, fmt.Sprintf("-> %v", o.Prog.Outs))
 	}
 	return "fused{" + strings.Join(parts, " ") + "}"
 }
@@ -56,10 +75,31 @@ func (o Fused) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		}
 		types[i] = out[0]
 	}
-	return types[len(types)-1:], nil
+	return o.results(types)
 }
 
-// Alias implements Aliaser: a block of every input is read before the output block is written.
+// results picks the types of the results from those of all instructions.
+func (o Fused) results(types []tensor.Type) ([]tensor.Type, error) {
+	var out []tensor.Type
+	before := -1
+	for _, i := range o.Prog.Results() {
+		if i <= before || i >= len(types) {
+			return nil, fmt.Errorf("the results %v must be some of %d instructions, ascending", o.Prog.Outs, len(types))
+		}
+		out, before = append(out, types[i]), i
+	}
+	if before != len(types)-1 {
+		return nil, fmt.Errorf("the last of %d instructions must be a result", len(types))
+	}
+	for _, t := range out {
+		if t.Shape != out[0].Shape {
+			return nil, fmt.Errorf("the results %v differ in shape", out)
+		}
+	}
+	return out, nil
+}
+
+// Alias implements Aliaser: a block of every input is read before blocks of the outputs are written.
 func (o Fused) Alias() []AliasPair {
 	n := 0
 	for _, ins := range o.Prog.Instrs {
@@ -67,9 +107,11 @@ func (o Fused) Alias() []AliasPair {
 			n = max(n, -a)
 		}
 	}
-	out := make([]AliasPair, n)
-	for i := range out {
-		out[i] = AliasPair{Out: 0, In: i}
+	var out []AliasPair
+	for k := range o.NumOut() {
+		for i := range n {
+			out = append(out, AliasPair{Out: k, In: i})
+		}
 	}
 	return out
 }
@@ -101,5 +143,9 @@ func (o Fused) Decompose(in []Value) []Value {
 		}
 		vals[i] = in[0].Graph().Apply(ins.Op, args...)[0]
 	}
-	return vals[len(vals)-1:]
+	var out []Value
+	for _, i := range o.Prog.Results() {
+		out = append(out, vals[i])
+	}
+	return out
 }

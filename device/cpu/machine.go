@@ -88,18 +88,21 @@ func (m *machine) block(lo, hi int) {
 		m.target(s.v, lo, hi)
 		m.exec(s.v, &p.instrs[s.v-len(p.inputs)], n)
 	}
-	m.store(p.value(len(p.instrs)-1), lo, hi)
+	for k, v := range p.results {
+		m.store(k, v, lo, hi)
+	}
 }
 
 // target chooses where an instruction writes: its register, or the output itself when no conversion follows.
 func (m *machine) target(v, lo, hi int) {
+	last := len(m.p.results) - 1 // the output of the last instruction
 	switch {
 	case m.p.reg[v] >= 0:
 		m.view(v, hi-lo)
 	case m.p.classOf(v) == classF32:
-		m.f32[v] = tensor.View[float32](m.c.Out[0])[lo:hi]
+		m.f32[v] = tensor.View[float32](m.c.Out[last])[lo:hi]
 	default:
-		m.f64[v] = tensor.View[float64](m.c.Out[0])[lo:hi]
+		m.f64[v] = tensor.View[float64](m.c.Out[last])[lo:hi]
 	}
 }
 

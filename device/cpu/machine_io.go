@@ -102,16 +102,22 @@ func widenInt[S int8 | int16 | int32 | int64 | uint8 | uint16 | uint32](dst []in
 	}
 }
 
-// store writes the block of value v to the output, unless the instruction wrote it there already.
-func (m *machine) store(v, lo, hi int) {
-	d := m.p.out.DType
-	out := m.c.Out[0]
+// store writes the block of value v to output k, unless the instruction wrote it there already.
+func (m *machine) store(k, v, lo, hi int) {
+	if m.p.inPlace(v) {
+		return
+	}
+	out := m.c.Out[k]
+	d := m.p.outs[k].DType
 	switch d {
 	case tensor.F32:
 		if m.p.stream {
 			m.storePast(tensor.View[float32](out)[lo:hi], m.f32[v])
+		} else {
+			copy(tensor.View[float32](out)[lo:hi], m.f32[v])
 		}
 	case tensor.F64:
+		copy(tensor.View[float64](out)[lo:hi], m.f64[v])
 	case tensor.BF16, tensor.F16:
 		vec.Narrow(out[2*lo:2*hi], m.f32[v], d)
 	case tensor.Bool:

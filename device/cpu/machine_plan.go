@@ -1,6 +1,10 @@
 package cpu
 
-import "github.com/bitsandbyes/bitsandbyes/graph/ops"
+import (
+	"slices"
+
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+)
 
 // action is what the machine does next: read input v, or execute the instruction that makes v.
 type action struct {
@@ -20,10 +24,10 @@ func (p *program) classOf(v int) class {
 	return classOf(p.instrs[v-len(p.inputs)].typ.DType)
 }
 
-// inPlace reports whether value v is used where it lies: floats of full width.
+// inPlace reports whether value v is used where it lies: floats of full width, of results the last one.
 func (p *program) inPlace(v int) bool {
 	if v == p.value(len(p.instrs)-1) {
-		return isWide(p.out.DType) && !p.stream
+		return isWide(p.outs[len(p.outs)-1].DType) && !p.stream
 	}
 	if v >= len(p.inputs) {
 		return false
@@ -121,7 +125,7 @@ func (p *program) lastUses() []int {
 			last[a] = i
 		}
 	}
-	for _, v := range p.once {
+	for _, v := range slices.Concat(p.once, p.results) {
 		last[v] = -1
 	}
 	return last

@@ -48,20 +48,21 @@ func classOf(d tensor.DType) class {
 
 // program is a chain of pointwise instructions compiled for fixed types. Values are its inputs, then its instructions.
 type program struct {
-	instrs []instr
-	inputs []operand
-	out    tensor.Type
-	size   int
-	dims   []int // of the output, axes merged that every operand walks as one
-	inner  int   // the last of them
-	byRow  bool  // blocks end where the innermost axis does, so that operands are read where they lie
-	steps  []action
-	once   []int // values that are the same for each block: fills and scalar inputs
-	reg    []int // by value: its register, -1 for none
-	regs   int
-	slot   int  // bytes of a register
-	stream bool // the result is so large that it goes past the caches, from a register
-	block  int  // elements at a time
+	instrs  []instr
+	inputs  []operand
+	outs    []tensor.Type
+	results []int // by output: the value
+	size    int
+	dims    []int // of the output, axes merged that every operand walks as one
+	inner   int   // the last of them
+	byRow   bool  // blocks end where the innermost axis does, so that operands are read where they lie
+	steps   []action
+	once    []int // values that are the same for each block: fills and scalar inputs
+	reg     []int // by value: its register, -1 for none
+	regs    int
+	slot    int  // bytes of a register
+	stream  bool // the result is so large that it goes past the caches, from a register
+	block   int  // elements at a time
 }
 
 // instr is one instruction; args index values.
@@ -89,7 +90,7 @@ type operand struct {
 func (o *operand) strided() bool { return !o.whole && !o.scalar }
 
 func buildProgram(d *Device, prog *graph.Program, s device.Spec) (*Kernel, error) {
-	p := &program{out: s.Out[0], size: s.Out[0].Size()}
+	p := &program{outs: s.Out, size: s.Out[0].Size()}
 	for _, t := range s.In {
 		p.inputs = append(p.inputs, newOperand(t, s.Out[0]))
 	}
@@ -104,7 +105,11 @@ func buildProgram(d *Device, prog *graph.Program, s device.Spec) (*Kernel, error
 	if values > maxValues {
 		return nil, device.ErrNoKernel
 	}
-	p.stream = s.Out[0].DType == tensor.F32 && s.Out[0].Bytes() >= vec.StreamBytes
+	for _, i := range prog.Results() {
+		p.results = append(p.results, p.value(i))
+	}
+	last := s.Out[len(s.Out)-1]
+	p.stream = last.DType == tensor.F32 && last.Bytes() >= vec.StreamBytes
 	p.block = blockSize
 	if p.stream {
 		p.block = streamBlock
@@ -196,8 +201,8 @@ const minRow = 256
 // mergeAxes drops axes of one element and joins neighbours that every operand walks as one axis, in dims and in the operands' strides.
 func (p *program) mergeAxes() {
 	var axes []int // the output axis that each merged one ends with
-	for i := range p.out.Rank() {
-		n := p.out.Dim(i)
+	for i := range p.outs[0].Rank() {
+		n := p.outs[0].Dim(i)
 		if n == 1 {
 			continue
 		}

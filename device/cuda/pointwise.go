@@ -1,6 +1,8 @@
 package cuda
 
 import (
+	"slices"
+
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -34,8 +36,10 @@ const (
 type chain struct {
 	instrs []instr
 	inputs []operand
-	out    tensor.Type
-	dims   []int // of the output, merged as the inputs walk it
+	out    tensor.Type // of the first result
+	outs   []tensor.Type
+	result []int // by output: the value
+	dims   []int // of the outputs, merged as the inputs walk them
 	n      int   // elements a thread takes at a time
 	packs  int   // how often, before it goes on
 }
@@ -68,7 +72,10 @@ func buildChain(d *Device, prog *graph.Program, s device.Spec) (*Kernel, error) 
 }
 
 func newChain(prog *graph.Program, s device.Spec) (*chain, bool) {
-	c := &chain{out: s.Out[0]}
+	c := &chain{out: s.Out[0], outs: s.Out}
+	for _, i := range prog.Results() {
+		c.result = append(c.result, len(s.In)+i)
+	}
 	for _, ins := range prog.Instrs {
 		op, ok := ins.Op.(ops.Pointwise)
 		if !ok {
@@ -85,18 +92,21 @@ func newChain(prog *graph.Program, s device.Spec) (*chain, bool) {
 		c.instrs = append(c.instrs, in)
 	}
 	c.read(s.In)
-	return c, len(s.In) <= maxChainInputs
+	return c, len(s.In)+len(s.Out) <= maxChainOperands
 }
 
-// maxChainInputs keeps the parameters of a launch within 4 KiB, with room.
-const maxChainInputs = 32
+// maxChainOperands keeps the parameters of a launch within 4 KiB, with room.
+const maxChainOperands = 32
 
 // read decides how each input is read and how many elements a thread takes: 16 bytes of the narrowest operand that is as large as the
 // output, but no more than 8.
 func (c *chain) read(in []tensor.Type) {
-	size, walked := c.out.DType.Size(), make([][]int, 0)
+	size, wholes := 8, len(c.outs)
+	for _, t := range c.outs {
+		size = min(size, t.DType.Size())
+	}
+	var walked [][]int
 	var at []int
-	wholes := 1
 	for i, t := range in {
 		o := operand{typ: t}
 		switch {
@@ -169,12 +179,13 @@ func (c *chain) enqueue(f *Function) func(*Call) error {
 			fixed = append(fixed, c.instrs[i].immediate())
 		}
 	}
-	args := make([]any, 3+len(c.inputs), 3+len(c.inputs)+len(fixed))
+	args := make([]any, 2+len(c.outs)+len(c.inputs), 2+len(c.outs)+len(c.inputs)+len(fixed))
 	args = append(args, fixed...)
+	args[0] = int64(n)
 	return func(call *Call) error {
-		args[0], args[1], args[2] = call.Out[0], int64(n), c.aligned(call)
-		for i, a := range call.In {
-			args[3+i] = a
+		args[1] = c.aligned(call)
+		for i, a := range slices.Concat(call.Out, call.In) {
+			args[2+i] = a
 		}
 		return call.Launch(f, geometry, args...)
 	}
@@ -187,8 +198,10 @@ const (
 
 // aligned is 1 where the operands that are read and written N at a time lie on multiples of that, else 0.
 func (c *chain) aligned(call *Call) int32 {
-	if call.Out[0]%Addr(c.n*c.out.DType.Size()) != 0 {
-		return 0
+	for k, t := range c.outs {
+		if call.Out[k]%Addr(c.n*t.DType.Size()) != 0 {
+			return 0
+		}
 	}
 	for i, o := range c.inputs {
 		if (o.access == whole || o.access == packed) && call.In[i]%Addr(c.n*o.typ.DType.Size()) != 0 {

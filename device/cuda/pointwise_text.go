@@ -41,7 +41,10 @@ func (c *chain) text() string {
 	b.WriteString("#pragma unroll\n    for (int u = 0; u < U; u++) {\n")
 	b.WriteString("      const i64 at = first + (i64)u * blockDim.x * N;\n")
 	c.compute(&b)
-	b.WriteString("      if (full) store_pack(y + at, q);\n      else some_put(y, at, n, q);\n    }\n  }\n}\n")
+	for k := range c.outs {
+		fmt.Fprintf(&b, "      if (full) store_pack(y%d + at, q%d);\n      else some_put(y%d, at, n, q%d);\n", k, k, k, k)
+	}
+	b.WriteString("    }\n  }\n}\n")
 	return b.String()
 }
 
@@ -103,9 +106,12 @@ func (c *chain) typeOf(v int) tensor.DType {
 	return c.instrs[v-len(c.inputs)].typ
 }
 
-// parameters is the head of the kernel: output, count, whether operands are aligned, inputs, how they are walked to, immediates.
+// parameters is the head of the kernel: count, whether operands are aligned, outputs, inputs, how they are walked to, immediates.
 func (c *chain) parameters(b *strings.Builder) {
-	fmt.Fprintf(b, "KERNEL chain(%s *y, i64 n, i32 aligned", elementType(c.out.DType))
+	b.WriteString("KERNEL chain(i64 n, i32 aligned")
+	for k, t := range c.outs {
+		fmt.Fprintf(b, ", %s *y%d", elementType(t.DType), k)
+	}
 	for i, o := range c.inputs {
 		fmt.Fprintf(b, ", const %s *x%d", elementType(o.typ.DType), i)
 	}
@@ -165,7 +171,7 @@ func (c *chain) loads(b *strings.Builder) {
 	b.WriteString("    }\n")
 }
 
-// compute is the chain itself, on N elements at a time; each intermediate is rounded to its type. q is what is stored.
+// compute is the chain itself, on N elements at a time; each intermediate is rounded to its type. q0, q1, ... are what is stored.
 func (c *chain) compute(b *strings.Builder) {
 	for i, o := range c.inputs {
 		class := elementType(valueClass(o.typ.DType))
@@ -180,7 +186,7 @@ func (c *chain) compute(b *strings.Builder) {
 	last := len(c.instrs) - 1
 	for i := range c.instrs {
 		in, v := &c.instrs[i], len(c.inputs)+i
-		if in.fn == ops.FnFill && i < last {
+		if in.fn == ops.FnFill && !slices.Contains(c.result, v) {
 			continue
 		}
 		fmt.Fprintf(b, "      %s v%d[N]; EACH v%d[j] = %s;\n", elementType(valueClass(in.typ)), v, v, c.expression(i))
@@ -188,7 +194,10 @@ func (c *chain) compute(b *strings.Builder) {
 			fmt.Fprintf(b, "      Trim<%s>::all<N>(v%d);\n", elementType(in.typ), v)
 		}
 	}
-	fmt.Fprintf(b, "      const Pack<%s, N> q = Trim<%s>::pack<N>(v%d);\n", elementType(c.out.DType), elementType(c.out.DType), len(c.inputs)+last)
+	for k, t := range c.outs {
+		typ := elementType(t.DType)
+		fmt.Fprintf(b, "      const Pack<%s, N> q%d = Trim<%s>::pack<N>(v%d);\n", typ, k, typ, c.result[k])
+	}
 }
 
 // expression is what instruction i computes for element j.

@@ -16,7 +16,8 @@ const (
 )
 
 // fuser groups elementwise nodes so that each group has one result. A node joins its consumers' group when all of them are in
-// one group and it has the group's shape; no path can then leave the group and come back.
+// one group and it has the group's shape; no path can then leave the group and come back. Groups that read the same are then paired: see
+// pair.
 type fuser struct {
 	g       *graph.Graph
 	group   []int           // by node ID: root node ID of its group, -1 for none
@@ -24,7 +25,10 @@ type fuser struct {
 	members [][]*graph.Node // by root: last first
 	inputs  [][]graph.Value // by root: distinct values from outside
 	users   [][]int
-	exposed []bool // by node ID: an output or a write
+	exposed []bool        // by node ID: an output or a write
+	written []bool        // by node ID: a write
+	pairs   map[int][]int // by root: the roots of the groups computed with it, itself first
+	paired  map[int]int   // by root: the first of its pair
 }
 
 func fuse(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
@@ -32,16 +36,23 @@ func fuse(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Va
 	for i := len(g.Nodes()) - 1; i >= 0; i-- {
 		f.place(g.Nodes()[i])
 	}
+	f.pair()
 	r := graph.NewRewriter(g)
 	for _, n := range g.Nodes() {
-		switch root := f.group[n.ID]; {
-		case root >= 0 && root != n.ID: // computed inside its group
+		root := f.group[n.ID]
+		_, done := f.paired[root]
+		var err error
+		switch {
+		case root >= 0 && root != n.ID, done: // computed inside its group, or with an earlier one
+		case root == n.ID && len(f.pairs[root]) > 1:
+			err = f.emitPair(p, r, f.pairs[root])
 		case root == n.ID && len(f.members[root]) > 1:
-			if err := f.emit(p, r, n); err != nil {
-				return nil, nil, err
-			}
+			err = f.emit(p, r, n)
 		default:
 			r.Move(n)
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 	}
 	g2, outs2 := r.Writes(g), r.GetAll(outs)
@@ -51,7 +62,7 @@ func fuse(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Va
 func newFuser(g *graph.Graph, outs []graph.Value) *fuser {
 	n := len(g.Nodes())
 	f := &fuser{g: g, group: make([]int, n), size: make([]int, n), members: make([][]*graph.Node, n), inputs: make([][]graph.Value, n),
-		users: make([][]int, n), exposed: make([]bool, n)}
+		users: make([][]int, n), exposed: make([]bool, n), written: make([]bool, n), pairs: map[int][]int{}, paired: map[int]int{}}
 	for i, node := range g.Nodes() {
 		f.group[i] = -1
 		for _, v := range node.In {
@@ -64,7 +75,7 @@ func newFuser(g *graph.Graph, outs []graph.Value) *fuser {
 		f.exposed[v.Node().ID] = true
 	}
 	for _, w := range g.Writes() {
-		f.exposed[w.Value.Node().ID] = true
+		f.exposed[w.Value.Node().ID], f.written[w.Value.Node().ID] = true, true
 	}
 	return f
 }
@@ -128,28 +139,39 @@ func isImmediate(v graph.Value) bool {
 
 // emit adds the fused node that replaces the group of root, or the members where the device has no kernel for the chain.
 func (f *fuser) emit(p *Plan, r *graph.Rewriter, root *graph.Node) error {
-	prog, ins := f.program(r, root)
-	undo := r.New.OnBehalf(root)
-	fused := r.New.Apply(graph.Fused{Prog: prog}, ins...)
-	undo()
-	if !fused[0].Valid() {
-		return r.New.Err()
+	ok, err := f.apply(p, r, root)
+	if err != nil || ok {
+		return err
 	}
-	switch _, err := p.kernelFor(fused[0].Node()); {
-	case err == nil:
-		r.Set(root, fused)
-	case errors.Is(err, device.ErrNoKernel):
-		for _, n := range slices.Backward(f.members[root.ID]) {
-			r.Move(n)
-		}
-	default:
-		return fmt.Errorf("%s: %s: %w", root.Where(), fused[0].Node(), err)
+	for _, n := range slices.Backward(f.members[root.ID]) {
+		r.Move(n)
 	}
 	return nil
 }
 
-// program chains the members of the group of root, and lists the inputs.
-func (f *fuser) program(r *graph.Rewriter, root *graph.Node) (*graph.Program, []graph.Value) {
+// apply adds the fused node of the groups of roots, or reports that the device has no kernel for it.
+func (f *fuser) apply(p *Plan, r *graph.Rewriter, roots ...*graph.Node) (bool, error) {
+	prog, ins := f.program(r, roots...)
+	undo := r.New.OnBehalf(roots[0])
+	fused := r.New.Apply(graph.Fused{Prog: prog}, ins...)
+	undo()
+	if !fused[0].Valid() {
+		return false, r.New.Err()
+	}
+	switch _, err := p.kernelFor(fused[0].Node()); {
+	case errors.Is(err, device.ErrNoKernel):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("%s: %s: %w", roots[0].Where(), fused[0].Node(), err)
+	}
+	for k, root := range roots {
+		r.Set(root, fused[k:k+1])
+	}
+	return true, nil
+}
+
+// program chains the members of the groups of roots, whose values are the results, and lists the inputs.
+func (f *fuser) program(r *graph.Rewriter, roots ...*graph.Node) (*graph.Program, []graph.Value) {
 	prog := &graph.Program{}
 	var ins []graph.Value
 	at := map[graph.Value]int{}
@@ -169,8 +191,13 @@ func (f *fuser) program(r *graph.Rewriter, root *graph.Node) (*graph.Program, []
 		at[n.Output(0)] = len(prog.Instrs)
 		prog.Instrs = append(prog.Instrs, graph.Instr{Op: n.Op.(graph.Elementwise), Args: args, Type: n.Out[0]})
 	}
-	for _, n := range slices.Backward(f.members[root.ID]) {
-		add(n)
+	for _, root := range roots {
+		for _, n := range slices.Backward(f.members[root.ID]) {
+			add(n)
+		}
+		if len(roots) > 1 {
+			prog.Outs = append(prog.Outs, len(prog.Instrs)-1)
+		}
 	}
 	return prog, ins
 }
