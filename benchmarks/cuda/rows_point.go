@@ -33,7 +33,7 @@ func swigluGrad(in []graph.Value) []graph.Value {
 	return []graph.Value{ops.Mul(ops.Mul(gy, up), slope), ops.Mul(gy, ops.SiLU(x))}
 }
 
-// chainRow is elementwise work as the planner fuses it: a kernel for each result.
+// chainRow is elementwise work as the planner fuses it: one kernel.
 func chainRow(name string, f func([]graph.Value) []graph.Value, in ...tensor.Type) Row {
 	g := graph.New(name)
 	vals := make([]graph.Value, len(in))
@@ -47,21 +47,13 @@ func chainRow(name string, f func([]graph.Value) []graph.Value, in ...tensor.Typ
 		bytes += float64(v.Type().Bytes())
 	}
 	return Row{Work: name, Detail: fmt.Sprint(in[0]), Bytes: bytes, Make: func(r *rig) (*work, error) {
-		var parts []*work
-		for _, v := range outs {
-			op, ins := program(v)
-			w, err := r.op(op, ins...)
-			if err != nil {
-				return nil, err
-			}
-			parts = append(parts, w)
-		}
-		return sequence(parts...), nil
+		op, ins := program(outs)
+		return r.op(op, ins...)
 	}}
 }
 
-// program is the chain that computes a value, and its inputs.
-func program(out graph.Value) (graph.Fused, []operand) {
+// program is the chain that computes values, each from what it reads, and its inputs.
+func program(outs []graph.Value) (graph.Fused, []operand) {
 	prog := &graph.Program{}
 	var ins []operand
 	at := map[graph.Value]int{}
@@ -84,7 +76,9 @@ func program(out graph.Value) (graph.Fused, []operand) {
 		at[v] = len(prog.Instrs) - 1
 		return at[v]
 	}
-	visit(out)
+	for _, v := range outs {
+		prog.Outs = append(prog.Outs, visit(v))
+	}
 	return graph.Fused{Prog: prog}, ins
 }
 
