@@ -27,8 +27,10 @@ type quantizer struct {
 	each      int64 // packs of eight elements that such a block takes
 }
 
+var quantizeFiles = []string{"approx.cuh", "eight.cuh", "quantize.cu"}
+
 func buildQuantize4(d *Device, o ops.Quantize4, s device.Spec) (*Kernel, error) {
-	p := Program{Files: []string{"approx.cuh", "eight.cuh", "quantize.cu"}, Text: encode4Text(o.Scheme),
+	p := Program{Files: quantizeFiles, Text: encode4Text(o.Scheme),
 		Define: []string{"BITS 4", fmt.Sprintf("ZERO_CODE %d", o.Scheme.ZeroCode())}}
 	return d.quantizer(p, s.In[0], o.Blocksize, 2)
 }
@@ -38,7 +40,7 @@ func buildQuantize8(d *Device, o ops.Quantize8, s device.Spec) (*Kernel, error) 
 	if err != nil {
 		return nil, err
 	}
-	p := Program{Files: []string{"approx.cuh", "eight.cuh", "quantize.cu"}, Text: text, Define: []string{"BITS 8", fmt.Sprintf("CELLS %d", cells)}}
+	p := Program{Files: quantizeFiles, Text: text, Define: []string{"BITS 8", fmt.Sprintf("CELLS %d", cells)}}
 	return d.quantizer(p, s.In[0], o.Blocksize, 1)
 }
 

@@ -130,6 +130,8 @@ const (
 	thinRowsAny = 4  // quant_thin_any
 )
 
+var thinFiles = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "quant_thin.cu"}
+
 // thinProduct returns nil where x has too many rows.
 func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int) (*thin, error) {
 	cores := m <= thinRows && w.cols%32 == 0 && powerBlock(w.blocksize) && d.multiplies(dtype)
@@ -145,7 +147,7 @@ func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int) (*thin, error
 			columns *= 2
 		}
 		t.warps = thinWarps(w.cols)
-		p.Files = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "quant_thin.cu"}
+		p.Files = thinFiles
 		p.Define = append(p.Define, "TENSOR_CORES", fmt.Sprintf("WARPS %d", t.warps), fmt.Sprintf("COLUMNS %d", columns))
 		f, err := d.Function(p, "quant_thin")
 		if err != nil {

@@ -1,0 +1,176 @@
+package cuda
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// BenchmarkQuantVariants times the kernels of 4-bit weights with other constants than those chosen: what the choice rests on. It needs a
+// GPU; one round tells all:
+//
+//	cuda.test -test.run NONE -test.bench QuantVariants -test.benchtime 1x
+func BenchmarkQuantVariants(b *testing.B) {
+	if onEmulator() {
+		b.Skip("times of the emulator say nothing")
+	}
+	for _, nested := range []bool{false, true} {
+		for _, threads := range []int{128, 256, 512} {
+			for _, packs := range []int{2, 4, 8, 16} {
+				benchDequantize(b, nested, threads, packs)
+			}
+		}
+	}
+	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}, {1024, 4096}} {
+		for _, warps := range []int{4, 8, 16} {
+			for _, depth := range []int{1, 2, 4} {
+				for _, m := range []int{1, 4, 16, 64} {
+					if m == 1 || depth == 2 || warps == 8 {
+						benchThin(b, shape[0], shape[1], m, warps, depth)
+					}
+				}
+			}
+		}
+	}
+	for _, threads := range []int{256, 512, 1024} {
+		for _, tiles := range []int{1, 2, 4, 8, 16} {
+			benchQuantize8(b, threads, tiles)
+		}
+	}
+}
+
+// graphTime reports the median time of launches that rotate over buffers, as one recorded graph.
+func graphTime(b *testing.B, d *Device, bytes float64, turns int, launch func(c *Call, turn int) error) {
+	s := d.Stream(0).(*Stream)
+	c := &Call{Dev: d, Stream: s}
+	g, err := d.Capture(s, func() error {
+		for range 4 {
+			for i := range turns {
+				if err := d.enter(func() error { return launch(c, i) }); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	require.NoError(b, err)
+	defer g.Free()
+	const batches = 9
+	for range 2 {
+		require.NoError(b, g.Launch(s))
+	}
+	require.NoError(b, s.Reserve(batches+1))
+	require.NoError(b, s.Mark())
+	for range batches {
+		require.NoError(b, g.Launch(s))
+		require.NoError(b, s.Mark())
+	}
+	marks, err := s.Marks()
+	require.NoError(b, err)
+	took := make([]time.Duration, batches)
+	for i := range took {
+		took[i] = marks[i+1].At - marks[i].At
+	}
+	slices.Sort(took)
+	us := took[batches/2].Seconds() * 1e6 / float64(4*turns)
+	b.ReportMetric(us, "µs")
+	b.ReportMetric(bytes/us/1e3, "GB/s")
+	b.ReportMetric(0, "ns/op")
+}
+
+// space allocates memory for turns of operands and returns where each begins.
+func space(b *testing.B, d *Device, turns int, bytes int64) []Addr {
+	buffer, err := d.Alloc(int64(turns) * aligned(bytes))
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, buffer.Free()) })
+	at, err := d.address(device.Ptr{Buf: buffer}, 1)
+	require.NoError(b, err)
+	out := make([]Addr, turns)
+	for i := range out {
+		out[i] = at + Addr(int64(i)*aligned(bytes))
+	}
+	return out
+}
+
+func benchDequantize(b *testing.B, nested bool, threads, packs int) {
+	b.Run(fmt.Sprintf("dequantize/nested=%v/threads=%d/packs=%d", nested, threads, packs), func(b *testing.B) {
+		d := testDevice(b)
+		const rows, cols, turns = 4096, 14336, 4
+		w := weight4{quant.NF4, 64, rows, cols, nested}
+		f, err := d.Function(w.program(tensor.BF16, "dequantize.cu", fmt.Sprintf("PACKS %d", packs)), "dequantize_packs")
+		require.NoError(b, err)
+		n := w.size()
+		scale := int64(4)
+		if nested {
+			scale = 1
+		}
+		codes, absmax, y := space(b, d, turns, n/2), space(b, d, turns, n/64*scale+n/64/64+1024), space(b, d, turns, 2*n)
+		args := make([]scaleArgs, turns)
+		for i := range args {
+			outer := absmax[i] + Addr(aligned(n/64))
+			args[i] = scaleArgs{absmax[i], outer, outer}
+		}
+		graphTime(b, d, 2.5*float64(n)+float64(n/64*scale), turns, func(c *Call, i int) error {
+			return c.Launch(f, Over(n/8, threads, packs), codes[i], &args[i], y[i], n/8)
+		})
+	})
+}
+
+func benchThin(b *testing.B, rows, cols, m, warps, depth int) {
+	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d", rows, cols, m, warps, depth), func(b *testing.B) {
+		d := testDevice(b)
+		w := weight4{quant.NF4, 64, rows, cols, true}
+		columns := 1
+		for 8*columns < m {
+			columns *= 2
+		}
+		if warps*16*(8*columns+1)*4 > 48<<10 {
+			b.Skip("shared memory")
+		}
+		p := w.program(tensor.BF16, "quant_thin.cu", "TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns),
+			fmt.Sprintf("DEPTH %d", depth))
+		p.Files, p.Exact = thinFiles, false
+		f, err := d.Function(p, "quant_thin")
+		require.NoError(b, err)
+		n := w.size()
+		turns := int(min(160<<20/(n/2)+1, 16))
+		codes, absmax, x, y := space(b, d, turns, n/2), space(b, d, turns, n/64+n/64/64+4096), space(b, d, turns, int64(2*m*cols)), space(b, d, turns, int64(2*m*rows))
+		args := make([]scaleArgs, turns)
+		for i := range args {
+			outer := absmax[i] + Addr(aligned(n/64))
+			args[i] = scaleArgs{absmax[i], outer, outer}
+		}
+		graphTime(b, d, float64(n)/2+float64(n)/64, turns, func(c *Call, i int) error {
+			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], codes[i], &args[i], y[i], int32(m), int32(rows), int32(cols))
+		})
+	})
+}
+
+func benchQuantize8(b *testing.B, threads, tiles int) {
+	b.Run(fmt.Sprintf("quantize8/threads=%d/tiles=%d", threads, tiles), func(b *testing.B) {
+		d := testDevice(b)
+		text, cells, err := encode8Text(false, false)
+		require.NoError(b, err)
+		f, err := d.Function(Program{Files: quantizeFiles, Text: text, Exact: true, Define: []string{"BITS 8", fmt.Sprintf("CELLS %d", cells), "T bf16",
+			"BLOCK 256", fmt.Sprintf("THREADS %d", threads)}}, "quantize_blocks")
+		require.NoError(b, err)
+		const n = 100_000_000 / 256 * 256
+		x, codes, absmax := space(b, d, 1, 2*n), space(b, d, 1, n), space(b, d, 1, n/64)
+		fill, err := d.Function(Program{Text: `KERNEL bench_fill(u32 *x, i64 n) {
+  for (i64 i = global_thread(); i < n; i += global_threads()) x[i] = ((u32)i * 2654435761u & 0xbfffbfffu) - (i % 7 << 7);
+}`}, "bench_fill")
+		require.NoError(b, err)
+		c := &Call{Dev: d, Stream: d.Stream(0).(*Stream)}
+		require.NoError(b, d.enter(func() error { return c.Launch(fill, Rows(4096, 256), x[0], int64(n/2)) }))
+		graphTime(b, d, 3*n+n/64, 1, func(c *Call, _ int) error {
+			return c.Launch(f, Over(n/8, threads, 4*tiles), x[0], codes[0], absmax[0], int64(n/8))
+		})
+	})
+}
