@@ -23,6 +23,7 @@ func init() {
 		}
 	}
 	add(linear8GradRow(tokens, in, out))
+	add(linear8PartRows(tokens, in, out)...)
 	for _, n := range []int{4096, 1024} { // a small product, and rows of experts
 		add(groupedRow(tokens, 2048, n, 64))
 	}
@@ -83,6 +84,22 @@ func linear8Row(m, in, out int, threshold float32) Row {
 		row.Flops = 2 * float64(m) * float64(in) * float64(out)
 	}
 	return row
+}
+
+// linear8PartRows are the steps of Linear8bitLt as ops of their own.
+func linear8PartRows(m, in, out int) []Row {
+	n, product := float64(m)*float64(in), float64(m)*float64(out)
+	return []Row{
+		{Work: "Linear8bitLt, quantized rows", Detail: fmt.Sprintf("%d×%d bf16", m, in), Bytes: 3 * n, Make: func(r *rig) (*work, error) {
+			return r.op(ops.QuantizeRows8{}, floats(tensor.BF16, m, in))
+		}},
+		{Work: "Linear8bitLt, int8 product", Detail: fmt.Sprintf("%d×%d→%d in one", m, in, out), Flops: 2 * n * float64(out), Make: func(r *rig) (*work, error) {
+			return r.op(ops.Int8MatMul{TransB: true}, filled(normal, tensor.I8, m, in), filled(normal, tensor.I8, out, in))
+		}},
+		{Work: "Linear8bitLt, values of sums", Detail: fmt.Sprintf("%d×%d to bf16", m, out), Bytes: 6 * product, Make: func(r *rig) (*work, error) {
+			return r.op(ops.DequantizeProduct8{To: tensor.BF16}, filled(normal, tensor.I32, m, out), filled(scales, tensor.F32, m), filled(scales, tensor.F32, out), operand{})
+		}},
+	}
 }
 
 // linear8GradRow is the input gradient of Linear8bitLt.

@@ -8,7 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -211,6 +214,38 @@ func TestGroupedRows(t *testing.T) {
 				}
 				require.Equal(t, want, outer.At((e*k+3)*k+5), "outer product of expert %d", e)
 			}
+		}
+	}
+}
+
+// The layer of LLM.int8() in a kernel gives what its steps give, over several tiles, with few, many and no outliers.
+func TestInt8LinearEqualsSteps(t *testing.T) {
+	d := testDevice(t)
+	rng := rand.New(rand.NewPCG(7, 8))
+	const m, n, k = 140, 136, 80
+	w, stats := tensor.New(tensor.T(tensor.I8, n, k)), tensor.New(tensor.T(tensor.F32, n))
+	for i := range n * k {
+		w.Set(i, float64(rng.IntN(255)-127))
+	}
+	for i := range n {
+		stats.Set(i, 0.5+rng.Float64())
+	}
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for _, columns := range []int{0, 3, 40} {
+			x := tensor.New(tensor.T(dt, m, k))
+			for i := range m * k {
+				x.Set(i, min(max(rng.NormFloat64(), -5), 5))
+			}
+			for c := range columns {
+				x.Set(rng.IntN(m)*k+2*c, 9)
+			}
+			g := graph.New("int8")
+			in := []graph.Value{g.Input("x", x.Type()), g.Input("w", w.Type()), g.Input("stats", stats.Type()), {}}
+			op := ops.Int8Linear{Threshold: 6}
+			out, err := plan.Eval(d, plan.Feed{in[0]: x, in[1]: w, in[2]: stats}, g.Apply(op, in...)[0], op.Decompose(in)[0])
+			require.NoError(t, err)
+			limit := map[tensor.DType]float64{tensor.F32: 1e-6, tensor.BF16: 1e-3}[dt]
+			require.LessOrEqual(t, bnb.NormError(out[0], out[1]), limit, "%v with %d columns", dt, columns)
 		}
 	}
 }

@@ -16,8 +16,12 @@ func init() {
 }
 
 // int8Program is kernels/int8.cu for values of a dtype, which are rounded to f16 first if half.
-func int8Program(d tensor.DType, half bool) Program {
-	return Program{Files: []string{"approx.cuh", "eight.cuh", "int8.cu"}, Define: []string{"T " + cType(d), fmt.Sprintf("HALF %d", b2i(half))}, Exact: true}
+func (d *Device) int8Program(t tensor.DType, half bool) Program {
+	p := Program{Files: []string{"tensor_core.cuh", "approx.cuh", "eight.cuh", "int8.cu"}, Define: []string{"T " + cType(t), fmt.Sprintf("HALF %d", b2i(half))}, Exact: true}
+	if t == tensor.BF16 && d.capability >= 80 || t == tensor.F16 && d.capability >= 75 {
+		p.Define = append(p.Define, "TENSOR 1")
+	}
+	return p
 }
 
 // functions finds several kernels of a program.
@@ -54,7 +58,7 @@ func (d *Device) rows8(rows, cols int, o ops.QuantizeRows8, from tensor.DType, h
 		q.part = int64(ceilDiv(ceilDiv(cols, min(cols/longRow, 1024)), 8) * 8)
 		q.parts = ceilDiv(cols, int(q.part))
 	}
-	p := int8Program(from, half && from != tensor.F16)
+	p := d.int8Program(from, half && from != tensor.F16)
 	want := map[string]**Function{"quantize_rows": &q.whole}
 	if q.parts > 1 {
 		want = map[string]**Function{"row_parts": &q.partial, "row_codes": &q.code}
@@ -135,7 +139,7 @@ func buildQuantizeRows8(d *Device, o ops.QuantizeRows8, s device.Spec) (*Kernel,
 func buildQuantizeColumns8(d *Device, o ops.QuantizeColumns8, s device.Spec) (*Kernel, error) {
 	rows, cols := int64(s.In[0].Dim(0)), int64(s.In[0].Dim(1))
 	var tops, stats, codes *Function
-	if err := d.functions(int8Program(s.In[0].DType, false), map[string]**Function{"column_tops": &tops, "column_stats": &stats, "column_codes": &codes}); err != nil {
+	if err := d.functions(d.int8Program(s.In[0].DType, false), map[string]**Function{"column_tops": &tops, "column_stats": &stats, "column_codes": &codes}); err != nil {
 		return nil, err
 	}
 	parts := max(min(int(rows)/64, 4*d.sms/max(ceilDiv(int(cols), 128), 1), 256), 1)
@@ -170,7 +174,7 @@ type decoder8 struct {
 }
 
 func (d *Device) decoder8(rows, cols int, to tensor.DType, scaleFirst bool) (*decoder8, error) {
-	f, err := d.Function(int8Program(to, false), "dequantize_rows")
+	f, err := d.Function(d.int8Program(to, false), "dequantize_rows")
 	return &decoder8{fn: f, rows: int64(rows), cols: int64(cols), scaleFirst: int32(b2i(scaleFirst))}, err
 }
 
@@ -209,7 +213,7 @@ func (p *product8) launch(c *Call, f *Function) error {
 }
 
 func buildDequantizeProduct8(d *Device, o ops.DequantizeProduct8, s device.Spec) (*Kernel, error) {
-	f, err := d.Function(int8Program(o.To, false), "dequantize_product")
+	f, err := d.Function(d.int8Program(o.To, false), "dequantize_product")
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,11 @@ func (d *Device) linear8(o ops.Int8Linear, s device.Spec, inFlight int) (*Kernel
 	if l.rows, err = d.rows8(l.m, l.k, ops.QuantizeRows8{Threshold: o.Threshold, Strict: true}, x.DType, true); err != nil {
 		return nil, err
 	}
-	if l.out, err = d.Function(int8Program(x.DType, false), "dequantize_product"); err != nil {
+	name := "dequantize_product"
+	if o.Threshold > 0 {
+		name = "add_product"
+	}
+	if l.out, err = d.Function(d.int8Program(x.DType, false), name); err != nil {
 		return nil, err
 	}
 	l.chunk = min(l.m, max(inFlight/(4*max(l.n, 1))&^255, 256))

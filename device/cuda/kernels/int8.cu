@@ -1,5 +1,6 @@
 // The steps of LLM.int8() (Dettmers et al. 2022), with the bits of bitsandbytes' kernels; package quant describes them. Compiled without
-// contraction. Defined by the program: T, the dtype of values; HALF 1, if values are rounded to f16 before they are quantized.
+// contraction. Defined by the program: T, the dtype of values; HALF 1, if values are rounded to f16 before they are
+// quantized; TENSOR, if tensor cores multiply T.
 
 #define ROW_SCALE 7.874015718698502e-3f  // 1/127
 #define PRODUCT_SCALE 6.200012e-05f      // bitsandbytes' 1/127²
@@ -216,7 +217,7 @@ INLINE f32 product_value(i32 sum, f32 row, f32 column, const T *bias, i64 c) {
 #define OUT_DEEP 16
 
 // Linear8 is what dequantize_product works on: sums (rows, n), one statistic a row and a column, and what of x (rows, k) and w (n, k) is added
-// as it is: the columns listed; list may be absent.
+// as it is: the columns listed.
 struct Linear8 {
   const i32 *sums;
   const f32 *row_stats, *column_stats;
@@ -227,60 +228,101 @@ struct Linear8 {
   i64 rows, n, k;
 };
 
-// dequantize_product: a block of 256 threads writes 128 x 128 values, each thread 8 x 8. Blocks are (columns, rows).
-KERNEL __launch_bounds__(256) dequantize_product(const Linear8 p) {
-  __shared__ f32 kept[OUT_DEEP][OUT_ROWS + 1], weight[OUT_DEEP][OUT_COLUMNS + 4];
-  i64 row0 = (i64)blockIdx.y * OUT_ROWS, column0 = (i64)blockIdx.x * OUT_COLUMNS;
-  int tx = threadIdx.x % 16 * 8, ty = threadIdx.x / 16;  // columns tx.., rows ty + 16 i
-  f32 extra[8][8];
-  int found = p.list ? p.list[0] : 0;
-  if (found > 0) {
+// A block of 256 threads writes 128 x 128 values. A thread has runs of eight columns: run_row(i) and run_column(i) say where run i begins, from
+// the block's corner. extra[i] is what outlier columns contribute to run i.
+#ifdef TENSOR
+// On tensor cores, 16 outlier columns at a time. A warp has 32 x 64. Columns are dealt to the fragments so that a lane's eight lie together:
+// column 8t + 2j + b of 32 is column 2t + b of fragment j.
+#define DEEP_PITCH 24  // elements from row to row: rows g and g + 1 begin in other banks
+INLINE int run_row(int i) { return threadIdx.x / WARP % 4 * 32 + i / 4 * 16 + i % 2 * 8 + lane() / 4; }
+INLINE int run_column(int i) { return threadIdx.x / WARP / 4 * 64 + i / 2 % 2 * 32 + lane() % 4 * 8; }
+
+INLINE void add_outliers(const Linear8 &p, i64 row0, i64 column0, int found, f32 (*extra)[8]) {
+  __shared__ T kept[OUT_ROWS][DEEP_PITCH], weight[OUT_COLUMNS][DEEP_PITCH];
+  f32 c[2][2][4][4];  // 16 rows, 32 columns, fragment
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-#pragma unroll
-      for (int j = 0; j < 8; j++) extra[i][j] = 0.f;
-    for (int first = 0; first < found; first += OUT_DEEP) {
-      for (int e = threadIdx.x; e < OUT_DEEP * OUT_ROWS; e += 256) {
-        int o = e % OUT_DEEP, r = e / OUT_DEEP;
-        bool is = first + o < found;
-        i64 column = is ? p.list[1 + first + o] : 0;
-        kept[o][r] = is && row0 + r < p.rows ? widen(p.x[(row0 + r) * p.k + column]) : 0.f;
-        i64 n = column0 + r;
-        weight[o][r] = is && n < p.n ? widen(narrow<T>((f32)p.codes[n * p.k + column] * p.column_stats[n] * ROW_SCALE)) : 0.f;
-      }
-      __syncthreads();
-      for (int o = 0; o < OUT_DEEP; o++) {
-        f32 w[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) w[j] = weight[o][tx + j];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-          f32 v = kept[o][ty + 16 * i];
-#pragma unroll
-          for (int j = 0; j < 8; j++) extra[i][j] = __fmaf_rn(v, w[j], extra[i][j]);
-        }
-      }
-      __syncthreads();
+  for (int i = 0; i < 64; i++) c[i / 32][i / 16 % 2][i / 4 % 4][i % 4] = 0.f;
+  for (int first = 0; first < found; first += OUT_DEEP) {
+    for (int e = threadIdx.x; e < OUT_DEEP * OUT_ROWS; e += 256) {
+      int o = e % OUT_DEEP, r = e / OUT_DEEP;
+      bool is = first + o < found;
+      i64 column = is ? p.list[1 + first + o] : 0, n = column0 + r;
+      kept[r][o] = is && row0 + r < p.rows ? p.x[(row0 + r) * p.k + column] : narrow<T>(0.f);
+      weight[r][o] = narrow<T>(is && n < p.n ? (f32)p.codes[n * p.k + column] * p.column_stats[n] * ROW_SCALE : 0.f);
     }
-  }
-  i64 n = column0 + tx;
-  if (n >= p.n) return;
-  bool wide = p.n % 8 == 0 && ((u64)p.y & 15) == 0;
-  f32 stats[8];
+    __syncthreads();
+    int g = lane() / 4, t = lane() % 4, r0 = threadIdx.x / WARP % 4 * 32, n0 = threadIdx.x / WARP / 4 * 64;
+    u32 a[2][4];
 #pragma unroll
-  for (int j = 0; j < 8; j++) stats[j] = n + j < p.n ? p.column_stats[n + j] : 0.f;
+    for (int i = 0; i < 8; i++) a[i / 4][i % 4] = *(const u32 *)&kept[r0 + i / 4 * 16 + i % 2 * 8 + g][2 * t + i % 4 / 2 * 8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+      const T *w = weight[n0 + j / 4 * 32 + g / 2 * 8 + j % 4 * 2 + g % 2];
+      u32 b[2] = {*(const u32 *)&w[2 * t], *(const u32 *)&w[2 * t + 8]};
+#pragma unroll
+      for (int i = 0; i < 2; i++) mma<T>(c[i][j / 4][j % 4], a[i], b);
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+#pragma unroll
+    for (int j = 0; j < 8; j++) extra[i][j] = c[i / 4][i / 2 % 2][j / 2][i % 2 * 2 + j % 2];
+}
+#else
+INLINE int run_row(int i) { return threadIdx.x / 16 + 16 * i; }
+INLINE int run_column(int) { return threadIdx.x % 16 * 8; }
+
+INLINE void add_outliers(const Linear8 &p, i64 row0, i64 column0, int found, f32 (*extra)[8]) {
+  __shared__ f32 kept[OUT_DEEP][OUT_ROWS + 1], weight[OUT_DEEP][OUT_COLUMNS + 4];
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+#pragma unroll
+    for (int j = 0; j < 8; j++) extra[i][j] = 0.f;
+  for (int first = 0; first < found; first += OUT_DEEP) {
+    for (int e = threadIdx.x; e < OUT_DEEP * OUT_ROWS; e += 256) {
+      int o = e % OUT_DEEP, r = e / OUT_DEEP;
+      bool is = first + o < found;
+      i64 column = is ? p.list[1 + first + o] : 0, n = column0 + r;
+      kept[o][r] = is && row0 + r < p.rows ? widen(p.x[(row0 + r) * p.k + column]) : 0.f;
+      weight[o][r] = is && n < p.n ? widen(narrow<T>((f32)p.codes[n * p.k + column] * p.column_stats[n] * ROW_SCALE)) : 0.f;
+    }
+    __syncthreads();
+    for (int o = 0; o < min(OUT_DEEP, found - first); o++) {
+      f32 w[8];
+#pragma unroll
+      for (int j = 0; j < 8; j++) w[j] = weight[o][run_column(0) + j];
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        f32 v = kept[o][run_row(i)];
+#pragma unroll
+        for (int j = 0; j < 8; j++) extra[i][j] = __fmaf_rn(v, w[j], extra[i][j]);
+      }
+    }
+    __syncthreads();
+  }
+}
+#endif
+
+template <bool OUTLIERS> INLINE void write_values(const Linear8 &p) {
+  i64 row0 = (i64)blockIdx.y * OUT_ROWS, column0 = (i64)blockIdx.x * OUT_COLUMNS;
+  f32 extra[8][8];
+  int found = OUTLIERS ? p.list[0] : 0;
+  if (found > 0) add_outliers(p, row0, column0, found, extra);
+  bool wide = p.n % 8 == 0 && (((u64)p.y | (u64)p.sums | (u64)p.column_stats) & 15) == 0;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    i64 row = row0 + ty + 16 * i;
-    if (row >= p.rows) break;
+    i64 row = row0 + run_row(i), n = column0 + run_column(i);
+    if (row >= p.rows || n >= p.n) continue;
     f32 stat = p.row_stats[row], v[8];
     const i32 *sums = p.sums + row * p.n + n;
     T *y = p.y + row * p.n + n;
     if (wide) {
       Pack<i32, 4> s[2] = {load_pack<4>(sums), load_pack<4>(sums + 4)};
+      Pack<f32, 4> c[2] = {load_pack<4>(p.column_stats + n), load_pack<4>(p.column_stats + n + 4)};
 #pragma unroll
       for (int j = 0; j < 8; j++) {
-        v[j] = product_value(s[j / 4].v[j % 4], stat, stats[j], p.bias, n + j);
+        v[j] = product_value(s[j / 4].v[j % 4], stat, c[j / 4].v[j % 4], p.bias, n + j);
         if (found > 0) v[j] = widen(narrow<T>(v[j])) + extra[i][j];
       }
       store_eight(y, v);
@@ -289,9 +331,13 @@ KERNEL __launch_bounds__(256) dequantize_product(const Linear8 p) {
 #pragma unroll
     for (int j = 0; j < 8; j++) {
       if (n + j >= p.n) break;
-      f32 value = product_value(sums[j], stat, stats[j], p.bias, n + j);
+      f32 value = product_value(sums[j], stat, p.column_stats[n + j], p.bias, n + j);
       if (found > 0) value = widen(narrow<T>(value)) + extra[i][j];
       y[j] = narrow<T>(value);
     }
   }
 }
+
+// dequantize_product turns sums into values; add_product also adds what the columns listed contribute. Blocks are (columns, rows).
+KERNEL __launch_bounds__(256) dequantize_product(const Linear8 p) { write_values<false>(p); }
+KERNEL __launch_bounds__(256) add_product(const Linear8 p) { write_values<true>(p); }
