@@ -26,7 +26,8 @@ type attention struct {
 // attnArgs is struct Attention of kernels/attention.cuh, field by field.
 type attnArgs struct {
 	doc, offset, length                Addr // 0 where absent
-	gate                               Addr // 0, or where an i32 lies that must not be 0 for the launch to do anything
+	gate                               Addr // 0, or where an i32 lies that must not be 0 for the launch to do anything, but see stats
+	stats                              Addr // 0, or lse as (B, Tq, Hq), which a forward launch behind a closed gate transposes to lse
 	b, tq, tk, hq, hkv, rep, d         int32
 	causal, window                     int32
 	scale, softCap                     float32

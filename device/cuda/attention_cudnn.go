@@ -34,7 +34,7 @@ const (
 	cudnnCapability = 80      // attention engines are for tensor cores with bf16
 	cudnnWorkspace  = 1 << 30 // what a plan may ask for beyond the operands; more is left to own kernels
 	cudnnTokens     = 128     // shorter attentions are not worth a plan
-	cudnnSlot       = 128     // packed rows have a slot for a document every so many tokens
+	cudnnSlot       = 256     // packed rows have a slot for a document every so many tokens; shorter ones are little work for own kernels
 )
 
 // openCUDNN opens cuDNN once. l.mu is held.
@@ -187,11 +187,17 @@ type cudnnPass struct {
 	total     int64
 }
 
+// cudnnOddKeys is the first version whose backward pass takes a number of keys that is no multiple of 128 without lengths.
+const cudnnOddKeys = 91501
+
 // newCUDNN makes a pass, or says why the library cannot do it.
 func (a *attention) newCUDNN(g cudnn.Attention) (*cudnnPass, error) {
 	plan, err := a.dev.cudnnPlan(g)
 	if err != nil {
 		return nil, err
+	}
+	if lib := a.dev.cudnn.handle.Library(); g.Backward && !g.Packed && g.Tk%128 != 0 && lib.Number() < cudnnOddKeys {
+		return nil, fmt.Errorf("cuDNN %s is not right for %d keys", lib.Version(), g.Tk)
 	}
 	p := &cudnnPass{attention: a, g: g, plan: plan, call: plan.NewCall(), at: map[cudnn.Role]int64{}}
 	var mem parts
@@ -217,7 +223,7 @@ func (a *attention) newCUDNN(g cudnn.Attention) (*cudnnPass, error) {
 	return p, nil
 }
 
-// enqueue runs the pass. The gate of packed documents is left in args.
+// enqueue runs the pass. Forward, the lse of packed documents is left as the library lays it, in scratch memory.
 func (p *cudnnPass) enqueue(c *Call, io *attnIO, scratch Addr) error {
 	at := cudnn.Operands{cudnn.Q: uint64(io.q), cudnn.K: uint64(io.k), cudnn.V: uint64(io.v), cudnn.O: uint64(io.o), cudnn.Stats: uint64(io.lse),
 		cudnn.DO: uint64(io.dout), cudnn.DQ: uint64(io.dq), cudnn.DK: uint64(io.dk), cudnn.DV: uint64(io.dv)}
@@ -227,21 +233,14 @@ func (p *cudnnPass) enqueue(c *Call, io *attnIO, scratch Addr) error {
 	if p.docs == nil {
 		return p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace))
 	}
-	if err := p.docs.find(c, &p.args, scratch, &at); err != nil {
+	var back Addr
+	if p.g.Backward {
+		back = io.lse
+	}
+	if err := p.docs.find(c, &p.args, scratch, &at, back); err != nil {
 		return err
 	}
-	if p.g.Backward {
-		if err := p.docs.turn(c, &p.args, int32(p.Hq), int32(p.Tq), io.lse, Addr(at[cudnn.Stats])); err != nil {
-			return err
-		}
-	}
-	if err := p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace)); err != nil {
-		return err
-	}
-	if p.g.Backward {
-		return nil
-	}
-	return p.docs.turn(c, &p.args, int32(p.Tq), int32(p.Hq), Addr(at[cudnn.Stats]), io.lse)
+	return p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace))
 }
 
 // withCUDNN is the library's pass where it takes the graph, with own kernels behind it: for operands that are not aligned, and for rows
@@ -267,7 +266,7 @@ func (a *attention) withCUDNN(g cudnn.Attention, own func(a *attention) (attnRun
 	}
 	return attnRun{label: label, scratch: max(p.total, first+o.scratch), enqueue: func(c *Call, io *attnIO, scratch Addr) error {
 		behind.args = a.args
-		behind.args.gate = 0
+		behind.args.gate, behind.args.stats = 0, 0
 		if !attnAligned(io) || io.lse%attnAlignment != 0 {
 			return o.enqueue(c, io, scratch)
 		}
@@ -275,6 +274,9 @@ func (a *attention) withCUDNN(g cudnn.Attention, own func(a *attention) (attnRun
 			return err
 		}
 		behind.args.gate = scratch + Addr(p.docs.gate)
+		if !g.Backward {
+			behind.args.stats = scratch + Addr(p.at[cudnn.Stats])
+		}
 		return o.enqueue(c, io, scratch+Addr(first))
 	}}, nil
 }

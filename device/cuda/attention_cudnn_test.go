@@ -39,13 +39,18 @@ func TestDocuments(t *testing.T) {
 			var mem parts
 			docs, err := a.newDocuments(slots, &mem)
 			require.NoError(t, err)
-			offsets := tensor.T(tensor.I64, slots+1)
-			s := spec(ops.Attention{}, []*tensor.Tensor{doc}, tensor.T(tensor.I32, 1), tensor.T(tensor.I32, slots), offsets, offsets, offsets)
+			offsets, lse := tensor.T(tensor.I64, slots+1), tensor.New(tensor.T(tensor.F32, rows, hq, tokens))
+			for i := range lse.Type().Size() {
+				lse.Set(i, float64(i))
+			}
+			in := []*tensor.Tensor{doc, lse}
+			s := spec(ops.Attention{}, in, tensor.T(tensor.I32, 1), tensor.T(tensor.I32, slots), offsets, offsets, offsets,
+				tensor.T(tensor.F32, rows, tokens, hq))
 			kern := &Kernel{Label: "documents", Enqueue: func(c *Call) error {
 				a.see([]Addr{c.In[0], 0, 0})
-				return c.Launch(docs.findFn, Rows(1, 1024), &a.args, docs.slots, c.Out[0], c.Out[1], c.Out[2], c.Out[3], c.Out[4])
+				return c.Launch(docs.findFn, Rows(3, 1024), &a.args, docs.slots, c.Out[0], c.Out[1], c.Out[2], c.Out[3], c.Out[4], c.In[1], c.Out[5])
 			}}
-			out := launch(t, d, kern.bind(d, s), []*tensor.Tensor{doc}, s.Out)
+			out := launch(t, d, kern.bind(d, s), in, s.Out)
 			want, gate, at := make([]int32, slots), int32(1), int64(0)
 			if c.lengths != nil {
 				want, gate = c.lengths, 0
@@ -60,43 +65,22 @@ func TestDocuments(t *testing.T) {
 					at += int64(want[i])
 				}
 			}
+			for i := range lse.Type().Size() {
+				b, h, tok := i/tokens/hq, i/tokens%hq, i%tokens
+				require.Equal(t, float64(i), out[5].At((b*tokens+tok)*hq+h), "lse of row %d, head %d, token %d", b, h, tok)
+			}
 		})
 	}
 }
 
-// TestTurn: numbers by token and head become numbers by head and token.
-func TestTurn(t *testing.T) {
-	d := testDevice(t)
-	const b, rows, columns = 2, 70, 3
-	a, err := newAttention(d, ops.Attention{Scale: 1, Causal: true}, device.Spec{In: []tensor.Type{tensor.T(tensor.BF16, b, rows, columns, 16),
-		tensor.T(tensor.BF16, b, rows, 1, 16), tensor.T(tensor.BF16, b, rows, 1, 16)}})
-	require.NoError(t, err)
-	var mem parts
-	docs, err := a.newDocuments(4, &mem)
-	require.NoError(t, err)
-	x := tensor.New(tensor.T(tensor.F32, b, rows, columns))
-	for i := range x.Type().Size() {
-		x.Set(i, float64(i))
-	}
-	s := spec(ops.Attention{}, []*tensor.Tensor{x}, tensor.T(tensor.F32, b, columns, rows))
-	kern := &Kernel{Label: "turn", Enqueue: func(c *Call) error { return docs.turn(c, &a.args, rows, columns, c.In[0], c.Out[0]) }}
-	y := launch(t, d, kern.bind(d, s), []*tensor.Tensor{x}, s.Out)[0]
-	for i := range b {
-		for r := range rows {
-			for c := range columns {
-				require.Equal(t, x.At((i*rows+r)*columns+c), y.At((i*columns+c)*rows+r))
-			}
-		}
-	}
-}
-
-// TestAttentionGate: behind a closed gate nothing is written; behind an open one few blocks do all the work.
+// TestAttentionGate: behind a closed gate nothing is written but lse, transposed from what a library left; behind an open one few blocks do
+// all the work.
 func TestAttentionGate(t *testing.T) {
 	d := testDevice(t)
 	c := attnCases(tensor.BF16)[0]
-	c.tq, c.tk = 600, 600 // more tiles than blocks
-	if onEmulator() {
-		c.hq, c.b = 2, 1
+	c.b, c.tq, c.tk = 1, 290, 290
+	if !onEmulator() {
+		c.b, c.tq, c.tk = 4, 1500, 1500 // more tiles than blocks, as on the emulator
 	}
 	want := c.reference(t)
 	q, k, v, do, _ := c.operands()
@@ -107,7 +91,12 @@ func TestAttentionGate(t *testing.T) {
 	for _, open := range []int32{0, 1} {
 		gate := tensor.New(tensor.T(tensor.I32, 1))
 		tensor.View[int32](gate.Bytes())[0] = open
-		in := []*tensor.Tensor{q, k, v, gate, converted(want.o, c.dtype), want.lse, do}
+		stats := tensor.New(tensor.T(tensor.F32, c.b, c.tq, c.hq))
+		for i := range stats.Type().Size() {
+			b, tok, h := i/c.hq/c.tq, i/c.hq%c.tq, i%c.hq
+			stats.Set(i, want.lse.At((b*c.hq+h)*c.tq+tok))
+		}
+		in := []*tensor.Tensor{q, k, v, gate, converted(want.o, c.dtype), want.lse, do, stats}
 		s := spec(ops.Attention{}, in, tq, tl, tq, tk, tk)
 		a, err := newAttention(d, c.op, s)
 		require.NoError(t, err)
@@ -117,7 +106,7 @@ func TestAttentionGate(t *testing.T) {
 		b, err := a.flashBackward()
 		require.NoError(t, err)
 		kern := &Kernel{Label: "gated", ScratchBytes: b.scratch, Enqueue: func(c *Call) error {
-			a.args.gate = c.In[3]
+			a.args.gate, a.args.stats = c.In[3], c.In[7]
 			io := attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.Out[0], lse: c.Out[1]}
 			if err := f.enqueue(c, &io, 0); err != nil {
 				return err
@@ -127,9 +116,10 @@ func TestAttentionGate(t *testing.T) {
 		}}
 		out := launch(t, d, kern.bind(d, s), in, s.Out)
 		if open == 0 {
-			for _, x := range out {
-				require.Equal(t, fouled(len(x.Bytes())), x.Bytes(), "a closed gate")
+			for _, i := range []int{0, 2, 3, 4} {
+				require.Equal(t, fouled(len(out[i].Bytes())), out[i].Bytes(), "output %d behind a closed gate", i)
 			}
+			require.Equal(t, want.lse.Bytes(), out[1].Bytes(), "lse as the library left it")
 			continue
 		}
 		attnResult{o: out[0], lse: out[1], dq: out[2], dk: out[3], dv: out[4]}.near(t, want, attnLimits[c.dtype])
@@ -215,7 +205,9 @@ func TestAttentionCuDNN(t *testing.T) {
 					}
 				}
 				require.True(t, strings.HasPrefix(got.labels[0], "attention_cudnn"), "forward is %s", got.labels[0])
-				require.True(t, strings.HasPrefix(got.labels[1], "attention_cudnn"), "backward is %s", got.labels[1])
+				if c.doc != nil || c.tk%128 == 0 || d.cudnn.handle.Library().Number() >= cudnnOddKeys {
+					require.True(t, strings.HasPrefix(got.labels[1], "attention_cudnn"), "backward is %s", got.labels[1])
+				}
 				got.near(t, want, attnLimits[c.dtype])
 				got.near(t, c.compute(t, d, ownAttention[1]), 2*attnLimits[c.dtype])
 				if deterministic {

@@ -3,7 +3,8 @@
 // Attention is attnArgs of the host, field by field.
 struct Attention {
   const i32 *doc, *offset, *length;  // doc_start (b, tq), q_offset (b), kv_len (b); null when absent
-  const i32 *gate;                   // null, or a number on the device: 0 makes the launch do nothing
+  const i32 *gate;                   // null, or a number on the device: 0 makes the launch do nothing, but see stats
+  const f32 *stats;                  // null, or lse as (b, tq, hq): a forward launch behind a closed gate transposes it
   i32 b, tq, tk, hq, hkv, rep, d;    // rep = hq / hkv
   i32 causal, window;                // window 0: none
   f32 scale, cap;                    // cap 0: none
@@ -54,4 +55,21 @@ template <class A> INLINE A cap_slope(const Attention &a, A s) {
   if (!(a.cap > 0)) return (A)1;
   A t = s / (A)a.cap;
   return (A)1 - t * t;
+}
+
+// turn transposes a.b matrices of rows x columns numbers, tiles first, first + stride, ... of 32 x 32; for one-dimensional blocks of whole
+// warps.
+INLINE void turn(const Attention &a, int rows, int columns, const f32 *x, f32 *y, int first, int stride) {
+  __shared__ f32 tile[32][33];
+  int across = (columns + 31) / 32, tiles = (rows + 31) / 32 * across, at = lane();
+  for (i64 i = first; i < (i64)tiles * a.b; i += stride) {
+    i64 base = i / tiles * rows * columns;
+    int r0 = (int)(i % tiles) / across * 32, c0 = (int)(i % tiles) % across * 32;
+    __syncthreads();
+    for (int r = threadIdx.x / WARP; r < 32; r += blockDim.x / WARP)
+      if (r0 + r < rows && c0 + at < columns) tile[r][at] = x[base + (i64)(r0 + r) * columns + c0 + at];
+    __syncthreads();
+    for (int c = threadIdx.x / WARP; c < 32; c += blockDim.x / WARP)
+      if (c0 + c < columns && r0 + at < rows) y[base + (i64)(c0 + c) * rows + r0 + at] = tile[at][c];
+  }
 }

@@ -2,9 +2,14 @@
 
 // attend_documents finds the documents of all rows in doc_start: the length of each, and where it begins in q, in k and in numbers that
 // lie (token, head), with one more offset at the end. Slots that are left over are empty. Where there are more documents than slots,
-// or doc_start is no division into documents, all slots are empty and *gate is 1, else 0. One block.
-KERNEL attend_documents(Attention a, i32 slots, i32 *gate, i32 *lengths, i64 *offset_q, i64 *offset_k, i64 *offset_n) {
+// or doc_start is no division into documents, all slots are empty and *gate is 1, else 0. One block does that. Others, if there are any,
+// transpose lse from (b, hq, tq) to stats (b, tq, hq).
+KERNEL attend_documents(Attention a, i32 slots, i32 *gate, i32 *lengths, i64 *offset_q, i64 *offset_k, i64 *offset_n, const f32 *lse, f32 *stats) {
   __shared__ int before[33];
+  if (blockIdx.x > 0) {
+    turn(a, a.hq, a.tq, lse, stats, blockIdx.x - 1, gridDim.x - 1);
+    return;
+  }
   int n = a.b * a.tq, each = (n + blockDim.x - 1) / blockDim.x, from = min(n, (int)threadIdx.x * each), to = min(n, from + each);
   int mine = 0, bad = 0;
   for (int i = from; i < to; i++) {
@@ -38,20 +43,5 @@ KERNEL attend_documents(Attention a, i32 slots, i32 *gate, i32 *lengths, i64 *of
   for (int s = threadIdx.x; s <= slots; s += blockDim.x) {
     i64 first = offset_n[s];
     offset_q[s] = first * a.hq * a.d, offset_k[s] = first * a.hkv * a.d, offset_n[s] = first * a.hq;
-  }
-}
-
-// attend_turn transposes each of a.b matrices of `rows` x `columns` numbers.
-KERNEL attend_turn(Attention a, i32 rows, i32 columns, const float *__restrict__ x, float *__restrict__ y) {
-  __shared__ float tile[32][33];
-  int across = (columns + 31) / 32, r0 = blockIdx.x / across * 32, c0 = blockIdx.x % across * 32;
-  for (int b = blockIdx.y; b < a.b; b += gridDim.y) {
-    i64 base = (i64)b * rows * columns;
-    for (int i = threadIdx.y; i < 32; i += blockDim.y)
-      if (r0 + i < rows && c0 + threadIdx.x < columns) tile[i][threadIdx.x] = x[base + (i64)(r0 + i) * columns + c0 + threadIdx.x];
-    __syncthreads();
-    for (int i = threadIdx.y; i < 32; i += blockDim.y)
-      if (c0 + i < columns && r0 + threadIdx.x < rows) y[base + (i64)(c0 + i) * rows + r0 + threadIdx.x] = tile[threadIdx.x][i];
-    __syncthreads();
   }
 }

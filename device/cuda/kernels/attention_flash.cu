@@ -138,7 +138,12 @@ INLINE void flash(const Attention &a, const T *__restrict__ q, const T *__restri
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP)
 attend_flash(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, T *__restrict__ o, float *__restrict__ lse) {
-  if (shut(a)) return;
+  if (shut(a)) {
+#ifdef LOOP
+    if (a.stats) turn(a, a.tq, a.hq, a.stats, lse, blockIdx.x, gridDim.x);
+#endif
+    return;
+  }
   SHARED_DYNAMIC(T, memory);
   __shared__ int low[BM], high[BM];
   EACH(task, (a.tq + BM - 1) / BM * a.b * a.hq) flash(a, q, k, v, o, lse, memory, low, high, task);
