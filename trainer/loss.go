@@ -128,6 +128,7 @@ func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o 
 			return nil, err
 		}
 		group.Accumulate(g, grads)
+		g.Write(o.lossSum, ops.Add(g.Read(o.lossSum), p.loss))
 	}
 	outs := []graph.Value{p.loss}
 	for _, name := range sortedNames(p.outs) {

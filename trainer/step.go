@@ -12,6 +12,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/optim"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 // A step is made of plans that share a session: for each row length one that adds the gradient of the summed losses of a micro-batch to
@@ -27,11 +28,21 @@ type stepPlans struct {
 
 	objective objective
 
-	lr, step, tokens, loss graph.Value // inputs of apply; tokens and loss are the sums of the step
-	norm                   graph.Value
-	scale                  graph.Value // factor of the float16 loss in the step, absent in others
+	lossSum          *graph.Var  // float32: the summed losses of the step's micro-batches so far
+	lr, step, tokens graph.Value // inputs of apply; tokens are the sum of the step
+	norm             graph.Value
+	scale            graph.Value // factor of the float16 loss in the step, absent in others
 
 	average *averagePlans // nil without an average of the weights
+
+	ahead ahead
+}
+
+// ahead is the rows of the next step, made while the device computes.
+type ahead struct {
+	loader *data.Loader
+	step   int
+	rows   []data.Batch
 }
 
 // stepOptions says how plans are compiled.
@@ -47,11 +58,15 @@ type stepOptions struct {
 	neftune   float64 // alpha of the noise on embeddings
 	router    float64 // weight of the load-balancing loss of experts
 	budget    int64
+
+	lossSum *graph.Var // see stepPlans
 }
 
 // compileStep compiles every plan of a run, before any weight is read.
 func compileStep(m *models.Model, a *lora.Adapter, group *optim.Group, o stepOptions) (*stepPlans, error) {
-	s := &stepPlans{train: map[int]*lossPlan{}, eval: map[int]*lossPlan{}, parts: o.parts, objective: o.objective}
+	s := &stepPlans{train: map[int]*lossPlan{}, eval: map[int]*lossPlan{}, parts: o.parts, objective: o.objective,
+		lossSum: graph.NewVar("step.loss", tensor.T(tensor.F32))}
+	o.lossSum = s.lossSum
 	for _, t := range o.lengths {
 		p, err := compileLoss(m, a, group, t, o)
 		if err != nil {
@@ -101,9 +116,10 @@ type stepResult struct {
 	scale      float64 // of the float16 loss
 }
 
-// run feeds the micro-batches of one step and updates the weights. step counts from 0.
+// run feeds the micro-batches of one step and updates the weights. step counts from 0. On a device with queues all of it is enqueued before a result
+// is waited for, and the next step's rows are made meanwhile. buf is storage of an earlier step's rows; those of this step are returned.
 func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint64, lr float64, buf []data.Batch) (stepResult, []data.Batch, error) {
-	buf, err := l.StepInto(step, buf)
+	buf, err := s.rowsOf(l, step, buf)
 	if err != nil {
 		return stepResult{}, buf, err
 	}
@@ -115,12 +131,25 @@ func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint
 	if share.units == 0 {
 		return r, buf, fmt.Errorf("trainer: step %d has no token to train on", step+1)
 	}
+	var all []underway
 	for i := range buf {
-		if err := s.micro(ctx, s.train, &buf[i], share, &r.tally, runKey{seed, step}); err != nil {
+		m, err := s.start(ctx, s.train, &buf[i], share, runKey{seed, step})
+		if err != nil {
+			return r, buf, err
+		}
+		all = append(all, m)
+	}
+	update, err := s.apply.Start(ctx, plan.Feed{s.lr: lr, s.step: step + 1, s.tokens: share.units})
+	if err != nil {
+		return r, buf, err
+	}
+	s.makeAhead(l, step+1)
+	for _, m := range all {
+		if err := s.end(m, &r.tally); err != nil {
 			return r, buf, err
 		}
 	}
-	res, err := s.apply.Run(ctx, plan.Feed{s.lr: lr, s.step: step + 1, s.tokens: share.units, s.loss: r.mean()})
+	res, err := update.Wait()
 	if err != nil {
 		return r, buf, err
 	}
@@ -135,30 +164,69 @@ func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint
 	return r, buf, err
 }
 
-// micro runs the plan of one micro-batch and adds what it finds to a tally; a micro-batch of padding alone is left out.
-func (s *stepPlans) micro(ctx context.Context, plans map[int]*lossPlan, b *data.Batch, share stepShare, to *tally, key runKey) error {
+// rowsOf returns the rows of a step: those made ahead, if they are the ones.
+func (s *stepPlans) rowsOf(l *data.Loader, step int, buf []data.Batch) ([]data.Batch, error) {
+	a := s.ahead
+	if a.loader == l && a.step == step && a.rows != nil {
+		s.ahead = ahead{rows: buf} // the storage is that of the next ones
+		return a.rows, nil
+	}
+	s.ahead = ahead{rows: a.rows}
+	return l.StepInto(step, buf)
+}
+
+// makeAhead makes the rows of a step that may come.
+func (s *stepPlans) makeAhead(l *data.Loader, step int) {
+	if step >= l.Steps() {
+		return
+	}
+	rows, err := l.StepInto(step, s.ahead.rows)
+	if err != nil {
+		rows = nil // the step itself will meet the error
+	}
+	s.ahead = ahead{l, step, rows}
+}
+
+// underway is a micro-batch whose run was started; the zero value is one of padding alone, which is left out.
+type underway struct {
+	loss  *lossPlan
+	run   *plan.Pending
+	batch *data.Batch
+}
+
+// start runs the plan of one micro-batch and does not wait for it.
+func (s *stepPlans) start(ctx context.Context, plans map[int]*lossPlan, b *data.Batch, share stepShare, key runKey) (underway, error) {
 	if b.Targets == 0 {
-		return nil
+		return underway{}, nil
 	}
 	p, ok := plans[b.T]
 	if !ok {
-		return fmt.Errorf("trainer: no plan for rows of %d tokens", b.T)
+		return underway{}, fmt.Errorf("trainer: no plan for rows of %d tokens", b.T)
 	}
 	if err := p.feedBatch(b, key); err != nil {
-		return err
+		return underway{}, err
 	}
 	if err := s.objective.feed(ctx, p, b, share); err != nil {
-		return err
+		return underway{}, err
 	}
-	res, err := p.plan.Run(ctx, p.feed)
+	run, err := p.plan.Start(ctx, p.feed)
+	return underway{p, run, b}, err
+}
+
+// end adds what a micro-batch has found to a tally.
+func (s *stepPlans) end(m underway, to *tally) error {
+	if m.run == nil {
+		return nil
+	}
+	res, err := m.run.Wait()
 	if err != nil {
 		return err
 	}
-	s.objective.add(to, p, res, b)
-	to.flops += p.flops
-	if v, ok := p.outs[outRouter]; ok {
+	s.objective.add(to, m.loss, res, m.batch)
+	to.flops += m.loss.flops
+	if v, ok := m.loss.outs[outRouter]; ok {
 		to.router += res.Float(v)
-		to.routed += b.Targets
+		to.routed += m.batch.Targets
 	}
 	return nil
 }
@@ -176,10 +244,19 @@ func (s *stepPlans) evaluate(ctx context.Context, l *data.Loader) (tally, error)
 		if err != nil {
 			return t, err
 		}
+		var before underway // one is computed while the next is fed
 		for i := range buf {
-			if err := s.micro(ctx, s.eval, &buf[i], share, &t, runKey{step: step}); err != nil {
+			m, err := s.start(ctx, s.eval, &buf[i], share, runKey{step: step})
+			if err == nil {
+				err = s.end(before, &t)
+			}
+			if err != nil {
 				return t, err
 			}
+			before = m
+		}
+		if err := s.end(before, &t); err != nil {
+			return t, err
 		}
 	}
 	return t, nil

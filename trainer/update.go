@@ -95,7 +95,7 @@ func (u updateParts) clipped(g *graph.Graph, group *optim.Group, slabs []graph.V
 func (s *stepPlans) compileApply(group *optim.Group, o stepOptions) error {
 	g := graph.New("apply")
 	s.lr, s.step = g.Input("lr", tensor.T(tensor.F32)), g.Input("step", tensor.T(tensor.F32))
-	s.tokens, s.loss = g.Input("tokens", tensor.T(tensor.F32)), g.Input("loss", tensor.T(tensor.F32))
+	s.tokens = g.Input("tokens", tensor.T(tensor.F32))
 	perToken := ops.Div(ops.Scalar(s.tokens, 1), s.tokens)
 	sc := optim.Scalars{LR: s.lr, Step: s.step}
 	if s.parts.scaler != nil {
@@ -108,10 +108,11 @@ func (s *stepPlans) compileApply(group *optim.Group, o stepOptions) error {
 		slabs = append(slabs, g.Read(v))
 	}
 	s.norm = ops.Mul(ops.Sqrt(group.GradNormSquared(g)), perToken)
-	sc.OK = ops.Mul(optim.Finite(s.norm), optim.Finite(s.loss))
+	sc.OK = ops.Mul(optim.Finite(s.norm), optim.Finite(g.Read(s.lossSum)))
 	slabs, sc.GScale = s.parts.clipped(g, group, slabs, perToken, s.norm, sc.OK)
 	group.ApplyGrads(g, slabs, sc)
 	group.Zero(g)
+	g.Write(s.lossSum, ops.Fill(g, tensor.F32, 0))
 	outs := []graph.Value{s.norm}
 	if s.parts.scaler != nil {
 		s.parts.scaler.Update(g, sc.OK)
