@@ -150,6 +150,9 @@ func (u *updater) run(d *Device, c *Call) error {
 		if bounds != nil {
 			t.f.Rate = float32(float64(t.f.Rate) * bounds[s.tensor])
 		}
+		if u.Rule == ops.Lion && u.eight && sl.between != tensor.F32 {
+			t.f.Rate = wide16(nearest16(t.f.Rate, u.pType), u.pType)
+		}
 		t.part(w, s)
 	})
 }

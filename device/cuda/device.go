@@ -46,9 +46,13 @@ type Device struct {
 	graphs    int            // recorded and not freed
 	closed    bool
 
-	compile programs
-	blas    blas
-	cudnn   attnLibrary
+	compile   programs
+	constants struct {
+		sync.Mutex
+		at map[[32]byte]Addr
+	}
+	blas  blas
+	cudnn attnLibrary
 }
 
 // New opens a device.
@@ -210,6 +214,10 @@ func (d *Device) Close() error {
 			errs = append(errs, d.api.CloseEvent(e))
 		}
 		d.events = nil
+		for _, at := range d.constants.at {
+			errs = append(errs, d.api.Free(driver.Addr(at)))
+		}
+		d.constants.at = nil
 		return errors.Join(errs...)
 	}))
 	return errors.Join(err, d.api.ReleasePrimary(d.number))

@@ -227,8 +227,11 @@ func (p Program) source() (nvrtc.Source, error) {
 		name = "generated"
 	}
 	s := nvrtc.Source{Name: name, Text: b.String()}
-	if p.Exact {
+	if p.Exact || p.Fast {
 		s.Options = append(s.Options, "--fmad=false")
+	}
+	if p.Fast {
+		s.Options = append(s.Options, "--ftz=true", "--prec-div=false", "--prec-sqrt=false")
 	}
 	return s, nil
 }

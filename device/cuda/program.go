@@ -6,6 +6,9 @@ type Program struct {
 	Define []string // "NAME value", each becomes a #define
 	Text   string   // generated code
 	Exact  bool     // products are not contracted into sums (--fmad=false): for code whose bits must equal the processor's
+	// Fast takes denormals for zeros and roots and quotients by the device's approximations, and contracts nothing: the arithmetic of kernels that
+	// are compiled with fast mathematics, with FMA written where they have it.
+	Fast bool
 }
 
 // Geometry is the shape of a launch.

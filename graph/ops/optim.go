@@ -24,7 +24,7 @@ type Update struct {
 // Update8bit is one step of a rule with blockwise 8-bit states (Dettmers et al. 2022, arXiv 2110.02861) as the CUDA kernels of
 // bitsandbytes compute it: blocks of SlabAlign elements, moments in the signed dynamic code book, whose codes keep the sign of the
 // moment, squares beside a first moment in the unsigned one. An element whose gradient is not finite gets moments of zero and keeps
-// its parameter; one whose moments would not be finite gets moments of zero. Inputs and outputs are those of Update.
+// its parameter; one whose moments would not be finite gets moments of zero. Lion's rate is rounded to the parameters' type. Inputs and outputs are those of Update.
 type Update8bit struct {
 	Hyper
 	Layout *Layout

@@ -104,6 +104,9 @@ func (h Hyper) step(l *Layout, u updateIn, grad Value, moments []Value, rounded 
 		}
 		return Cast(Cast(x, u.p.Type().DType), tensor.F32)
 	}
+	if h.Rule == Lion && u.states[0].Type().DType == tensor.U8 {
+		rate = round(rate) // the step, which has its size, passes through the parameters' type
+	}
 	decay := Sub(Fill(g, tensor.F32, 1), Mul(lr, wd))
 	p := e.p
 	if row.decay == decayBefore {

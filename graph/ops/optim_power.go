@@ -17,8 +17,8 @@ var log2Deviations = map[float32]int32{
 	0.99999: -75005, 0.999999: -640485,
 }
 
-// fastLog2 is log2(beta) as the GPU approximates it where that is known, else rounded correctly. It is -Inf for 0.
-func fastLog2(beta float32) float32 {
+// FastLog2 is log2(beta) as the GPU approximates it where that is known, else rounded correctly. It is -Inf for 0.
+func FastLog2(beta float32) float32 {
 	l := float32(math.Log2(float64(beta)))
 	if d, ok := log2Deviations[beta]; ok {
 		l = math.Float32frombits(uint32(int32(math.Float32bits(l)) + d))
@@ -28,7 +28,7 @@ func fastLog2(beta float32) float32 {
 
 // BetaPower is beta^step as bitsandbytes' CUDA kernels have it, up to two units in the last place for the betas in use; step is at least 1.
 func BetaPower(beta float32, step float64) float32 {
-	return float32(math.Exp(float64(float32(float32(step)*fastLog2(beta))) * math.Ln2))
+	return float32(math.Exp(float64(float32(float32(step)*FastLog2(beta))) * math.Ln2))
 }
 
 // fastCorrection is 1 - BetaPower(beta, step) in float32.
@@ -36,6 +36,6 @@ func fastCorrection(beta float64, step Value) Value {
 	if beta == 0 {
 		return Scalar(step, 1)
 	}
-	y := Cast(Scale(step, float64(fastLog2(float32(beta)))), tensor.F64)
+	y := Cast(Scale(step, float64(FastLog2(float32(beta)))), tensor.F64)
 	return Sub(Scalar(step, 1), Cast(Exp(Scale(y, math.Ln2)), tensor.F32))
 }
