@@ -1,0 +1,103 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+)
+
+func init() { Register(buildSort) }
+
+// sortItems is how many items a block sorts in shared memory: 12 bytes each.
+const sortItems = 2048
+
+// sortRoom bounds the scratch memory of long lanes: they are sorted in batches.
+const sortRoom = 64 << 20
+
+// sorter launches kernels/sort.cu.
+type sorter struct {
+	lanes, n, inner, k           int64
+	padded                       int64 // items of a lane, a power of two
+	batch                        int64 // lanes sorted at once
+	elem                         int
+	begin, step, finish, end, in *Function
+}
+
+func buildSort(d *Device, op ops.SortOp, s device.Spec) (*Kernel, error) {
+	outer, n, inner := aroundAxis(s.In[0].Shape, int(op.Axis))
+	o := &sorter{lanes: int64(outer * inner), n: int64(n), inner: int64(inner), k: op.K, padded: 2, elem: s.In[0].DType.Size()}
+	if o.lanes == 0 || o.k == 0 {
+		return nothing(), nil
+	}
+	for o.padded < o.n {
+		o.padded *= 2
+	}
+	descending := 0
+	if op.Descending {
+		descending = 1
+	}
+	p := Program{Files: []string{"sort.cu"}, Define: []string{"T " + cType(s.In[0].DType), fmt.Sprint("ITEMS ", sortItems), fmt.Sprint("DESCENDING ", descending)}}
+	for _, f := range []struct {
+		at   **Function
+		name string
+	}{{&o.in, "sort_short"}, {&o.begin, "sort_begin"}, {&o.step, "sort_step"}, {&o.finish, "sort_finish"}, {&o.end, "sort_end"}} {
+		var err error
+		if *f.at, err = d.Function(p, f.name); err != nil {
+			return nil, err
+		}
+	}
+	if o.padded <= sortItems {
+		return &Kernel{Label: "sort", Enqueue: o.short}, nil
+	}
+	o.batch = max(min(o.lanes, sortRoom/(12*o.padded)), 1)
+	if inner > 1 {
+		o.batch = o.lanes // a batch begins at a whole lane of neighbours
+	}
+	return &Kernel{Label: "sort", ScratchBytes: 12 * o.padded * o.batch, Enqueue: o.long}, nil
+}
+
+// short sorts each lane in a block.
+func (o *sorter) short(c *Call) error {
+	threads := int(max(min(o.padded/2, 512), 32))
+	return c.Launch(o.in, Rows(int(min(o.lanes, maxGrid)), threads), c.Out[0], c.Out[1], c.In[0], o.lanes, o.n, o.inner, o.k, int32(o.padded))
+}
+
+// long sorts lanes in scratch memory, a batch at a time.
+func (o *sorter) long(c *Call) error {
+	for from := int64(0); from < o.lanes; from += o.batch {
+		x, y := Addr(from*o.n*int64(o.elem)), Addr(from*o.k)
+		b := *o
+		b.lanes = min(o.batch, o.lanes-from)
+		if err := b.sort(c, c.In[0]+x, c.Out[0]+y*Addr(o.elem), c.Out[1]+4*y); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *sorter) sort(c *Call, x, y, at Addr) error {
+	keys, pos := c.Scratch, c.Scratch+Addr(8*o.padded*o.lanes)
+	over := func(blocks int64) Geometry {
+		return Geometry{Grid: [3]int{int(blocks), int(min(o.lanes, 65535))}, Block: [3]int{512}}
+	}
+	stretches := over(o.padded / sortItems)
+	if err := c.Launch(o.begin, stretches, keys, pos, x, o.lanes, o.n, o.inner, o.padded); err != nil {
+		return err
+	}
+	for size := int64(2 * sortItems); size <= o.padded; size *= 2 {
+		up := size
+		if size == o.padded {
+			up = 0 // all of the last merge goes upwards
+		}
+		for d := size / 2; d >= sortItems; d /= 2 {
+			if err := c.Launch(o.step, over(o.padded/1024), keys, pos, o.lanes, o.padded, up, d); err != nil {
+				return err
+			}
+		}
+		if err := c.Launch(o.finish, stretches, keys, pos, o.lanes, o.padded, up); err != nil {
+			return err
+		}
+	}
+	return c.Launch(o.end, over((o.k+511)/512), y, at, x, pos, o.lanes, o.n, o.inner, o.k, o.padded)
+}
