@@ -1,9 +1,19 @@
 // Attention for every dtype, head size and option, forward and backward: a warp a query (or a key), a lane a key (or a query). Sums are in
 // a fixed order. A lane holds SPAN columns of the result; wider heads go over the keys again for each SPAN * 32 columns.
 
+#define VEC (16 / (int)sizeof(T))
+
 INLINE Acc<T> product(const T *x, const T *y, int n) {
   Acc<T> s = 0;
-  for (int i = 0; i < n; i++) s += widen(x[i]) * widen(y[i]);
+  int i = 0;
+  if (((u64)x | (u64)y) % 16 == 0)
+#pragma unroll 4
+    for (; i + VEC <= n; i += VEC) {
+      Pack<T, VEC> a = load_pack<VEC>(x + i), b = load_pack<VEC>(y + i);
+#pragma unroll
+      for (int c = 0; c < VEC; c++) s += widen(a.v[c]) * widen(b.v[c]);
+    }
+  for (; i < n; i++) s += widen(x[i]) * widen(y[i]);
   return s;
 }
 
