@@ -126,7 +126,7 @@ type thin struct {
 
 // Rows of x that a launch of the kernels takes.
 const (
-	thinRows    = 64 // quant_thin, eight to a column of tensor-core tiles
+	thinRows    = 32 // quant_thin, eight to a column of tensor-core tiles
 	thinRowsAny = 4  // quant_thin_any
 )
 

@@ -1,9 +1,9 @@
 // How the values of a weight in 4 bits are computed: level(code)*absmax in float32, rounded once. A scale is a float, or with NESTED a
 // byte of the dynamic map times the scale of 256 of them plus an offset (double quantization). SCHEME text after this file defines:
-INLINE float level(int code);       // the value of a 4-bit code
-INLINE float book_value(int code);  // with NESTED: of an 8-bit code
+INLINE float level(int code);  // the value of a 4-bit code
 
 #ifdef NESTED
+INLINE float book_value(int code);  // of an 8-bit code
 typedef u8 Scale;
 #else
 typedef float Scale;
@@ -15,9 +15,14 @@ struct Scales {
   const float *nested, *offset;
 };
 
+#ifdef NESTED
+// restored is a scale that was quantized.
+INLINE float restored(u8 code, float outer, float offset) { return __fadd_rn(__fmul_rn(book_value(code), outer), offset); }
+#endif
+
 INLINE float scale_of(const Scales &s, i64 block, Scale raw, float offset) {
 #ifdef NESTED
-  return __fadd_rn(__fmul_rn(book_value(raw), __ldg(s.nested + (block >> 8))), offset);
+  return restored(raw, __ldg(s.nested + (block >> 8)), offset);
 #else
   return raw;
 #endif

@@ -8,26 +8,46 @@
 // alike, so each lane reads whole 16-byte words.
 #define STEP 128
 #ifndef DEPTH
-#define DEPTH 2  // steps that a warp has in flight
+#define DEPTH 2  // steps that a warp has in flight while it computes one
 #endif
 
 // Rows are the codes and scales of a lane in one step.
 struct Rows {
   Pack<u32, 4> code[2];
   Scale scale[2];
-  i64 block[2];
+#ifdef NESTED
+  float outer[2];
+#endif
 };
 
-INLINE Rows load_rows(const u8 *codes, const Scales &s, const i64 *row, i32 at, bool inside) {
-  Rows r;
+INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k) {
+  if (at >= k) return;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    i64 i = row[h] + (inside ? at : 0);
+    i64 i = row[h] + at, block = i >> SHIFT;
     r.code[h] = load_pack<4>(reinterpret_cast<const u32 *>(codes + i / 2));
-    r.block[h] = i >> SHIFT;
-    r.scale[h] = __ldg(s.absmax + r.block[h]);
+    r.scale[h] = __ldg(s.absmax + block);
+#ifdef NESTED
+    r.outer[h] = __ldg(s.nested + (block >> 8));
+#endif
   }
-  return r;
+}
+
+INLINE float scale_in(const Rows &r, int h, float offset) {
+#ifdef NESTED
+  return restored(r.scale[h], r.outer[h], offset);
+#else
+  return r.scale[h];
+#endif
+}
+
+// load_x reads 32 elements of a row of x from `at` on, zeros outside of it.
+INLINE void load_x(Pack<u32, 4> (&b)[4], const T *x, i32 row, i32 at, i32 m, i32 k) {
+#pragma unroll
+  for (int q = 0; q < 4; q++) b[q] = Pack<u32, 4>{};
+  if (row >= m || at >= k) return;
+#pragma unroll
+  for (int q = 0; q < 4; q++) b[q] = load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at) + 4 * q);
 }
 
 KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, T *__restrict__ y, i32 m,
@@ -38,39 +58,37 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
   i64 row[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
+  Rows ring[DEPTH] = {};
+#pragma unroll
+  for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k);
   for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
-    Rows rows[DEPTH];
 #pragma unroll
     for (int u = 0; u < DEPTH; u++) {
-      i32 at = from + u * WARPS * STEP + 32 * t;
-      rows[u] = load_rows(codes, s, row, at, at < k);
-    }
-#pragma unroll
-    for (int u = 0; u < DEPTH; u++) {
-      i32 at = from + u * WARPS * STEP + 32 * t;
-      if (from + u * WARPS * STEP >= k) break;  // for all lanes
+      i32 start = from + u * WARPS * STEP, at = start + 32 * t;
+      if (start >= k) break;  // for all lanes
+      Pack<u32, 4> b[4];
+      load_x(b, x, g, at, m, k);
       u32 a[8][4];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        float scale = scale_of(s, rows[u].block[h], rows[u].scale[h], offset);
+        float scale = scale_in(ring[u], h, offset);
 #pragma unroll
         for (int q = 0; q < 4; q++) {
           float v[8];
-          decode_eight(v, rows[u].code[h].v[q], mine, scale);
+          decode_eight(v, ring[u].code[h].v[q], mine, scale);
 #pragma unroll
           for (int i = 0; i < 4; i++) a[2 * q + i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
         }
       }
+      load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k);
 #pragma unroll
       for (int j = 0; j < COLUMNS; j++) {
-        i32 r = g + 8 * j;
-        Pack<u32, 4> b[4] = {};
-        if (r < m && at < k) {
-#pragma unroll
-          for (int q = 0; q < 4; q++) b[q] = load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)r * k + at) + 4 * q);
-        }
+        Pack<u32, 4> next[4];
+        if (j + 1 < COLUMNS) load_x(next, x, g + 8 * (j + 1), at, m, k);
 #pragma unroll
         for (int q = 0; q < 8; q++) mma<T>(c[j], a[q], &b[q / 2].v[2 * (q % 2)]);
+#pragma unroll
+        for (int q = 0; q < 4 && j + 1 < COLUMNS; q++) b[q] = next[q];
       }
     }
   }
