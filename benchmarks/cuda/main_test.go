@@ -39,7 +39,7 @@ func TestTable(t *testing.T) {
 	small = append(small[:len(small)-1:len(small)-1], tiny.forward(), tiny.backward(), generateRow(tiny, 50, 30), small[len(small)-1])
 	r, err := measure(dev, small, options{batches: 3})
 	require.NoError(t, err)
-	require.Len(t, r.Rows, 2+len(small))
+	require.Len(t, r.Rows, 3+len(small))
 	for _, f := range r.Rows[:len(r.Rows)-1] {
 		require.Empty(t, f.Error, f.Work)
 		require.Positive(t, f.Micros, f.Work)

@@ -39,10 +39,11 @@ type result struct {
 func measure(dev device.Device, rows []Row, o options) (*result, error) {
 	r := newRig(dev)
 	res := &result{Device: dev.Info().Name}
-	limits := []Row{copyRow(1 << 30), gemmRow(8192)}
+	bytes, n := 1<<30, 8192
 	if dev.Info().Kind == "cpu" { // as tests do
-		limits = []Row{copyRow(1 << 20), gemmRow(64)}
+		bytes, n = 1<<20, 64
 	}
+	limits := []Row{copyRow(bytes), negateRow(bytes), gemmRow(n)}
 	for _, l := range limits {
 		f := r.figure(l, o.batches)
 		if f.Error != "" {
@@ -50,7 +51,7 @@ func measure(dev device.Device, rows []Row, o options) (*result, error) {
 		}
 		res.Rows = append(res.Rows, f)
 	}
-	res.CopyGB, res.Gemm = res.Rows[0].GBs, res.Rows[1].TFlops
+	res.CopyGB, res.Gemm = max(res.Rows[0].GBs, res.Rows[1].GBs), res.Rows[2].TFlops
 	for _, row := range rows {
 		if o.wanted(row.Work) {
 			res.Rows = append(res.Rows, r.figure(row, o.batches))
@@ -72,14 +73,21 @@ func (f *figure) share(res *result) {
 }
 
 // copyRow counts bytes read and written.
-func copyRow(bytes int64) Row {
+func copyRow(bytes int) Row {
 	return Row{Work: "copy", Detail: "1 GiB, read + written", Bytes: 2 * float64(bytes), Make: func(r *rig) (*work, error) {
-		a, err := r.alloc(bytes)
+		a, err := r.alloc(int64(bytes))
 		if err != nil {
 			return nil, err
 		}
-		b, err := r.alloc(bytes)
-		return &work{turns: 1, kernel: "copy", launch: func(int) error { return r.stream.Copy(b, a, bytes) }}, err
+		b, err := r.alloc(int64(bytes))
+		return &work{turns: 1, kernel: "copy", launch: func(int) error { return r.stream.Copy(b, a, int64(bytes)) }}, err
+	}}
+}
+
+// negateRow is a copy by a kernel, which is faster than the driver's: the limit is the better of the two.
+func negateRow(bytes int) Row {
+	return Row{Work: "copy by a kernel", Detail: "1 GiB, read + written", Bytes: 2 * float64(bytes), Make: func(r *rig) (*work, error) {
+		return r.op(ops.Pointwise{F: ops.FnNeg}, floats(tensor.F32, bytes/4))
 	}}
 }
 

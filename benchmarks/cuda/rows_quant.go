@@ -15,7 +15,7 @@ func init() {
 	}
 	add(quantize4Row(rows, cols), quantize8Row(1e8), dequantize8Row(1e8))
 	for _, shape := range [][2]int{{rows, cols}, {14336, 4096}, {4096, 4096}} {
-		for _, m := range []int{1, 4, 16, 64} {
+		for _, m := range []int{1, 4, 16, 32, 64} {
 			add(quantLinearRow("NF4 GEMV", m, shape[0], shape[1], false))
 		}
 	}

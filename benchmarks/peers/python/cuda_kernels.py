@@ -137,7 +137,7 @@ def linear_rows():
         row(work, detail, "PyTorch, bf16 weight")(dense)
 
     for n, k in ((4096, 14336), (14336, 4096), (4096, 4096)):
-        for m in (1, 4, 16, 64):
+        for m in (1, 4, 16, 32, 64):
             linear("NF4 GEMV", m, n, k)
     for m in (512, 2048, 8192):
         linear("NF4 linear", m, 4096, 4096)
@@ -222,25 +222,35 @@ def attention_rows():
 
 def norm_rows():
     f = torch.nn.functional
-    for name, call in (("RMSNorm", lambda x, w: f.rms_norm(x, (4096,), w, 1e-6)), ("LayerNorm", lambda x, w: f.layer_norm(x, (4096,), w, w))):
 
-        def forward(call=call):
-            w = randn(4096)
-            return [lambda x=randn(8192, 4096): call(x, w) for _ in range(3)]
+    def both(work, detail, call, operands, parameters, backward):
+        """Rows of a function of x and parameters; backward is the work of the gradient's row."""
 
-        def backward(call=call):
-            w = randn(4096).requires_grad_()
+        def forward():
+            p = parameters()
+            return [lambda x=operands(): call(x, *p) for _ in range(3)]
+
+        def gradient():
+            p = [q.requires_grad_() for q in parameters()]
 
             def one():
-                x = randn(8192, 4096).requires_grad_()
-                y = call(x, w)
+                x = operands().requires_grad_()
+                y = call(x, *p)
                 g = torch.randn_like(y)
-                return lambda: torch.autograd.grad(y, (x, w), g, retain_graph=True)
+                return lambda: torch.autograd.grad(y, (x, *p), g, retain_graph=True)
 
             return [one() for _ in range(3)]
 
-        row(name, "8192×4096 bf16, forward", "PyTorch")(forward)
-        row(name, "8192×4096 bf16, backward", "PyTorch", graph=False)(backward)
+        row(work + " forward", detail, "PyTorch")(forward)
+        row(work + backward, detail, "PyTorch", graph=False)(gradient)
+
+    rows = lambda: randn(8192, 4096)
+    both("RMSNorm", "bf16[8192,4096]", lambda x, w: f.rms_norm(x, (4096,), w, 1e-6), rows, lambda: [randn(4096)], " backward with weight")
+    both("LayerNorm", "bf16[8192,4096]", lambda x, w, b: f.layer_norm(x, (4096,), w, b), rows, lambda: [randn(4096), randn(4096)],
+         " backward with parameters")
+    both("SwiGLU", "bf16[8192,14336]", lambda x, up: f.silu(x) * up, lambda: randn(8192, 14336), lambda: [randn(8192, 14336)], " backward")
+    labels = torch.randint(128256, (2048,), device="cuda") if torch.cuda.is_available() else None
+    both("cross-entropy", "bf16[2048,128256]", lambda x: f.cross_entropy(x, labels), lambda: randn(2048, 128256), lambda: [], " backward")
 
 
 def main():
