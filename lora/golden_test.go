@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
-	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/testdevice"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
@@ -117,7 +117,7 @@ func openBase(t *testing.T, dir string) (*models.Model, *plan.Store) {
 	t.Cleanup(func() { require.NoError(t, weights.Close()) })
 	model, err := models.New(cfg, layers.NewSource(layers.Options{Weights: weights}))
 	require.NoError(t, err)
-	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
+	store := plan.NewStore(testdevice.Open(t))
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return model, store
 }

@@ -12,11 +12,12 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
-	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/testdevice"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/models"
@@ -32,7 +33,7 @@ type fixture struct {
 	cfg   models.Config
 	model *models.Model
 	store *plan.Store
-	dev   *cpu.Device
+	dev   device.Device
 
 	session *plan.Session // over store
 }
@@ -60,7 +61,7 @@ func openModelIn(t *testing.T, dir, config string, o layers.Options) *fixture {
 
 func load(t *testing.T, dir string, cfg models.Config, weights checkpoint.Reader, o layers.Options) *fixture {
 	t.Helper()
-	dev := cpu.New(cpu.Options{Threads: 2})
+	dev := testdevice.Open(t)
 	f := &fixture{t: t, dir: dir, cfg: cfg, dev: dev, store: plan.NewStore(dev)}
 	f.session = plan.NewSession(f.store)
 	t.Cleanup(func() { require.NoError(t, f.session.Close()) })

@@ -184,7 +184,7 @@ func (r *BenchResult) setProfile(p *profile.Result) {
 var kernelClasses = []struct{ part, class string }{
 	{"fused", "pointwise"}, {"copy", "copies and casts"}, {"cast", "copies and casts"}, {"transpose", "copies and casts"}, {"concat", "copies and casts"},
 	{"slice", "copies and casts"}, {"broadcast", "copies and casts"}, {"attention", "attention"}, {"attend", "attention"},
-	{"linear_cross_entropy", "head and loss"}, {"linear_ce", "head and loss"}, {"cross_entropy", "head and loss"}, {"quant_matmul", "4-bit products"},
+	{"linear_cross_entropy", "head and loss"}, {"linear_ce", "head and loss"}, {"linear_loss", "head and loss"}, {"cross_entropy", "head and loss"}, {"quant_matmul", "4-bit products"},
 	{"int8", "8-bit products"}, {"matmul", "products"}, {"einsum", "products"}, {"norm", "norms"}, {"rope", "rotary embedding"},
 	{"quantize", "quantization"}, {"update", "optimizer"}, {"optim", "optimizer"}, {"adam", "optimizer"}, {"sum_squares", "optimizer"},
 	{"pack", "optimizer"}, {"gather", "embedding"}, {"scatter", "embedding"}, {"embed", "embedding"}, {"reduce", "reductions"},

@@ -19,7 +19,7 @@ var (
 	// testSupport are importable packages that hold bodies of tests.
 	testSupport = []string{
 		"device/devicetest/...", "autograd/gradcheck/...", "internal/optest/...", "internal/golden/...", "internal/deptest/...",
-		"internal/vfs/faultfs/...", "internal/guard/...", "device/cuda/emulator/...",
+		"internal/vfs/faultfs/...", "internal/guard/...", "internal/testdevice/...", "device/cuda/emulator/...",
 	}
 
 	// programs are what a person starts; nothing builds on them.

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
-	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/testdevice"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -23,7 +23,7 @@ import (
 
 func verify(t *testing.T, o Options) (*Result, error) {
 	t.Helper()
-	o.Device = cpu.New(cpu.Options{Threads: 2})
+	o.Device = testdevice.Open(t)
 	return Run(t.Context(), o)
 }
 
