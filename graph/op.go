@@ -81,6 +81,20 @@ type Accumulator interface {
 	AddTo(factor float64, n *Node) (op Op, ok bool)
 }
 
+// Apart marks ops of AddTo that give the sum at another place as cheaply as in the storage of what is added to, which may be needed afterwards.
+type Apart interface {
+	Op
+	Apart()
+}
+
+// Merger ops can be computed together with the op that makes one of their inputs, in one pass over memory.
+type Merger interface {
+	Op
+	// Merged returns the op that computes what the node of n's input i does and then n. It takes in and gives that node's outputs and then n's. ok is
+	// false where there is none.
+	Merged(n *Node, i int) (op Op, in []Value, ok bool)
+}
+
 // Caster ops are elementwise and give the values of their one input another element type.
 type Caster interface {
 	Elementwise

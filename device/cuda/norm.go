@@ -15,8 +15,14 @@ func init() {
 	Register(func(d *Device, op ops.LayerNormOp, s device.Spec) (*Kernel, error) {
 		return buildNorm(d, newNorm(op.Eps, s, true))
 	})
+	Register(func(d *Device, op ops.AddNormOp, s device.Spec) (*Kernel, error) {
+		return buildNorm(d, newNorm(op.Eps, s, op.Centre))
+	})
 	Register(func(d *Device, op ops.RMSNormGradOp, s device.Spec) (*Kernel, error) {
 		return buildNormGrad(d, newNorm(op.Eps, s, false), op.NeedX, op.NeedW, false)
+	})
+	Register(func(d *Device, op ops.AddRMSNormGradOp, s device.Spec) (*Kernel, error) {
+		return buildNormGrad(d, newNorm(op.Eps, s, false), true, false, false)
 	})
 	Register(func(d *Device, op ops.LayerNormGradOp, s device.Spec) (*Kernel, error) {
 		return buildNormGrad(d, newNorm(op.Eps, s, true), op.NeedX, op.NeedW, op.NeedB)
@@ -127,15 +133,26 @@ func buildNorm(d *Device, o norm) (*Kernel, error) {
 		if o.rows == 0 {
 			return nil
 		}
-		var bias Addr
-		if len(c.In) > 2 {
-			bias = c.In[2]
+		at := normOperands(c)
+		if o.fit.wide(o.dtype, at.y, at.sum, at.x, at.more, at.w, at.bias) {
+			return c.Launch(short, Rows(blocks, o.fit.threads), at.y, at.sum, at.x, at.more, at.w, at.bias, o.rows, int32(o.n), int32(o.fit.group), eps)
 		}
-		if o.fit.wide(o.dtype, c.Out[0], c.In[0], c.In[1], bias) {
-			return c.Launch(short, Rows(blocks, o.fit.threads), c.Out[0], c.In[0], c.In[1], bias, o.rows, int32(o.n), int32(o.fit.group), eps)
-		}
-		return c.Launch(long, Rows(longBlocks, longRowThreads), c.Out[0], c.In[0], c.In[1], bias, o.rows, int32(o.n), eps)
+		return c.Launch(long, Rows(longBlocks, longRowThreads), at.y, at.sum, at.x, at.more, at.w, at.bias, o.rows, int32(o.n), eps)
 	}}, nil
+}
+
+// normAt is where the operands of a norm lie, 0 for those that are absent.
+type normAt struct{ y, sum, x, more, w, bias Addr }
+
+// normOperands sorts the operands of RMSNormOp (x, w), LayerNormOp (x, w, bias) and AddNormOp (x, more, w, bias).
+func normOperands(c *Call) normAt {
+	switch len(c.In) {
+	case 2:
+		return normAt{y: c.Out[0], x: c.In[0], w: c.In[1]}
+	case 3:
+		return normAt{y: c.Out[0], x: c.In[0], w: c.In[1], bias: c.In[2]}
+	}
+	return normAt{y: c.Out[1], sum: c.Out[0], x: c.In[0], more: c.In[1], w: c.In[2], bias: c.In[3]}
 }
 
 // normGrad adds to a norm which output each gradient is, -1 for none, and its compiled kernels.
@@ -196,14 +213,19 @@ func (g *normGrad) enqueue(c *Call) error {
 	if g.sums > 0 {
 		dw, db = c.Scratch, c.Scratch+Addr(g.part)
 	}
+	var more Addr
+	in := c.In
+	if len(in) == 4 { // AddRMSNormGradOp
+		more, in = in[0], in[1:]
+	}
 	eps := number(g.dtype, g.eps)
 	parts := g.longBlocks
 	var err error
-	if g.fit.wide(g.dtype, dx, c.In[0], c.In[1], c.In[2]) {
+	if g.fit.wide(g.dtype, dx, more, in[0], in[1], in[2]) {
 		parts = g.blocks * g.fit.threads / g.fit.group
-		err = c.Launch(g.short, Rows(g.blocks, g.fit.threads), dx, dw, db, c.In[0], c.In[1], c.In[2], g.rows, int32(g.n), int32(g.fit.group), eps)
+		err = c.Launch(g.short, Rows(g.blocks, g.fit.threads), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), int32(g.fit.group), eps)
 	} else {
-		err = c.Launch(g.long, Rows(g.longBlocks, longRowThreads), dx, dw, db, c.In[0], c.In[1], c.In[2], g.rows, int32(g.n), eps)
+		err = c.Launch(g.long, Rows(g.longBlocks, longRowThreads), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), eps)
 	}
 	if err != nil {
 		return err

@@ -11,8 +11,10 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/internal/optest"
+	"github.com/bitsandbyes/bitsandbyes/internal/optest/interp"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -91,19 +93,22 @@ func filledBytes(n int64) []byte {
 func (l kernelRun) check(t *testing.T, limit float64, build func(s device.Spec) (device.Kernel, error)) {
 	t.Helper()
 	dev, ref := testDevice(t), cpu.New(cpu.Options{Threads: 1})
-	wide := kernelRun{op: l.op}
+	g := graph.New(l.op.Name())
+	feed, in := map[graph.Value]*tensor.Tensor{}, make([]graph.Value, len(l.in))
 	for i, x := range l.in {
-		if x != nil && x.DType().IsFloat() && !slices.Contains(l.f32, i) {
+		if x == nil {
+			continue
+		}
+		if x.DType().IsFloat() && !slices.Contains(l.f32, i) {
 			w, err := x.Convert(tensor.F64)
 			require.NoError(t, err)
 			x = w
 		}
-		wide.in = append(wide.in, x)
+		in[i] = g.Input(fmt.Sprint("x", i), x.Type())
+		feed[in[i]] = x
 	}
-	for _, typ := range l.out {
-		wide.out = append(wide.out, typ.With(tensor.F64))
-	}
-	want := wide.run(t, ref, nil)
+	want, err := interp.Run(interp.Options{Device: ref}, interp.Env{Feed: feed}, g.Apply(l.op.(graph.Op), in...)...)
+	require.NoError(t, err)
 	for i, got := range l.run(t, dev, build) {
 		require.NoError(t, optest.Compare(got, want[i], limit), "output %d", i)
 	}
@@ -129,17 +134,21 @@ func TestNorms(t *testing.T) {
 			t.Run(fmt.Sprintf("%v/%d", dt, n), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(1, uint64(n)))
 				rows := max(2, min(11, 9000/n))
-				x, w, b, g := normal(dt, rng, rows, n), normal(dt, rng, n), normal(dt, rng, n), normal(dt, rng, rows, n)
+				x, w, b, g, c := normal(dt, rng, rows, n), normal(dt, rng, n), normal(dt, rng, n), normal(dt, rng, rows, n), normal(dt, rng, rows, n)
 				whole, row := []tensor.Type{x.Type()}, w.Type()
 				limit := optest.Limits[dt]
 				sums := limit * math.Sqrt(float64(rows)) // dw has the errors of all rows
 				kernelRun{op: ops.RMSNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, w}, out: whole, alias: []int{0}}.check(t, limit, nil)
 				kernelRun{op: ops.LayerNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, w, b}, out: whole}.check(t, limit, nil)
 				kernelRun{op: ops.LayerNormOp{Eps: 1e-5}, in: []*tensor.Tensor{x, nil, b}, out: whole, shift: int64(dt.Size())}.check(t, limit, nil)
+				two := []tensor.Type{x.Type(), x.Type()}
+				kernelRun{op: ops.AddNormOp{Eps: 1e-5}, in: []*tensor.Tensor{g, x, w, nil}, out: two, alias: []int{1, 0}}.check(t, 2*limit, nil)
+				kernelRun{op: ops.AddNormOp{Eps: 1e-5, Centre: true}, in: []*tensor.Tensor{g, x, nil, b}, out: two, shift: int64(dt.Size())}.check(t, 2*limit, nil)
 				if n == 1 && dt != tensor.F64 {
 					return // x̂ is a sign: its gradient is rounding
 				}
 				kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true}, in: []*tensor.Tensor{x, w, g}, out: whole, alias: []int{2}}.check(t, 4*limit, nil)
+				kernelRun{op: ops.AddRMSNormGradOp{Eps: 1e-5}, in: []*tensor.Tensor{c, x, w, g}, out: whole, alias: []int{0}}.check(t, 4*limit, nil)
 				kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), row}, shift: 64}.check(t, 4*sums, nil)
 				kernelRun{op: ops.LayerNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true, NeedB: true}, in: []*tensor.Tensor{x, w, g},
 					out: []tensor.Type{x.Type(), row, row}, alias: []int{0, -1, -1}}.check(t, 4*sums, nil)

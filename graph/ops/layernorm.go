@@ -17,6 +17,7 @@ var (
 	_ graph.Decomposable   = LayerNormOp{}
 	_ graph.Aliaser        = LayerNormOp{}
 	_ graph.Coster         = LayerNormOp{}
+	_ graph.Merger         = LayerNormOp{}
 )
 
 // Name implements graph.Op.

@@ -16,6 +16,7 @@ var (
 	_ graph.Decomposable   = RMSNormOp{}
 	_ graph.Aliaser        = RMSNormOp{}
 	_ graph.Coster         = RMSNormOp{}
+	_ graph.Merger         = RMSNormOp{}
 )
 
 // Name implements graph.Op.
@@ -56,6 +57,7 @@ type RMSNormGradOp struct {
 }
 
 var (
+	_ graph.Accumulator  = RMSNormGradOp{}
 	_ graph.Decomposable = RMSNormGradOp{}
 	_ graph.Aliaser      = RMSNormGradOp{}
 	_ graph.Coster       = RMSNormGradOp{}

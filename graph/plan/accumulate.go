@@ -89,10 +89,10 @@ func (a *accumulator) find(n *graph.Node) *sum {
 	var best *sum
 	for i := 1; i >= 0; i-- {
 		c := n.In[1-i]
-		if factors[1-i] != 1 || factors[i] == 0 || c.Type() != n.Out[0] || n.In[i].Type().Size() != n.Out[0].Size() || !a.ends(c, n) {
+		if factors[1-i] != 1 || factors[i] == 0 || c.Type() != n.Out[0] || n.In[i].Type().Size() != n.Out[0].Size() {
 			continue
 		}
-		if s := a.follow(n.In[i], factors[i]); s != nil && a.served(s, c.Type()) && (best == nil || work(s.node) > work(best.node)) {
+		if s := a.follow(n.In[i], factors[i]); s != nil && a.room(s, c, n) && a.served(s, c.Type()) && (best == nil || work(s.node) > work(best.node)) {
 			s.c = c
 			best = s
 		}
@@ -172,6 +172,12 @@ func passThrough(n *graph.Node) (input int, f float64) {
 		}
 	}
 	return input, f
+}
+
+// room reports whether the sum n may take the place of c, or needs none.
+func (a *accumulator) room(s *sum, c graph.Value, n *graph.Node) bool {
+	_, apart := s.op.(graph.Apart)
+	return apart || a.ends(c, n)
 }
 
 // ends reports whether c's storage is free for the sum n: nothing else needs its value, or it is a variable that the sum is written to,

@@ -18,7 +18,7 @@ import (
 // same as apart. A head that is trained, and a device that can not, change nothing.
 func TestJoin(t *testing.T) {
 	const rows, dim, classes = 7, 16, 11
-	dev := cpu.New(cpu.Options{Threads: 1})
+	dev, uniting := cpu.New(cpu.Options{Threads: 1}), withKernels(ops.LinearLossUnitOp{})
 	step := func(dev device.Device, exact, trained bool) (names map[string]int, loss, grad *tensor.Tensor) {
 		g := graph.New("head")
 		x, w, labels := g.Input("x", tensor.T(tensor.F32, rows, dim)), g.Input("w", tensor.T(tensor.F32, classes, dim)), g.Input("labels", tensor.T(tensor.I32, rows))
@@ -48,7 +48,7 @@ func TestJoin(t *testing.T) {
 	}
 	plain, wantLoss, want := step(dev, false, false)
 	require.Equal(t, 1, plain["linear_cross_entropy_grad"])
-	names, loss, grad := step(uniting{dev}, false, false)
+	names, loss, grad := step(uniting, false, false)
 	require.Equal(t, 1, names["linear_loss_unit"])
 	require.Zero(t, names["linear_cross_entropy_grad"])
 	require.Zero(t, names["linear_cross_entropy"])
@@ -57,51 +57,8 @@ func TestJoin(t *testing.T) {
 		require.InDelta(t, want.At(i), grad.At(i), 1e-6)
 	}
 	for _, other := range []struct{ exact, trained bool }{{true, false}, {false, true}} {
-		names, _, _ = step(uniting{dev}, other.exact, other.trained)
+		names, _, _ = step(uniting, other.exact, other.trained)
 		require.Equal(t, 1, names["linear_cross_entropy_grad"])
 		require.Zero(t, names["linear_loss_unit"])
 	}
-}
-
-// uniting is a device with a kernel for ops.LinearLossUnitOp.
-type uniting struct{ *cpu.Device }
-
-func (d uniting) Kernel(s device.Spec) (device.Kernel, error) {
-	if _, ok := s.Op.(ops.LinearLossUnitOp); !ok {
-		return d.Device.Kernel(s)
-	}
-	row := s.Out[0]
-	loss, err := d.Device.Kernel(device.Spec{Op: ops.LinearCrossEntropyOp{}, In: s.In, Out: s.Out[:2]})
-	if err != nil {
-		return nil, err
-	}
-	grad, err := d.Device.Kernel(device.Spec{Op: ops.LinearCrossEntropyGradOp{NeedX: true}, In: append(s.In[:3:3], row, row, tensor.Type{}), Out: s.Out[2:]})
-	return unitKernel{d, loss, grad, row}, err
-}
-
-type unitKernel struct {
-	dev        uniting
-	loss, grad device.Kernel
-	row        tensor.Type
-}
-
-func (k unitKernel) Scratch() int64 { return max(k.loss.Scratch(), k.grad.Scratch()) }
-
-func (k unitKernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Ptr) error {
-	b, err := k.dev.Alloc(k.row.Bytes())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = b.Free() }() // the ones
-	ones := make([]float32, k.row.Size())
-	for i := range ones {
-		ones[i] = 1
-	}
-	if err := s.Upload(device.Ptr{Buf: b}, tensor.AsBytes(ones)); err != nil {
-		return err
-	}
-	if err := k.loss.Launch(s, in, out[:2], scratch); err != nil {
-		return err
-	}
-	return k.grad.Launch(s, append(in[:3:3], out[1], device.Ptr{Buf: b}, device.Ptr{}), out[2:], scratch)
 }

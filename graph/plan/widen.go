@@ -66,19 +66,28 @@ func widened(n *graph.Node) (graph.Op, []graph.Value) {
 // replace puts op in the place of old node n on behalf of worker, the node that most of its work comes from, and reports false where
 // the device has no kernel for it.
 func replace(p *Plan, r *graph.Rewriter, n, worker *graph.Node, op graph.Op, in []graph.Value) (bool, error) {
+	out, err := tryOp(p, r, worker, op, in)
+	if out == nil || err != nil {
+		return false, err
+	}
+	r.Set(n, out)
+	return true, nil
+}
+
+// tryOp adds op on behalf of worker and returns its outputs, none where the device has no kernel for it.
+func tryOp(p *Plan, r *graph.Rewriter, worker *graph.Node, op graph.Op, in []graph.Value) ([]graph.Value, error) {
 	undo := r.New.OnBehalf(worker)
 	out := r.New.Apply(op, in...)
 	undo()
 	if !out[0].Valid() {
-		return false, r.New.Err()
+		return nil, r.New.Err()
 	}
 	_, err := p.kernelFor(out[0].Node())
 	switch {
 	case errors.Is(err, device.ErrNoKernel):
-		return false, nil
+		return nil, nil
 	case err != nil:
-		return false, fmt.Errorf("%s: %s: %w", n.Where(), out[0].Node(), err)
+		return nil, fmt.Errorf("%s: %s: %w", worker.Where(), out[0].Node(), err)
 	}
-	r.Set(n, out)
-	return true, nil
+	return out, nil
 }

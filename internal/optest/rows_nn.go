@@ -27,6 +27,19 @@ func normCases() []Case {
 				return one(ops.LayerNorm(in[0], graph.Value{}, graph.Value{}, 1e-5))
 			}},
 	}
+	for _, centre := range []bool{false, true} {
+		name, params := "add_norm_rms", []Arg{x, x, w}
+		if centre {
+			name, params = "add_norm_layer", []Arg{x, x, w, b}
+		}
+		out = append(out, Case{Name: name, In: params, Order: 1, Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.AddNormOp{Eps: 1e-5, Centre: centre}, append(in, graph.Value{})[:4]...)
+		}})
+	}
+	out = append(out, Case{Name: "add_rms_norm_grad", In: []Arg{x, x, w, x}, Order: 1,
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.AddRMSNormGradOp{Eps: 1e-5}, in...)
+		}})
 	for _, axis := range []int{-1, 1} {
 		out = append(out,
 			Case{Name: fmt.Sprintf("softmax_%d", axis), In: []Arg{{Dims: []int{2, 5, 7}}}, Bad: [][]Arg{{{}}},

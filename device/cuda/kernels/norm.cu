@@ -84,8 +84,20 @@ INLINE void stats(const P (&x)[K], int n, Place at, int group, A eps, int &turn,
   rstd = (A)1 / root(s[0] / (A)n + eps);
 }
 
-// norm_rows is y = (x - mean)·rstd·w + b; w and b may be absent.
-KERNEL __launch_bounds__(512) norm_rows(T *y, const T *x, const T *w, const T *b, i64 rows, int n, int group, A eps) {
+// add_row adds another row to one, rounded as a sum by itself is.
+INLINE void add_row(P (&x)[K], const T *more, T *sum, int n, Place at) {
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    int c = at.at + k * at.step;
+    if (c >= n) continue;
+    P p = load_pack<V>(more + c);
+    for (int j = 0; j < V; j++) x[k].v[j] = narrow<T>(widen<T>(x[k].v[j]) + widen<T>(p.v[j]));
+    store_pack(sum + c, x[k]);
+  }
+}
+
+// norm_rows is y = (x - mean)·rstd·w + b; w and b may be absent. With `more` x is first x + more, which goes to `sum`.
+KERNEL __launch_bounds__(512) norm_rows(T *y, T *sum, const T *x, const T *more, const T *w, const T *b, i64 rows, int n, int group, A eps) {
   Place at = place(group);
   int turn = 0;
   P ws[K];
@@ -95,6 +107,7 @@ KERNEL __launch_bounds__(512) norm_rows(T *y, const T *x, const T *w, const T *b
     P xs[K];
     bool mine = at.row < rows;
     read_row(xs, x + at.row * n, mine, n, at, fill(0));
+    if (more && mine) add_row(xs, more + at.row * n, sum + at.row * n, n, at);
     A mean, rstd;
     stats(xs, n, at, group, eps, turn, mean, rstd);
     if (!mine) continue;
@@ -142,9 +155,10 @@ INLINE void grad_stats(const P (&x)[K], const P (&g)[K], const P (&w)[K], int n,
   shift = CENTRE ? s[2] / (A)n : (A)0;
 }
 
-// norm_grad is dx = rstd·(u - mean(u) - x̂·mean(u·x̂)), u = gy·w, where dx is present, and the sums Σ gy·x̂ and Σ gy over the rows
+// norm_grad is dx = rstd·(u - mean(u) - x̂·mean(u·x̂)), u = gy·w, plus `more` if it is present, where dx is, and the sums Σ gy·x̂ and Σ gy over the rows
 // that each group of threads has seen: dw and db (groups, n).
-KERNEL __launch_bounds__(512) norm_grad(T *dx, A *dw, A *db, const T *x, const T *w, const T *gy, i64 rows, int n, int group, A eps) {
+KERNEL __launch_bounds__(512) norm_grad(T *dx, A *dw, A *db, const T *more, const T *x, const T *w, const T *gy, i64 rows, int n, int group,
+                                        A eps) {
   Place at = place(group);
   int turn = 0;
   P ws[K];
@@ -163,10 +177,10 @@ KERNEL __launch_bounds__(512) norm_grad(T *dx, A *dw, A *db, const T *x, const T
     for (int k = 0; k < K; k++) {
       int c = at.at + k * at.step;
       if (c >= n) continue;
-      P out;
+      P out, base = more ? load_pack<V>(more + at.row * n + c) : fill(0);
       for (int j = 0; j < V; j++) {
         A g = widen<T>(gs[k].v[j]), xh = (widen<T>(xs[k].v[j]) - mean) * rstd;
-        out.v[j] = narrow<T>(rstd * (g * widen<T>(ws[k].v[j]) - shift - xh * tilt));
+        out.v[j] = narrow<T>(widen<T>(base.v[j]) + rstd * (g * widen<T>(ws[k].v[j]) - shift - xh * tilt));
         if (SUMS > 0) sw[k][j] += g * xh;
         if (SUMS > 1) sb[k][j] += g;
       }
@@ -217,10 +231,14 @@ INLINE void long_stats(const T *x, int n, A eps, int &turn, A &mean, A &rstd) {
   rstd = (A)1 / root(s[0] / (A)n + eps);
 }
 
-KERNEL __launch_bounds__(512) norm_long(T *y, const T *x, const T *w, const T *b, i64 rows, int n, A eps) {
+KERNEL __launch_bounds__(512) norm_long(T *y, T *sum, const T *x, const T *more, const T *w, const T *b, i64 rows, int n, A eps) {
   int turn = 0;
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
     const T *xs = x + row * n;
+    if (more) {
+      for (int c = threadIdx.x; c < n; c += blockDim.x) sum[row * n + c] = narrow<T>(widen<T>(xs[c]) + widen<T>(more[row * n + c]));
+      xs = sum + row * n;
+    }
     A mean, rstd;
     long_stats(xs, n, eps, turn, mean, rstd);
     for (int c = threadIdx.x; c < n; c += blockDim.x) {
@@ -233,7 +251,7 @@ KERNEL __launch_bounds__(512) norm_long(T *y, const T *x, const T *w, const T *b
 }
 
 // norm_grad_long sums dw and db, one row of n a block, in memory.
-KERNEL __launch_bounds__(512) norm_grad_long(T *dx, A *dw, A *db, const T *x, const T *w, const T *gy, i64 rows, int n, A eps) {
+KERNEL __launch_bounds__(512) norm_grad_long(T *dx, A *dw, A *db, const T *more, const T *x, const T *w, const T *gy, i64 rows, int n, A eps) {
   int turn = 0;
   A *sw = dw + (i64)blockIdx.x * n, *sb = db + (i64)blockIdx.x * n;
   for (int c = threadIdx.x; c < n; c += blockDim.x) {
@@ -255,7 +273,8 @@ KERNEL __launch_bounds__(512) norm_grad_long(T *dx, A *dw, A *db, const T *x, co
       A g = widen<T>(gs[c]), xh = (widen<T>(xs[c]) - mean) * rstd;
       if (SUMS > 0) sw[c] += g * xh;
       if (SUMS > 1) sb[c] += g;
-      if (dx) dx[row * n + c] = narrow<T>(rstd * (g * (w ? widen<T>(w[c]) : (A)1) - shift - xh * tilt));
+      A base = more ? widen<T>(more[row * n + c]) : (A)0;
+      if (dx) dx[row * n + c] = narrow<T>(base + rstd * (g * (w ? widen<T>(w[c]) : (A)1) - shift - xh * tilt));
     }
   }
 }
