@@ -12,12 +12,12 @@ func init() {
 	Register(buildPhilox)
 }
 
-// quadThreads is the block of kernels whose threads have four features of a token.
-const quadThreads = 256
+// featureThreads is the block of kernels whose threads have some features of a token.
+const featureThreads = 256
 
-// overQuads is a thread for each four of n features of each token.
-func overQuads(tokens, n int) Geometry {
-	g := Over(int64(tokens)*int64((n+3)/4), quadThreads, 1)
+// overFeatures is a thread for each `each` of n features of each token.
+func overFeatures(tokens, n, each int) Geometry {
+	g := Over(int64(tokens)*int64((n+each-1)/each), featureThreads, 1)
 	g.Grid[0] = min(g.Grid[0], maxGrid)
 	return g
 }
@@ -32,23 +32,27 @@ func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	packs := single
-	size := Addr(4 * dt.Size())
-	if n%4 == 0 && size <= accessBytes {
-		if packs, err = d.Function(program(4), "dropout"); err != nil {
-			return nil, err
+	packs, width := single, 4
+	for _, w := range []int{8, 4} {
+		if n%w == 0 && w*dt.Size() <= accessBytes {
+			if packs, err = d.Function(program(w), "dropout"); err != nil {
+				return nil, err
+			}
+			width = w
+			break
 		}
 	}
+	size := Addr(width * dt.Size())
 	scale := number(dt, op.Scale())
 	return &Kernel{Enqueue: func(c *Call) error {
 		if tokens*n == 0 {
 			return nil
 		}
-		f := packs
+		f, g := packs, overFeatures(tokens, n, width)
 		if c.In[0]%size != 0 || c.Out[0]%size != 0 {
-			f = single
+			f, g = single, overFeatures(tokens, n, 4)
 		}
-		return c.Launch(f, overQuads(tokens, n), c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], int64(tokens), int64(n), op.Site, op.Threshold(), scale)
+		return c.Launch(f, g, c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], int64(tokens), int64(n), op.Site, op.Threshold(), scale)
 	}}, nil
 }
 
@@ -62,6 +66,6 @@ func buildPhilox(d *Device, op ops.PhiloxOp, s device.Spec) (*Kernel, error) {
 		if tokens*n == 0 {
 			return nil
 		}
-		return c.Launch(f, overQuads(tokens, n), c.Out[0], c.In[0], c.In[1], c.In[2], int64(tokens), int64(n), op.Site)
+		return c.Launch(f, overFeatures(tokens, n, 4), c.Out[0], c.In[0], c.In[1], c.In[2], int64(tokens), int64(n), op.Site)
 	}}, nil
 }

@@ -99,11 +99,11 @@ func newChain(prog *graph.Program, s device.Spec) (*chain, bool) {
 const maxChainOperands = 32
 
 // read decides how each input is read and how many elements a thread takes: 16 bytes of the narrowest operand that is as large as the
-// output, but no more than 8.
+// output, but no more than 8, nor more than 16 bytes of an output: what a warp writes at once should be without gaps.
 func (c *chain) read(in []tensor.Type) {
-	size, wholes := 8, len(c.outs)
+	size, most, wholes := 8, 8, len(c.outs)
 	for _, t := range c.outs {
-		size = min(size, t.DType.Size())
+		size, most = min(size, t.DType.Size()), min(most, 16/t.DType.Size())
 	}
 	var walked [][]int
 	var at []int
@@ -121,9 +121,12 @@ func (c *chain) read(in []tensor.Type) {
 		}
 		c.inputs = append(c.inputs, o)
 	}
-	c.n, c.packs = min(16/size, 8), 1
+	c.n, c.packs = min(16/size, most), 1
 	if wholes <= 4 {
 		c.packs = 2
+	}
+	if c.n*size < 16 && wholes <= 2 {
+		c.packs = 4
 	}
 	var strides [][]int
 	c.dims, strides = mergeAxes(c.out.Shape.Dims(), walked)
