@@ -11,12 +11,13 @@ import (
 
 // Run with -device cuda:cudnn=off, these rows time the own kernels.
 func init() {
-	llama := attention{hq: 32, hkv: 8, d: 128}
+	llama := attention{dtype: tensor.BF16, hq: 32, hkv: 8, d: 128}
 	dense, packed, mixed := llama, llama, llama
 	dense.detail, dense.b, dense.t = "causal GQA 32/8, d 128, b2 s4096", 2, 4096
 	packed.detail, packed.b, packed.t, packed.docs = "16×512 packed documents", 1, 8192, []int{512}
 	mixed.detail, mixed.b, mixed.t, mixed.docs = "b2 s4096, documents of 64 to 2048", 2, 4096, []int{64, 2048, 333, 700, 951}
-	for _, a := range []attention{dense, packed, mixed} {
+	exact := attention{detail: "causal GQA 9/3, d 64, b4 s1024, float32", dtype: tensor.F32, b: 4, t: 1024, hq: 9, hkv: 3, d: 64}
+	for _, a := range []attention{dense, packed, mixed, exact} {
 		add(a.forward(), a.backward())
 	}
 	for _, kv := range []int{512, 4096} {
@@ -28,6 +29,7 @@ func init() {
 type attention struct {
 	detail           string
 	b, t, hq, hkv, d int
+	dtype            tensor.DType
 	docs             []int // lengths that repeat along a row; nil: one document a row
 }
 
@@ -55,7 +57,7 @@ func (a attention) starts() (doc operand, pairs float64) {
 }
 
 func (a attention) qkv() (q, k operand) {
-	return floats(tensor.BF16, a.b, a.t, a.hq, a.d), floats(tensor.BF16, a.b, a.t, a.hkv, a.d)
+	return floats(a.dtype, a.b, a.t, a.hq, a.d), floats(a.dtype, a.b, a.t, a.hkv, a.d)
 }
 
 func (a attention) forward() Row {
@@ -78,8 +80,8 @@ func (a attention) backward() Row {
 
 // generateRow is a step of generation: one query over a cache of which kv keys are filled.
 func generateRow(a attention, most, kv int) Row {
-	q := floats(tensor.BF16, 1, 1, a.hq, a.d)
-	cache := floats(tensor.BF16, 1, a.hkv, most, a.d)
+	q := floats(a.dtype, 1, 1, a.hq, a.d)
+	cache := floats(a.dtype, 1, a.hkv, most, a.d)
 	op := a.op()
 	op.HeadMajor = true
 	scalar := func(x int) operand { return operand{t: tensor.T(tensor.I32, 1), ints: []int32{int32(x)}} }

@@ -1,6 +1,6 @@
 // The gradient of attention by tensor cores. Probabilities are computed again from lse, once for the queries' gradient and once for the
 // keys': every sum is made by one warp in one order, so results are the same in every run, and nothing is added in memory.
-// D, T, BM (queries of a tile), BK (keys of a tile) are defined outside; a warp takes 16 rows.
+// D, T, BM (queries of a tile), BK (keys of a tile) and M (tiles of queries in memory at a time) are defined outside; a warp takes 16 rows.
 
 // attend_flash_delta: rowsum(do * o) - dlse of each query, to (b, hq, tq); eight lanes a query.
 KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restrict__ dout, const float *__restrict__ dlse,
@@ -102,62 +102,92 @@ attend_flash_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
   EACH(task, (a.tq + BM - 1) / BM * a.b * a.hq) flash_dq(a, q, k, v, dout, lse, delta, dq, memory, low, high, task);
 }
 
-// Beside are the numbers of a tile's queries: the keys each sees, its lse and delta; and, of the block, which queries see its keys.
-struct Beside { int low[BM], high[BM], range[2]; float top[BM], shift[BM]; };
+// Beside are the numbers of a tile's queries: the keys each sees, its lse and delta.
+struct Beside { int low[BM], high[BM]; float top[BM], shift[BM]; };
 
-// flash_dkv takes BK keys of a key head and goes over the queries that see them, of all heads that share it. Rows of its products are
-// keys.
-INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
-                      const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv, T *memory,
-                      Beside &beside, int task) {
-  T *keys = memory, *values = keys + BK * STRIDE, *queries = values + BK * STRIDE, *douts = queries + BM * STRIDE;
-  int *low = beside.low, *high = beside.high, *range = beside.range;
-  float *top = beside.top, *shift = beside.shift;
-  int heads = a.b * a.hkv, j0 = task / heads * BK, g = task % heads % a.hkv, b = task % heads / a.hkv;
-  int mine = threadIdx.x / WARP * 16, end = min(j0 + BK, a.tk), from, to, skip;
-  i64 at = b * a.key_batch + g * a.key_head, step = (i64)a.hq * a.d;
-  fetch<BK>(keys, k + at, a.key_row, j0, a.tk, a.d);
-  fetch<BK>(values, v + at, a.key_row, j0, a.tk, a.d);
-  copy_commit();
+// range_of sets [from, to) to the queries that see one of keys [j0, end) of row b.
+INLINE void range_of(const Attention &a, int b, int j0, int end, int *range, int &from, int &to) {
+  int skip;
   seen_by(a, b, j0, from, skip), seen_by(a, b, end - 1, skip, to);
   if (threadIdx.x == 0) range[0] = a.tq, range[1] = 0;
   __syncthreads();
-  for (int t = from + threadIdx.x; t < to; t += blockDim.x) {  // the first and the last query that sees one of the keys
+  for (int t = from + threadIdx.x; t < to; t += blockDim.x) {
     int lo, hi;
     sees(a, b, t, lo, hi);
     if (lo < end && hi > j0 && lo < hi) atomicMin(&range[0], t), atomicMax(&range[1], t + 1);
   }
   __syncthreads();
   from = range[0], to = range[1];
+}
+
+// Steps are the tiles of queries that a block of keys goes over: those of [from, to) for each head. M of them are in shared memory.
+struct Steps {
+  const T *q, *dout;
+  const float *lse, *delta;
+  int b, h0, from, to, each, n;
+  int lo, hi;        // of this thread's query, for Beside
+  float top, shift;
+
+  // begin starts copying tile number i, which is then taken from memory that was read long before.
+  __device__ __forceinline__ void begin(const Attention &a, T *queries, T *douts, int i) {
+    if (i >= n) return;
+    int h = h0 + i / each, t0 = from + i % each * BM, t = t0 + threadIdx.x;
+    i64 base = ((i64)b * a.tq * a.hq + h) * a.d, step = (i64)a.hq * a.d;
+    fetch<BM>(queries, q + base, step, t0, to, a.d);
+    fetch<BM>(douts, dout + base, step, t0, to, a.d);
+    lo = hi = 0, top = shift = 0;
+    if (threadIdx.x >= BM || t >= to) return;
+    sees(a, b, t, lo, hi);
+    i64 number = ((i64)b * a.hq + h) * a.tq + t;
+    top = lse[number], shift = delta[number];
+  }
+  __device__ __forceinline__ void put(Beside &x) const {
+    if (threadIdx.x < BM) x.low[threadIdx.x] = lo, x.high[threadIdx.x] = hi, x.top[threadIdx.x] = top, x.shift[threadIdx.x] = shift;
+  }
+};
+
+// flash_dkv takes BK keys of a key head and goes over the queries that see them, of all heads that share it. Rows of its products are
+// keys.
+INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                      const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv, T *memory,
+                      Beside &beside, int *range, int task) {
+  T *keys = memory, *values = keys + BK * STRIDE, *queries = values + BK * STRIDE, *douts = queries + M * BM * STRIDE;
+  int heads = a.b * a.hkv, j0 = task / heads * BK, g = task % heads % a.hkv, b = task % heads / a.hkv;
+  int mine = threadIdx.x / WARP * 16, end = min(j0 + BK, a.tk), from, to;
+  i64 at = b * a.key_batch + g * a.key_head;
+  fetch<BK>(keys, k + at, a.key_row, j0, a.tk, a.d);
+  fetch<BK>(values, v + at, a.key_row, j0, a.tk, a.d);
+  range_of(a, b, j0, end, range, from, to);
+  int each = (max(to - from, 0) + BM - 1) / BM;
+  Steps steps = {q, dout, lse, delta, b, g * a.rep, from, to, each, each * a.rep};
   float sum_k[D / 8][4] = {}, sum_v[D / 8][4] = {};
-  for (int h = g * a.rep; h < (g + 1) * a.rep; h++) {
-    i64 base = ((i64)b * a.tq * a.hq + h) * a.d, numbers = ((i64)b * a.hq + h) * a.tq;
-    for (int t0 = from; t0 < to; t0 += BM) {
-      __syncthreads();  // the tiles before were used
-      fetch<BM>(queries, q + base, step, t0, to, a.d);
-      fetch<BM>(douts, dout + base, step, t0, to, a.d);
-      copy_commit();
-      for (int i = threadIdx.x; i < BM; i += blockDim.x) {
-        low[i] = high[i] = 0, top[i] = shift[i] = 0;
-        if (t0 + i >= to) continue;
-        sees(a, b, t0 + i, low[i], high[i]);
-        top[i] = lse[numbers + t0 + i], shift[i] = delta[numbers + t0 + i];
+  steps.begin(a, queries, douts, 0);
+  copy_commit();
+  for (int i = 0; i < steps.n; i++) {
+    T *qs = queries + i % M * BM * STRIDE, *ds = douts + i % M * BM * STRIDE;
+    __syncthreads();  // what came before was used
+    steps.put(beside);
+    if (M > 1) steps.begin(a, queries + (i + 1) % M * BM * STRIDE, douts + (i + 1) % M * BM * STRIDE, i + 1);
+    copy_commit();
+    copy_wait<1>();
+    if (M == 1) copy_wait<0>();
+    __syncthreads();
+    float s[BM / 8][4] = {}, dp[BM / 8][4] = {};
+    multiply<BM>(s, keys + mine * STRIDE, qs);
+    multiply<BM>(dp, values + mine * STRIDE, ds);
+#pragma unroll
+    for (int n = 0; n < BM / 8; n++)
+#pragma unroll
+      for (int c = 0; c < 4; c++) {
+        int j = j0 + mine + c / 2 * 8 + lane() / 4, t = 8 * n + lane() % 4 * 2 + c % 2;
+        differentiate(a, s[n][c], dp[n][c], beside.top[t], beside.shift[t], beside.low[t] <= j && j < beside.high[t]);
       }
-      copy_wait<0>();
-      __syncthreads();
-      float s[BM / 8][4] = {}, dp[BM / 8][4] = {};
-      multiply<BM>(s, keys + mine * STRIDE, queries);
-      multiply<BM>(dp, values + mine * STRIDE, douts);
-#pragma unroll
-      for (int n = 0; n < BM / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          int j = j0 + mine + i / 2 * 8 + lane() / 4, t = 8 * n + lane() % 4 * 2 + i % 2;
-          differentiate(a, s[n][i], dp[n][i], top[t], shift[t], low[t] <= j && j < high[t]);
-        }
-      accumulate<BM>(sum_v, s, douts);
-      accumulate<BM>(sum_k, dp, queries);
-    }
+    accumulate<BM>(sum_v, s, ds);
+    accumulate<BM>(sum_k, dp, qs);
+    if (M > 1) continue;
+    __syncthreads();
+    steps.begin(a, queries, douts, i + 1);
+    copy_commit();
   }
   copy_wait<0>();
   __syncthreads();
@@ -171,5 +201,6 @@ attend_flash_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, 
   if (shut(a)) return;
   SHARED_DYNAMIC(T, memory);
   __shared__ Beside beside;
-  EACH(task, (a.tk + BK - 1) / BK * a.b * a.hkv) flash_dkv(a, q, k, v, dout, lse, delta, dk, dv, memory, beside, task);
+  __shared__ int range[2];
+  EACH(task, (a.tk + BK - 1) / BK * a.b * a.hkv) flash_dkv(a, q, k, v, dout, lse, delta, dk, dv, memory, beside, range, task);
 }
