@@ -50,12 +50,9 @@ func (d *Device) gemm(s gemmSpec) (*gemm, error) {
 	if s.m == 0 || s.n == 0 || s.batch == 0 {
 		return &gemm{label: "gemm_none", enqueue: func(*Call, gemmAt) error { return nil }}, nil
 	}
-	g, err := d.ownGemm(s)
-	if err == nil {
-		var lt *gemm
-		if lt, err = d.libraryGemm(s, g); lt != nil {
-			g = lt
-		}
+	g, err := d.libraryGemm(s)
+	if g == nil && err == nil {
+		g, err = d.ownGemm(s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("product %v: %w", s, err)

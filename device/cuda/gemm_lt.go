@@ -98,21 +98,43 @@ func (s gemmSpec) problem(tf32 bool) (cublaslt.Problem, bool) {
 	return p, true
 }
 
-// libraryGemm is a product by cuBLASLt, or nil where that is absent or has no algorithm. Operands that are views may lie at addresses that the
-// algorithm does not allow; they are multiplied by the own kernel.
-func (d *Device) libraryGemm(s gemmSpec, own *gemm) (*gemm, error) {
+// libraryGemm is a product by cuBLASLt, or nil where that is absent or has no algorithm. Operands that are views may lie at addresses that
+// the timed algorithm does not allow; they get the library's first suggestion for any address, or the own kernel.
+func (d *Device) libraryGemm(s gemmSpec) (*gemm, error) {
 	p, ok := s.problem(d.TF32())
 	if !ok {
 		return nil, nil
 	}
-	h, err := d.library()
-	if err != nil {
+	if _, err := d.library(); err != nil {
 		return nil, nil //nolint:nilerr // doctor shows it; the own kernels stand in
 	}
+	g, err := d.ltGemm(p, s)
+	if g == nil || err != nil {
+		return nil, err
+	}
+	p.Align = s.a.dtype.Size()
+	odd, err := d.ltGemm(p, s)
+	if odd == nil && err == nil {
+		odd, err = d.ownGemm(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &gemm{label: g.label, scratch: max(g.scratch, odd.scratch), enqueue: func(c *Call, at gemmAt) error {
+		if (at.a|at.b|at.c|at.add)%ltAlign != 0 {
+			return odd.enqueue(c, at)
+		}
+		return g.enqueue(c, at)
+	}}, nil
+}
+
+// ltGemm is the library's product for one alignment of addresses, nil if it has none.
+func (d *Device) ltGemm(p cublaslt.Problem, s gemmSpec) (*gemm, error) {
 	var x *cublaslt.Product
 	var a cublaslt.Algorithm
-	err = d.enter(func() error {
-		if x, err = h.New(p); err != nil {
+	var ok bool
+	err := d.enter(func() (err error) {
+		if x, err = d.blas.handle.New(p); err != nil {
 			return err
 		}
 		if a, ok, err = d.algorithm(x, p, s); err != nil || !ok {
@@ -131,10 +153,7 @@ func (d *Device) libraryGemm(s gemmSpec, own *gemm) (*gemm, error) {
 	d.blas.mu.Lock()
 	d.blas.products = append(d.blas.products, x)
 	d.blas.mu.Unlock()
-	return &gemm{label: "cublaslt", scratch: max(aligned(a.Workspace), own.scratch), enqueue: func(c *Call, at gemmAt) error {
-		if (at.a|at.b|at.c|at.add)%ltAlign != 0 {
-			return own.enqueue(c, at)
-		}
+	return &gemm{label: "cublaslt", scratch: aligned(a.Workspace), enqueue: func(c *Call, at gemmAt) error {
 		add := at.add
 		if add == 0 {
 			add = at.c
@@ -155,9 +174,9 @@ func (d *Device) workspaceMax() int64 {
 const candidates = 10
 
 // algorithm chooses how the library computes a problem: what was chosen before for it on this kind of device and version, else the fastest
-// of its first suggestions. A deterministic device takes the first suggestion, untimed.
+// of its first suggestions. A deterministic device takes the first suggestion, untimed, and so do operands at odd addresses.
 func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) (cublaslt.Algorithm, bool, error) {
-	if d.Deterministic() {
+	if d.Deterministic() || p.Align < ltAlign {
 		list, err := x.Algorithms(1, d.workspaceMax())
 		if err != nil || len(list) == 0 {
 			return cublaslt.Algorithm{}, false, err

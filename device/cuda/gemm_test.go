@@ -1,17 +1,21 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/devicetest"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
+	"github.com/bitsandbyes/bitsandbyes/internal/optest"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -101,8 +105,26 @@ func naive(x, w *tensor.Tensor, m, n, k int, op ops.MatMul) []float64 {
 
 // Every kernel, layout and alignment gives the exact product of small integers: tiles with edges, steps that the inner axis ends within, an
 // inner axis that is cut, operands that are views.
-func TestOwnProducts(t *testing.T) {
+func TestProducts(t *testing.T) {
+	for name, d := range productDevices(t) {
+		t.Run(name, func(t *testing.T) { testProducts(t, d) })
+	}
+}
+
+// productDevices are the device as it is, and one that multiplies by the kernels here alone.
+func productDevices(t *testing.T) map[string]*Device {
 	d := testDevice(t)
+	if _, err := d.library(); err != nil {
+		return map[string]*Device{"own": d}
+	}
+	own, err := New(Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, own.Close()) })
+	own.blas.once.Do(func() { own.blas.err = errors.New("left out by a test") })
+	return map[string]*Device{"library": d, "own": own}
+}
+
+func testProducts(t *testing.T, d *Device) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, s := range [][3]int{{140, 40, 136}, {16, 24, 1100}, {3, 130, 40}, {31, 17, 67}} {
 		m, n, k := s[0], s[1], s[2]
@@ -171,7 +193,7 @@ func TestLongBatch(t *testing.T) {
 
 // Each row is multiplied by its expert's matrix; rows before the first and after the last expert are zero, also in tiles that end there.
 func TestGroupedRows(t *testing.T) {
-	d := testDevice(t)
+	d := testDevice(t) // no library has it
 	rng := rand.New(rand.NewPCG(5, 6))
 	const rows, experts, n, k = 300, 35, 40, 48
 	offsets := tensor.New(tensor.T(tensor.I32, experts+1))
@@ -248,4 +270,20 @@ func TestInt8LinearEqualsSteps(t *testing.T) {
 			require.LessOrEqual(t, bnb.NormError(out[0], out[1]), limit, "%v with %d columns", dt, columns)
 		}
 	}
+}
+
+// TestDeviceOwnProducts is the conformance suite over products without cuBLASLt, where TestDevice has it.
+func TestDeviceOwnProducts(t *testing.T) {
+	own := productDevices(t)
+	if own["library"] == nil {
+		t.Skip("there is no cuBLASLt: TestDevice has shown the same kernels")
+	}
+	devicetest.RunWith(t, own["own"], devicetest.Options{Unfinished: true, Skip: func(c *optest.Case, _ tensor.DType) string {
+		for _, part := range []string{"matmul", "linear", "dot", "int8", "grouped", "switchback"} {
+			if strings.Contains(c.Name, part) {
+				return ""
+			}
+		}
+		return "no product"
+	}})
 }
