@@ -118,25 +118,44 @@ func half(micro, batch int) int {
 	return 1
 }
 
-// compileWithin compiles for the present micro-batch. With checkpointing auto it recomputes the fewest blocks that make the run fit.
+// compileWithin compiles for the present micro-batch. A run that does not fit has its table of tokens in host memory, where the device has its
+// own; then, with checkpointing auto, the fewest blocks recomputed that make it fit; then the optimizer's states in host memory too.
 func (j *job) compileWithin(budget int64, checkpointing string) error {
-	o := j.stepOptions(budget)
-	blocks := j.model.Config().Layers
-	if checkpointing == "on" {
-		o.recompute = blocks
+	compile := func() error {
+		o := j.stepOptions(budget)
+		if checkpointing == "on" {
+			o.recompute = j.model.Config().Layers
+		}
+		return j.compileAll(o)
 	}
-	err := j.compileAll(o)
 	var short *plan.BudgetError
-	if checkpointing != "auto" || !errors.As(err, &short) {
-		return err
+	err := compile()
+	if errors.As(err, &short) && j.hostMemory() && j.toHost("table of tokens", j.frozenTable()) {
+		err = compile()
 	}
+	if checkpointing == "auto" {
+		compile = func() error { return j.compileFewest(budget) }
+		if errors.As(err, &short) {
+			err = compile()
+		}
+	}
+	if errors.As(err, &short) && j.hostMemory() && j.toHost("states of the optimizer", j.group.StateVars()...) {
+		err = compile()
+	}
+	return err
+}
+
+// compileFewest recomputes the fewest blocks, one at least, that make the run fit.
+func (j *job) compileFewest(budget int64) error {
+	o := j.stepOptions(budget)
 	// The first blocks are those to recompute (see models.FirstBlocks), and each costs the same arithmetic: the fewest are the cheapest set.
 	// The last one is not worth it: its activations are used right after they are made.
-	most := max(blocks-1, 1)
+	most := max(j.model.Config().Layers-1, 1)
 	o.recompute = most
 	if err := j.compileAll(o); err != nil {
 		return err
 	}
+	var short *plan.BudgetError
 	fewest := 1
 	for fewest < most {
 		o.recompute = (fewest + most) / 2

@@ -32,7 +32,7 @@ type Planned struct {
 	WeightBytes         int64 // of the model's weights as they are stored
 	TrainBytes          int64 // of trained weights, gradients, optimizer state, and the average of the weights
 	StateBytes          int64 // of the optimizer state in it
-	HostBytes           int64 // of optimizer state in host memory (paged optimizers); part of the others on a device without memory of its own
+	HostBytes           int64 // of variables in host memory: states of paged optimizers, and what was placed there for the run to fit; part of the others on a device without memory of its own
 	ArenaBytes          int64 // of intermediates, the largest plan's
 	SavedBytes          int64 // of the arena at its fullest launch: activations that the backward sweep needs,
 	TemporaryBytes      int64 // other intermediates and scratch
@@ -82,7 +82,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 		switch {
 		case q.Quantized != nil:
 			p.WeightBytes += q.Quantized.Bytes()
-		case !q.Var.Trainable:
+		case !q.Var.Trainable && !(q.Var.Place == graph.InHost && j.hostMemory()):
 			p.WeightBytes += q.Var.Type.Bytes()
 		}
 	}
@@ -230,7 +230,7 @@ func (p *Planned) Text() string {
 	row("trained weights, gradients, states", report.Bytes(p.TrainBytes))
 	row("  of these, optimizer states", report.Bytes(p.StateBytes))
 	if p.HostBytes > 0 {
-		row("  paged, in host memory", report.Bytes(p.HostBytes))
+		row("in host memory beside the device", report.Bytes(p.HostBytes))
 	}
 	row("arena", report.Bytes(p.ArenaBytes))
 	row("  at its fullest: activations kept", report.Bytes(p.SavedBytes))
