@@ -102,11 +102,13 @@ func Text(at uintptr, limit int) string {
 	}
 	// The address came from C as a number; reading it through a pointer to the variable keeps vet's rule for conversions.
 	p := *(*unsafe.Pointer)(unsafe.Pointer(&at))
-	b := unsafe.Slice((*byte)(p), limit)
-	for i := range b {
-		if b[i] == 0 {
-			return string(b[:i])
+	var b []byte
+	for i := range limit {
+		c := *(*byte)(unsafe.Add(p, i))
+		if c == 0 {
+			break
 		}
+		b = append(b, c)
 	}
 	return string(b)
 }
