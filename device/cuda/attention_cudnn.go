@@ -153,7 +153,7 @@ func (a *attention) graph(extra []tensor.Type, backward bool) (g cudnn.Attention
 		g.Window = 0 // hides nothing
 	}
 	if packed {
-		g.B = int64(a.B * max((a.Tq+cudnnSlot-1)/cudnnSlot, 2))
+		g.B = min(int64(a.B)*max((int64(a.Tq)+cudnnSlot-1)/cudnnSlot, 2), documentSlots)
 	}
 	return g, a.flashFits() && a.Tq >= cudnnTokens && a.Tk >= cudnnTokens && (g.Window == 0 || a.Tq <= a.Tk) &&
 		(!packed || a.packs()) && (!g.Deterministic || 2*g.B*g.Hq*g.Tq*g.Tk <= cudnnWorkspace)

@@ -14,12 +14,15 @@ import (
 // TestDocuments: lengths and offsets of the documents of some rows, and the gate where they cannot be told.
 func TestDocuments(t *testing.T) {
 	d := testDevice(t)
-	const rows, tokens, slots, hq, hkv, size = 2, 37, 9, 4, 2, 16
+	const hq, hkv, size = 4, 2, 16
+	rows, tokens, slots := 2, 37, 9
 	for _, c := range []struct {
 		name    string
 		starts  []int32
 		lengths []int32 // nil: the gate opens
 	}{
+		{"long", starts(3, 4100, 1, 700, 33, 2000, 8, 9), []int32{1, 700, 33, 2000, 8, 9, 1, 700, 33, 615, 1, 700, 33, 2000, 8, 9, 1, 700, 33, 615,
+			1, 700, 33, 2000, 8, 9, 1, 700, 33, 615, 0, 0}},
 		{"three", starts(rows, tokens, 20, 1), []int32{20, 1, 16, 20, 1, 16, 0, 0, 0}},
 		{"one", starts(rows, tokens, tokens), []int32{37, 37, 0, 0, 0, 0, 0, 0, 0}},
 		{"too many", starts(rows, tokens, 5), nil},
@@ -31,13 +34,17 @@ func TestDocuments(t *testing.T) {
 		}(), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			rows, tokens, slots := rows, tokens, slots
+			if c.name == "long" { // a thread has more tokens than it reads at once
+				rows, tokens, slots = 3, 4100, len(c.lengths)
+			}
 			doc := tensor.New(tensor.T(tensor.I32, rows, tokens))
 			copy(tensor.View[int32](doc.Bytes()), c.starts)
 			q, k := tensor.T(tensor.BF16, rows, tokens, hq, size), tensor.T(tensor.BF16, rows, tokens, hkv, size)
 			a, err := newAttention(d, ops.Attention{Scale: 1, Causal: true}, device.Spec{In: []tensor.Type{q, k, k}})
 			require.NoError(t, err)
 			var mem parts
-			docs, err := a.newDocuments(slots, &mem)
+			docs, err := a.newDocuments(int32(slots), &mem)
 			require.NoError(t, err)
 			offsets, lse := tensor.T(tensor.I64, slots+1), tensor.New(tensor.T(tensor.F32, rows, hq, tokens))
 			for i := range lse.Type().Size() {
@@ -48,7 +55,7 @@ func TestDocuments(t *testing.T) {
 				tensor.T(tensor.F32, rows, tokens, hq))
 			kern := &Kernel{Label: "documents", Enqueue: func(c *Call) error {
 				a.see([]Addr{c.In[0], 0, 0})
-				return c.Launch(docs.findFn, Rows(3, 1024), &a.args, docs.slots, c.Out[0], c.Out[1], c.Out[2], c.Out[3], c.Out[4], c.In[1], c.Out[5])
+				return c.Launch(docs.findFn, Rows(3, documentThreads), &a.args, docs.slots, c.Out[0], c.Out[1], c.Out[2], c.Out[3], c.Out[4], c.In[1], c.Out[5])
 			}}
 			out := launch(t, d, kern.bind(d, s), in, s.Out)
 			want, gate, at := make([]int32, slots), int32(1), int64(0)

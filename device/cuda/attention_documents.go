@@ -2,6 +2,11 @@ package cuda
 
 import "github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
 
+const (
+	documentSlots   = 1024 // that the kernel can fill
+	documentThreads = 1024
+)
+
 // documents turns doc_start into lengths and offsets of packed documents.
 type documents struct {
 	slots                                   int32
@@ -33,6 +38,6 @@ func (d *documents) find(c *Call, args *attnArgs, scratch Addr, at *cudnn.Operan
 	if lse != 0 {
 		blocks += c.Dev.Multiprocessors()
 	}
-	return c.Launch(d.findFn, Rows(blocks, 1024), args, d.slots, put(d.gate), put(d.lengths, cudnn.LenQ, cudnn.LenK), put(d.offsetQ, cudnn.OffsetQ),
+	return c.Launch(d.findFn, Rows(blocks, documentThreads), args, d.slots, put(d.gate), put(d.lengths, cudnn.LenQ, cudnn.LenK), put(d.offsetQ, cudnn.OffsetQ),
 		put(d.offsetK, cudnn.OffsetK), put(d.offset, cudnn.OffsetStats), lse, Addr(at[cudnn.Stats]))
 }

@@ -10,7 +10,8 @@ import (
 const (
 	attnFewRows    = 32  // queries times heads that share a key head, at most
 	attnFewBlock   = 8   // of them in a block, at most
-	attnFewKeys    = 64  // keys of a part, at least
+	attnFewKeys    = 64  // keys of a part, at least, when all are seen
+	attnFewParts   = 64  // PARTS of the kernels
 	attnFewThreads = 128 // of a block
 )
 
@@ -35,7 +36,7 @@ func (a *attention) fewSlices() int { return (a.Tq*a.Rep + a.fewRows() - 1) / a.
 // fewParts is into how many parts the keys are cut: enough to have every multiprocessor work, whatever lengths turn out to be.
 func (a *attention) fewParts() int {
 	blocks := a.B * a.Hkv * a.fewSlices()
-	return max(1, min(2*a.dev.Multiprocessors()/blocks, (a.Tk+attnFewKeys-1)/attnFewKeys, 64))
+	return max(1, min(2*a.dev.Multiprocessors()/blocks, (a.Tk+attnFewKeys-1)/attnFewKeys, attnFewParts))
 }
 
 // fewForward is the kernel for generation.

@@ -337,3 +337,40 @@ func TestAttentionOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestAttentionNaN: a NaN in a query or a key is in every result that it belongs to, and in no other query's.
+func TestAttentionNaN(t *testing.T) {
+	d := testDevice(t)
+	c := attnCase{dtype: tensor.BF16, b: 1, tq: 3, tk: 200, hq: 2, hkv: 1, d: 64, op: ops.Attention{Scale: 0.1, HeadMajor: true}, lens: []int32{190}}
+	tq, _, tl := c.types(c.dtype)
+	for _, choice := range ownAttention {
+		for _, where := range []string{"query", "key", "value", "hidden"} {
+			t.Run(choice.name+"/"+where, func(t *testing.T) {
+				q, k, v, _, _ := c.operands()
+				q, k, v = converted(q, c.dtype), converted(k, c.dtype), converted(v, c.dtype)
+				switch where {
+				case "query":
+					q.Set((1*c.hq+1)*c.d+5, math.NaN()) // of token 1, head 1
+				case "key":
+					k.Set(100*c.d+63, math.NaN())
+				case "value":
+					v.Set(100*c.d+63, math.NaN())
+				case "hidden":
+					k.Set(191*c.d, math.NaN())
+					v.Set(191*c.d, math.NaN())
+				}
+				in := append([]*tensor.Tensor{q, k, v}, c.extras()...)
+				s := spec(c.op, in, tq, tl)
+				a, err := newAttention(d, c.op, s)
+				require.NoError(t, err)
+				run, err := choice.forward(a)
+				require.NoError(t, err)
+				o := launch(t, d, a.forwardKernel(run).bind(d, s), in, s.Out)[0]
+				for i := range tq.Size() {
+					want := where == "key" || where == "value" && i%c.d == 63 || where == "query" && i/c.d == 3
+					require.Equal(t, want, math.IsNaN(o.At(i)), "element %d of %v", i, tq)
+				}
+			})
+		}
+	}
+}

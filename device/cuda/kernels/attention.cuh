@@ -57,19 +57,27 @@ template <class A> INLINE A cap_slope(const Attention &a, A s) {
   return (A)1 - t * t;
 }
 
-// turn transposes a.b matrices of rows x columns numbers, tiles first, first + stride, ... of 32 x 32; for one-dimensional blocks of whole
-// warps.
-INLINE void turn(const Attention &a, int rows, int columns, const f32 *x, f32 *y, int first, int stride) {
+// turn transposes a.b matrices of rows x columns numbers, tiles first, first + stride, ... of 32 x 32; for blocks of so many warps.
+template <int WARPS> INLINE void turn(const Attention &a, int rows, int columns, const f32 *__restrict__ x, f32 *__restrict__ y, int first, int stride) {
   __shared__ f32 tile[32][33];
-  int across = (columns + 31) / 32, tiles = (rows + 31) / 32 * across, at = lane();
+  int across = (columns + 31) / 32, tiles = (rows + 31) / 32 * across, at = lane(), warp = threadIdx.x / WARP;
   for (i64 i = first; i < (i64)tiles * a.b; i += stride) {
     i64 base = i / tiles * rows * columns;
     int r0 = (int)(i % tiles) / across * 32, c0 = (int)(i % tiles) % across * 32;
+    f32 v[32 / WARPS];
+#pragma unroll
+    for (int n = 0; n < 32 / WARPS; n++) {
+      int r = r0 + warp + n * WARPS;
+      v[n] = r < rows && c0 + at < columns ? x[base + (i64)r * columns + c0 + at] : 0.f;
+    }
+    __syncthreads();  // the tile before was written out
+#pragma unroll
+    for (int n = 0; n < 32 / WARPS; n++) tile[warp + n * WARPS][at] = v[n];
     __syncthreads();
-    for (int r = threadIdx.x / WARP; r < 32; r += blockDim.x / WARP)
-      if (r0 + r < rows && c0 + at < columns) tile[r][at] = x[base + (i64)(r0 + r) * columns + c0 + at];
-    __syncthreads();
-    for (int c = threadIdx.x / WARP; c < 32; c += blockDim.x / WARP)
-      if (c0 + c < columns && r0 + at < rows) y[base + (i64)(c0 + c) * rows + r0 + at] = tile[at][c];
+#pragma unroll
+    for (int n = 0; n < 32 / WARPS; n++) {
+      int c = c0 + warp + n * WARPS;
+      if (c < columns && r0 + at < rows) y[base + (i64)c * rows + r0 + at] = tile[at][warp + n * WARPS];
+    }
   }
 }

@@ -6,6 +6,8 @@
 #define THREADS 128
 #define GROUPS (THREADS / LANES)
 #define AHEAD 4  // keys of a group under way
+#define LEAST 32 // keys of a part, at least: with few keys some parts stay empty
+#define PARTS 64 // at most
 
 struct Few { float top[ROWS], total[ROWS], sum[ROWS][VEC]; };
 
@@ -53,8 +55,8 @@ INLINE void finish(const Attention &a, T *o, Acc<T> *lse, int b, int t, int h, i
   if (column == 0) lse[((i64)b * a.hq + h) * a.tq + t] = none ? NO_KEYS : top * 0.6931471805599453f + logf(total);
 }
 
-// attend_few: block ((b, key head, rows / ROWS), part). sums are (block, ROWS, d), tops (block, ROWS, 2); with a single part o and lse
-// are written instead.
+// attend_few: block ((b, key head, rows / ROWS), part). sums are (block, ROWS, d), tops (block, ROWS, 2): greatest score and total, which is
+// -1 for parts that are not used, whose sums are not written. With a single part o and lse are written instead.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, T *__restrict__ o, Acc<T> *__restrict__ lse,
            float *__restrict__ sums, float *__restrict__ tops) {
@@ -62,6 +64,14 @@ attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const 
   __shared__ float all[GROUPS][ROWS][LANES * VEC], marks[GROUPS][ROWS][2];
   int n = a.tq * a.rep, slices = (n + ROWS - 1) / ROWS, part = blockIdx.x % a.parts, slice = blockIdx.x / a.parts % slices;
   int g = blockIdx.x / a.parts / slices % a.hkv, b = blockIdx.x / a.parts / slices / a.hkv, r0 = slice * ROWS;
+  int group = threadIdx.x / LANES, at = threadIdx.x % LANES * VEC;
+  bool column = at < a.d;
+  Pack<T, VEC> loaded[ROWS] = {};  // asked for first: everything below waits for memory too
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    int t = (r0 + r) / a.rep, h = g * a.rep + (r0 + r) % a.rep;
+    if (column && r0 + r < n) loaded[r] = load_pack<VEC>(q + (((i64)b * a.tq + t) * a.hq + h) * a.d + at);
+  }
   if (threadIdx.x < ROWS) {
     low[threadIdx.x] = high[threadIdx.x] = 0;
     if (r0 + threadIdx.x < n) sees(a, b, (r0 + threadIdx.x) / a.rep, low[threadIdx.x], high[threadIdx.x]);
@@ -71,18 +81,17 @@ attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const 
   for (int r = 0; r < ROWS; r++)
     if (low[r] < high[r]) lo = min(lo, low[r]), hi = max(hi, high[r]);
   lo = min(lo, hi);
-  int from = lo + (int)((i64)(hi - lo) * part / a.parts), to = lo + (int)((i64)(hi - lo) * (part + 1) / a.parts);
-  int group = threadIdx.x / LANES, at = threadIdx.x % LANES * VEC;
-  bool column = at < a.d;
+  int used = max(min(a.parts, (hi - lo) / LEAST), 1);
+  if (part >= used) {
+    if (threadIdx.x < ROWS) tops[((i64)blockIdx.x * ROWS + threadIdx.x) * 2 + 1] = -1;
+    return;
+  }
+  int from = lo + (int)((i64)(hi - lo) * part / used), to = lo + (int)((i64)(hi - lo) * (part + 1) / used);
   float query[ROWS][VEC];
 #pragma unroll
-  for (int r = 0; r < ROWS; r++) {
-    Pack<T, VEC> x = {};
-    int t = (r0 + r) / a.rep, h = g * a.rep + (r0 + r) % a.rep;
-    if (column && r0 + r < n) x = load_pack<VEC>(q + (((i64)b * a.tq + t) * a.hq + h) * a.d + at);
+  for (int r = 0; r < ROWS; r++)
 #pragma unroll
-    for (int c = 0; c < VEC; c++) query[r][c] = widen(x.v[c]);
-  }
+    for (int c = 0; c < VEC; c++) query[r][c] = widen(loaded[r].v[c]);
   i64 head = b * a.key_batch + g * a.key_head + at;
   Few f = {};
 #pragma unroll
@@ -113,19 +122,23 @@ attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const 
   }
 }
 
-// attend_join: a block a (b, key head, row).
+// attend_join: a block of THREADS a (b, key head, row).
 KERNEL attend_join(Attention a, const float *__restrict__ sums, const float *__restrict__ tops, T *__restrict__ o, Acc<T> *__restrict__ lse) {
+  __shared__ float weight[PARTS];
   int n = a.tq * a.rep, slices = (n + ROWS - 1) / ROWS, r = blockIdx.x % n, g = blockIdx.x / n % a.hkv, b = blockIdx.x / n / a.hkv;
   i64 first = ((((i64)b * a.hkv + g) * slices + r / ROWS) * a.parts) * ROWS + r % ROWS;
-  float top = -INF;
-  for (int p = 0; p < a.parts; p++) top = Max::of(top, tops[(first + (i64)p * ROWS) * 2]);
+  bool there = threadIdx.x < a.parts;
+  float top = -INF, part = there ? tops[(first + (i64)threadIdx.x * ROWS) * 2 + 1] : -1.f;
+  if (part != -1) top = tops[(first + (i64)threadIdx.x * ROWS) * 2];
+  int used = block_reduce<Sum>(part != -1 ? 1 : 0, 0);
+  float high = block_reduce<Max>(top, -INF), w = top == -INF ? 0.f : exp2f(top - high);
+  float total = block_reduce<Sum>(w * part, 0.f);
+  if (there) weight[threadIdx.x] = w;
+  __syncthreads();
   for (int c = threadIdx.x; c < a.d; c += blockDim.x) {
-    float total = 0, sum = 0;
-    for (int p = 0; p < a.parts; p++) {
-      i64 row = first + (i64)p * ROWS;
-      float w = tops[row * 2] == -INF ? 0.f : exp2f(tops[row * 2] - top);
-      total += w * tops[row * 2 + 1], sum += w * sums[row * a.d + c];
-    }
-    finish(a, o, lse, b, r / a.rep, g * a.rep + r % a.rep, c, sum, total, top);
+    float sum = 0;
+#pragma unroll 8
+    for (int p = 0; p < used; p++) sum += weight[p] * sums[(first + (i64)p * ROWS) * a.d + c];
+    finish(a, o, lse, b, r / a.rep, g * a.rep + r % a.rep, c, sum, total, high);
   }
 }

@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP)
 attend_flash(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, T *__restrict__ o, float *__restrict__ lse) {
   if (shut(a)) {
 #ifdef LOOP
-    if (a.stats) turn(a, a.tq, a.hq, a.stats, lse, blockIdx.x, gridDim.x);
+    if (a.stats) turn<WARPS>(a, a.tq, a.hq, a.stats, lse, blockIdx.x, gridDim.x);
 #endif
     return;
   }
