@@ -207,3 +207,33 @@ func TestCheckpointIsNotMerged(t *testing.T) {
 	require.Equal(t, 1, count(func(_ *graph.Graph, f func()) { f() }))
 	require.Equal(t, 2, count(autograd.Checkpoint))
 }
+
+// TestGradientOfPieces: what is cut in pieces gets its gradient from theirs put side by side, not from a sum of padded ones.
+func TestGradientOfPieces(t *testing.T) {
+	g := graph.New("g")
+	x := g.Input("x", tensor.T(tensor.F64, 2, 6))
+	p := ops.Split(x, 1, 1, 2, 3)
+	rest := ops.Slice(x, 1, 4, 6) // not beside the first piece
+	loss := ops.Add(ops.Sum(ops.Mul(ops.Mul(p[0], p[1]), ops.Slice(p[2], 1, 0, 2))), ops.Add(ops.Sum(p[2]), ops.Sum(ops.Mul(rest, p[0]))))
+	grads, err := autograd.GradValues(loss, x)
+	require.NoError(t, err)
+	in := f64(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+	in, err = tensor.FromBytes(tensor.T(tensor.F64, 2, 6), in.Bytes())
+	require.NoError(t, err)
+	out, err := plan.Eval(device(), plan.Feed{x: in}, grads...)
+	require.NoError(t, err)
+	want := make([]float64, 0, 12)
+	for _, r := range [][]float64{{1, 2, 3, 4, 5, 6}, {7, 8, 9, 10, 11, 12}} {
+		a, b, c := r[0], r[1:3], r[3:]
+		want = append(want, b[0]*c[0]+b[1]*c[1]+r[4]+r[5], a*c[0], a*c[1], a*b[0]+1, a*b[1]+1+a, 1+a)
+	}
+	require.Equal(t, f64(want...).Bytes(), out[0].Bytes())
+
+	g = graph.New("g")
+	x = g.Input("x", tensor.T(tensor.F64, 2, 6))
+	p = ops.Split(x, 1, 1, 2, 3)
+	grads, err = autograd.GradValues(ops.Add(ops.Sum(ops.Exp(p[0])), ops.Add(ops.Sum(ops.Exp(p[1])), ops.Sum(ops.Exp(p[2])))), x)
+	require.NoError(t, err)
+	require.IsType(t, ops.Join{}, grads[0].Node().Op)
+	require.Len(t, grads[0].Node().In, 3)
+}

@@ -136,7 +136,7 @@ func (s *sweep) add(v, c graph.Value) {
 		c = ops.Cast(c, v.DType())
 	}
 	if old, ok := s.cot[v]; ok {
-		c = ops.Add(old, c)
+		c = ops.AddPadded(old, c)
 	}
 	s.cot[v] = c
 }

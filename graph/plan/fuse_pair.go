@@ -10,8 +10,9 @@ import (
 const maxResults = 4
 
 // pair lets groups that read the same values become one kernel with several results, as the gradients of both factors of a gated layer: what
-// they share is read once. A group is computed with an earlier one when all that it reads is there by then, so that no order changes but its
-// own; both must have one shape, scope and phase, so that they belong together and its result is not made long before it is needed.
+// they share is read once. A group may also read the other's result, as an activation does the sum with a bias that its gradient needs. A group
+// is computed with an earlier one when all else that it reads is there by then, so that no order changes but its own; both must have one
+// shape, scope and phase, so that they belong together and its result is not made long before it is needed.
 func (f *fuser) pair() {
 	for i, n := range f.g.Nodes() {
 		if f.group[i] != i || f.written[i] {
@@ -21,11 +22,7 @@ func (f *fuser) pair() {
 			f.pairs[first] = append(f.pairs[first], i)
 			f.paired[i] = first
 			f.size[first] += f.size[i]
-			for _, v := range f.inputs[i] {
-				if !slices.Contains(f.inputs[first], v) {
-					f.inputs[first] = append(f.inputs[first], v)
-				}
-			}
+			f.inputs[first] = append(f.inputs[first], f.further(first, n)...)
 		} else {
 			f.pairs[i] = []int{i}
 		}
@@ -38,7 +35,7 @@ func (f *fuser) partner(n *graph.Node) (first int, ok bool) {
 		if v.Shape() != n.Out[0].Shape || v.Rank() == 0 {
 			continue // what little is shared is not worth it
 		}
-		for _, u := range f.users[v.Node().ID] {
+		for _, u := range append([]int{v.Node().ID}, f.users[v.Node().ID]...) {
 			root := f.group[u]
 			if root < 0 {
 				continue
@@ -62,16 +59,24 @@ func (f *fuser) together(first, n *graph.Node) bool {
 	if first.Out[0].Shape != n.Out[0].Shape || first.Scope() != n.Scope() || first.Phase() != n.Phase() {
 		return false
 	}
-	count := len(f.inputs[first.ID])
-	for _, v := range f.inputs[n.ID] {
+	more := f.further(first.ID, n)
+	for _, v := range more {
 		if v.Node().ID >= first.ID {
 			return false
 		}
-		if !slices.Contains(f.inputs[first.ID], v) {
-			count++
+	}
+	return len(f.inputs[first.ID])+len(more) <= maxFusedInputs
+}
+
+// further lists what the group of n reads that the groups with root first neither read nor make.
+func (f *fuser) further(first int, n *graph.Node) []graph.Value {
+	var out []graph.Value
+	for _, v := range f.inputs[n.ID] {
+		if !slices.Contains(f.inputs[first], v) && !slices.Contains(f.pairs[first], v.Node().ID) {
+			out = append(out, v)
 		}
 	}
-	return count <= maxFusedInputs
+	return out
 }
 
 // emitPair adds one node for several groups, or each group by itself where the device has no kernel for all of them.
