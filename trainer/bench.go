@@ -127,6 +127,7 @@ type bench struct {
 	rows  []report.Row
 	ends  []time.Time // of the steps
 	began time.Time
+	hook  func(report.Row) error // the caller's
 	took  struct{ compile, load, first time.Duration }
 }
 
@@ -148,7 +149,7 @@ func (b *bench) run(ctx context.Context, hooks Hooks) (r *BenchResult, err error
 	if err := writeBenchRows(cfg.Data.Path[0].Path, b.opts.Docs, shape.Vocab, b.opts.Batch*cfg.Train.Steps, b.opts.Seq, cfg.Train.Seed); err != nil {
 		return nil, err
 	}
-	hooks.OnStep = b.step
+	b.hook, hooks.OnStep = hooks.OnStep, b.step
 	j := &job{cfg: cfg, hooks: hooks, fs: vfs.OS{}, log: hooks.Logger, started: time.Now(), shape: &shape}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
@@ -211,6 +212,11 @@ var errBenchDone = errors.New("the steps of the benchmark are done")
 // step is called after each optimizer step, its logs written.
 func (b *bench) step(row report.Row) error {
 	b.rows, b.ends = append(b.rows, row), append(b.ends, time.Now())
+	if b.hook != nil {
+		if err := b.hook(row); err != nil {
+			return err
+		}
+	}
 	if len(b.rows) == b.opts.Warmup+b.opts.Steps {
 		return errBenchDone
 	}
