@@ -244,7 +244,7 @@ func TestGroupedRows(t *testing.T) {
 func TestInt8LinearEqualsSteps(t *testing.T) {
 	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(7, 8))
-	const m, n, k = 140, 136, 80
+	const m, n, k = 140, 136, 160
 	w, stats := tensor.New(tensor.T(tensor.I8, n, k)), tensor.New(tensor.T(tensor.F32, n))
 	for i := range n * k {
 		w.Set(i, float64(rng.IntN(255)-127))
@@ -253,7 +253,7 @@ func TestInt8LinearEqualsSteps(t *testing.T) {
 		stats.Set(i, 0.5+rng.Float64())
 	}
 	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
-		for _, columns := range []int{0, 3, 40} {
+		for _, columns := range []int{0, 3, 75} {
 			x := tensor.New(tensor.T(dt, m, k))
 			for i := range m * k {
 				x.Set(i, min(max(rng.NormFloat64(), -5), 5))

@@ -18,7 +18,7 @@ func init() {
 // int8Program is kernels/int8.cu for values of a dtype, which are rounded to f16 first if half.
 func (d *Device) int8Program(t tensor.DType, half bool) Program {
 	p := Program{Files: []string{"tensor_core.cuh", "approx.cuh", "eight.cuh", "int8.cu"}, Define: []string{"T " + cType(t), fmt.Sprintf("HALF %d", b2i(half))}, Exact: true}
-	if t == tensor.BF16 && d.capability >= 80 || t == tensor.F16 && d.capability >= 75 {
+	if d.multiplies(t) {
 		p.Define = append(p.Define, "TENSOR 1")
 	}
 	return p
@@ -201,6 +201,7 @@ func buildDequantizeRows8(d *Device, o ops.DequantizeRows8, s device.Spec) (*Ker
 type product8 struct {
 	sums, rowStats, columnStats Addr
 	bias, x, codes, list, y     Addr
+	kept, weight                Addr
 	rows, n, k                  int64
 }
 

@@ -212,12 +212,36 @@ INLINE f32 product_value(i32 sum, f32 row, f32 column, const T *bias, i64 c) {
   return through_half(through_half(p * PRODUCT_SCALE) + b);
 }
 
+#define GATHERED 64  // outlier columns that have their values together
+
+// gather_columns copies what the columns listed hold, up to a multiple of 16 of them, of x (rows, k) or, with scales, of codes (rows, k).
+INLINE void gather_columns(T *to, const T *x, const i8 *codes, const f32 *scales, const i32 *list, i64 rows, i64 k) {
+  int found = list[0], width = min((found + 15) & ~15, GATHERED);
+  if (width == 0) return;
+  for (i64 i = global_thread(); i < rows * width; i += global_threads()) {
+    i64 r = i / width;
+    int o = i % width;
+    T v = narrow<T>(0.f);
+    if (o < found) {
+      i64 column = list[1 + o];
+      v = scales ? narrow<T>((f32)codes[r * k + column] * scales[r] * ROW_SCALE) : x[r * k + column];
+    }
+    to[r * GATHERED + o] = v;
+  }
+}
+KERNEL gather_rows(const T *__restrict__ x, const i32 *__restrict__ list, T *__restrict__ kept, i64 rows, i64 k) {
+  gather_columns(kept, x, (const i8 *)0, (const f32 *)0, list, rows, k);
+}
+KERNEL gather_weight(const i8 *__restrict__ codes, const f32 *__restrict__ scales, const i32 *__restrict__ list, T *__restrict__ weight, i64 rows, i64 k) {
+  gather_columns(weight, (const T *)0, codes, scales, list, rows, k);
+}
+
 #define OUT_ROWS 128
 #define OUT_COLUMNS 128
 #define OUT_DEEP 16
 
 // Linear8 is what dequantize_product works on: sums (rows, n), one statistic a row and a column, and what of x (rows, k) and w (n, k) is added
-// as it is: the columns listed.
+// as it is: the columns listed. The first GATHERED of them are in kept (rows, GATHERED) and weight (n, GATHERED), zeros behind them.
 struct Linear8 {
   const i32 *sums;
   const f32 *row_stats, *column_stats;
@@ -225,6 +249,7 @@ struct Linear8 {
   const i8 *codes;
   const i32 *list;
   T *y;
+  const T *kept, *weight;
   i64 rows, n, k;
 };
 
@@ -242,7 +267,26 @@ INLINE void add_outliers(const Linear8 &p, i64 row0, i64 column0, int found, f32
   f32 c[2][2][4][4];  // 16 rows, 32 columns, fragment
 #pragma unroll
   for (int i = 0; i < 64; i++) c[i / 32][i / 16 % 2][i / 4 % 4][i % 4] = 0.f;
-  for (int first = 0; first < found; first += OUT_DEEP) {
+  int g = lane() / 4, t = lane() % 4, r0 = threadIdx.x / WARP % 4 * 32, n0 = threadIdx.x / WARP / 4 * 64;
+  u32 a[2][4], b[8][2];
+  for (int first = 0; first < min(found, GATHERED); first += OUT_DEEP) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      i64 row = row0 + r0 + i / 4 * 16 + i % 2 * 8 + g;
+      a[i / 4][i % 4] = row < p.rows ? *(const u32 *)&p.kept[row * GATHERED + first + 2 * t + i % 4 / 2 * 8] : 0;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+      i64 n = column0 + n0 + j / 4 * 32 + g / 2 * 8 + j % 4 * 2 + g % 2;
+      const T *w = p.weight + n * GATHERED + first + 2 * t;
+      b[j][0] = n < p.n ? *(const u32 *)w : 0, b[j][1] = n < p.n ? *(const u32 *)(w + 8) : 0;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) mma<T>(c[i][j / 4][j % 4], a[i], b[j]);
+  }
+  for (int first = GATHERED; first < found; first += OUT_DEEP) {
     for (int e = threadIdx.x; e < OUT_DEEP * OUT_ROWS; e += 256) {
       int o = e % OUT_DEEP, r = e / OUT_DEEP;
       bool is = first + o < found;
@@ -251,16 +295,14 @@ INLINE void add_outliers(const Linear8 &p, i64 row0, i64 column0, int found, f32
       weight[r][o] = narrow<T>(is && n < p.n ? (f32)p.codes[n * p.k + column] * p.column_stats[n] * ROW_SCALE : 0.f);
     }
     __syncthreads();
-    int g = lane() / 4, t = lane() % 4, r0 = threadIdx.x / WARP % 4 * 32, n0 = threadIdx.x / WARP / 4 * 64;
-    u32 a[2][4];
 #pragma unroll
     for (int i = 0; i < 8; i++) a[i / 4][i % 4] = *(const u32 *)&kept[r0 + i / 4 * 16 + i % 2 * 8 + g][2 * t + i % 4 / 2 * 8];
 #pragma unroll
     for (int j = 0; j < 8; j++) {
       const T *w = weight[n0 + j / 4 * 32 + g / 2 * 8 + j % 4 * 2 + g % 2];
-      u32 b[2] = {*(const u32 *)&w[2 * t], *(const u32 *)&w[2 * t + 8]};
+      b[j][0] = *(const u32 *)&w[2 * t], b[j][1] = *(const u32 *)&w[2 * t + 8];
 #pragma unroll
-      for (int i = 0; i < 2; i++) mma<T>(c[i][j / 4][j % 4], a[i], b);
+      for (int i = 0; i < 2; i++) mma<T>(c[i][j / 4][j % 4], a[i], b[j]);
     }
     __syncthreads();
   }
