@@ -10,29 +10,30 @@ import (
 
 func init() {
 	Register(func(d *Device, op ops.RMSNormOp, s device.Spec) (*Kernel, error) {
-		return buildNorm(d, newNorm(op.Eps, s, false))
+		return buildNorm(d, newNorm(op.Eps, s, false, normBlocks))
 	})
 	Register(func(d *Device, op ops.LayerNormOp, s device.Spec) (*Kernel, error) {
-		return buildNorm(d, newNorm(op.Eps, s, true))
+		return buildNorm(d, newNorm(op.Eps, s, true, normBlocks))
 	})
 	Register(func(d *Device, op ops.AddNormOp, s device.Spec) (*Kernel, error) {
-		return buildNorm(d, newNorm(op.Eps, s, op.Centre))
+		return buildNorm(d, newNorm(op.Eps, s, op.Centre, normBlocks))
 	})
 	Register(func(d *Device, op ops.RMSNormGradOp, s device.Spec) (*Kernel, error) {
-		return buildNormGrad(d, newNorm(op.Eps, s, false), op.NeedX, op.NeedW, false)
+		return buildNormGrad(d, newNorm(op.Eps, s, false, normGradBlocks), op.NeedX, op.NeedW, false)
 	})
 	Register(func(d *Device, op ops.AddRMSNormGradOp, s device.Spec) (*Kernel, error) {
-		return buildNormGrad(d, newNorm(op.Eps, s, false), true, false, false)
+		return buildNormGrad(d, newNorm(op.Eps, s, false, normGradBlocks), true, false, false)
 	})
 	Register(func(d *Device, op ops.LayerNormGradOp, s device.Spec) (*Kernel, error) {
-		return buildNormGrad(d, newNorm(op.Eps, s, true), op.NeedX, op.NeedW, op.NeedB)
+		return buildNormGrad(d, newNorm(op.Eps, s, true, normGradBlocks), op.NeedX, op.NeedW, op.NeedB)
 	})
 }
 
 const (
-	// normBlocks is how many blocks a launch has at most: some per multiprocessor of a large GPU, each going over many rows with its weights in
-	// registers. It does not depend on the GPU, so that the weights' gradients do not.
+	// normBlocks is how many blocks a launch has at most, and normGradBlocks one that sums weights' gradients: a few per multiprocessor of a
+	// large GPU, each going over many rows with its weights in registers. They do not depend on the GPU, so that the sums do not.
 	normBlocks     = 528
+	normGradBlocks = 264
 	longRowThreads = 512 // of a block that works on a row in memory
 )
 
@@ -47,8 +48,8 @@ type norm struct {
 	most   int // blocks of a launch
 }
 
-func newNorm(eps float64, s device.Spec, centre bool) norm {
-	o := norm{dtype: s.In[0].DType, n: s.In[0].Dim(-1), centre: centre, eps: eps, most: normBlocks}
+func newNorm(eps float64, s device.Spec, centre bool, most int) norm {
+	o := norm{dtype: s.In[0].DType, n: s.In[0].Dim(-1), centre: centre, eps: eps, most: most}
 	if o.n > 0 {
 		o.rows = int64(s.In[0].Size() / o.n)
 	}
@@ -60,14 +61,12 @@ func newNorm(eps float64, s device.Spec, centre bool) norm {
 // a block. packs is 0 for rows that are too long.
 type rowFit struct{ width, packs, group, threads int }
 
-// fitRow lays out rows of n values. Few accesses a thread leave registers for many threads; long rows get more.
+// fitRow lays out rows of n values. Few accesses a thread leave registers for many threads; long rows get more, up to about 32 values.
 func fitRow(dt tensor.DType, n int) rowFit {
 	f := rowFit{width: accessBytes / dt.Size(), group: 1}
-	few := 4
+	few := 2
 	if n%f.width != 0 {
-		f.width = 1
-	} else if dt.Size() == 2 {
-		few = 2
+		f.width, few = 1, 4
 	}
 	all := (n + f.width - 1) / f.width
 	for f.group*few < all && f.group < longRowThreads {
@@ -75,7 +74,7 @@ func fitRow(dt tensor.DType, n int) rowFit {
 	}
 	f.packs = max((all+f.group-1)/f.group, 1)
 	f.threads = max(f.group, 256)
-	if f.packs > 2*few {
+	if f.packs > min(32/f.width, 8) {
 		f.packs = 0
 	}
 	return f
@@ -102,12 +101,13 @@ func (o norm) blocks() (short, long int) {
 
 // program has the kernels of rows that fit and of those that do not, sums as in norm.cu.
 func (o norm) program(sums int) Program {
-	centre := 0
-	if o.centre {
-		centre = 1
+	blocks := longRowThreads / o.fit.threads
+	if o.dtype == tensor.F64 {
+		blocks = 1 // they would not fit in half the registers
 	}
 	return Program{Files: []string{"norm.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.fit.width), fmt.Sprint("K ", max(o.fit.packs, 1)),
-		fmt.Sprint("CENTRE ", centre), fmt.Sprint("SUMS ", sums)}}
+		fmt.Sprint("CENTRE ", b2i(o.centre)), fmt.Sprint("SUMS ", sums),
+		fmt.Sprint("THREADS ", o.fit.threads), fmt.Sprint("BLOCKS ", blocks)}}
 }
 
 // number is a kernel argument of the type that values of a dtype are computed in.
@@ -230,18 +230,23 @@ func (g *normGrad) enqueue(c *Call) error {
 	if err != nil {
 		return err
 	}
-	if err := g.add(c, g.dw, dw, parts); err != nil {
-		return err
-	}
-	return g.add(c, g.db, db, parts)
+	return g.add(c, dw, db, parts)
 }
 
-// add sums the partial sums of one parameter's gradient.
-func (g *normGrad) add(c *Call, out int, part Addr, parts int) error {
-	if out < 0 {
+// add sums the partial sums of the parameters' gradients.
+func (g *normGrad) add(c *Call, dw, db Addr, parts int) error {
+	grid, w, b := [3]int{(g.n + 31) / 32, 1}, Addr(0), Addr(0)
+	switch {
+	case g.dw >= 0 && g.db >= 0:
+		grid[1], w, b = 2, c.Out[g.dw], c.Out[g.db]
+	case g.dw >= 0:
+		w = c.Out[g.dw]
+	case g.db >= 0:
+		w, dw = c.Out[g.db], db
+	default:
 		return nil
 	}
-	return c.Launch(g.columns, Geometry{Grid: [3]int{(g.n + 31) / 32}, Block: [3]int{32, 32}}, c.Out[out], part, int32(parts), int32(g.n))
+	return c.Launch(g.columns, Geometry{Grid: grid, Block: [3]int{32, 32}}, w, b, dw, db, int32(parts), int32(g.n))
 }
 
 // zero clears the gradients of parameters that have seen no row.

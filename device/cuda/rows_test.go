@@ -171,9 +171,7 @@ func TestManyRows(t *testing.T) {
 	for _, n := range []int{40, 520} {
 		x, w, g := normal(tensor.BF16, rng, 300, n), normal(tensor.BF16, rng, n), normal(tensor.BF16, rng, 300, n)
 		few := func(s device.Spec) (device.Kernel, error) {
-			o := newNorm(1e-5, s, false)
-			o.most = 3
-			k, err := buildNormGrad(testDevice(t), o, true, true, false)
+			k, err := buildNormGrad(testDevice(t), newNorm(1e-5, s, false, 3), true, true, false)
 			if err != nil {
 				return nil, err
 			}

@@ -1,5 +1,6 @@
 // RMSNorm, LayerNorm (CENTRE 1) and their gradients over rows of n values. Defined before: T; V, values an access; K, accesses a thread;
-// CENTRE; SUMS, how many of dw and db the gradient sums (0, 1: dw, 2: dw and db).
+// CENTRE; SUMS, how many of dw and db the gradient sums (0, 1: dw, 2: dw and db); THREADS of a block; BLOCKS, for
+// how many blocks at once on a multiprocessor there should be registers.
 //
 // A row belongs to `group` threads of a block, a power of two. They hold the row in registers, K packs of V values each, so that memory is
 // read once. Blocks go on to further rows, and keep w meanwhile.
@@ -60,6 +61,19 @@ INLINE void read_row(P (&x)[K], const T *row, bool present, int n, Place at, P n
   }
 }
 
+// keep_packed makes the compiler read packs anew where they are used next: values of 16 bits then stay packed between the uses, in half the
+// registers, and more rows are under way at once.
+INLINE void keep_packed(P (&x)[K]) {
+#ifndef BYES_EMULATE
+  if (sizeof(T) != 2 || V < 2) return;
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    u32 *words = reinterpret_cast<u32 *>(&x[k]);
+    for (int j = 0; j < V / 2; j++) asm volatile("" : "+r"(words[j]));
+  }
+#endif
+}
+
 // stats returns the row's mean (0 without CENTRE) and 1/sqrt(mean((x - mean)²) + eps).
 INLINE void stats(const P (&x)[K], int n, Place at, int group, A eps, int &turn, A &mean, A &rstd) {
   mean = 0;
@@ -97,7 +111,7 @@ INLINE void add_row(P (&x)[K], const T *more, T *sum, int n, Place at) {
 }
 
 // norm_rows is y = (x - mean)·rstd·w + b; w and b may be absent. With `more` x is first x + more, which goes to `sum`.
-KERNEL __launch_bounds__(512) norm_rows(T *y, T *sum, const T *x, const T *more, const T *w, const T *b, i64 rows, int n, int group, A eps) {
+KERNEL __launch_bounds__(THREADS, 2 * BLOCKS) norm_rows(T *y, T *sum, const T *x, const T *more, const T *w, const T *b, i64 rows, int n, int group, A eps) {
   Place at = place(group);
   int turn = 0;
   P ws[K];
@@ -110,6 +124,8 @@ KERNEL __launch_bounds__(512) norm_rows(T *y, T *sum, const T *x, const T *more,
     if (more && mine) add_row(xs, more + at.row * n, sum + at.row * n, n, at);
     A mean, rstd;
     stats(xs, n, at, group, eps, turn, mean, rstd);
+    keep_packed(xs);
+    keep_packed(ws);
     if (!mine) continue;
 #pragma unroll
     for (int k = 0; k < K; k++) {
@@ -157,7 +173,7 @@ INLINE void grad_stats(const P (&x)[K], const P (&g)[K], const P (&w)[K], int n,
 
 // norm_grad is dx = rstd·(u - mean(u) - x̂·mean(u·x̂)), u = gy·w, plus `more` if it is present, where dx is, and the sums Σ gy·x̂ and Σ gy over the rows
 // that each group of threads has seen: dw and db (groups, n).
-KERNEL __launch_bounds__(512) norm_grad(T *dx, A *dw, A *db, const T *more, const T *x, const T *w, const T *gy, i64 rows, int n, int group,
+KERNEL __launch_bounds__(THREADS, BLOCKS) norm_grad(T *dx, A *dw, A *db, const T *more, const T *x, const T *w, const T *gy, i64 rows, int n, int group,
                                         A eps) {
   Place at = place(group);
   int turn = 0;
@@ -165,22 +181,33 @@ KERNEL __launch_bounds__(512) norm_grad(T *dx, A *dw, A *db, const T *more, cons
   read_row(ws, w, w != 0, n, at, fill(1));
   A sw[SUMS > 0 ? K : 1][V] = {}, sb[SUMS > 1 ? K : 1][V] = {};
   i64 slot = at.row;
+  P nx[K], ng[K];  // the next row is on its way while one is worked on
+  read_row(nx, x + at.row * n, at.row < rows, n, at, fill(0));
+  read_row(ng, gy + at.row * n, at.row < rows, n, at, fill(0));
   for (i64 lo = (i64)blockIdx.x * (blockDim.x / group); lo < rows; lo += at.rows, at.row += at.rows) {
     P xs[K], gs[K];
-    bool mine = at.row < rows;
-    read_row(xs, x + at.row * n, mine, n, at, fill(0));
-    read_row(gs, gy + at.row * n, mine, n, at, fill(0));
+#pragma unroll
+    for (int k = 0; k < K; k++) xs[k] = nx[k], gs[k] = ng[k];
+    bool mine = at.row < rows, more_rows = at.row + at.rows < rows;
+    read_row(nx, x + (at.row + at.rows) * n, more_rows, n, at, fill(0));
+    read_row(ng, gy + (at.row + at.rows) * n, more_rows, n, at, fill(0));
+    P base[K];
+    read_row(base, more + at.row * n, mine && more != 0, n, at, fill(0));
     A mean, rstd, shift, tilt;
+    keep_packed(ws);
     grad_stats(xs, gs, ws, n, at, group, eps, turn, mean, rstd, shift, tilt);
+    keep_packed(xs);
+    keep_packed(gs);
+    keep_packed(ws);
     if (!mine) continue;
 #pragma unroll
     for (int k = 0; k < K; k++) {
       int c = at.at + k * at.step;
       if (c >= n) continue;
-      P out, base = more ? load_pack<V>(more + at.row * n + c) : fill(0);
+      P out;
       for (int j = 0; j < V; j++) {
         A g = widen<T>(gs[k].v[j]), xh = (widen<T>(xs[k].v[j]) - mean) * rstd;
-        out.v[j] = narrow<T>(widen<T>(base.v[j]) + rstd * (g * widen<T>(ws[k].v[j]) - shift - xh * tilt));
+        out.v[j] = narrow<T>(widen<T>(base[k].v[j]) + rstd * (g * widen<T>(ws[k].v[j]) - shift - xh * tilt));
         if (SUMS > 0) sw[k][j] += g * xh;
         if (SUMS > 1) sb[k][j] += g;
       }
@@ -199,9 +226,12 @@ KERNEL __launch_bounds__(512) norm_grad(T *dx, A *dw, A *db, const T *more, cons
   }
 }
 
-// norm_columns adds count rows of partial sums (count, n) in a fixed order. A block of (32, 32) threads has 32 columns.
-KERNEL norm_columns(T *out, const A *part, int count, int n) {
+// norm_columns adds count rows of partial sums (count, n) in a fixed order: of dw, or db in the second row of blocks. A block of (32, 32) threads
+// has 32 columns.
+KERNEL norm_columns(T *dw, T *db, const A *parts_w, const A *parts_b, int count, int n) {
   __shared__ A sums[32][33];
+  T *out = blockIdx.y == 0 ? dw : db;
+  const A *part = blockIdx.y == 0 ? parts_w : parts_b;
   int c = blockIdx.x * 32 + threadIdx.x;
   A s = 0;
   if (c < n)
