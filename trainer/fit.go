@@ -55,6 +55,10 @@ func (j *job) compile(context.Context) error {
 	return j.refuse(short, budget, fit)
 }
 
+// deviceReserve is what is left free of a device with memory of its own where train.memory does not say how much to take: kernels, recorded
+// graphs and libraries are loaded after the run was planned, some at the first step.
+const deviceReserve = 512 << 20
+
 // budget is how many bytes the run may take on the device, 0 for no limit.
 func (j *job) budget() (int64, error) {
 	budget, err := j.cfg.Train.MemoryBytes()
@@ -63,6 +67,9 @@ func (j *job) budget() (int64, error) {
 	}
 	if free := j.dev.Info().MemoryFree; budget == 0 && free > 0 {
 		budget = free
+		if j.hostMemory() {
+			budget = max(free-deviceReserve, free/2)
+		}
 	}
 	return budget, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -48,10 +49,13 @@ func (j *job) begin(ctx context.Context) error {
 	if j.hooks.Progress != nil {
 		j.bar = report.NewProgress(j.hooks.Progress, report.ProgressOptions{Terminal: j.hooks.Terminal, Total: int64(j.loader.Steps())})
 	}
-	if j.flopRate, err = probe(ctx, j.dev); err != nil {
+	if j.flopRate, err = probe(ctx, j.dev, j.compute); err != nil {
 		return err
 	}
 	j.describe()
+	if m, ok := j.dev.(device.Meter); ok {
+		j.log.Info("memory beside the plan", "libraries_and_kernels", report.Bytes(m.Overhead()), "free", report.Bytes(j.dev.Info().MemoryFree))
+	}
 	if j.state.ExactBefore == nil && j.state.Step == 0 {
 		if j.state.ExactBefore, err = j.exactMatch(ctx, false); err != nil {
 			return j.stopped(err)

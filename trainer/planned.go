@@ -38,6 +38,7 @@ type Planned struct {
 	TemporaryBytes      int64 // other intermediates and scratch
 	InputBytes          int64 // and inputs
 	TotalBytes          int64 // what a run allocates on the device
+	OverheadBytes       int64 // beside them: context, libraries and kernels, as far as planning has loaded them
 	Steps               int
 	MicroBatch          int                 // rows computed at once
 	Recompute           int                 // blocks whose activations are computed again in the backward sweep
@@ -45,7 +46,7 @@ type Planned struct {
 	Proposals           []Proposal          // settings tried against train.memory, if that is set
 	Lengths             map[int]plan.Report // by row length
 	FlopsPerToken       float64             // forward and backward, of a training row; a pair has two
-	FlopRate            float64             // FLOP/s of a large float32 matrix product on this device, measured now
+	FlopRate            float64             // FLOP/s of a large matrix product on this device, measured now: see probe
 	StepSeconds         float64             // least time of an optimizer step of full rows: its arithmetic at FlopRate
 	Seconds             float64             // least time of all training steps: their arithmetic at FlopRate
 	Scopes              []plan.ScopeBytes   // what fills the largest plan at its fullest step
@@ -106,8 +107,11 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 		}
 	}
 	p.Recompute, p.Blocks = j.recompute, j.model.Config().Layers
-	if p.FlopRate, err = probe(ctx, j.dev); err != nil {
+	if p.FlopRate, err = probe(ctx, j.dev, j.compute); err != nil {
 		return nil, err
+	}
+	if m, ok := j.dev.(device.Meter); ok {
+		p.OverheadBytes = m.Overhead()
 	}
 	longest := 0
 	for t := range p.Lengths {
@@ -164,15 +168,19 @@ func atPeak(p *plan.Plan) (saved, temporary, inputs int64) {
 // threads of the device, so one of twice the size follows.
 const (
 	probeSize    = 512
-	probeLargest = 2048
+	probeLargest = 4096
 	probeRuns    = 4
 	probeEnough  = 5 * time.Millisecond
 )
 
-// probe returns the best rate of a square float32 matrix product in FLOP/s.
-func probe(ctx context.Context, dev device.Device) (rate float64, err error) {
+// probe returns the best rate of a square matrix product in FLOP/s: of the run's dtype where the device has fast arithmetic in 16 bits, else of
+// float32.
+func probe(ctx context.Context, dev device.Device, compute tensor.DType) (rate float64, err error) {
+	if !dev.Info().BF16 {
+		compute = tensor.F32
+	}
 	for n := probeSize; ; n *= 2 {
-		took, err := timeProduct(ctx, dev, n)
+		took, err := timeProduct(ctx, dev, n, compute)
 		if err != nil {
 			return 0, err
 		}
@@ -184,9 +192,9 @@ func probe(ctx context.Context, dev device.Device) (rate float64, err error) {
 }
 
 // timeProduct is the least time of a product of two n by n matrices.
-func timeProduct(ctx context.Context, dev device.Device, n int) (least time.Duration, err error) {
+func timeProduct(ctx context.Context, dev device.Device, n int, d tensor.DType) (least time.Duration, err error) {
 	g := graph.New("probe")
-	x := ops.BroadcastTo(ops.Fill(g, tensor.F32, 1), n, n)
+	x := ops.BroadcastTo(ops.Fill(g, d, 1), n, n)
 	p, err := plan.Compile([]graph.Value{ops.Sum(ops.Dot(x, x))}, plan.Options{Device: dev})
 	if err != nil {
 		return 0, err
@@ -237,6 +245,9 @@ func (p *Planned) Text() string {
 	row("  other intermediates and scratch", report.Bytes(p.TemporaryBytes))
 	row("  inputs", report.Bytes(p.InputBytes))
 	row("total on the device", report.Bytes(p.TotalBytes))
+	if p.OverheadBytes > 0 {
+		row("libraries and kernels beside it, so far", report.Bytes(p.OverheadBytes))
+	}
 	row("FLOP a token", fmt.Sprintf("%.3g", p.FlopsPerToken))
 	duration := func(seconds float64) string { return report.Duration(time.Duration(seconds * float64(time.Second))) }
 	row("time of a step, at least", fmt.Sprintf("%s (at %.0f GFLOP/s, measured)", duration(p.StepSeconds), p.FlopRate/1e9))
