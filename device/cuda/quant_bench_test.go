@@ -148,7 +148,7 @@ func benchThin(b *testing.B, rows, cols, m, warps, depth int) {
 			args[i] = scaleArgs{absmax[i], outer, outer}
 		}
 		graphTime(b, d, float64(n)/2+float64(n)/64, turns, func(c *Call, i int) error {
-			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], codes[i], &args[i], y[i], int32(m), int32(rows), int32(cols))
+			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], codes[i], &args[i], Addr(0), y[i], int32(m), int32(rows), int32(cols))
 		})
 	})
 }

@@ -282,22 +282,26 @@ func TestQuantThin(t *testing.T) {
 					x.Set(i, rng.NormFloat64())
 				}
 				o := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: c.blocksize, N: c.n, K: c.k, Nested: nested}
-				p, err := d.thinProduct(weight4{quant.NF4, c.blocksize, c.n, c.k, nested}, dtype, c.m)
+				p, err := d.thinProduct(weight4{quant.NF4, c.blocksize, c.n, c.k, nested}, dtype, c.m, false)
 				require.NoError(t, err)
 				if p == nil {
 					continue
 				}
 				for _, skew := range []int{0, 1} {
 					got := launchOp(t, d, skew, o, append([]*tensor.Tensor{x}, parts...)...)[0]
-					sameProduct(t, got, x, w, fmt.Sprintf("%+v %v nested %v skew %d", c, dtype, nested, skew))
+					what := fmt.Sprintf("%+v %v nested %v skew %d", c, dtype, nested, skew)
+					sameProduct(t, got, x, w, nil, what)
+					to := got.Clone()
+					got = launchOp(t, d, skew, ops.AddQuantMatMul{QuantMatMul: o}, append([]*tensor.Tensor{to, x}, parts...)...)[0]
+					sameProduct(t, got, x, w, to, what+" added")
 				}
 			}
 		}
 	}
 }
 
-// sameProduct compares y with x·wᵀ.
-func sameProduct(t *testing.T, y, x, w *tensor.Tensor, what string) {
+// sameProduct compares y with x·wᵀ, added to c if there is one.
+func sameProduct(t *testing.T, y, x, w, c *tensor.Tensor, what string) {
 	t.Helper()
 	m, n, k := x.Type().Dim(0), w.Type().Dim(0), w.Type().Dim(1)
 	limit := map[tensor.DType]float64{tensor.F32: 2e-6, tensor.BF16: 0x1p-8, tensor.F16: 0x1p-11}[y.DType()]
@@ -307,6 +311,9 @@ func sameProduct(t *testing.T, y, x, w *tensor.Tensor, what string) {
 			for e := range k {
 				p := x.At(i*k+e) * w.At(j*k+e)
 				sum, size = sum+p, size+math.Abs(p)
+			}
+			if c != nil {
+				sum += c.At(i*n + j)
 			}
 			require.InDelta(t, sum, y.At(i*n+j), limit*math.Abs(sum)+2e-6*size, "%s: row %d, column %d", what, i, j)
 		}

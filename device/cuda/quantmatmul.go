@@ -27,7 +27,7 @@ func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, err
 		m *= x.Dim(i)
 	}
 	if !o.Trans && m > 0 && o.N > 0 && o.K > 0 {
-		if t, err := d.thinProduct(w, x.DType, m); t != nil || err != nil {
+		if t, err := d.thinProduct(w, x.DType, m, false); t != nil || err != nil {
 			return t.kernel(), err
 		}
 	}
@@ -35,7 +35,7 @@ func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, err
 		tensor.T(x.DType, o.N, o.K)}, tensor.T(x.DType, m, y.Dim(-1)), 0)
 }
 
-// buildAddQuantMatMul adds the product in the epilogue of the dense one. A few rows have no such kernel: their products are cheap to add.
+// buildAddQuantMatMul adds the product in the epilogue of the same kernels.
 func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kernel, error) {
 	y, err := o.Product(s.In)
 	if err != nil {
@@ -43,10 +43,15 @@ func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kerne
 	}
 	x := s.In[1]
 	m := x.Size() / max(x.Dim(-1), 1)
-	if x.DType == tensor.F64 || m <= thinRows {
+	if x.DType == tensor.F64 {
 		return nil, device.ErrNoKernel
 	}
 	w := weight4{o.Scheme, o.Blocksize, o.N, o.K, o.Nested}
+	if !o.Trans && m > 0 && o.N > 0 && o.K > 0 {
+		if t, err := d.thinProduct(w, x.DType, m, true); t != nil || err != nil {
+			return t.kernel(), err
+		}
+	}
 	c := tensor.T(x.DType, m, y.Dim(-1))
 	product, err := d.inner(ops.AddMatMul{TransB: !o.Trans, Alpha: 1}, []tensor.Type{c, tensor.T(x.DType, m, x.Dim(-1)), tensor.T(x.DType, o.N, o.K)}, c)
 	if err != nil {
@@ -116,6 +121,7 @@ func buildQuantGrouped(d *Device, o ops.QuantGroupedMatMul, s device.Spec) (*Ker
 
 // thin is a product by kernels/quant_thin.cu, without scratch.
 type thin struct {
+	add        bool // the first operand is what the product is added to
 	w          weight4
 	m          int
 	size       int64     // bytes of an element of x and y
@@ -133,12 +139,12 @@ const (
 var thinFiles = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "quant_thin.cu"}
 
 // thinProduct returns nil where x has too many rows.
-func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int) (*thin, error) {
+func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*thin, error) {
 	cores := m <= thinRows && w.cols%32 == 0 && powerBlock(w.blocksize) && d.multiplies(dtype)
 	if !cores && m > thinRowsAny {
 		return nil, nil
 	}
-	t := &thin{w: w, m: m, size: int64(dtype.Size())}
+	t := &thin{add: add, w: w, m: m, size: int64(dtype.Size())}
 	p := w.program(dtype, "quant_thin.cu")
 	p.Exact = false // values are computed by functions that are never contracted
 	if cores {
@@ -184,22 +190,35 @@ func (t *thin) kernel() *Kernel {
 	return &Kernel{Label: "quant_thin", Enqueue: t.enqueue}
 }
 
+// operands are what the product is added to (0 if nothing), x, and the parts of the weight.
+func (t *thin) operands(c *Call) (to, x Addr, weight []Addr) {
+	if t.add {
+		return c.In[0], c.In[1], c.In[2:]
+	}
+	return 0, c.In[0], c.In[1:]
+}
+
 func (t *thin) enqueue(c *Call) error {
-	x, codes := c.In[0], c.In[1]
-	if x%16 != 0 || codes%16 != 0 {
+	to, x, weight := t.operands(c)
+	if x%16 != 0 || weight[0]%16 != 0 {
 		return t.plain(c)
 	}
-	t.args = t.w.scales(c.In[1:])
-	return c.Launch(t.cores, Rows((t.w.rows+15)/16, t.warps*WarpSize), x, codes, &t.args, c.Out[0], int32(t.m), int32(t.w.rows), int32(t.w.cols))
+	t.args = t.w.scales(weight)
+	return c.Launch(t.cores, Rows((t.w.rows+15)/16, t.warps*WarpSize), x, weight[0], &t.args, to, c.Out[0], int32(t.m), int32(t.w.rows), int32(t.w.cols))
 }
 
 // plain takes operands of any alignment, a few rows of x a launch.
 func (t *thin) plain(c *Call) error {
-	t.args = t.w.scales(c.In[1:])
+	to, x, weight := t.operands(c)
+	t.args = t.w.scales(weight)
+	row := Addr(int64(t.w.rows) * t.size)
 	for r := 0; r < t.m; r += thinRowsAny {
-		x, y := c.In[0]+Addr(int64(r)*int64(t.w.cols)*t.size), c.Out[0]+Addr(int64(r)*int64(t.w.rows)*t.size)
-		if err := c.Launch(t.any, Rows((t.w.rows+3)/4, 4*WarpSize), x, c.In[1], &t.args, y, int32(min(t.m-r, thinRowsAny)), int32(t.w.rows),
-			int32(t.w.cols), int32(t.w.blocksize)); err != nil {
+		at := to
+		if to != 0 {
+			at += Addr(r) * row
+		}
+		if err := c.Launch(t.any, Rows((t.w.rows+3)/4, 4*WarpSize), x+Addr(int64(r)*int64(t.w.cols)*t.size), weight[0], &t.args, at, c.Out[0]+Addr(r)*row,
+			int32(min(t.m-r, thinRowsAny)), int32(t.w.rows), int32(t.w.cols), int32(t.w.blocksize)); err != nil {
 			return err
 		}
 	}

@@ -1,5 +1,5 @@
-// y (m, n) = x (m, k)·Wᵀ for few rows of x and a weight (n, k) in 4 bits, read once as it is stored. Values are rounded to T and products
-// summed in float32.
+// y (m, n) = c + x (m, k)·Wᵀ for few rows of x and a weight (n, k) in 4 bits, read once as it is stored. Values are rounded to T and products
+// summed in float32. c is null or where y is or apart from it.
 
 #ifdef TENSOR_CORES
 // quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
@@ -50,11 +50,11 @@ INLINE void load_x(Pack<u32, 4> (&b)[4], const T *x, i32 row, i32 at, i32 m, i32
   for (int q = 0; q < 4; q++) b[q] = load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at) + 4 * q);
 }
 
-KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, T *__restrict__ y, i32 m,
+KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
                                                   i32 n, i32 k) {
   __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
   int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, first = blockIdx.x * 16;
-  float mine = level(lane() & 15), offset = offset_of(s), c[COLUMNS][4] = {};
+  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][4] = {};
   i64 row[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
@@ -86,7 +86,7 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
         Pack<u32, 4> next[4];
         if (j + 1 < COLUMNS) load_x(next, x, g + 8 * (j + 1), at, m, k);
 #pragma unroll
-        for (int q = 0; q < 8; q++) mma<T>(c[j], a[q], &b[q / 2].v[2 * (q % 2)]);
+        for (int q = 0; q < 8; q++) mma<T>(acc[j], a[q], &b[q / 2].v[2 * (q % 2)]);
 #pragma unroll
         for (int q = 0; q < 4 && j + 1 < COLUMNS; q++) b[q] = next[q];
       }
@@ -95,20 +95,21 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = c[j][i];
+    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = acc[j][i];
   __syncthreads();
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) {
     float sum = 0;
     for (int w = 0; w < WARPS; w++) sum += sums[w][i % 16][i / 16];
-    if (first + i % 16 < n) y[(i64)(i / 16) * n + first + i % 16] = narrow<T>(sum);
+    i64 at = (i64)(i / 16) * n + first + i % 16;
+    if (first + i % 16 < n) y[at] = narrow<T>(c ? widen<T>(c[at]) + sum : sum);
   }
 }
 #endif
 
 // quant_thin_any: a warp takes a row of the weight, for up to ROWS rows of x, any k, block size and alignment.
 #define ROWS 4
-KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, T *__restrict__ y, i32 m, i32 n,
-                                             i32 k, i32 blocksize) {
+KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
+                                             i32 n, i32 k, i32 blocksize) {
   i64 row = global_thread() / WARP;
   if (row >= n) return;
   float sum[ROWS] = {}, offset = offset_of(s);
@@ -123,6 +124,7 @@ KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const u8 *
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     float total = warp_reduce<Sum>(sum[r]);
-    if (r < m && lane() == 0) y[(i64)r * n + row] = narrow<T>(total);
+    i64 at = (i64)r * n + row;
+    if (r < m && lane() == 0) y[at] = narrow<T>(c ? widen<T>(c[at]) + total : total);
   }
 }
