@@ -128,21 +128,31 @@ func (a *attention) backward(extra []tensor.Type) (attnRun, error) {
 	return a.ownBackward()
 }
 
+// ownForward is the fastest kernel of our own; the last two take any address.
 func (a *attention) ownForward() (attnRun, error) {
+	rest := (*attention).plainForward
+	if a.simtFits() {
+		rest = (*attention).simtForward
+	}
 	switch {
 	case a.fewFits():
-		return a.whereAligned((*attention).fewForward, (*attention).plainForward)
+		return a.whereAligned((*attention).fewForward, rest)
 	case a.flashFits():
-		return a.whereAligned((*attention).flashForward, (*attention).plainForward)
+		return a.whereAligned((*attention).flashForward, rest)
 	}
-	return a.plainForward()
+	return rest(a)
 }
 
+// ownBackward is the gradient by own kernels.
 func (a *attention) ownBackward() (attnRun, error) {
-	if !a.flashFits() {
-		return a.plainBackward()
+	rest := (*attention).plainBackward
+	if a.simtFits() {
+		rest = (*attention).simtBackward
 	}
-	return a.whereAligned((*attention).flashBackward, (*attention).plainBackward)
+	if a.flashFits() {
+		return a.whereAligned((*attention).flashBackward, rest)
+	}
+	return rest(a)
 }
 
 // attnAlignment is what the addresses of operands must be a multiple of for 16-byte accesses.

@@ -27,6 +27,19 @@ func TestAttentionTiles(t *testing.T) {
 	}
 }
 
+// TestAttentionSimtTiles: likewise for the tiles in float32, which the size of shared memory chooses.
+func TestAttentionSimtTiles(t *testing.T) {
+	d := testDevice(t)
+	was := d.shared
+	defer func() { d.shared = was }()
+	c := attnCase{dtype: tensor.F32, b: 1, tq: 75, tk: 75, hq: 2, hkv: 1, d: 32, op: ops.Attention{Scale: 0.2, Causal: true}, doc: starts(1, 75, 40, 9)}
+	want := c.reference(t)
+	for _, kib := range []int{40, 44, 66} {
+		d.shared = kib << 10
+		c.compute(t, d, ownAttention[2]).near(t, want, attnLimits[c.dtype])
+	}
+}
+
 // TestAttentionTileFits: there is a tile for every head size in the shared memory of every device: 64 KiB on 7.5, 99 on 8.6, 8.9 and 12,
 // 163 on 8.0, 227 on 9.0 and 10.
 func TestAttentionTileFits(t *testing.T) {
@@ -43,6 +56,10 @@ func TestAttentionTileFits(t *testing.T) {
 			require.NoError(t, err, "%d KiB", kib)
 			_, err = a.tile(attnTilesDKV, attnTile.dkvRows)
 			require.NoError(t, err, "%d KiB", kib)
+			if size <= simtMax {
+				_, err = a.simtTile(func(t simtTile) int { return 2 * (t.rows + t.columns) })
+				require.NoError(t, err, "%d KiB", kib)
+			}
 		}
 	}
 	a := &attention{AttentionDims: ops.AttentionDims{D: 256}, dev: &Device{shared: 16 << 10}}

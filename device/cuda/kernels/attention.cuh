@@ -57,6 +57,39 @@ template <class A> INLINE A cap_slope(const Attention &a, A s) {
   return (A)1 - t * t;
 }
 
+// Span is the keys that some rows see: [lo, hi) holds all, and rows that see every key of [full_lo, full_hi) need no mask there.
+struct Span { int lo, hi, full_lo, full_hi; };
+
+// span_of gives it for n rows, each with its interval in low and high; a row outside the tensor has low > high. All lanes get it.
+INLINE Span span_of(const int *low, const int *high, int n) {
+  Span s = {0x7fffffff, 0, 0, 0x7fffffff};
+  for (int i = lane(); i < n; i += WARP) {
+    int lo = low[i], hi = high[i];
+    if (lo > hi) continue;
+    s.full_lo = max(s.full_lo, lo), s.full_hi = min(s.full_hi, hi);
+    if (lo < hi) s.lo = min(s.lo, lo), s.hi = max(s.hi, hi);
+  }
+  s.lo = warp_reduce<Min>(s.lo), s.hi = warp_reduce<Max>(s.hi);
+  s.full_lo = warp_reduce<Max>(s.full_lo), s.full_hi = warp_reduce<Min>(s.full_hi);
+  s.lo = min(s.lo, s.hi);
+  return s;
+}
+
+// range_of sets [from, to) to the queries that see one of keys [j0, end) of row b.
+INLINE void range_of(const Attention &a, int b, int j0, int end, int *range, int &from, int &to) {
+  int skip;
+  seen_by(a, b, j0, from, skip), seen_by(a, b, end - 1, skip, to);
+  if (threadIdx.x == 0) range[0] = a.tq, range[1] = 0;
+  __syncthreads();
+  for (int t = from + threadIdx.x; t < to; t += blockDim.x) {
+    int lo, hi;
+    sees(a, b, t, lo, hi);
+    if (lo < end && hi > j0 && lo < hi) atomicMin(&range[0], t), atomicMax(&range[1], t + 1);
+  }
+  __syncthreads();
+  from = range[0], to = range[1];
+}
+
 // turn transposes a.b matrices of rows x columns numbers, tiles first, first + stride, ... of 32 x 32; for blocks of so many warps.
 template <int WARPS> INLINE void turn(const Attention &a, int rows, int columns, const f32 *__restrict__ x, f32 *__restrict__ y, int first, int stride) {
   __shared__ f32 tile[32][33];

@@ -105,21 +105,6 @@ attend_flash_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
 // Beside are the numbers of a tile's queries: the keys each sees, its lse and delta.
 struct Beside { int low[BM], high[BM]; float top[BM], shift[BM]; };
 
-// range_of sets [from, to) to the queries that see one of keys [j0, end) of row b.
-INLINE void range_of(const Attention &a, int b, int j0, int end, int *range, int &from, int &to) {
-  int skip;
-  seen_by(a, b, j0, from, skip), seen_by(a, b, end - 1, skip, to);
-  if (threadIdx.x == 0) range[0] = a.tq, range[1] = 0;
-  __syncthreads();
-  for (int t = from + threadIdx.x; t < to; t += blockDim.x) {
-    int lo, hi;
-    sees(a, b, t, lo, hi);
-    if (lo < end && hi > j0 && lo < hi) atomicMin(&range[0], t), atomicMax(&range[1], t + 1);
-  }
-  __syncthreads();
-  from = range[0], to = range[1];
-}
-
 // Steps are the tiles of queries that a block of keys goes over: those of [from, to) for each head. M of them are in shared memory.
 struct Steps {
   const T *q, *dout;

@@ -110,24 +110,6 @@ INLINE float soft(float x, float cap) {
   return cap * (1 - ratio(2.f, e + 1));
 }
 
-// Span is the keys that some rows see: [lo, hi) holds all, and rows that see every key of [full_lo, full_hi) need no mask there.
-struct Span { int lo, hi, full_lo, full_hi; };
-
-// span_of gives it for n rows, each with its interval in low and high; a row outside the tensor has low > high. All lanes get it.
-INLINE Span span_of(const int *low, const int *high, int n) {
-  Span s = {0x7fffffff, 0, 0, 0x7fffffff};
-  for (int i = lane(); i < n; i += WARP) {
-    int lo = low[i], hi = high[i];
-    if (lo > hi) continue;
-    s.full_lo = max(s.full_lo, lo), s.full_hi = min(s.full_hi, hi);
-    if (lo < hi) s.lo = min(s.lo, lo), s.hi = max(s.hi, hi);
-  }
-  s.lo = warp_reduce<Min>(s.lo), s.hi = warp_reduce<Max>(s.hi);
-  s.full_lo = warp_reduce<Max>(s.full_lo), s.full_hi = warp_reduce<Min>(s.full_hi);
-  s.lo = min(s.lo, s.hi);
-  return s;
-}
-
 // EACH runs what follows for the tasks of the block: one, or, where a launch has fewer blocks than tasks (LOOP is defined), several.
 #ifdef LOOP
 #define EACH(task, n) for (int task = blockIdx.x; task < (n); __syncthreads(), task += gridDim.x)
