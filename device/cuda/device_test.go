@@ -18,7 +18,7 @@ import (
 
 // TestDevice is the conformance suite, on a GPU where there is one, else on the emulator.
 func TestDevice(t *testing.T) {
-	devicetest.RunWith(t, testDevice(t), devicetest.Options{Skip: fewTypes, Unfinished: true})
+	devicetest.RunWith(t, testDevice(t), devicetest.Options{Skip: fewTypes})
 }
 
 // fewTypes leaves most element types out on the emulator, unless BYES_TEST_FULL is 1: a case of f32 or i32, the same kernel text in another

@@ -278,7 +278,7 @@ func TestDeviceOwnProducts(t *testing.T) {
 	if own["library"] == nil {
 		t.Skip("there is no cuBLASLt: TestDevice has shown the same kernels")
 	}
-	devicetest.RunWith(t, own["own"], devicetest.Options{Unfinished: true, Skip: func(c *optest.Case, _ tensor.DType) string {
+	devicetest.RunWith(t, own["own"], devicetest.Options{Skip: func(c *optest.Case, _ tensor.DType) string {
 		for _, part := range []string{"matmul", "linear", "dot", "int8", "grouped", "switchback"} {
 			if strings.Contains(c.Name, part) {
 				return ""

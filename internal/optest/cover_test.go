@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
 	"github.com/bitsandbyes/bitsandbyes/internal/optest"
@@ -49,19 +52,45 @@ const matrixHead = "# Which ops a device runs, by element type\n\n" +
 	"Printed from the op case table by `go test ./internal/optest -run TestSupportMatrix -update`; do not edit.\n" +
 	"K: a kernel of its own. D: through its decomposition. V: a view, nothing to run. x: cannot. Blank: no such case.\n\n## cpu\n\n"
 
+const cudaHead = "\n## cuda\n\nOn a device of compute capability 9.0, without cuBLASLt and cuDNN.\n\n"
+
+// TestSupportMatrix compares the section of the CPU, and that of CUDA where there is an emulator of a GPU.
 func TestSupportMatrix(t *testing.T) {
 	table, err := optest.Matrix(cpu.New(cpu.Options{Threads: 1}))
 	require.NoError(t, err)
 	want := matrixHead + table
 	path := filepath.Join(golden.Root(t), "docs", "support-matrix.md")
+	gpu, ok := cudaMatrix(t)
 	if *update {
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
+		require.True(t, ok, "the section of cuda needs the emulator: write it where there is g++")
+		require.NoError(t, os.WriteFile(path, []byte(want+cudaHead+gpu), 0o644))
 		return
 	}
-	got, err := os.ReadFile(path)
+	raw, err := os.ReadFile(path)
 	require.NoError(t, err, "run with -update to write it")
-	require.True(t, want == string(got), "docs/support-matrix.md is stale: run this test with -update")
+	got := string(raw)
+	if ok {
+		want += cudaHead + gpu
+	} else {
+		got, _, _ = strings.Cut(got, cudaHead)
+	}
+	require.True(t, want == got, "docs/support-matrix.md is stale: run this test with -update")
+}
+
+// cudaMatrix asks the emulator which kernels there are, without compiling them.
+func cudaMatrix(t *testing.T) (string, bool) {
+	if _, err := emulator.Folder(); err != nil {
+		require.ErrorIs(t, err, emulator.ErrNone)
+		return "", false
+	}
+	emulator.Use(t)
+	require.NoError(t, emulator.Set("compile=0"))
+	dev, err := cuda.New(cuda.Options{})
+	require.NoError(t, err)
+	table, err := optest.Matrix(dev)
+	require.NoError(t, err)
+	require.NoError(t, dev.Close())
+	return table, true
 }
 
 // BenchmarkOps measures the rows that ask for it, against the bytes they must move or the products they compute.

@@ -27,6 +27,9 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"unsafe"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/ffi"
 )
 
 //go:embed src
@@ -134,7 +137,43 @@ func Use(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Setenv("BYES_CUDA_PATH", dir+string(os.PathListSeparator)+"-"); err != nil {
+	if err := os.Setenv(ffi.PathVariable, dir+string(os.PathListSeparator)+"-"); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Set changes settings of the device, those of BYES_EMULATE, after Use. What is set with compile=0 makes kernels without compiling them: they
+// can be asked for, not launched.
+func Set(settings string) error {
+	driver, err := ffi.Open(ffi.Search{What: "the emulator", Unix: []string{"libcuda.so.1"}})
+	if err != nil {
+		return err
+	}
+	compiler, err := ffi.Open(ffi.Search{What: "the emulator", Unix: []string{"libnvrtc.so.13"}})
+	if err != nil {
+		return err
+	}
+	set, err := driver.Proc("emulateSet")
+	if err != nil {
+		return err
+	}
+	compile, err := compiler.Proc("emulateCompile")
+	if err != nil {
+		return err
+	}
+	var rest []string
+	for _, one := range strings.Split(settings, ",") {
+		if v, ok := strings.CutPrefix(one, "compile="); ok {
+			on := uintptr(1)
+			if v == "0" {
+				on = 0
+			}
+			compile.Call(on)
+			continue
+		}
+		rest = append(rest, one)
+	}
+	text := ffi.CString(strings.Join(rest, ","))
+	set.Call(uintptr(unsafe.Pointer(&text[0])))
+	return nil
 }
