@@ -54,7 +54,7 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
                                                   i32 n, i32 k) {
   __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
   int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, first = blockIdx.x * 16;
-  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][4] = {};
+  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
   i64 row[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
@@ -86,7 +86,7 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
         Pack<u32, 4> next[4];
         if (j + 1 < COLUMNS) load_x(next, x, g + 8 * (j + 1), at, m, k);
 #pragma unroll
-        for (int q = 0; q < 8; q++) mma<T>(acc[j], a[q], &b[q / 2].v[2 * (q % 2)]);
+        for (int q = 0; q < 8; q++) mma<T>(acc[j][q % 2], a[q], &b[q / 2].v[2 * (q % 2)]);
 #pragma unroll
         for (int q = 0; q < 4 && j + 1 < COLUMNS; q++) b[q] = next[q];
       }
@@ -95,7 +95,7 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = acc[j][i];
+    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = acc[j][0][i] + acc[j][1][i];
   __syncthreads();
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) {
     float sum = 0;
