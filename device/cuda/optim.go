@@ -132,21 +132,24 @@ func (u *updater) program(p, g tensor.DType) (Program, error) {
 		return out, nil
 	}
 	// The first and third moments take the signed book. That of squares is there for rules without squares too, and unused.
-	moments, a, err := encode8Text(false, true)
+	moments, err := cellsOf(false, true)
 	if err != nil {
 		return out, err
 	}
-	squares, b, err := encode8Text(true, false)
+	squares, err := cellsOf(true, false)
 	if err != nil {
 		return out, err
 	}
+	words := len(squares.words)
 	if u.moments == 1 {
-		b = 0
+		words = 0
 	}
-	define("CELLS_A", a)
-	define("CELLS_B", b)
-	u.shared = 4 * (a + b + 512)
-	out.Text = "namespace moments_book {\n" + moments + bookText(false) + "}\nnamespace squares_book {\n" + squares + bookText(true) + "}\n"
+	define("CELLS_A", len(moments.words))
+	define("CELLS_B", words)
+	define("FIRST_A", moments.first)
+	define("FIRST_B", squares.first)
+	u.shared = 4 * (len(moments.words) + words + 512)
+	out.Text = bookOf("moments_book", moments, false) + bookOf("squares_book", squares, true)
 	return out, nil
 }
 
@@ -181,4 +184,10 @@ func (u *updater) enqueue(c *Call) error {
 		}
 	}
 	return c.Launch(u.step, Geometry{Grid: [3]int{u.grid}, Block: [3]int{updateThreads}, Shared: u.shared}, &s, &u.hyper)
+}
+
+// bookOf defines the tables of a book in a namespace of optim.cu.
+func bookOf(name string, t cellTable, unsigned bool) string {
+	return fmt.Sprintf("namespace %s {\nCONSTANT u32 cell_words[%d] = {%s};\nINLINE const u32 *code_cells() { return cell_words; }\n%s}\n", name, len(t.words),
+		hexWords(t.words), bookText(unsigned))
 }

@@ -110,8 +110,8 @@ func newCellTable(c *quant.Cells) (cellTable, error) {
 	return t, nil
 }
 
-// encode8Text defines encode for a dynamic map, and the words of its table.
-func encode8Text(unsigned, moment bool) (text string, cells int, err error) {
+// cellsOf is the table of a dynamic map, whose codes of moments keep the sign.
+func cellsOf(unsigned, moment bool) (cellTable, error) {
 	book := quant.DynamicSigned()
 	if unsigned {
 		book = quant.DynamicUnsigned()
@@ -121,9 +121,14 @@ func encode8Text(unsigned, moment bool) (text string, cells int, err error) {
 		source = book.MomentCells()
 	}
 	if source == nil {
-		return "", 0, fmt.Errorf("cuda: the code book has no table of cells")
+		return cellTable{}, fmt.Errorf("cuda: the code book has no table of cells")
 	}
-	t, err := newCellTable(source)
+	return newCellTable(source)
+}
+
+// encode8Text defines encode for a dynamic map, and the words of its table.
+func encode8Text(unsigned, moment bool) (text string, cells int, err error) {
+	t, err := cellsOf(unsigned, moment)
 	if err != nil {
 		return "", 0, err
 	}

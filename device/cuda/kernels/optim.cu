@@ -5,7 +5,8 @@
 // approximate roots and denormals taken for zeros, and FMA is written out. The order of the terms differs between types because it does there.
 //
 // Defines: P and G, types of parameters and gradients; RULE; EIGHT, 1 with 8-bit moments; MOMENTS; ROUNDING; SKIP, 1 to leave out zero
-// gradients; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; CELLS_A and CELLS_B, words of the tables.
+// gradients; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; CELLS_A and CELLS_B, words of the tables,
+// FIRST_A and FIRST_B, their first cells.
 
 #define ADAM 0
 #define ADAM_TORCH 1
@@ -280,12 +281,10 @@ template <class T> INLINE void load_lane(float (&v)[8], const T *x) {
 // The text after this file defines the books: that of moments with a sign, and that of squares.
 namespace moments_book {
 INLINE const u32 *code_cells();
-INLINE u32 encode(float q, float x, const u32 *table);
 INLINE float book_value(int code);
 }
 namespace squares_book {
 INLINE const u32 *code_cells();
-INLINE u32 encode(float q, float x, const u32 *table);
 INLINE float book_value(int code);
 }
 
@@ -309,28 +308,42 @@ INLINE void fetch_moments(Lane &l, const Slab &s, const Books &b, i64 at) {
   }
 }
 
-// keep_moments encodes them. Elements from `left` on are padding; there are none in a WHOLE block.
-template <bool WHOLE> INLINE void keep_moments(Lane &l, const Slab &s, const Books &b, i64 at, int left) {
+// encoded_moment and encoded_square are the code of a moment scaled to q, at most 1 in magnitude: a cell, by the upper half of its bits, has the codes on both sides of a border.
+INLINE u32 encoded_moment(float q, const u32 *cells) {
+  const u32 b = __float_as_uint(q), m = b >> 16 & 0x7fff;
+  const u32 cell = cells[(m > FIRST_A ? m - FIRST_A : 0) + (b >> 31) * (CELLS_A / 2)];
+  return ((b & 0xffff) > cell >> 16 ? cell >> 8 : cell) & 255;
+}
+INLINE u32 encoded_square(float q, const u32 *cells) {
+  const u32 b = __float_as_uint(q), m = b >> 16;
+  const u32 cell = cells[m > FIRST_B ? m - FIRST_B : 0];
+  return ((b & 0xffff) > cell >> 16 ? cell >> 8 : cell) & 255;
+}
+
+// keep_moments encodes them. Elements from `left` on are padding; there are none in a PLAIN block.
+template <bool PLAIN> INLINE void keep_moments(Lane &l, const Slab &s, const Books &b, i64 at, int left) {
 #pragma unroll
   for (int k = 0; k < MOMENTS; k++) {
     float top = 0;
 #pragma unroll
     for (int j = 0; j < 8; j++)
-      if (WHOLE || place(j) < left) top = fmaxf(top, fabsf(l.m[k][j]));
+      if (PLAIN || place(j) < left) top = fmaxf(top, fabsf(l.m[k][j]));
 #pragma unroll
     for (int d = 16; d > 0; d >>= 1) top = fmaxf(top, __shfl_xor_sync(FULL, top, d));
-    const float r = rcp_approx(top);
+    const bool none = !(top >= 1.17549435e-38f);  // zeros, or what counts as such: 0 times infinity has no place among the cells
+    const float r = none ? 0.0f : rcp_approx(top);
     u8 *codes = static_cast<u8 *>(s.state[k]) + at;
 #pragma unroll
     for (int q = 0; q < GROUPS; q++) {
       Pack<u8, WIDTH> c;
-      if (!WHOLE) c = load_pack<WIDTH>(codes + place(q * WIDTH));  // padding stays
+      if (!PLAIN) c = load_pack<WIDTH>(codes + place(q * WIDTH));  // padding stays
 #pragma unroll
       for (int i = 0; i < WIDTH; i++) {
         const int j = q * WIDTH + i;
         const float x = l.m[k][j], y = mul_ftz(x, r);
-        const u32 code = k == 1 ? squares_book::encode(y, x, b.cells[1]) : moments_book::encode(y, x, b.cells[0]);
-        if (WHOLE || place(j) < left) c.v[i] = (u8)code;
+        u32 code = k == 1 ? encoded_square(y, b.cells[1]) : encoded_moment(y, b.cells[0]);
+        if (none) code = k == 1 ? 0 : __float_as_uint(x) >> 31 ? 0 : x > 0 ? 1 : 255;  // the sign of code 0 is negative
+        if (PLAIN || place(j) < left) c.v[i] = (u8)code;
       }
       store_pack(codes + place(q * WIDTH), c);
     }
@@ -345,7 +358,7 @@ INLINE void fetch_moments(Lane &l, const Slab &s, const Books &, i64 at) {
   for (int k = 0; k < MOMENTS; k++) load_lane(l.m[k], static_cast<const float *>(s.state[k]) + at);
 }
 
-template <bool WHOLE> INLINE void keep_moments(Lane &l, const Slab &s, const Books &, i64 at, int) {
+template <bool PLAIN> INLINE void keep_moments(Lane &l, const Slab &s, const Books &, i64 at, int) {
 #pragma unroll
   for (int k = 0; k < MOMENTS; k++)
 #pragma unroll
@@ -378,6 +391,9 @@ INLINE bool used(float g, bool inside) {
   return inside;
 }
 
+// odd is not 0 where a value is infinite or NaN: what was 0 before stays 0 by finite ones.
+INLINE float odd(float before, float x) { return FMA(x, 0.0f, before); }
+
 // held clears 8-bit moments that are not finite, all of an element's if one is not.
 INLINE void held(Lane &l, int j) {
 #if EIGHT
@@ -390,35 +406,42 @@ INLINE void held(Lane &l, int j) {
 #endif
 }
 
-// move steps the elements of a lane; bit j of the result tells that element j was moved.
-template <bool WHOLE> INLINE u32 move(Lane &l, const Hyper &h, const Step &e, const Rate &r, int left) {
+// advance steps element j of a lane, whose scaled gradient is g.
+INLINE void advance(Lane &l, int j, float g, const Hyper &h, const Step &e, const Rate &r) {
+  float m[3], p = l.p[j];
+#pragma unroll
+  for (int k = 0; k < MOMENTS; k++) m[k] = l.m[k][j];
+#if ROUNDING == KAHAN && HALF
+  p += l.comp[j];
+#endif
+  const float d = direction(m, COUPLED ? coupled(l.g[j], p, r, e, j) : g, h, e);
+  l.p[j] = moved(p, d, r);
+#pragma unroll
+  for (int k = 0; k < MOMENTS; k++) l.m[k][j] = m[k];
+}
+
+// move steps the elements of a lane; bit j of the result tells that element j was moved. In a PLAIN block all are.
+template <bool PLAIN> INLINE u32 move(Lane &l, const Hyper &h, const Step &e, const Rate &r, int left) {
   u32 touched = 0;
+  float bad = 0;
 #pragma unroll
   for (int j = 0; j < 8; j++) {
     const float g = scaled(l.g[j], e);
-    const bool inside = WHOLE || place(j) < left;
-    if (!used(g, inside)) {
+    const bool inside = PLAIN || place(j) < left;
+    if (PLAIN || used(g, inside)) {
+      touched |= 1u << j;
+      advance(l, j, g, h, e, r);
 #if EIGHT
-      if (inside && g - g != 0)
+      for (int k = 0; k < MOMENTS; k++) bad = odd(bad, l.m[k][j]);
+    } else if (inside && g - g != 0) {
 #pragma unroll
-        for (int k = 0; k < MOMENTS; k++) l.m[k][j] = 0;
+      for (int k = 0; k < MOMENTS; k++) l.m[k][j] = 0;
 #endif
-      continue;
     }
-    touched |= 1u << j;
-    float m[3];
-#pragma unroll
-    for (int k = 0; k < MOMENTS; k++) m[k] = l.m[k][j];
-    float p = l.p[j];
-#if ROUNDING == KAHAN && HALF
-    p += l.comp[j];
-#endif
-    const float d = direction(m, COUPLED ? coupled(l.g[j], p, r, e, j) : g, h, e);
-    l.p[j] = moved(p, d, r);
-#pragma unroll
-    for (int k = 0; k < MOMENTS; k++) l.m[k][j] = m[k];
-    held(l, j);
   }
+  if (EIGHT && bad != 0)
+#pragma unroll
+    for (int j = 0; j < 8; j++) held(l, j);
   return touched;
 }
 
@@ -453,12 +476,20 @@ INLINE void keep_parameters(Lane &l, const Slab &s, const Hyper &h, const Step &
   }
 }
 
-template <bool WHOLE> INLINE void step_block(const Slab &s, const Hyper &h, const Books &b, const Step &e, const Slot &slot, const Rate &r, i64 at, int left) {
-  Lane l;
-  fetch(l, s, b, at);
-  const u32 touched = move<WHOLE>(l, h, e, r, left);
+template <bool PLAIN> INLINE void step_block(Lane &l, const Slab &s, const Hyper &h, const Books &b, const Step &e, const Slot &slot, const Rate &r, i64 at, int left) {
+  const u32 touched = move<PLAIN>(l, h, e, r, left);
   keep_parameters(l, s, h, e, slot, at, touched);
-  keep_moments<WHOLE>(l, s, b, at, left);
+  keep_moments<PLAIN>(l, s, b, at, left);
+}
+
+// plain tells whether all elements of a block are moved.
+INLINE bool plain(const Lane &l, const Step &e, int left) {
+  float bad = 0;
+#if EIGHT
+#pragma unroll
+  for (int j = 0; j < 8; j++) bad = odd(bad, scaled(l.g[j], e));
+#endif
+  return !__any_sync(FULL, SKIP || left < 256 || bad != 0);
 }
 
 INLINE int elements_left(const Slot &slot, i64 at) {
@@ -494,10 +525,12 @@ KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : 3) optimizer_step(Slab s, H
     for (int b = warp; b < chunk.blocks; b += warps) {
       const i64 at = chunk.start + (i64)b * 256;
       const int left = elements_left(slot, at);
-      if (left == 256)
-        step_block<true>(s, h, books, e, slot, r, at, left);
+      Lane l;
+      fetch(l, s, books, at);
+      if (plain(l, e, left))
+        step_block<true>(l, s, h, books, e, slot, r, at, left);
       else
-        step_block<false>(s, h, books, e, slot, r, at, left);
+        step_block<false>(l, s, h, books, e, slot, r, at, left);
     }
   }
 }
