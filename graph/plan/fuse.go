@@ -151,7 +151,8 @@ func (f *fuser) emit(p *Plan, r *graph.Rewriter, root *graph.Node) error {
 
 // apply adds the fused node of the groups of roots, or reports that the device has no kernel for it.
 func (f *fuser) apply(p *Plan, r *graph.Rewriter, roots ...*graph.Node) (bool, error) {
-	prog, ins := f.program(r, roots...)
+	results := f.results(roots)
+	prog, ins := f.program(r, roots, results)
 	undo := r.New.OnBehalf(roots[0])
 	fused := r.New.Apply(graph.Fused{Prog: prog}, ins...)
 	undo()
@@ -164,14 +165,29 @@ func (f *fuser) apply(p *Plan, r *graph.Rewriter, roots ...*graph.Node) (bool, e
 	case err != nil:
 		return false, fmt.Errorf("%s: %s: %w", roots[0].Where(), fused[0].Node(), err)
 	}
-	for k, root := range roots {
+	for k, root := range results {
 		r.Set(root, fused[k:k+1])
 	}
 	return true, nil
 }
 
-// program chains the members of the groups of roots, whose values are the results, and lists the inputs.
-func (f *fuser) program(r *graph.Rewriter, roots ...*graph.Node) (*graph.Program, []graph.Value) {
+// results are the roots whose values something outside of their groups needs. The last one is always among them.
+func (f *fuser) results(roots []*graph.Node) (out []*graph.Node) {
+	for k, root := range roots {
+		outside := k == len(roots)-1 || f.exposed[root.ID]
+		for _, u := range f.users[root.ID] {
+			in := func(other *graph.Node) bool { return f.group[u] == other.ID }
+			outside = outside || !slices.ContainsFunc(roots, in)
+		}
+		if outside {
+			out = append(out, root)
+		}
+	}
+	return out
+}
+
+// program chains the members of the groups of roots and lists the inputs.
+func (f *fuser) program(r *graph.Rewriter, roots, results []*graph.Node) (*graph.Program, []graph.Value) {
 	prog := &graph.Program{}
 	var ins []graph.Value
 	at := map[graph.Value]int{}
@@ -195,7 +211,7 @@ func (f *fuser) program(r *graph.Rewriter, roots ...*graph.Node) (*graph.Program
 		for _, n := range slices.Backward(f.members[root.ID]) {
 			add(n)
 		}
-		if len(roots) > 1 {
+		if len(results) > 1 && slices.Contains(results, root) {
 			prog.Outs = append(prog.Outs, len(prog.Instrs)-1)
 		}
 	}

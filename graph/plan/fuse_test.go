@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"context"
+	"math"
 
 	"testing"
 
@@ -94,4 +95,27 @@ func TestPairsStayApart(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.Close())
 	require.Empty(t, several(p))
+}
+
+// TestPairsWithin: what only chains of one kernel read is not stored.
+func TestPairsWithin(t *testing.T) {
+	g := graph.New("within")
+	x := g.Input("x", tensor.T(tensor.F32, 3, 400))
+	angle := ops.Mul(x, x)
+	outs := []graph.Value{ops.Cos(angle), ops.Sin(angle)}
+	require.NoError(t, g.Err())
+	dev, err := device.Open("cpu:threads=1")
+	require.NoError(t, err)
+	defer dev.Close()
+	p, err := plan.Compile(outs, plan.Options{Device: dev, Verify: true})
+	require.NoError(t, err)
+	require.Equal(t, [][]tensor.DType{{tensor.F32, tensor.F32}}, several(p))
+	require.Equal(t, 1, p.Report().Launches)
+	in := tensor.New(x.Type())
+	in.Set(7, 0.5)
+	res, err := p.Run(context.Background(), plan.Feed{x: in})
+	require.NoError(t, err)
+	require.InDelta(t, math.Sin(0.25), res.Tensor(outs[1]).At(7), 1e-6)
+	require.InDelta(t, math.Cos(0.25), res.Tensor(outs[0]).At(7), 1e-6)
+	require.NoError(t, p.Close())
 }
