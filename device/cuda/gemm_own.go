@@ -34,6 +34,7 @@ type ownKernel struct {
 	threads    int
 	step       int // inner indices at a time
 	wide       int // elements of 16 bytes; rows and addresses that are multiples of it are copied so; 0: no need
+	shared     int // bytes of dynamic shared memory
 }
 
 // ownGemm is the kernel for any product, without a library.
@@ -103,7 +104,7 @@ func (o *ownGemm) enqueue(c *Call, at gemmAt) error {
 		n := min(each, o.spec.batch-lo)
 		a.batch = int32(n)
 		grid := [3]int{ceilDiv(o.spec.m, k.tile), ceilDiv(o.spec.n, k.tile), int(a.splits) * n}
-		if err := k.launch(c, o.fn, Geometry{Grid: grid, Block: [3]int{k.threads}}, a, at.scales); err != nil {
+		if err := k.launch(c, o.fn, Geometry{Grid: grid, Block: [3]int{k.threads}, Shared: k.shared}, a, at.scales); err != nil {
 			return err
 		}
 		advance(&a.a, o.spec.a, n)
@@ -157,8 +158,9 @@ func (d *Device) ownKernel(s gemmSpec, g gemmGroups) ownKernel {
 	define := []string{fmt.Sprintf("TRANS_A %d", b2i(s.a.trans)), fmt.Sprintf("TRANS_B %d", b2i(s.b.trans)), fmt.Sprintf("GROUPED %d", g)}
 	if d.mma(s, g) {
 		per := 16 / s.a.dtype.Size()
-		return ownKernel{name: "gemm_mma", file: "gemm_mma.cu", tile: 128, threads: 256, step: 4 * per, wide: per,
-			define: append(define, "T "+cType(s.a.dtype), "TC "+cType(s.c.dtype), "SUM "+cType(s.sums()))}
+		chunks, stages := d.mmaStages()
+		return ownKernel{name: "gemm_mma", file: "gemm_mma.cu", tile: 128, threads: 256, step: chunks * per, wide: per, shared: stages * 2 * 128 * chunks * 16,
+			define: append(define, "T "+cType(s.a.dtype), "TC "+cType(s.c.dtype), "SUM "+cType(s.sums()), fmt.Sprintf("CHUNKS %d", chunks), fmt.Sprintf("STAGES %d", stages))}
 	}
 	if s.c.dtype == tensor.I32 {
 		return ownKernel{name: "gemm_i8", file: "gemm_i8.cu", define: define, tile: 64, threads: 256, step: 32, wide: 4}
@@ -173,6 +175,18 @@ func (d *Device) ownKernel(s gemmSpec, g gemmGroups) ownKernel {
 		k.define = append(k.define, "QUANTIZED 1")
 	}
 	return k
+}
+
+// mmaStages is how deep gemm_mma's steps are and how many lie in shared memory, so that two blocks fit a multiprocessor: 192 KB on Hopper, 128 on
+// Ampere's largest, 96 on others.
+func (d *Device) mmaStages() (chunks, stages int) {
+	switch {
+	case d.shared >= 200<<10:
+		return 8, 3
+	case d.shared >= 150<<10:
+		return 4, 4
+	}
+	return 4, 3
 }
 
 // mma tells whether the tensor-core kernel has the case and the matrices are not much smaller than its tiles.

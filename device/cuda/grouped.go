@@ -50,7 +50,7 @@ func (x *groupedGemm) enqueue(c *Call, a, b, out, offsets, scales Addr) error {
 	}
 	x.args.a, x.args.b, x.args.c, x.args.offsets = a, b, out, offsets
 	x.args.aligned = x.kernel.aligned(x.spec, gemmAt{a: a, b: b})
-	return x.kernel.launch(c, x.fn, Geometry{Grid: x.grid, Block: [3]int{x.kernel.threads}}, &x.args, scales)
+	return x.kernel.launch(c, x.fn, Geometry{Grid: x.grid, Block: [3]int{x.kernel.threads}, Shared: x.kernel.shared}, &x.args, scales)
 }
 
 // groupRowsSpec multiplies rows x (R, ·) by one matrix of w (E, N, K) each, transposed unless trans.

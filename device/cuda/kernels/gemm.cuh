@@ -88,3 +88,18 @@ template <class TC, class A> INLINE void write_sum(const Product &p, const Tile 
   if (p.add) sum += widen(((const TC *)p.add)[at]);
   ((TC *)p.c)[at] = narrow<TC>(sum);
 }
+
+// write_pair is write_sum of two columns, the first of them even, in one access where that can be.
+template <class TC, class A> INLINE void write_pair(const Product &p, const Tile &t, int row, int column, A x, A y) {
+  i64 at = t.c + row * p.ldc + column;
+  TC *c = (TC *)p.c + at;
+  if (p.splits > 1 || p.add || column + 1 >= p.n || ((u64)c & (2 * sizeof(TC) - 1)) != 0) {
+    write_sum<TC>(p, t, row, column, x);
+    write_sum<TC>(p, t, row, column + 1, y);
+    return;
+  }
+  if (row >= t.m) return;
+  Pack<TC, 2> out;
+  out.v[0] = narrow<TC>((A)p.alpha * x), out.v[1] = narrow<TC>((A)p.alpha * y);
+  store_pack(c, out);
+}

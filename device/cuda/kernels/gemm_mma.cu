@@ -1,27 +1,27 @@
 // Products of bf16, f16 (into TC, summed in float) and i8 (into i32) on tensor cores. A block of 8 warps computes 128 x 128 of C in steps of
-// 64 bytes of the inner axis, whose tiles are copied to shared memory two steps ahead. Chunks of 16 bytes are stored in an order that lets
-// eight rows be read at once without bank conflicts.
-// Defined by the program: T, TC, SUM (type of the sums), TRANS_A, TRANS_B; i8 wants an inner axis that is contiguous on both sides.
+// CHUNKS·16 bytes of the inner axis, whose tiles are copied to shared memory STAGES - 1 steps ahead. Chunks of 16 bytes are stored in an order
+// that lets eight rows be read at once without bank conflicts.
+// Defined by the program: T, TC, SUM (type of the sums), TRANS_A, TRANS_B, CHUNKS (4 or 8; 8 reads whole lines of the cache), STAGES; i8 wants an
+// inner axis that is contiguous on both sides. Dynamic shared memory: STAGES · 2 · EDGE · CHUNKS · 16 bytes.
 
 #define EDGE 128
 #define THREADS 256
-#define STAGES 3
 #define PER ((int)(16 / sizeof(T)))  // elements of a chunk
-#define DEEP (4 * PER)               // inner indices of a step
+#define DEEP (CHUNKS * PER)          // inner indices of a step
 
-// A tile with the inner axis contiguous is EDGE rows of 4 chunks; one with the outer axis contiguous is DEEP rows of EDGE / PER chunks.
-INLINE int place_inner(int row, int chunk) { return row * 4 + (chunk ^ (row >> 1 & 3)); }
+// A tile with the inner axis contiguous is EDGE rows of CHUNKS chunks; one with the outer axis contiguous is DEEP rows of EDGE / PER chunks.
+INLINE int place_inner(int row, int chunk) { return row * CHUNKS + (chunk ^ (CHUNKS == 8 ? row & 7 : row >> 1 & 3)); }
 INLINE int place_outer(int row, int chunk) { return row * (EDGE / PER) + (chunk ^ (row & 7)); }
 
 // fetch starts copying a tile: `outer` is where it begins on the outer axis of extent `limit`, `inner` on the inner one, which ends at `hi`.
 // The matrix lies at src with the inner axis contiguous, or the outer one if ACROSS.
 template <bool ACROSS> INLINE void fetch(Pack<u32, 4> *to, const T *src, i64 ld, int outer, int limit, int inner, int hi, bool aligned) {
-  for (int i = threadIdx.x; i < EDGE * 4; i += THREADS) {
+  for (int i = threadIdx.x; i < EDGE * CHUNKS; i += THREADS) {
     int row, chunk, r, c, end, at;
     if (ACROSS) {
       row = i / (EDGE / PER), chunk = i % (EDGE / PER), r = inner + row, c = outer + chunk * PER, end = r < hi ? limit : 0, at = place_outer(row, chunk);
     } else {
-      row = i / 4, chunk = i % 4, r = outer + row, c = inner + chunk * PER, end = r < limit ? hi : 0, at = place_inner(row, chunk);
+      row = i / CHUNKS, chunk = i % CHUNKS, r = outer + row, c = inner + chunk * PER, end = r < limit ? hi : 0, at = place_inner(row, chunk);
     }
     int n = min(max(end - c, 0), PER);
     const T *from = n > 0 ? src + r * ld + c : src;
@@ -35,8 +35,9 @@ template <bool ACROSS> INLINE void fetch(Pack<u32, 4> *to, const T *src, i64 ld,
   }
 }
 
-KERNEL gemm_mma(const Product p) {
-  __shared__ Pack<u32, 4> tiles[STAGES][2][EDGE * 4];
+KERNEL __launch_bounds__(THREADS, 2) gemm_mma(const Product p) {
+  typedef Pack<u32, 4> Side[EDGE * CHUNKS];
+  SHARED_DYNAMIC(Side, sides);  // A and B of each stage
   Tile t;
   if (!find_tile<EDGE, EDGE>(p, t)) return;
   const T *a = (const T *)p.a + t.a, *b = (const T *)p.b + t.b;
@@ -52,8 +53,8 @@ KERNEL gemm_mma(const Product p) {
   int steps = (t.hi - t.lo + DEEP - 1) / DEEP;
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < steps) {
-      fetch<TRANS_A>(tiles[s][0], a, p.lda, t.row, t.m, t.lo + s * DEEP, t.hi, p.aligned & 1);
-      fetch<!TRANS_B>(tiles[s][1], b, p.ldb, t.column, p.n, t.lo + s * DEEP, t.hi, p.aligned & 2);
+      fetch<TRANS_A>(sides[2 * s], a, p.lda, t.row, t.m, t.lo + s * DEEP, t.hi, p.aligned & 1);
+      fetch<!TRANS_B>(sides[2 * s + 1], b, p.ldb, t.column, p.n, t.lo + s * DEEP, t.hi, p.aligned & 2);
     }
     copy_commit();
   }
@@ -61,13 +62,13 @@ KERNEL gemm_mma(const Product p) {
     copy_wait<STAGES - 2>();
     __syncthreads();
     if (int next = s + STAGES - 1; next < steps) {
-      fetch<TRANS_A>(tiles[next % STAGES][0], a, p.lda, t.row, t.m, t.lo + next * DEEP, t.hi, p.aligned & 1);
-      fetch<!TRANS_B>(tiles[next % STAGES][1], b, p.ldb, t.column, p.n, t.lo + next * DEEP, t.hi, p.aligned & 2);
+      fetch<TRANS_A>(sides[next % STAGES * 2], a, p.lda, t.row, t.m, t.lo + next * DEEP, t.hi, p.aligned & 1);
+      fetch<!TRANS_B>(sides[next % STAGES * 2 + 1], b, p.ldb, t.column, p.n, t.lo + next * DEEP, t.hi, p.aligned & 2);
     }
     copy_commit();
-    const Pack<u32, 4> *ta = tiles[s % STAGES][0], *tb = tiles[s % STAGES][1];
+    const Pack<u32, 4> *ta = sides[s % STAGES * 2], *tb = sides[s % STAGES * 2 + 1];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {  // 32 bytes of the inner axis each
+    for (int half = 0; half < CHUNKS / 2; half++) {  // 32 bytes of the inner axis each
       u32 fa[4][4], fb[2][4];
       int r = lane() % 8, which = lane() / 8;
 #pragma unroll
@@ -99,6 +100,6 @@ KERNEL gemm_mma(const Product p) {
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
-      for (int e = 0; e < 4; e++)
-        write_sum<TC>(p, t, t.row + row0 + i * 16 + lane() / 4 + e / 2 * 8, t.column + column0 + j * 8 + lane() % 4 * 2 + e % 2, acc[i][j][e]);
+      for (int e = 0; e < 4; e += 2)
+        write_pair<TC>(p, t, t.row + row0 + i * 16 + lane() / 4 + e / 2 * 8, t.column + column0 + j * 8 + lane() % 4 * 2, acc[i][j][e], acc[i][j][e + 1]);
 }

@@ -126,7 +126,7 @@ INLINE void load_matrices_transposed(u32 *r, const void *row) {
 
 INLINE void copy_async(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
 #else
   if (bytes == 16) {
     *(Pack<u32, 4> *)shared = *(const Pack<u32, 4> *)global;
