@@ -110,7 +110,16 @@ func (k *Kernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Pt
 		}
 	}
 	k.call.Stream = stream
-	return k.dev.enter(func() error { return k.Enqueue(&k.call) })
+	return k.dev.enter(func() error {
+		err := k.Enqueue(&k.call)
+		if err == nil && k.dev.sync && stream.record == nil { // libraries launch by themselves
+			err = k.dev.api.Sync(stream.handle)
+		}
+		if err != nil {
+			return fmt.Errorf("kernel %s: %w", k.KernelName(), err)
+		}
+		return nil
+	})
 }
 
 // addresses sets dst to the address of each operand, after a check that all its bytes are inside its buffer.

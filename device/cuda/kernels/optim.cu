@@ -229,6 +229,9 @@ INLINE float moved(float p, float d, const Rate &r) {
 #if RULE == ADAM
   p = FMA(r.step, d, p);
 #elif RULE == LION
+#if !EIGHT && !HALF && !SKIP
+  if (r.wd > 0) return FMA(p, r.decay, -(d * r.lr * r.bound));
+#endif
   if (r.wd > 0) p = narrowed(p * r.decay);
 #if EIGHT
   return p - narrowed(d * r.step);
