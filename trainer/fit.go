@@ -156,13 +156,17 @@ func (j *job) compileWithin(budget int64, checkpointing string) error {
 func (j *job) compileFewest(budget int64) error {
 	o := j.stepOptions(budget)
 	// The first blocks are those to recompute (see models.FirstBlocks), and each costs the same arithmetic: the fewest are the cheapest set.
-	// The last one is not worth it: its activations are used right after they are made.
-	most := max(j.model.Config().Layers-1, 1)
+	// The last one helps little, as its activations are used right after they are made: it is recomputed only where all others are not enough.
+	all := j.model.Config().Layers
+	most := max(all-1, 1)
 	o.recompute = most
-	if err := j.compileAll(o); err != nil {
+	var short *plan.BudgetError
+	if err := j.compileAll(o); errors.As(err, &short) && all > most {
+		o.recompute = all
+		return j.compileAll(o)
+	} else if err != nil {
 		return err
 	}
-	var short *plan.BudgetError
 	fewest := 1
 	for fewest < most {
 		o.recompute = (fewest + most) / 2
