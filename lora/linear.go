@@ -61,13 +61,22 @@ func (a *Adapter) hasExperts() bool {
 	return slices.ContainsFunc(a.Modules, func(m *Module) bool { return m.group != nil })
 }
 
+// wide is the adapter's other side, scaled: h (..., r) times B. Where B is cast, the scale is part of the cast.
+func (m *Module) wide(h graph.Value) graph.Value {
+	b := h.Graph().Read(m.B)
+	if b.DType() == h.DType() {
+		return ops.Linear(ops.Scale(h, m.Scale), b)
+	}
+	return ops.Linear(h, ops.Cast(ops.Scale(b, m.Scale), h.DType()))
+}
+
 // delta is what a module adds to y = Wx + b, of which base is the value.
 func (m *Module) delta(l *Linear, x, base graph.Value) graph.Value {
 	g := x.Graph()
 	defer g.Scope("lora")()
 	in := m.Dropout.Forward(x, m.set.Random)
 	d := ops.Linear(in, ops.Cast(g.Read(m.A), x.DType())) // the narrow side, in both directions
-	d = ops.Linear(ops.Scale(d, m.Scale), ops.Cast(g.Read(m.B), x.DType()))
+	d = m.wide(d)
 	if m.BBias != nil {
 		d = ops.Add(d, ops.Cast(ops.Scale(g.Read(m.BBias), m.Scale), x.DType()))
 	}
@@ -133,7 +142,7 @@ func (m *Module) embedDelta(ids, base graph.Value) graph.Value {
 	g := ids.Graph()
 	defer g.Scope("lora")()
 	h := ops.Embed(ops.Transpose(g.Read(m.A), 1, 0), ids)
-	d := ops.Linear(ops.Scale(ops.Cast(h, base.DType()), m.Scale), ops.Cast(g.Read(m.B), base.DType()))
+	d := m.wide(ops.Cast(h, base.DType()))
 	if m.Magnitude == nil {
 		return d
 	}
