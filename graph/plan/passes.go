@@ -27,7 +27,6 @@ var passes = []pass{
 	{name: "join", run: join, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "accumulate", run: accumulate, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "merge", run: merge, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
-	{name: "gather", run: gather, after: []string{"lower", "widen", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "recompute", run: recompute, after: []string{"lower", "accumulate", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "castSlabs", run: castSlabs, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "fuse", run: fuse, after: []string{"lower", "accumulate", "recompute"}, skip: func(o Options) bool { return o.NoFuse }},
