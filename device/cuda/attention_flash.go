@@ -62,6 +62,11 @@ func (a *attention) flashFunction(file string, t attnTile, name string) (*Functi
 	if a.gated {
 		p.Define = append(p.Define, "LOOP")
 	}
+	capped := "CAPPED 0" // soft caps cost the others registers, even where they are skipped
+	if a.op.SoftCap > 0 {
+		capped = "CAPPED 1"
+	}
+	p.Define = append(p.Define, capped)
 	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", file}
 	return a.dev.Function(p, name)
 }

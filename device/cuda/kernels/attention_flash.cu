@@ -1,31 +1,31 @@
 // Attention by tensor cores without the score matrix (Dao 2023): a block takes BM queries of a head, 16 * M a warp, and goes over the keys
-// that they see BK at a time with running maxima and sums. D, T, BM, BK and M are defined outside.
+// that they see BK at a time with running maxima and sums. D, T, BM, BK, M and CAPPED are defined outside.
 
 #define WARPS (BM / (16 * M))
 
 struct FlashRow { int lo, hi; float top, total; };  // of a query: keys it sees, greatest score and sum so far
 
-// weigh turns scores into weights and rescales what was summed before.
-INLINE void weigh(float (*s)[4], float (*sum)[4], FlashRow *rows, const Attention &a, float unit, int j0, bool whole) {
-  if (a.cap > 0) {
+// hide sets the scores of keys that a row does not see to minus infinity.
+INLINE void hide(float (*s)[4], const FlashRow *rows, int j0) {
 #pragma unroll
-    for (int n = 0; n < BK / 8; n++)
-      for (int i = 0; i < 4; i++) s[n][i] = soft(s[n][i] * a.scale, a.cap);
-  }
+  for (int n = 0; n < BK / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
+      if (j < rows[i / 2].lo || j >= rows[i / 2].hi) s[n][i] = -INF;
+    }
+}
+
+// weigh turns scores into weights and rescales what was summed before. A NaN is not in the maximum, but in the sum of weights.
+INLINE void weigh(float (*s)[4], float (*sum)[4], FlashRow *rows, float unit) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     FlashRow &r = rows[half];
     float high = r.top;
 #pragma unroll
-    for (int n = 0; n < BK / 8; n++)
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; i++) {
-        int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
-        if (!whole && (j < r.lo || j >= r.hi)) s[n][i] = -INF;
-        high = Max::of(high, s[n][i]);
-      }
-    high = Max::of(high, __shfl_xor_sync(FULL, high, 1));
-    high = Max::of(high, __shfl_xor_sync(FULL, high, 2));
+    for (int n = 0; n < BK / 8; n++) high = fmaxf(high, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+    high = fmaxf(high, __shfl_xor_sync(FULL, high, 1));
+    high = fmaxf(high, __shfl_xor_sync(FULL, high, 2));
     float base = high == -INF ? 0 : high * unit, shrink = power2(r.top * unit - base), part = 0;
 #pragma unroll
     for (int n = 0; n < BK / 8; n++)
@@ -34,9 +34,7 @@ INLINE void weigh(float (*s)[4], float (*sum)[4], FlashRow *rows, const Attentio
     r.total = r.total * shrink + part;
     r.top = high;
 #pragma unroll
-    for (int n = 0; n < D / 8; n++)
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; i++) sum[n][i] *= shrink;
+    for (int n = 0; n < D / 8; n++) sum[n][2 * half] *= shrink, sum[n][2 * half + 1] *= shrink;
   }
 }
 
@@ -49,7 +47,7 @@ INLINE void flash(const Attention &a, const T *__restrict__ q, const T *__restri
   i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d;
   k += b * a.key_batch + h / a.rep * a.key_head, v += b * a.key_batch + h / a.rep * a.key_head;
 
-  fetch<BM>(queries, q + base, step, t0, a.tq, a.d);
+  fetch<BM, WARPS * WARP>(queries, q + base, step, t0, a.tq, a.d);
   for (int i = threadIdx.x; i < BM; i += blockDim.x) {
     low[i] = 1, high[i] = 0;
     if (t0 + i < a.tq) sees(a, b, t0 + i, low[i], high[i]);
@@ -63,58 +61,34 @@ INLINE void flash(const Attention &a, const T *__restrict__ q, const T *__restri
     int r = mine + i * 8 + lane() / 4;
     rows[i / 2][i % 2].lo = low[r], rows[i / 2][i % 2].hi = high[r], rows[i / 2][i % 2].top = -INF, rows[i / 2][i % 2].total = 0;
   }
-  float unit = LOG2E * (a.cap > 0 ? 1 : a.scale);  // scores times unit are exponents of 2
-  fetch<BK>(keys, k, a.key_row, all.lo, all.hi, a.d);
+  Spot left = left_spot(queries + mine * STRIDE), right = right_spot(keys), turned = turned_spot(values);
+  float unit = LOG2E * (CAPPED ? 1 : a.scale);  // scores times unit are exponents of 2
+  fetch<BK, WARPS * WARP>(keys, k, a.key_row, all.lo, all.hi, a.d);
   copy_commit();
   for (int j0 = all.lo; j0 < all.hi; j0 += BK) {
     bool active = own.lo < j0 + BK && own.hi > j0, whole = own.full_lo <= j0 && j0 + BK <= own.full_hi;
     copy_wait<0>();
     __syncthreads();  // the keys are there, and the values before were used
-    fetch<BK>(values, v, a.key_row, j0, all.hi, a.d);
+    fetch<BK, WARPS * WARP>(values, v, a.key_row, j0, all.hi, a.d);
     copy_commit();
     float s[M][BK / 8][4] = {};
-    if (active) {
-#pragma unroll
-      for (int k0 = 0; k0 < D; k0 += 16) {
-        u32 left[M][4];
-#pragma unroll
-        for (int m = 0; m < M; m++) rows_of(left[m], queries + (mine + 16 * m) * STRIDE, k0);
-#pragma unroll
-        for (int n = 0; n < BK; n += 16) {
-          u32 right[4];
-          columns_of(right, keys, n, k0);
-#pragma unroll
-          for (int m = 0; m < M; m++) {
-            mma<T>(s[m][n / 8], left[m], right);
-            mma<T>(s[m][n / 8 + 1], left[m], right + 2);
-          }
-        }
-      }
-    }
+    if (active) multiply<BK, M>(s, left, right);
     copy_wait<0>();
     __syncthreads();  // the values are there, and the keys were used
-    if (j0 + BK < all.hi) fetch<BK>(keys, k, a.key_row, j0 + BK, all.hi, a.d);
+    if (j0 + BK < all.hi) fetch<BK, WARPS * WARP>(keys, k, a.key_row, j0 + BK, all.hi, a.d);
     copy_commit();
-    if (active) {
+    if (!active) continue;
 #pragma unroll
-      for (int m = 0; m < M; m++) weigh(s[m], sum[m], rows[m], a, unit, j0, whole);
+    for (int m = 0; m < M; m++) {
+      if (CAPPED) {
 #pragma unroll
-      for (int k0 = 0; k0 < BK; k0 += 16) {
-        u32 left[M][4];
-#pragma unroll
-        for (int m = 0; m < M; m++) pack(left[m], s[m] + k0 / 8);
-#pragma unroll
-        for (int n = 0; n < D; n += 16) {
-          u32 right[4];
-          turned_columns_of(right, values, n, k0);
-#pragma unroll
-          for (int m = 0; m < M; m++) {
-            mma<T>(sum[m][n / 8], left[m], right);
-            mma<T>(sum[m][n / 8 + 1], left[m], right + 2);
-          }
-        }
+        for (int n = 0; n < BK / 8; n++)
+          for (int i = 0; i < 4; i++) s[m][n][i] = soft(s[m][n][i] * a.scale, a.cap);
       }
+      if (!whole) hide(s[m], rows[m], j0);
+      weigh(s[m], sum[m], rows[m], unit);
     }
+    accumulate<BK, M>(sum, s, turned);
   }
   copy_wait<0>();
 #pragma unroll

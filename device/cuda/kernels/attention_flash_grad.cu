@@ -1,6 +1,6 @@
 // The gradient of attention by tensor cores. Probabilities are computed again from lse, once for the queries' gradient and once for the
 // keys': every sum is made by one warp in one order, so results are the same in every run, and nothing is added in memory.
-// D, T, BM (queries of a tile), BK (keys of a tile) and M (tiles of queries in memory at a time) are defined outside; a warp takes 16 rows.
+// D, T, BM (queries of a tile), BK (keys of a tile), M (tiles of queries in memory at a time) and CAPPED are defined outside; a warp takes 16 rows.
 
 // attend_flash_delta: rowsum(do * o) - dlse of each query, to (b, hq, tq); eight lanes a query.
 KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restrict__ dout, const float *__restrict__ dlse,
@@ -22,16 +22,25 @@ KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restr
   }
 }
 
-// differentiate turns a product of q and k into a probability p, and dp, the product of do and v, into the gradient of the former.
-INLINE void differentiate(const Attention &a, float &s, float &dp, float lse, float delta, bool seen) {
-  float x = s * a.scale, slope = a.scale;
-  if (a.cap > 0) {
-    x = soft(x, a.cap);
-    float t = ratio(x, a.cap);
-    slope *= 1 - t * t;
-  }
-  s = seen ? power2((x - lse) * LOG2E) : 0.f;
-  dp = seen ? s * (dp - delta) * slope : 0.f;
+// differentiate turns products of q and k into probabilities p, and dp, products of do and v, into the gradients of the former over
+// a.scale. top is lse times log2 e. seen says which of them count, where not all do.
+template <int N, class Top, class Shift, class Seen>
+INLINE void differentiate(const Attention &a, float (*s)[4], float (*dp)[4], Top top, Shift shift, bool whole, Seen seen) {
+  float unit = a.scale * LOG2E;
+#pragma unroll
+  for (int n = 0; n < N / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float slope = 1, x = s[n][i] * unit;
+      if (CAPPED) {
+        float y = soft(s[n][i] * a.scale, a.cap), t = ratio(y, a.cap);
+        slope = 1 - t * t, x = y * LOG2E;
+      }
+      float p = power2(x - top(n, i)), ds = p * (dp[n][i] - shift(n, i));
+      if (CAPPED) ds *= slope;
+      bool out = !whole && !seen(n, i);
+      s[n][i] = out ? 0.f : p, dp[n][i] = out ? 0.f : ds;
+    }
 }
 
 // flash_dq takes BM queries of a head and goes over the keys that they see.
@@ -42,8 +51,8 @@ INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__res
   int h = task % heads % a.hq, b = task % heads / a.hq, t0 = tile * BM, mine = threadIdx.x / WARP * 16;
   i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d, numbers = ((i64)b * a.hq + h) * a.tq;
   k += b * a.key_batch + h / a.rep * a.key_head, v += b * a.key_batch + h / a.rep * a.key_head;
-  fetch<BM>(queries, q + base, step, t0, a.tq, a.d);
-  fetch<BM>(douts, dout + base, step, t0, a.tq, a.d);
+  fetch<BM, BM * 2>(queries, q + base, step, t0, a.tq, a.d);
+  fetch<BM, BM * 2>(douts, dout + base, step, t0, a.tq, a.d);
   for (int i = threadIdx.x; i < BM; i += blockDim.x) {
     low[i] = 1, high[i] = 0;
     if (t0 + i < a.tq) sees(a, b, t0 + i, low[i], high[i]);
@@ -51,46 +60,48 @@ INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__res
   __syncthreads();
   Span all = span_of(low, high, BM), own = span_of(low + mine, high + mine, 16);
   int lo[2], hi[2];
-  float top[2], shift[2], sum[D / 8][4] = {};
+  float top[2], shift[2], sum[1][D / 8][4] = {};
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     int r = mine + 8 * i + lane() / 4;
     bool there = t0 + r < a.tq;
     lo[i] = low[r], hi[i] = high[r];
-    top[i] = there ? lse[numbers + t0 + r] : 0, shift[i] = there ? delta[numbers + t0 + r] : 0;
+    top[i] = there ? lse[numbers + t0 + r] * LOG2E : 0, shift[i] = there ? delta[numbers + t0 + r] : 0;
   }
-  fetch<BK>(keys, k, a.key_row, all.lo, all.hi, a.d);
-  fetch<BK>(values, v, a.key_row, all.lo, all.hi, a.d);
+  Spot left_query = left_spot(queries + mine * STRIDE), left_dout = left_spot(douts + mine * STRIDE);
+  Spot right_keys = right_spot(keys), right_values = right_spot(values), turned_keys = turned_spot(keys);
+  fetch<BK, BM * 2>(keys, k, a.key_row, all.lo, all.hi, a.d);
+  fetch<BK, BM * 2>(values, v, a.key_row, all.lo, all.hi, a.d);
   copy_commit();
   for (int j0 = all.lo; j0 < all.hi; j0 += BK) {
-    bool active = own.lo < j0 + BK && own.hi > j0;
-    float s[BK / 8][4] = {}, dp[BK / 8][4] = {};
+    bool active = own.lo < j0 + BK && own.hi > j0, whole = own.full_lo <= j0 && j0 + BK <= own.full_hi;
+    float s[1][BK / 8][4] = {}, dp[1][BK / 8][4] = {};
     copy_wait<0>();
     __syncthreads();
     if (active) {
-      multiply<BK>(dp, douts + mine * STRIDE, values);
-      multiply<BK>(s, queries + mine * STRIDE, keys);
+      multiply<BK, 1>(dp, left_dout, right_values);
+      multiply<BK, 1>(s, left_query, right_keys);
     }
     __syncthreads();  // the values were used
-    if (j0 + BK < all.hi) fetch<BK>(values, v, a.key_row, j0 + BK, all.hi, a.d);
+    if (j0 + BK < all.hi) fetch<BK, BM * 2>(values, v, a.key_row, j0 + BK, all.hi, a.d);
     copy_commit();
     if (active) {
-#pragma unroll
-      for (int n = 0; n < BK / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
-          differentiate(a, s[n][i], dp[n][i], top[i / 2], shift[i / 2], lo[i / 2] <= j && j < hi[i / 2]);
-        }
-      accumulate<BK>(sum, dp, keys);
+      auto seen = [&](int n, int i) {
+        int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
+        return lo[i / 2] <= j && j < hi[i / 2];
+      };
+      auto base = [&](int, int i) { return top[i / 2]; };
+      auto less = [&](int, int i) { return shift[i / 2]; };
+      differentiate<BK>(a, s[0], dp[0], base, less, whole, seen);
+      accumulate<BK, 1>(sum, dp, turned_keys);
     }
     __syncthreads();  // the keys were used
-    if (j0 + BK < all.hi) fetch<BK>(keys, k, a.key_row, j0 + BK, all.hi, a.d);
+    if (j0 + BK < all.hi) fetch<BK, BM * 2>(keys, k, a.key_row, j0 + BK, all.hi, a.d);
     copy_commit();
   }
   copy_wait<0>();
   __syncthreads();
-  deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, sum, 1, 1);
+  deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, sum[0], a.scale, a.scale);
 }
 
 extern "C" __global__ void __launch_bounds__(BM * 2)
@@ -102,8 +113,9 @@ attend_flash_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
   EACH(task, (a.tq + BM - 1) / BM * a.b * a.hq) flash_dq(a, q, k, v, dout, lse, delta, dq, memory, low, high, task);
 }
 
-// Beside are the numbers of a tile's queries: the keys each sees, its lse and delta.
-struct Beside { int low[BM], high[BM]; float top[BM], shift[BM]; };
+// Beside are the numbers of a tile's queries: the keys each sees, its lse times log2 e and delta; and, for each warp that wrote them, whether
+// its queries see all keys of the block.
+struct Beside { int low[BM], high[BM], whole[BK / 16]; float top[BM], shift[BM]; };
 
 // Steps are the tiles of queries that a block of keys goes over: those of [from, to) for each head. M of them are in shared memory.
 struct Steps {
@@ -118,15 +130,17 @@ struct Steps {
     if (i >= n) return;
     int h = h0 + i / each, t0 = from + i % each * BM, t = t0 + threadIdx.x;
     i64 base = ((i64)b * a.tq * a.hq + h) * a.d, step = (i64)a.hq * a.d;
-    fetch<BM>(queries, q + base, step, t0, to, a.d);
-    fetch<BM>(douts, dout + base, step, t0, to, a.d);
+    fetch<BM, BK * 2>(queries, q + base, step, t0, to, a.d);
+    fetch<BM, BK * 2>(douts, dout + base, step, t0, to, a.d);
     lo = hi = 0, top = shift = 0;
     if (threadIdx.x >= BM || t >= to) return;
     sees(a, b, t, lo, hi);
     i64 number = ((i64)b * a.hq + h) * a.tq + t;
-    top = lse[number], shift = delta[number];
+    top = lse[number] * LOG2E, shift = delta[number];
   }
-  __device__ __forceinline__ void put(Beside &x) const {
+  __device__ __forceinline__ void put(Beside &x, int j0, int end) const {
+    bool whole = __all_sync(FULL, threadIdx.x >= BM || (lo <= j0 && hi >= end));
+    if (lane() == 0) x.whole[threadIdx.x / WARP] = whole;
     if (threadIdx.x < BM) x.low[threadIdx.x] = lo, x.high[threadIdx.x] = hi, x.top[threadIdx.x] = top, x.shift[threadIdx.x] = shift;
   }
 };
@@ -140,35 +154,39 @@ INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__re
   int heads = a.b * a.hkv, j0 = task / heads * BK, g = task % heads % a.hkv, b = task % heads / a.hkv;
   int mine = threadIdx.x / WARP * 16, end = min(j0 + BK, a.tk), from, to;
   i64 at = b * a.key_batch + g * a.key_head;
-  fetch<BK>(keys, k + at, a.key_row, j0, a.tk, a.d);
-  fetch<BK>(values, v + at, a.key_row, j0, a.tk, a.d);
+  fetch<BK, BK * 2>(keys, k + at, a.key_row, j0, a.tk, a.d);
+  fetch<BK, BK * 2>(values, v + at, a.key_row, j0, a.tk, a.d);
   range_of(a, b, j0, end, range, from, to);
   int each = (max(to - from, 0) + BM - 1) / BM;
   Steps steps = {q, dout, lse, delta, b, g * a.rep, from, to, each, each * a.rep};
-  float sum_k[D / 8][4] = {}, sum_v[D / 8][4] = {};
+  float sum_k[1][D / 8][4] = {}, sum_v[1][D / 8][4] = {};
+  Spot left_keys = left_spot(keys + mine * STRIDE), left_values = left_spot(values + mine * STRIDE);
   steps.begin(a, queries, douts, 0);
   copy_commit();
   for (int i = 0; i < steps.n; i++) {
     T *qs = queries + i % M * BM * STRIDE, *ds = douts + i % M * BM * STRIDE;
     __syncthreads();  // what came before was used
-    steps.put(beside);
+    steps.put(beside, j0, end);
     if (M > 1) steps.begin(a, queries + (i + 1) % M * BM * STRIDE, douts + (i + 1) % M * BM * STRIDE, i + 1);
     copy_commit();
     copy_wait<1>();
     if (M == 1) copy_wait<0>();
     __syncthreads();
-    float s[BM / 8][4] = {}, dp[BM / 8][4] = {};
-    multiply<BM>(s, keys + mine * STRIDE, qs);
-    multiply<BM>(dp, values + mine * STRIDE, ds);
+    float s[1][BM / 8][4] = {}, dp[1][BM / 8][4] = {};
+    multiply<BM, 1>(s, left_keys, right_spot(qs));
+    multiply<BM, 1>(dp, left_values, right_spot(ds));
+    bool whole = end == j0 + BK;
 #pragma unroll
-    for (int n = 0; n < BM / 8; n++)
-#pragma unroll
-      for (int c = 0; c < 4; c++) {
-        int j = j0 + mine + c / 2 * 8 + lane() / 4, t = 8 * n + lane() % 4 * 2 + c % 2;
-        differentiate(a, s[n][c], dp[n][c], beside.top[t], beside.shift[t], beside.low[t] <= j && j < beside.high[t]);
-      }
-    accumulate<BM>(sum_v, s, ds);
-    accumulate<BM>(sum_k, dp, qs);
+    for (int w = 0; w < BK / 16; w++) whole = whole && beside.whole[w];
+    auto seen = [&](int n, int c) {
+      int j = j0 + mine + c / 2 * 8 + lane() / 4, t = 8 * n + lane() % 4 * 2 + c % 2;
+      return beside.low[t] <= j && j < beside.high[t];
+    };
+    auto base = [&](int n, int c) { return beside.top[8 * n + lane() % 4 * 2 + c % 2]; };
+    auto less = [&](int n, int c) { return beside.shift[8 * n + lane() % 4 * 2 + c % 2]; };
+    differentiate<BM>(a, s[0], dp[0], base, less, whole, seen);
+    accumulate<BM, 1>(sum_v, s, turned_spot(ds));
+    accumulate<BM, 1>(sum_k, dp, turned_spot(qs));
     if (M > 1) continue;
     __syncthreads();
     steps.begin(a, queries, douts, i + 1);
@@ -176,8 +194,8 @@ INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__re
   }
   copy_wait<0>();
   __syncthreads();
-  deliver(dk + at, a.key_row, j0 + mine, end, a.d, keys + mine * STRIDE, sum_k, 1, 1);
-  deliver(dv + at, a.key_row, j0 + mine, end, a.d, values + mine * STRIDE, sum_v, 1, 1);
+  deliver(dk + at, a.key_row, j0 + mine, end, a.d, keys + mine * STRIDE, sum_k[0], a.scale, a.scale);
+  deliver(dv + at, a.key_row, j0 + mine, end, a.d, values + mine * STRIDE, sum_v[0], 1, 1);
 }
 
 extern "C" __global__ void __launch_bounds__(BK * 2)
