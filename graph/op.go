@@ -81,6 +81,13 @@ type Accumulator interface {
 	AddTo(factor float64, n *Node) (op Op, ok bool)
 }
 
+// Scaler ops can multiply their one output by a number as they compute it.
+type Scaler interface {
+	Op
+	// Scaled returns the op that gives factor times n's output; ok is false where these types have none.
+	Scaled(factor float64, n *Node) (op Op, ok bool)
+}
+
 // Apart marks ops of AddTo that give the sum at another place as cheaply as in the storage of what is added to, which may be needed afterwards.
 type Apart interface {
 	Op

@@ -17,6 +17,9 @@ func init() {
 		}
 		return buildProduct(d, ops.MatMul{TransA: op.TransA, TransB: op.TransB}, op.Alpha, s.In, t, s.Out[0])
 	})
+	Register(func(d *Device, op ops.ScaleMatMul, s device.Spec) (*Kernel, error) {
+		return buildProduct(d, op.MatMul, op.Alpha, s.In, s.Out[0], s.Out[0])
+	})
 	Register(func(d *Device, op ops.WideMatMul, s device.Spec) (*Kernel, error) {
 		if s.Out[0].DType != tensor.F32 {
 			return nil, device.ErrNoKernel

@@ -26,6 +26,7 @@ var passes = []pass{
 	{name: "widen", run: widen, after: []string{"lower"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "join", run: join, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "accumulate", run: accumulate, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
+	{name: "scale", run: scale, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "merge", run: merge, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "recompute", run: recompute, after: []string{"lower", "accumulate", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "castSlabs", run: castSlabs, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse }},

@@ -36,7 +36,7 @@ func matmulCases() []Case {
 				Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{6, 7}}}, {{Dims: []int{3}}, {Dims: []int{3}}},
 					{{Dims: []int{2, 3, 3}}, {Dims: []int{4, 3, 3}}}, {{Dims: []int{3, 3}, DType: tensor.I32}, {Dims: []int{3, 3}, DType: tensor.I32}},
 					{{Dims: []int{3, 3}, DType: tensor.F32}, {Dims: []int{3, 3}, DType: tensor.BF16}}},
-			}, wideMatMul(op, fmt.Sprintf("wide_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), a, b), addMatMul(op, fmt.Sprintf("add_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), dims(s.batch, s.m, s.n), a, b))
+			}, scaleMatMul(op, fmt.Sprintf("scale_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), a, b), wideMatMul(op, fmt.Sprintf("wide_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), a, b), addMatMul(op, fmt.Sprintf("add_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), dims(s.batch, s.m, s.n), a, b))
 		}
 	}
 	return append(out,
@@ -62,6 +62,17 @@ func wideMatMul(op ops.MatMul, name string, a, b []int) Case {
 			return g.Apply(ops.WideMatMul{MatMul: op}, in...)
 		},
 		Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{6, 7}, DType: half}}, {{Dims: []int{3, 3}}, {Dims: []int{3, 3}, DType: tensor.I32}}},
+	}
+}
+
+// scaleMatMul multiplies a product by a number.
+func scaleMatMul(op ops.MatMul, name string, a, b []int) Case {
+	return Case{
+		Name: name, In: []Arg{{Dims: a}, {Dims: b}}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.ScaleMatMul{MatMul: op, Alpha: 1.75}, in...)
+		},
+		Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{6, 7}}}, {{Dims: []int{3}}, {Dims: []int{3}}}},
 	}
 }
 
