@@ -22,17 +22,17 @@ func BenchmarkQuantVariants(b *testing.B) {
 		b.Skip("times of the emulator say nothing")
 	}
 	for _, nested := range []bool{false, true} {
-		for _, threads := range []int{128, 256, 512} {
+		for _, threads := range []int{128, 256} {
 			for _, packs := range []int{2, 4, 8, 16} {
 				benchDequantize(b, nested, threads, packs)
 			}
 		}
 	}
 	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}, {1024, 4096}} {
-		for _, warps := range []int{4, 8, 16} {
-			for _, depth := range []int{1, 2, 4} {
-				for _, m := range []int{1, 4, 16, 64} {
-					if m == 1 || depth == 2 || warps == 8 {
+		for _, warps := range []int{8, 16, 32} {
+			for _, depth := range []int{1, 2} {
+				for _, m := range []int{1, 4, 16, 32} {
+					if m <= 8 || warps == 8 {
 						benchThin(b, shape[0], shape[1], m, warps, depth)
 					}
 				}
@@ -127,15 +127,7 @@ func benchThin(b *testing.B, rows, cols, m, warps, depth int) {
 	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d", rows, cols, m, warps, depth), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
-		columns := 1
-		for 8*columns < m {
-			columns *= 2
-		}
-		if warps*16*(8*columns+1)*4 > 48<<10 {
-			b.Skip("shared memory")
-		}
-		p := w.program(tensor.BF16, "quant_thin.cu", "TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns),
-			fmt.Sprintf("DEPTH %d", depth))
+		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(m, warps), fmt.Sprintf("DEPTH %d", depth))...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)

@@ -148,13 +148,9 @@ func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*t
 	p := w.program(dtype, "quant_thin.cu")
 	p.Exact = false // values are computed by functions that are never contracted
 	if cores {
-		columns := 1
-		for 8*columns < m {
-			columns *= 2
-		}
-		t.warps = thinWarps(w.cols)
 		p.Files = thinFiles
-		p.Define = append(p.Define, "TENSOR_CORES", fmt.Sprintf("WARPS %d", t.warps), fmt.Sprintf("COLUMNS %d", columns))
+		t.warps = thinWarps(w.rows, w.cols, m, d.Multiprocessors())
+		p.Define = append(p.Define, thinDefines(m, t.warps)...)
 		f, err := d.Function(p, "quant_thin")
 		if err != nil {
 			return nil, err
@@ -171,13 +167,36 @@ func (d *Device) multiplies(dtype tensor.DType) bool {
 	return dtype == tensor.F16 && d.Capability() >= 75 || dtype == tensor.BF16 && d.Capability() >= 80
 }
 
-// thinWarps is how many warps share an inner dimension: up to eight, each with two steps of 128 or more to do.
-func thinWarps(k int) int {
+// thinColumns is how many tensor-core tiles of eight hold m rows of x: a power of two.
+func thinColumns(m int) int {
+	columns := 1
+	for 8*columns < m {
+		columns *= 2
+	}
+	return columns
+}
+
+// thinWarps is how many warps share the inner dimension: so many that the blocks of a multiprocessor have 32 together, if registers allow,
+// and each has a step of 128 to do.
+func thinWarps(n, k, m, processors int) int {
 	warps := 8
-	for warps > 1 && k/128 < 2*warps {
+	if thinColumns(m) == 1 {
+		resident := ((n+15)/16 + processors - 1) / processors
+		for warps < 32 && warps*resident < 32 {
+			warps *= 2
+		}
+	}
+	for warps > 1 && k/128 < warps {
 		warps /= 2
 	}
 	return warps
+}
+
+// thinDefines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
+func thinDefines(m, warps int) []string {
+	columns := thinColumns(m)
+	most := map[int]int{1: 32, 2: 24, 4: 16}[columns] // warps of a multiprocessor
+	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1))}
 }
 
 func (t *thin) kernel() *Kernel {

@@ -3,7 +3,7 @@
 
 #ifdef TENSOR_CORES
 // quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
-// takes 16 rows of the weight, its warps share k in steps of 128. Within a step lane 4g + t has the 32 elements from 32t on of rows g and
+// takes 16 rows of the weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the 32 elements from 32t on of rows g and
 // g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order as long as both operands are permuted
 // alike, so each lane reads whole 16-byte words.
 #define STEP 128
@@ -41,16 +41,13 @@ INLINE float scale_in(const Rows &r, int h, float offset) {
 #endif
 }
 
-// load_x reads 32 elements of a row of x from `at` on, zeros outside of it.
-INLINE void load_x(Pack<u32, 4> (&b)[4], const T *x, i32 row, i32 at, i32 m, i32 k) {
-#pragma unroll
-  for (int q = 0; q < 4; q++) b[q] = Pack<u32, 4>{};
-  if (row >= m || at >= k) return;
-#pragma unroll
-  for (int q = 0; q < 4; q++) b[q] = load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at) + 4 * q);
+// load_x reads eight elements of a row of x from `at` on, zeros outside of it.
+INLINE Pack<u32, 4> load_x(const T *x, i32 row, i32 at, i32 m, i32 k) {
+  if (row >= m || at >= k) return Pack<u32, 4>{};
+  return load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at));
 }
 
-KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
+KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
                                                   i32 n, i32 k) {
   __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
   int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, first = blockIdx.x * 16;
@@ -66,29 +63,24 @@ KERNEL __launch_bounds__(WARPS * WARP) quant_thin(const T *__restrict__ x, const
     for (int u = 0; u < DEPTH; u++) {
       i32 start = from + u * WARPS * STEP, at = start + 32 * t;
       if (start >= k) break;  // for all lanes
-      Pack<u32, 4> b[4];
-      load_x(b, x, g, at, m, k);
-      u32 a[8][4];
+      float scale[2] = {scale_in(ring[u], 0, offset), scale_in(ring[u], 1, offset)};
 #pragma unroll
-      for (int h = 0; h < 2; h++) {
-        float scale = scale_in(ring[u], h, offset);
+      for (int q = 0; q < 4; q++) {
+        u32 a[2][4];
 #pragma unroll
-        for (int q = 0; q < 4; q++) {
+        for (int h = 0; h < 2; h++) {
           float v[8];
-          decode_eight(v, ring[u].code[h].v[q], mine, scale);
+          decode_eight(v, ring[u].code[h].v[q], mine, scale[h]);
 #pragma unroll
-          for (int i = 0; i < 4; i++) a[2 * q + i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+          for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
         }
-      }
-      load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k);
+        if (q == 3) load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k);
 #pragma unroll
-      for (int j = 0; j < COLUMNS; j++) {
-        Pack<u32, 4> next[4];
-        if (j + 1 < COLUMNS) load_x(next, x, g + 8 * (j + 1), at, m, k);
-#pragma unroll
-        for (int q = 0; q < 8; q++) mma<T>(acc[j][q % 2], a[q], &b[q / 2].v[2 * (q % 2)]);
-#pragma unroll
-        for (int q = 0; q < 4 && j + 1 < COLUMNS; q++) b[q] = next[q];
+        for (int j = 0; j < COLUMNS; j++) {
+          Pack<u32, 4> b = load_x(x, g + 8 * j, at + 8 * q, m, k);
+          mma<T>(acc[j][0], a[0], &b.v[0]);
+          mma<T>(acc[j][1], a[1], &b.v[2]);
+        }
       }
     }
   }
