@@ -11,7 +11,7 @@ const (
 	attnFewRows    = 32  // queries times heads that share a key head, at most
 	attnFewBlock   = 8   // of them in a block, at most
 	attnFewKeys    = 64  // keys of a part, at least, when all are seen
-	attnFewParts   = 64  // PARTS of the kernels
+	attnFewParts   = 64  // at most: two a lane are joined
 	attnFewThreads = 128 // of a block
 )
 

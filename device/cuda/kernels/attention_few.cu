@@ -5,22 +5,28 @@
 #define VEC (16 / (int)sizeof(T))
 #define THREADS 128
 #define GROUPS (THREADS / LANES)
-#define AHEAD 4  // keys of a group under way
-#define LEAST 32 // keys of a part, at least: with few keys some parts stay empty
-#define PARTS 64 // at most
+#define AHEAD (ROWS > 4 ? 2 : 4)  // keys that a group asks for at once
+#define LEAST 32  // keys of a part, at least: with few keys some of the 64 or fewer parts stay empty
 
 struct Few { float top[ROWS], total[ROWS], sum[ROWS][VEC]; };
 
-// take adds the keys at j, j + GROUPS, ... below `to`, AHEAD of them.
-INLINE void take(Few &f, const Attention &a, const float (*q)[VEC], const T *k, const T *v, int j, int to, const int *low, const int *high,
-                 bool column) {
-  Pack<T, VEC> key[AHEAD] = {}, value[AHEAD] = {};
+// Taken are keys and values under way.
+struct Taken { Pack<T, VEC> key[AHEAD], value[AHEAD]; };
+
+// ask starts reading the keys at j, j + GROUPS, ... below `to`, AHEAD of them.
+INLINE void ask(Taken &x, const Attention &a, const T *k, const T *v, int j, int to, bool column) {
 #pragma unroll
-  for (int i = 0; i < AHEAD; i++)
+  for (int i = 0; i < AHEAD; i++) {
+    x.key[i] = Pack<T, VEC>(), x.value[i] = Pack<T, VEC>();
     if (column && j + i * GROUPS < to) {
-      key[i] = load_pack<VEC>(k + (j + i * GROUPS) * a.key_row);
-      value[i] = load_pack<VEC>(v + (j + i * GROUPS) * a.key_row);
+      x.key[i] = load_pack<VEC>(k + (j + i * GROUPS) * a.key_row);
+      x.value[i] = load_pack<VEC>(v + (j + i * GROUPS) * a.key_row);
     }
+  }
+}
+
+// take adds them.
+INLINE void take(Few &f, const Taken &x, const Attention &a, const float (*q)[VEC], int j, int to, const int *low, const int *high) {
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     float s[AHEAD], high_score = f.top[r];
@@ -28,7 +34,7 @@ INLINE void take(Few &f, const Attention &a, const float (*q)[VEC], const T *k, 
     for (int i = 0; i < AHEAD; i++) {
       s[i] = 0;
 #pragma unroll
-      for (int c = 0; c < VEC; c++) s[i] += q[r][c] * widen(key[i].v[c]);
+      for (int c = 0; c < VEC; c++) s[i] += q[r][c] * widen(x.key[i].v[c]);
       for (int d = LANES / 2; d > 0; d >>= 1) s[i] += __shfl_xor_sync(FULL, s[i], d);
       int at = j + i * GROUPS;
       s[i] = at < to && low[r] <= at && at < high[r] ? capped(a, s[i] * a.scale) * 1.4426950408889634f : -INF;
@@ -43,7 +49,7 @@ INLINE void take(Few &f, const Attention &a, const float (*q)[VEC], const T *k, 
       float p = exp2f(s[i] - base);
       f.total[r] += p;
 #pragma unroll
-      for (int c = 0; c < VEC; c++) f.sum[r][c] += p * widen(value[i].v[c]);
+      for (int c = 0; c < VEC; c++) f.sum[r][c] += p * widen(x.value[i].v[c]);
     }
   }
 }
@@ -96,7 +102,13 @@ attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const 
   Few f = {};
 #pragma unroll
   for (int r = 0; r < ROWS; r++) f.top[r] = -INF;
-  for (int j = from; j < to; j += GROUPS * AHEAD) take(f, a, query, k + head, v + head, j + group, to, low, high, column);
+  Taken now, then;
+  ask(now, a, k + head, v + head, from + group, to, column);
+  for (int j = from + group; j - group < to; j += GROUPS * AHEAD) {
+    ask(then, a, k + head, v + head, j + GROUPS * AHEAD, to, column);
+    take(f, now, a, query, j, to, low, high);
+    now = then;
+  }
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     if (at == 0) marks[group][r][0] = f.top[r], marks[group][r][1] = f.total[r];
@@ -122,23 +134,37 @@ attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const 
   }
 }
 
-// attend_join: a block of THREADS a (b, key head, row).
+// attend_join: a block of THREADS a (b, key head, row); every warp weighs the parts, two a lane.
 KERNEL attend_join(Attention a, const float *__restrict__ sums, const float *__restrict__ tops, T *__restrict__ o, Acc<T> *__restrict__ lse) {
-  __shared__ float weight[PARTS];
   int n = a.tq * a.rep, slices = (n + ROWS - 1) / ROWS, r = blockIdx.x % n, g = blockIdx.x / n % a.hkv, b = blockIdx.x / n / a.hkv;
   i64 first = ((((i64)b * a.hkv + g) * slices + r / ROWS) * a.parts) * ROWS + r % ROWS;
-  bool there = threadIdx.x < a.parts;
-  float top = -INF, part = there ? tops[(first + (i64)threadIdx.x * ROWS) * 2 + 1] : -1.f;
-  if (part != -1) top = tops[(first + (i64)threadIdx.x * ROWS) * 2];
-  int used = block_reduce<Sum>(part != -1 ? 1 : 0, 0);
-  float high = block_reduce<Max>(top, -INF), w = top == -INF ? 0.f : exp2f(top - high);
-  float total = block_reduce<Sum>(w * part, 0.f);
-  if (there) weight[threadIdx.x] = w;
-  __syncthreads();
-  for (int c = threadIdx.x; c < a.d; c += blockDim.x) {
+  float top[2], total[2], high = -INF, all = 0;
+  int used = 0;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int p = lane() + i * WARP;
+    bool there = p < a.parts;
+    i64 row = first + (i64)(there ? p : 0) * ROWS;
+    top[i] = there ? tops[row * 2] : -INF, total[i] = there ? tops[row * 2 + 1] : -1.f;
+    if (total[i] == -1) top[i] = -INF, total[i] = 0;  // not used: top was not written
+    else used++;
+    high = Max::of(high, top[i]);
+  }
+  used = warp_reduce<Sum>(used), high = warp_reduce<Max>(high);
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    top[i] = top[i] == -INF ? 0.f : exp2f(top[i] - high);
+    all += top[i] * total[i];
+  }
+  all = warp_reduce<Sum>(all);
+  for (int c0 = threadIdx.x - lane(); c0 < a.d; c0 += blockDim.x) {
+    int c = c0 + lane();
     float sum = 0;
 #pragma unroll 8
-    for (int p = 0; p < used; p++) sum += weight[p] * sums[(first + (i64)p * ROWS) * a.d + c];
-    finish(a, o, lse, b, r / a.rep, g * a.rep + r % a.rep, c, sum, total, high);
+    for (int p = 0; p < used; p++) {
+      float w = __shfl_sync(FULL, p < WARP ? top[0] : top[1], p % WARP);
+      if (c < a.d) sum += w * sums[(first + (i64)p * ROWS) * a.d + c];
+    }
+    if (c < a.d) finish(a, o, lse, b, r / a.rep, g * a.rep + r % a.rep, c, sum, all, high);
   }
 }
