@@ -45,9 +45,9 @@ INLINE float float_f16(u16 h) { return emulate_half_to_float(h); }
 #else
 INLINE u16 bits_bf16(float x) {
 #if __CUDA_ARCH__ >= 800
-  u16 r;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(x));
-  return r;
+  u32 r;  // the conversion of two is the fast one
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(0.0f), "f"(x));
+  return (u16)r;
 #else
   u32 u = __float_as_uint(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
@@ -55,9 +55,15 @@ INLINE u16 bits_bf16(float x) {
 #endif
 }
 INLINE u16 bits_f16(float x) {
+#if __CUDA_ARCH__ >= 800
+  u32 r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(0.0f), "f"(x));
+  return (u16)r;
+#else
   u16 r;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(x));
   return r;
+#endif
 }
 INLINE float float_f16(u16 h) {
   float r;
