@@ -108,7 +108,8 @@ func build(compiler, dir string) error {
 	}
 	common := []string{"-O2", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"}
 	for _, lib := range [][]string{
-		{"nvrtc.cpp", "-o", "libnvrtc.so.13", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
+		{"nvrtc.cpp", "-o", "libnvrtc.so.13", "-DEMULATE_MAJOR=13", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
+		{"nvrtc.cpp", "-o", "libnvrtc.so.12", "-DEMULATE_MAJOR=12", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
 		{"driver.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
 	} {
 		cmd := exec.Command(compiler, append(append([]string{}, common...), lib...)...)
@@ -145,35 +146,39 @@ func Use(t testing.TB) {
 // Set changes settings of the device, those of BYES_EMULATE, after Use. What is set with compile=0 makes kernels without compiling them: they
 // can be asked for, not launched.
 func Set(settings string) error {
-	driver, err := ffi.Open(ffi.Search{What: "the emulator", Unix: []string{"libcuda.so.1"}})
-	if err != nil {
-		return err
-	}
-	compiler, err := ffi.Open(ffi.Search{What: "the emulator", Unix: []string{"libnvrtc.so.13"}})
-	if err != nil {
-		return err
-	}
-	set, err := driver.Proc("emulateSet")
-	if err != nil {
-		return err
-	}
-	compile, err := compiler.Proc("emulateCompile")
-	if err != nil {
-		return err
-	}
 	var rest []string
 	for _, one := range strings.Split(settings, ",") {
-		if v, ok := strings.CutPrefix(one, "compile="); ok {
-			on := uintptr(1)
-			if v == "0" {
-				on = 0
-			}
-			compile.Call(on)
+		v, ok := strings.CutPrefix(one, "compile=")
+		if !ok {
+			rest = append(rest, one)
 			continue
 		}
-		rest = append(rest, one)
+		on := uintptr(1)
+		if v == "0" {
+			on = 0
+		}
+		for _, lib := range []string{"libnvrtc.so.13", "libnvrtc.so.12"} {
+			if err := call(lib, "emulateCompile", on); err != nil {
+				return err
+			}
+		}
 	}
 	text := ffi.CString(strings.Join(rest, ","))
-	set.Call(uintptr(unsafe.Pointer(&text[0])))
+	return call("libcuda.so.1", "emulateSet", uintptr(unsafe.Pointer(&text[0])))
+}
+
+// call calls a function of one of the libraries.
+//
+//go:uintptrescapes
+func call(file, name string, arg uintptr) error {
+	lib, err := ffi.Open(ffi.Search{What: "the emulator", Unix: []string{file}})
+	if err != nil {
+		return err
+	}
+	p, err := lib.Proc(name)
+	if err != nil {
+		return err
+	}
+	p.Call(arg)
 	return nil
 }

@@ -184,7 +184,7 @@ API int emulateCompile(int on) {
 
 // The version differs where nothing is compiled, so that caches keep the images apart.
 API int nvrtcVersion(int *major, int *minor) {
-  *major = 13;
+  *major = EMULATE_MAJOR;
   *minor = compiling ? 0 : 99;
   return OK;
 }
@@ -200,7 +200,11 @@ API const char *nvrtcGetErrorString(int code) {
   return "NVRTC_ERROR unknown";
 }
 
-static const int archs[] = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
+static const int archs[] = {
+#if EMULATE_MAJOR < 13
+    70, 72,
+#endif
+    75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
 
 API int nvrtcGetNumSupportedArchs(int *n) {
   *n = sizeof archs / sizeof archs[0];
