@@ -12,6 +12,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/internal/optest"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -21,18 +22,30 @@ func TestDevice(t *testing.T) {
 	devicetest.RunWith(t, testDevice(t), devicetest.Options{Skip: fewTypes})
 }
 
-// fewTypes leaves most element types out on the emulator, unless BYES_TEST_FULL is 1: a case of f32 or i32, the same kernel text in another
-// type, costs a run of the compiler. A GPU runs all.
+// fewTypes leaves most element types out on the emulator, unless BYES_TEST_FULL is 1: the same kernel text in another type costs a run of
+// the compiler. Elementwise functions, of which there are most, run in one type, of the others f32, bf16 and i32. A GPU runs all.
 func fewTypes(c *optest.Case, d tensor.DType) string {
 	if !onEmulator() || os.Getenv("BYES_TEST_FULL") == "1" {
 		return ""
 	}
-	chosen := []tensor.DType{tensor.F32, tensor.BF16, tensor.I32}
-	some := slices.ContainsFunc(c.Types(), func(t tensor.DType) bool { return slices.Contains(chosen, t) })
-	if some && !slices.Contains(chosen, d) {
+	chosen := slices.DeleteFunc([]tensor.DType{tensor.F32, tensor.I32, tensor.BF16}, func(t tensor.DType) bool { return !slices.Contains(c.Types(), t) })
+	if len(chosen) > 1 && elementwise(c, chosen[0]) {
+		chosen = chosen[:1]
+	}
+	if len(chosen) > 0 && !slices.Contains(chosen, d) {
 		return "on the emulator only with BYES_TEST_FULL=1"
 	}
 	return ""
+}
+
+// elementwise says whether a case has nothing but pointwise functions.
+func elementwise(c *optest.Case, d tensor.DType) bool {
+	for _, n := range c.New(d).Graph.Nodes() {
+		if _, ok := n.Op.(ops.Pointwise); !ok && len(n.In) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // opened is the device of all tests of the process: opening takes time, and a driver is opened once.
