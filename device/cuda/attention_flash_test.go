@@ -19,6 +19,9 @@ func TestAttentionTiles(t *testing.T) {
 	for i := range max(len(attnTilesForward), len(attnTilesDQ), len(attnTilesDKV)) {
 		f, q, k := attnTilesForward[min(i, len(attnTilesForward)-1)], attnTilesDQ[min(i, len(attnTilesDQ)-1)], attnTilesDKV[min(i, len(attnTilesDKV)-1)]
 		t.Run(fmt.Sprint(f, q, k), func(t *testing.T) {
+			if onEmulator() && i != 0 && i != len(attnTilesDKV)-1 {
+				t.Skip("on a GPU only: the first and the last tile stand for those between")
+			}
 			c.compute(t, d, attnChoice{
 				forward:  func(a *attention) (attnRun, error) { return a.flashTiled(f) },
 				backward: func(a *attention) (attnRun, error) { return a.flashGradTiled(q, k) },
