@@ -3,6 +3,7 @@
 //	go run ./benchmarks/cuda                              # every row
 //	go run ./benchmarks/cuda -only "dequantize,NF4 GEMV"  # rows whose work begins so
 //	go run ./benchmarks/cuda -json ours.json -peers peers.json
+//	go run ./benchmarks/cuda -read ours.json -peers peers.json   # the table again
 //
 // peers.json comes from benchmarks/peers/python/cuda_kernels.py, which times the same work in PyTorch and bitsandbytes. A figure is the median of
 // nine batches, each timed by events on the stream around a recorded graph of launches. Operands rotate over 160 MB and more, beyond the
@@ -23,9 +24,9 @@ import (
 
 // options are the flags.
 type options struct {
-	device, json, peers string
-	only                []string
-	batches             int
+	device, json, peers, read string
+	only                      []string
+	batches                   int
 }
 
 func main() {
@@ -42,6 +43,13 @@ func command(args []string, out io.Writer) error {
 	}
 	peers, err := readPeers(o.peers)
 	if err != nil {
+		return err
+	}
+	if o.read != "" {
+		r, err := read(o.read)
+		if err == nil {
+			r.print(out, peers)
+		}
 		return err
 	}
 	dev, err := device.Open(o.device)
@@ -62,6 +70,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.device, "device", "cuda", "device, as in configurations")
 	f.StringVar(&o.json, "json", "", "also write the figures to this file")
 	f.StringVar(&o.peers, "peers", "", "figures of benchmarks/peers/python/cuda_kernels.py to print beside ours")
+	f.StringVar(&o.read, "read", "", "measure nothing and print the figures of this file, which -json wrote")
 	f.IntVar(&o.batches, "batches", 9, "timed batches of a row")
 	only := f.String("only", "", "beginnings of the work of rows, separated by commas; empty: all")
 	if err := f.Parse(args); err != nil {

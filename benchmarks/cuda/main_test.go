@@ -53,9 +53,11 @@ func TestTable(t *testing.T) {
 	require.NoError(t, os.WriteFile(peers, []byte("noise\n"+`{"work": "quantize NF4", "detail": "64×128 of bf16", "peer": "bitsandbytes", "us": 1e6}`+"\n"), 0o644))
 	theirs, err := readPeers(peers)
 	require.NoError(t, err)
-	var out bytes.Buffer
+	var out, again bytes.Buffer
 	r.print(&out, theirs)
 	require.Contains(t, out.String(), "1000000.00 µs bitsandbytes")
+	require.NoError(t, command([]string{"-read", filepath.Join(dir, "ours.json"), "-peers", peers}, &again))
+	require.Equal(t, out.String(), again.String())
 	_, err = readPeers(filepath.Join(dir, "ours.json"))
 	require.Error(t, err)
 }

@@ -99,3 +99,16 @@ func (r *result) write(path string) error {
 	}
 	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
+
+// read reads what write wrote.
+func read(path string) (*result, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &result{}
+	if err := json.Unmarshal(raw, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}

@@ -170,7 +170,8 @@ def lora_shapes():
 def optimizer_rows():
     import bitsandbytes as bnb
 
-    sets = (("1e9 bf16 parameters", lambda: [(62_500_000,)] * 16, torch.bfloat16), ("448 LoRA tensors, f32", lora_shapes, torch.float32))
+    sets = (("16 tensors, 1e+09 bf16 in one launch", lambda: [(62_500_000,)] * 16, torch.bfloat16),
+            ("448 tensors, 4.194e+07 f32 in one launch", lora_shapes, torch.float32))
     peers = (("bitsandbytes AdamW8bit", lambda p: bnb.optim.AdamW8bit(p, lr=1e-4)),
              ("PyTorch fused AdamW", lambda p: torch.optim.AdamW(p, lr=1e-4, fused=True)))
     for detail, shapes, dtype in sets:
@@ -182,7 +183,7 @@ def optimizer_rows():
                     p.grad = torch.randn_like(p) * 1e-3
                 return [build(params).step]
 
-            row("8-bit AdamW", detail, name, graph=False)(step)
+            row("AdamW 8-bit", detail, name, graph=False)(step)
 
 
 def attention_rows():
