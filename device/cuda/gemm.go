@@ -52,6 +52,9 @@ func (d *Device) gemm(s gemmSpec) (*gemm, error) {
 	}
 	g, err := d.libraryGemm(s)
 	if g == nil && err == nil {
+		g, err = d.wideGemm(s)
+	}
+	if g == nil && err == nil {
 		g, err = d.ownGemm(s)
 	}
 	if err != nil {

@@ -72,12 +72,23 @@ INLINE void copy_async(void *shared, const void *global, int bytes) {
 INLINE void copy_commit() {}
 template <int N> INLINE void copy_wait() {}
 
+// SharedAt is an address in shared memory, to which bytes are added.
+typedef u8 *SharedAt;
+INLINE SharedAt shared_at(const void *p) { return (u8 *)p; }
+INLINE void store_shared(SharedAt at, const Pack<u32, 4> &x) { *(Pack<u32, 4> *)at = x; }
+
 #else
 
 INLINE u32 shared_address(const void *p) {
   u32 r;
   asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p));
   return r;
+}
+
+typedef u32 SharedAt;
+INLINE SharedAt shared_at(const void *p) { return shared_address(p); }
+INLINE void store_shared(SharedAt at, const Pack<u32, 4> &x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(x.v[0]), "r"(x.v[1]), "r"(x.v[2]), "r"(x.v[3]) : "memory");
 }
 
 template <class T> struct Mma;
@@ -111,30 +122,37 @@ template <> struct Mma<i8> {
 };
 template <class T, class C> INLINE void mma(C *c, const u32 *a, const u32 *b) { Mma<T>::run(c, a, b); }
 
-INLINE void load_matrices(u32 *r, const void *row) {
+INLINE void load_matrices(u32 *r, SharedAt row) {
 #if __CUDA_ARCH__ >= 750
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row));
 #endif
 }
-INLINE void load_matrices_transposed(u32 *r, const void *row) {
+INLINE void load_matrices_transposed(u32 *r, SharedAt row) {
 #if __CUDA_ARCH__ >= 750
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row));
 #endif
 }
+INLINE void load_matrices(u32 *r, const void *row) { load_matrices(r, shared_at(row)); }
+INLINE void load_matrices_transposed(u32 *r, const void *row) { load_matrices_transposed(r, shared_at(row)); }
 
-INLINE void copy_async(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
-#else
-  if (bytes == 16) {
-    *(Pack<u32, 4> *)shared = *(const Pack<u32, 4> *)global;
-  } else {
-    for (int i = 0; i < 16; i++) ((u8 *)shared)[i] = i < bytes ? ((const u8 *)global)[i] : 0;
-  }
-#endif
+INLINE void copy_async(SharedAt shared, const void *global, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
+#else
+INLINE void copy_async(SharedAt shared, const void *global, int bytes) {
+  Pack<u32, 4> x = {0, 0, 0, 0};
+  if (bytes == 16) {
+    x = *(const Pack<u32, 4> *)global;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+      if (i < bytes) x.v[i / 4] |= (u32)((const u8 *)global)[i] << i % 4 * 8;
+  }
+  store_shared(shared, x);
+}
+#endif
+INLINE void copy_async(void *shared, const void *global, int bytes) { copy_async(shared_at(shared), global, bytes); }
 INLINE void copy_commit() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
