@@ -26,6 +26,9 @@ func init() {
 		add(memoryRow("RoPE", ops.RoPEOp{}, floats(tensor.BF16, tokens, h, size), table, table))
 	}
 	z, labels, row := floats(tensor.BF16, tokens/4, classes), operand{t: tensor.T(tensor.I32, tokens/4), ramp: 61}, filled(scales, tensor.F32, tokens/4)
+	gpt2, odd := floats(tensor.BF16, tokens/4, 768), filled(small, tensor.BF16, 50257, 768) // GPT-2's, an odd number of classes
+	narrow := operand{t: tensor.T(tensor.I32, tokens/4), ramp: 24}
+	oddProduct := 2 * float64(tokens/4) * 768 * 50257
 	hidden, head := floats(tensor.BF16, tokens/4, dim), filled(small, tensor.BF16, classes, dim)
 	product := 2 * float64(tokens/4) * dim * classes
 	add(
@@ -34,6 +37,10 @@ func init() {
 		headRow("head and loss, forward", product, ops.LinearCrossEntropyOp{}, hidden, head, labels),
 		headRow("head and loss, forward and gradient of a frozen head", 2*product, ops.LinearLossUnitOp{}, hidden, head, labels),
 		headRow("head and loss, gradient of a trained head", 3*product, ops.LinearCrossEntropyGradOp{NeedX: true, NeedW: true}, hidden, head, labels, row, row, operand{}),
+		headRow("head and loss, forward", oddProduct, ops.LinearCrossEntropyOp{}, gpt2, odd, narrow),
+		headRow("head and loss, gradient of a trained head", 3*oddProduct, ops.LinearCrossEntropyGradOp{NeedX: true, NeedW: true}, gpt2, odd, narrow, row, row, operand{}),
+		memoryRow("LayerNorm backward with parameters", ops.LayerNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true, NeedB: true},
+			floats(tensor.BF16, 2*tokens, 768), filled(scales, tensor.BF16, 768), floats(tensor.BF16, 2*tokens, 768)),
 	)
 }
 

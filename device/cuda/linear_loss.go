@@ -74,11 +74,11 @@ type gemms struct {
 func (d *Device) newGemms(n, piece int, scratch *int64, spec func(piece int) gemmSpec) (gemms, error) {
 	g := gemms{size: piece}
 	var err error
-	if g.whole, err = d.gemm(spec(piece)); err != nil {
+	if g.whole, err = d.evenGemm(spec(piece)); err != nil {
 		return g, err
 	}
 	if g.last = g.whole; n%piece != 0 {
-		if g.last, err = d.gemm(spec(n % piece)); err != nil {
+		if g.last, err = d.evenGemm(spec(n % piece)); err != nil {
 			return g, err
 		}
 	}

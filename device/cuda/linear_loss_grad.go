@@ -187,7 +187,7 @@ func (g *linearLossGrad) sumX(classes int, scratch *int64) (err error) {
 		s.a.ld, s.add = g.stride, add
 		return s
 	}
-	if g.first, err = g.d.gemm(spec(classes, false)); err != nil {
+	if g.first, err = g.d.evenGemm(spec(classes, false)); err != nil {
 		return err
 	}
 	*scratch = max(*scratch, g.first.scratch)

@@ -198,7 +198,7 @@ func buildNormGrad(d *Device, o norm, needX, needW, needB bool) (*Kernel, error)
 	if o.dtype == tensor.F64 {
 		acc = 8
 	}
-	g.part = aligned(int64(max(g.blocks*o.fit.threads/o.fit.group, g.longBlocks)) * int64(o.n) * acc)
+	g.part = aligned(int64(max(g.blocks, g.longBlocks)) * int64(o.n) * acc)
 	return &Kernel{ScratchBytes: g.part * int64(g.sums), Enqueue: g.enqueue}, nil
 }
 
@@ -222,7 +222,7 @@ func (g *normGrad) enqueue(c *Call) error {
 	parts := g.longBlocks
 	var err error
 	if g.fit.wide(g.dtype, dx, more, in[0], in[1], in[2]) {
-		parts = g.blocks * g.fit.threads / g.fit.group
+		parts = g.blocks
 		err = c.Launch(g.short, Rows(g.blocks, g.fit.threads), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), int32(g.fit.group), eps)
 	} else {
 		err = c.Launch(g.long, Rows(g.longBlocks, longRowThreads), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), eps)

@@ -171,16 +171,30 @@ INLINE void grad_stats(const P (&x)[K], const P (&g)[K], const P (&w)[K], int n,
   shift = CENTRE ? s[2] / (A)n : (A)0;
 }
 
+// fold_slots adds the sums of the groups of a block, in order; the first group has them.
+INLINE void fold_slots(A (&s)[K][V], int group) {
+  __shared__ A fold[THREADS][V];
+  if (group == THREADS) return;
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    __syncthreads();
+    for (int j = 0; j < V; j++) fold[threadIdx.x][j] = s[k][j];
+    __syncthreads();
+    if (threadIdx.x >= group) continue;
+    for (int other = threadIdx.x + group; other < THREADS; other += group)
+      for (int j = 0; j < V; j++) s[k][j] += fold[other][j];
+  }
+}
+
 // norm_grad is dx = rstd·(u - mean(u) - x̂·mean(u·x̂)), u = gy·w, plus `more` if it is present, where dx is, and the sums Σ gy·x̂ and Σ gy over the rows
-// that each group of threads has seen: dw and db (groups, n).
+// that each block has seen: dw and db (blocks, n).
 KERNEL __launch_bounds__(THREADS, BLOCKS) norm_grad(T *dx, A *dw, A *db, const T *more, const T *x, const T *w, const T *gy, i64 rows, int n, int group,
                                         A eps) {
   Place at = place(group);
   int turn = 0;
   P ws[K];
   read_row(ws, w, w != 0, n, at, fill(1));
-  A sw[SUMS > 0 ? K : 1][V] = {}, sb[SUMS > 1 ? K : 1][V] = {};
-  i64 slot = at.row;
+  A sw[K][V] = {}, sb[K][V] = {};
   P nx[K], ng[K];  // the next row is on its way while one is worked on
   read_row(nx, x + at.row * n, at.row < rows, n, at, fill(0));
   read_row(ng, gy + at.row * n, at.row < rows, n, at, fill(0));
@@ -215,13 +229,16 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) norm_grad(T *dx, A *dw, A *db, const T
     }
   }
   if (SUMS == 0) return;
+  fold_slots(sw, group);
+  if (SUMS > 1) fold_slots(sb, group);
+  if (threadIdx.x >= group) return;
 #pragma unroll
   for (int k = 0; k < K; k++) {
     int c = at.at + k * at.step;
     if (c >= n) continue;
     for (int j = 0; j < V; j++) {
-      dw[slot * n + c + j] = sw[k][j];
-      if (SUMS > 1) db[slot * n + c + j] = sb[k][j];
+      dw[(i64)blockIdx.x * n + c + j] = sw[k][j];
+      if (SUMS > 1) db[(i64)blockIdx.x * n + c + j] = sb[k][j];
     }
   }
 }
