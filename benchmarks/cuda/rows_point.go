@@ -17,7 +17,7 @@ func init() {
 		chainRow("add bias", func(in []graph.Value) []graph.Value { return []graph.Value{ops.Add(in[0], in[1])} }, wide, tensor.T(tensor.BF16, 14336)),
 		castRow(tensor.F32, tensor.BF16, 1e8), castRow(tensor.BF16, tensor.F32, 1e8),
 		softmaxRow(8192, 4096),
-		reduceRow("sum of rows", 8192, 14336, 1), reduceRow("sum of columns", 8192, 14336, 0), reduceRow("sum of all", 8192, 14336, -1),
+		reduceRow("sum of rows", 8192, 14336, 1), reduceRow("sum of columns", 8192, 14336, 0), reduceRow("sum of columns", 16384, 768, 0), reduceRow("sum of all", 8192, 14336, -1),
 		dropoutRow(8192, 4096),
 	)
 }

@@ -147,6 +147,8 @@ func (r *reduction) kernels() []string {
 	switch {
 	case r.apart:
 		return []string{"apart", "apart", "finish"}
+	case r.columns() && r.inner >= WarpSize:
+		return []string{"columns_packs", "columns_one", "finish_columns"}
 	case r.columns():
 		return []string{"columns_packs", "columns_one", "finish"}
 	case r.red < 16:
@@ -176,7 +178,11 @@ func (r *reduction) geometry(pack int) Geometry {
 func (r *reduction) enqueue(fs [3]*Function, pack, elem int) func(*Call) error {
 	outer, red, inner, chunks, each := int64(r.outer), int64(r.red), int64(r.inner), int64(r.chunks), int64(r.each)
 	packed, single := r.geometry(pack), r.geometry(1)
-	outputs := outer * inner
+	items := (outer*inner + reduceThreads/WarpSize - 1) / (reduceThreads / WarpSize) // blocks of finish
+	if r.columns() && r.inner >= WarpSize {
+		items = outer * ((inner + WarpSize - 1) / WarpSize)
+	}
+	merge := Rows(int(min(items, maxGrid)), reduceThreads)
 	return func(c *Call) error {
 		f, g := fs[1], single
 		if red%int64(pack) == 0 && !r.columns() || r.columns() && inner%int64(pack) == 0 {
@@ -200,8 +206,7 @@ func (r *reduction) enqueue(fs [3]*Function, pack, elem int) func(*Call) error {
 		if err != nil || chunks == 1 {
 			return err
 		}
-		warps := int64(reduceThreads / 32)
-		if err := c.Launch(fs[2], Rows(int(min((outputs+warps-1)/warps, maxGrid)), reduceThreads), c.Out[0], part, outer, chunks, inner); err != nil {
+		if err := c.Launch(fs[2], merge, c.Out[0], part, outer, chunks, inner); err != nil {
 			return fmt.Errorf("merging chunks: %w", err)
 		}
 		return nil

@@ -154,6 +154,23 @@ KERNEL rows_block_packs(OUT *y, Acc_ *part, const T *x, i64 outer, i64 red, i64 
   rows<256, N>(s, x, outer, red, chunks, each);
 }
 
+// pile merges the accumulators of a block's rows of `wide` threads, in a fixed order; those of row 0 have the results. part is 256 * W.
+template <int W> INLINE void pile(Acc_ (&a)[W], Acc_ *part, int wide) {
+  const int row = threadIdx.x / wide;
+  for (int half = 256 / wide / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (row >= half && row < 2 * half) {
+#pragma unroll
+      for (int j = 0; j < W; j++) part[j * 256 + threadIdx.x] = a[j];
+    }
+    __syncthreads();
+    if (row < half) {
+#pragma unroll
+      for (int j = 0; j < W; j++) Red::merge(a[j], part[j * 256 + threadIdx.x + half * wide]);
+    }
+  }
+}
+
 // columns reduces (outer, red, inner) along the second axis, in chunks of `each` rows. A block of 256 threads takes `wide` packs of W
 // neighbours, a power of two up to 32, and 256/wide rows at a time.
 template <int W> INLINE void columns(const Sink &s, const T *x, i64 outer, i64 red, i64 inner, i64 chunks, i64 each, int wide) {
@@ -174,18 +191,7 @@ template <int W> INLINE void columns(const Sink &s, const T *x, i64 outer, i64 r
         for (int j = 0; j < W; j++) Red::add(a[j], widened(p.v[j]), r);
       }
     }
-    for (int half = rows_at_once / 2; half > 0; half /= 2) {
-      __syncthreads();
-      if (row >= half && row < 2 * half) {
-#pragma unroll
-        for (int j = 0; j < W; j++) part[j * 256 + threadIdx.x] = a[j];
-      }
-      __syncthreads();
-      if (row < half) {
-#pragma unroll
-        for (int j = 0; j < W; j++) Red::merge(a[j], part[j * 256 + threadIdx.x + half * wide]);
-      }
-    }
+    pile<W>(a, part, wide);
     if (row == 0 && c < packs) {
 #pragma unroll
       for (int j = 0; j < W; j++) drain(s, (o * chunks + k) * inner + c * W + j, a[j]);
@@ -214,6 +220,24 @@ KERNEL apart(OUT *y, Acc_ *part, const T *x, i64 outputs, i64 red, i64 chunks, i
     for (i64 i = lo + threadIdx.x; i < hi; i += 256) Red::add(a, widened(base[walk_all(reduced, reduced_at, i)]), i);
     a = gather<256>(a);
     if (threadIdx.x == 0) drain(s, item, a);
+  }
+}
+
+// finish_columns merges the chunks of (outer, chunks, inner): a block of 256 threads takes 32 neighbours, so that they are read together.
+KERNEL finish_columns(OUT *y, const Acc_ *part, i64 outer, i64 chunks, i64 inner) {
+  __shared__ Acc_ held[256];
+  Sink s = {y, 0};
+  const i64 strips = (inner + WARP - 1) / WARP;
+  for (i64 item = blockIdx.x; item < outer * strips; item += gridDim.x) {
+    const i64 o = item / strips, c = item % strips * WARP + lane();
+    Acc_ a[1] = {Red::none()};
+    if (c < inner) {
+#pragma unroll 4
+      for (i64 k = threadIdx.x / WARP; k < chunks; k += 256 / WARP) Red::merge(a[0], part[(o * chunks + k) * inner + c]);
+    }
+    pile<1>(a, held, WARP);
+    if (threadIdx.x < WARP && c < inner) drain(s, o * inner + c, a[0]);
+    __syncthreads();
   }
 }
 
