@@ -94,7 +94,7 @@ func buildDequantize(d *Device, o ops.Dequantize, s device.Spec) (*Kernel, error
 	if err != nil {
 		return nil, err
 	}
-	return &Kernel{Label: "dequantize.cu", Enqueue: func(c *Call) error { return r.enqueue(c, c.In, c.Out[0]) }}, nil
+	return &Kernel{Label: "dequantize", Enqueue: func(c *Call) error { return r.enqueue(c, c.In, c.Out[0]) }}, nil
 }
 
 func buildDequantize8(d *Device, o ops.Dequantize8, s device.Spec) (*Kernel, error) {
@@ -113,7 +113,7 @@ func buildDequantize8(d *Device, o ops.Dequantize8, s device.Spec) (*Kernel, err
 			return nil, err
 		}
 	}
-	return &Kernel{Label: "dequantize8.cu", Enqueue: func(c *Call) error {
+	return &Kernel{Label: "dequantize_blockwise", Enqueue: func(c *Call) error {
 		codes, absmax, y := c.In[0], c.In[1], c.Out[0]
 		done := int64(0)
 		if many != nil && codes%8 == 0 && y%16 == 0 && n >= 8 {
@@ -146,7 +146,7 @@ func buildQuantEmbed(d *Device, o ops.QuantEmbed, s device.Spec) (*Kernel, error
 	}
 	n, rows, cols := int64(s.In[0].Size()), int64(o.Rows), int64(o.Cols)
 	var args scaleArgs
-	return &Kernel{Label: "dequantize.cu", Enqueue: func(c *Call) error {
+	return &Kernel{Label: "quant_embed", Enqueue: func(c *Call) error {
 		if n*cols == 0 {
 			return nil
 		}

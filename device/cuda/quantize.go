@@ -69,7 +69,7 @@ func (d *Device) quantizer(p Program, x tensor.Type, blocksize, perByte int) (*K
 	if q.any, err = d.Function(p, "quantize_any"); err != nil {
 		return nil, err
 	}
-	return &Kernel{Label: "quantize.cu", Enqueue: q.enqueue}, nil
+	return &Kernel{Label: "quantize", Enqueue: q.enqueue}, nil
 }
 
 func (q *quantizer) enqueue(c *Call) error {

@@ -31,8 +31,8 @@ func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, err
 			return t.kernel(), err
 		}
 	}
-	return d.dequantizedProduct(w, x.DType, ops.MatMul{TransB: !o.Trans}, []tensor.Type{tensor.T(x.DType, m, x.Dim(-1)),
-		tensor.T(x.DType, o.N, o.K)}, tensor.T(x.DType, m, y.Dim(-1)), 0)
+	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.MatMul{TransB: !o.Trans}, In: []tensor.Type{tensor.T(x.DType, m, x.Dim(-1)),
+		tensor.T(x.DType, o.N, o.K)}, Out: []tensor.Type{tensor.T(x.DType, m, y.Dim(-1))}}, 0, decoded)
 }
 
 // buildAddQuantMatMul adds the product in the epilogue of the same kernels.
@@ -53,31 +53,17 @@ func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kerne
 		}
 	}
 	c := tensor.T(x.DType, m, y.Dim(-1))
-	product, err := d.inner(ops.AddMatMul{TransB: !o.Trans, Alpha: 1}, []tensor.Type{c, tensor.T(x.DType, m, x.Dim(-1)), tensor.T(x.DType, o.N, o.K)}, c)
-	if err != nil {
-		return nil, err
-	}
-	r, err := d.decoder(w, x.DType)
-	if err != nil {
-		return nil, err
-	}
-	bytes := aligned(w.size() * int64(x.DType.Size()))
-	call, addrs := Call{}, make([]Addr, 3)
-	return &Kernel{Label: "dequantize.cu, " + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
-		if err := r.enqueue(c, c.In[2:], c.Scratch); err != nil {
-			return err
-		}
-		call = *c
-		addrs[0], addrs[1], addrs[2] = c.In[0], c.In[1], c.Scratch
-		call.In, call.Scratch = addrs, c.Scratch+Addr(bytes)
-		return product.Enqueue(&call)
-	}}, nil
+	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.AddMatMul{TransB: !o.Trans, Alpha: 1}, In: []tensor.Type{c, tensor.T(x.DType, m, x.Dim(-1)),
+		tensor.T(x.DType, o.N, o.K)}, Out: []tensor.Type{c}}, 0, 1, decoded)
 }
 
-// dequantizedProduct makes the kernel of op, whose inputs are x, the weight at place `at` of the rest, and whatever else follows: the
-// weight is written to scratch in the dtype of x first.
-func (d *Device) dequantizedProduct(w weight4, to tensor.DType, op device.Op, in []tensor.Type, out tensor.Type, extra int) (*Kernel, error) {
-	product, err := d.inner(op, in, out)
+// decoded stands for the dequantized weight among the operands of dequantizedProduct.
+const decoded = -1
+
+// dequantizedProduct makes the kernel of a dense product out of those of two: the weight is written to scratch in the dtype of x, then
+// multiplied. operands are the inputs of the dense product by their places in the op, whose last inputs are the parts of the weight.
+func (d *Device) dequantizedProduct(w weight4, to tensor.DType, dense device.Spec, operands ...int) (*Kernel, error) {
+	product, err := d.inner(dense)
 	if err != nil {
 		return nil, err
 	}
@@ -86,22 +72,26 @@ func (d *Device) dequantizedProduct(w weight4, to tensor.DType, op device.Op, in
 		return nil, err
 	}
 	bytes := aligned(w.size() * int64(to.Size()))
-	call, addrs := Call{}, make([]Addr, 2+extra)
-	return &Kernel{Label: "dequantize.cu, " + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
-		if err := r.enqueue(c, c.In[1+extra:], c.Scratch); err != nil {
+	call, in := Call{}, make([]Addr, len(operands))
+	return &Kernel{Label: "dequantize/" + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
+		if err := r.enqueue(c, c.In[len(operands)-1:], c.Scratch); err != nil {
 			return err
 		}
+		for i, at := range operands {
+			in[i] = c.Scratch
+			if at != decoded {
+				in[i] = c.In[at]
+			}
+		}
 		call = *c
-		addrs[0], addrs[1] = c.In[0], c.Scratch
-		copy(addrs[2:], c.In[1:1+extra])
-		call.In, call.Scratch = addrs, c.Scratch+Addr(bytes)
+		call.In, call.Scratch = in, c.Scratch+Addr(bytes)
 		return product.Enqueue(&call)
 	}}, nil
 }
 
 // inner builds the kernel of another op, which is enqueued as a part of a launch.
-func (d *Device) inner(op device.Op, in []tensor.Type, out tensor.Type) (*Kernel, error) {
-	k, err := d.Kernel(device.Spec{Op: op, In: in, Out: []tensor.Type{out}})
+func (d *Device) inner(s device.Spec) (*Kernel, error) {
+	k, err := d.Kernel(s)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +105,8 @@ func buildQuantGrouped(d *Device, o ops.QuantGroupedMatMul, s device.Spec) (*Ker
 		return nil, device.ErrNoKernel
 	}
 	w := weight4{o.Scheme, o.Blocksize, o.Experts * o.N, o.K, o.Nested}
-	return d.dequantizedProduct(w, x.DType, ops.GroupedMatMul{Trans: o.Trans}, []tensor.Type{x, tensor.T(x.DType, o.Experts, o.N, o.K), offsets},
-		s.Out[0], 1)
+	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.GroupedMatMul{Trans: o.Trans}, In: []tensor.Type{x,
+		tensor.T(x.DType, o.Experts, o.N, o.K), offsets}, Out: s.Out}, 0, decoded, 1)
 }
 
 // thin is a product by kernels/quant_thin.cu, without scratch.
