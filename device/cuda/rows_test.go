@@ -187,6 +187,9 @@ func TestRoPE(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, dt := range optest.Floats {
 		for _, c := range []struct{ tokens, heads, size, half int }{{5, 3, 16, 8}, {9, 32, 128, 64}, {3, 5, 24, 8}, {2, 1, 7, 3}, {2, 2, 8, 0}, {300, 8, 64, 16}} {
+			if c.tokens > 5 && dt != tensor.BF16 {
+				continue // the same code
+			}
 			for _, op := range []ops.RoPEOp{{}, {Inverse: true}, {Interleaved: true}, {Interleaved: true, Inverse: true}} {
 				x, co, si := normal(dt, rng, c.tokens, c.heads, c.size), normal(tensor.F32, rng, c.tokens, c.half), normal(tensor.F32, rng, c.tokens, c.half)
 				l := kernelRun{op: op, in: []*tensor.Tensor{x, co, si}, out: []tensor.Type{x.Type()}, f32: []int{1, 2}}
