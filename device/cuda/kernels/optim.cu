@@ -318,7 +318,7 @@ INLINE u32 encoded_moment(float q, const u32 *cells) {
   return ((b & 0xffff) > cell >> 16 ? cell >> 8 : cell) & 255;
 }
 INLINE u32 encoded_square(float q, const u32 *cells) {
-  const u32 b = __float_as_uint(q), m = b >> 16;
+  const u32 b = __float_as_uint(q), m = b >> 16 & 0x7fff;
   const u32 cell = cells[m > FIRST_B ? m - FIRST_B : 0];
   return ((b & 0xffff) > cell >> 16 ? cell >> 8 : cell) & 255;
 }
@@ -435,12 +435,15 @@ template <bool PLAIN> INLINE u32 move(Lane &l, const Hyper &h, const Step &e, co
       touched |= 1u << j;
       advance(l, j, g, h, e, r);
 #if EIGHT
-      for (int k = 0; k < MOMENTS; k++) bad = odd(bad, l.m[k][j]);
-    } else if (inside && g - g != 0) {
+    } else if (!inside || g - g != 0) {  // padding too: its codes stay, and what is encoded must not exceed the block's largest
 #pragma unroll
       for (int k = 0; k < MOMENTS; k++) l.m[k][j] = 0;
 #endif
     }
+#if EIGHT
+#pragma unroll
+    for (int k = 0; k < MOMENTS; k++) bad = odd(bad, l.m[k][j]);
+#endif
   }
   if (EIGHT && bad != 0)
 #pragma unroll
