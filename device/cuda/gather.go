@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -49,27 +50,36 @@ type scatter struct {
 	fresh              bool // the table starts as zeros, not as the first input
 }
 
-func (sc scatter) kernel(d *Device, out, index tensor.Type, operands func(c *Call) (index, updates Addr)) (*Kernel, error) {
+// program combines `width` columns a thread.
+func (sc scatter) program(out, index tensor.DType, width int) Program {
 	fresh := 0
 	if sc.fresh {
 		fresh = 1
 	}
-	dtype := cType(out.DType)
+	dtype := cType(out)
 	if sc.kind == ops.ScatterSet {
-		dtype = fmt.Sprintf("u%d", 8*out.DType.Size())
+		dtype = unitName(out.Size())
 	}
-	f, err := d.Function(Program{Files: []string{"scatter.cu"}, Exact: true, Define: []string{"T " + dtype, "INDEX " + cType(index.DType),
-		fmt.Sprint("KIND ", int(sc.kind)), fmt.Sprint("FRESH ", fresh)}}, "scatter")
+	return Program{Files: []string{"scatter.cu"}, Exact: true, Define: []string{"T " + dtype, "INDEX " + cType(index), fmt.Sprint("KIND ", int(sc.kind)),
+		fmt.Sprint("FRESH ", fresh), fmt.Sprint("V ", width)}}
+}
+
+func (sc scatter) kernel(d *Device, out, index tensor.Type, operands func(c *Call) (index, updates Addr)) (*Kernel, error) {
+	elem := out.DType.Size()
+	var fns choice
+	for _, u := range slices.Compact([]int{units(elem, sc.inner*elem)[0], elem}) {
+		f, err := d.Function(sc.program(out.DType, index.DType, u/elem), "scatter")
+		if err != nil {
+			return nil, err
+		}
+		fns.units, fns.fns = append(fns.units, u), append(fns.fns, f)
+	}
+	order, err := newOrder(d, index.DType, int64(sc.m))
 	if err != nil {
 		return nil, err
 	}
-	threads := 32
-	for threads < 256 && (threads < sc.inner || threads*8 < sc.m) {
-		threads *= 2
-	}
-	g := Geometry{Block: [3]int{threads}, Grid: [3]int{min(sc.m, 1<<20), min((sc.inner+threads-1)/threads, 65535), min(sc.outer, 65535)}}
 	bytes := out.Bytes()
-	return &Kernel{Label: "scatter", Enqueue: func(c *Call) error {
+	return &Kernel{Label: "scatter", ScratchBytes: order.scratch(), Enqueue: func(c *Call) error {
 		var err error
 		if sc.fresh {
 			err = c.Zero(c.Out[0], bytes)
@@ -80,6 +90,17 @@ func (sc scatter) kernel(d *Device, out, index tensor.Type, operands func(c *Cal
 			return err
 		}
 		at, u := operands(c)
-		return c.Launch(f, g, c.Out[0], u, at, int64(sc.outer), int64(sc.m), int64(sc.n), int64(sc.inner))
+		sorted, err := order.positions(c, at)
+		if err != nil {
+			return err
+		}
+		f, unit := fns.at(c.Out[0], u)
+		width := sc.inner * elem / unit
+		threads := 32
+		for threads < 256 && threads < width {
+			threads *= 2
+		}
+		g := Geometry{Block: [3]int{threads}, Grid: [3]int{min(sc.m, 1<<20), min((width+threads-1)/threads, 65535), min(sc.outer, 65535)}}
+		return c.Launch(f, g, c.Out[0], u, at, sorted, int64(sc.outer), int64(sc.m), int64(sc.n), int64(width))
 	}}, nil
 }

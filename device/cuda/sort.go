@@ -5,6 +5,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
 func init() { Register(buildSort) }
@@ -33,19 +34,8 @@ func buildSort(d *Device, op ops.SortOp, s device.Spec) (*Kernel, error) {
 	for o.padded < o.n {
 		o.padded *= 2
 	}
-	descending := 0
-	if op.Descending {
-		descending = 1
-	}
-	p := Program{Files: []string{"sort.cu"}, Define: []string{"T " + cType(s.In[0].DType), fmt.Sprint("ITEMS ", sortItems), fmt.Sprint("DESCENDING ", descending)}}
-	for _, f := range []struct {
-		at   **Function
-		name string
-	}{{&o.in, "sort_short"}, {&o.begin, "sort_begin"}, {&o.step, "sort_step"}, {&o.finish, "sort_finish"}, {&o.end, "sort_end"}} {
-		var err error
-		if *f.at, err = d.Function(p, f.name); err != nil {
-			return nil, err
-		}
+	if err := o.compile(d, s.In[0].DType, op.Descending); err != nil {
+		return nil, err
 	}
 	if o.padded <= sortItems {
 		return &Kernel{Label: "sort", Enqueue: o.short}, nil
@@ -55,6 +45,25 @@ func buildSort(d *Device, op ops.SortOp, s device.Spec) (*Kernel, error) {
 		o.batch = o.lanes // a batch begins at a whole lane of neighbours
 	}
 	return &Kernel{Label: "sort", ScratchBytes: 12 * o.padded * o.batch, Enqueue: o.long}, nil
+}
+
+// compile finds the kernels for elements of a dtype.
+func (o *sorter) compile(d *Device, dt tensor.DType, down bool) error {
+	descending := 0
+	if down {
+		descending = 1
+	}
+	p := Program{Files: []string{"sort.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("ITEMS ", sortItems), fmt.Sprint("DESCENDING ", descending)}}
+	for _, f := range []struct {
+		at   **Function
+		name string
+	}{{&o.in, "sort_short"}, {&o.begin, "sort_begin"}, {&o.step, "sort_step"}, {&o.finish, "sort_finish"}, {&o.end, "sort_end"}} {
+		var err error
+		if *f.at, err = d.Function(p, f.name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // short sorts each lane in a block.
@@ -77,13 +86,24 @@ func (o *sorter) long(c *Call) error {
 }
 
 func (o *sorter) sort(c *Call, x, y, at Addr) error {
-	keys, pos := c.Scratch, c.Scratch+Addr(8*o.padded*o.lanes)
-	over := func(blocks int64) Geometry {
-		return Geometry{Grid: [3]int{int(blocks), int(min(o.lanes, 65535))}, Block: [3]int{512}}
-	}
-	stretches := over(o.padded / sortItems)
-	if err := c.Launch(o.begin, stretches, keys, pos, x, o.lanes, o.n, o.inner, o.padded); err != nil {
+	pos, err := o.positions(c, x)
+	if err != nil {
 		return err
+	}
+	return c.Launch(o.end, o.over((o.k+511)/512), y, at, x, pos, o.lanes, o.n, o.inner, o.k, o.padded)
+}
+
+// over is a grid of so many blocks for each lane.
+func (o *sorter) over(blocks int64) Geometry {
+	return Geometry{Grid: [3]int{int(blocks), int(min(o.lanes, 65535))}, Block: [3]int{512}}
+}
+
+// positions sorts items in scratch memory and returns where their positions are, u32 (lanes, padded).
+func (o *sorter) positions(c *Call, x Addr) (Addr, error) {
+	keys, pos := c.Scratch, c.Scratch+Addr(8*o.padded*o.lanes)
+	stretches := o.over(o.padded / sortItems)
+	if err := c.Launch(o.begin, stretches, keys, pos, x, o.lanes, o.n, o.inner, o.padded); err != nil {
+		return 0, err
 	}
 	for size := int64(2 * sortItems); size <= o.padded; size *= 2 {
 		up := size
@@ -91,13 +111,25 @@ func (o *sorter) sort(c *Call, x, y, at Addr) error {
 			up = 0 // all of the last merge goes upwards
 		}
 		for d := size / 2; d >= sortItems; d /= 2 {
-			if err := c.Launch(o.step, over(o.padded/1024), keys, pos, o.lanes, o.padded, up, d); err != nil {
-				return err
+			if err := c.Launch(o.step, o.over(o.padded/1024), keys, pos, o.lanes, o.padded, up, d); err != nil {
+				return 0, err
 			}
 		}
 		if err := c.Launch(o.finish, stretches, keys, pos, o.lanes, o.padded, up); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return c.Launch(o.end, over((o.k+511)/512), y, at, x, pos, o.lanes, o.n, o.inner, o.k, o.padded)
+	return pos, nil
 }
+
+// newOrder is a sorter of n indices by their value, equal ones in their own order.
+func newOrder(d *Device, dt tensor.DType, n int64) (*sorter, error) {
+	o := &sorter{lanes: 1, n: n, inner: 1, padded: sortItems}
+	for o.padded < n {
+		o.padded *= 2
+	}
+	return o, o.compile(d, dt, false)
+}
+
+// scratch is the bytes that positions needs.
+func (o *sorter) scratch() int64 { return 12 * o.padded * o.lanes }

@@ -1,5 +1,5 @@
-// Rows added to, or combined with, the rows of a table at given indices, in the order of the indices: the first row (of ScatterSet the
-// last) that goes to a place does the work of all of them, so that no order depends on time.
+// Rows added to, or combined with, the rows of a table at given indices, those of one place in the order of the indices. The indices were
+// sorted before (sort.cu), so that equal ones lie together, the earlier first; no order depends on time. A thread has V columns.
 
 // Carry is what values are combined in: float for the half types, else the type itself.
 template <class A> struct CarryOf { typedef A type; };
@@ -23,63 +23,52 @@ INLINE C meet(C a, C b) {
 #endif
 }
 
-// taken says whether one of the indices [from, to) is `at`; all threads get the answer.
-INLINE bool taken(const INDEX *__restrict__ index, i64 from, i64 to, i64 at) {
-  for (i64 base = from; base < to; base += blockDim.x) {
-    const i64 i = base + threadIdx.x;
-    if (__syncthreads_or(i < to && index[i] == at)) return true;
-  }
-  return false;
-}
+typedef Pack<T, V> P;
 
-// scatter: a block is one index k and a stretch of columns. Its threads look through the other indices together, and each then
-// combines its columns. Where FRESH, places start at zero and are not read. y (outer, n, width), u (outer, m, width).
-KERNEL __launch_bounds__(256) scatter(T *__restrict__ y, const T *__restrict__ u, const INDEX *__restrict__ index, i64 outer, i64 m, i64 n, i64 width) {
-  __shared__ int hits[256];
-  __shared__ int found;
-  for (i64 k = blockIdx.x; k < m; k += gridDim.x) {
-    const i64 at = index[k];
-    if (at < 0 || at >= n) continue;
-#if KIND == 0
-    if (taken(index, k + 1, m, at)) continue;
-#else
-    if (taken(index, 0, k, at)) continue;
-#endif
-    for (i64 o = blockIdx.z; o < outer; o += gridDim.z) {
-      T *__restrict__ out = y + (o * n + at) * width;
-      const T *__restrict__ from = u + o * m * width;
+// scatter: a block is a position in the order of the indices and a stretch of columns. The first of equal indices does the work of all of them; the
+// others have none. Where FRESH, places start at zero and are not read. y (outer, n, width), u (outer, m, width); width counts packs.
+KERNEL __launch_bounds__(256) scatter(P *__restrict__ y, const P *__restrict__ u, const INDEX *__restrict__ index, const u32 *__restrict__ order,
+                                      i64 outer, i64 m, i64 n, i64 width) {
+  __shared__ u32 from[256];
+  for (i64 j = blockIdx.x; j < m; j += gridDim.x) {
+    const i64 at = index[order[j]];
+    if (at < 0 || at >= n || (j > 0 && index[order[j - 1]] == at)) continue;
+    for (i64 o = blockIdx.z; o < outer; o += gridDim.z)
       for (i64 c0 = (i64)blockIdx.y * blockDim.x; c0 < width; c0 += (i64)gridDim.y * blockDim.x) {
         const i64 c = c0 + threadIdx.x;
-        C sum = 0;
-#if KIND == 0
-        if (c < width) out[c] = from[k * width + c];
-        (void)sum;
-#else
-        if (!FRESH && c < width) sum = carry(out[c]);
-        for (i64 base = k; base < m; base += blockDim.x) {
-          const bool mine = base + threadIdx.x < m && index[base + threadIdx.x] == at;
-          if (!__syncthreads_or(mine)) continue;
-          if (threadIdx.x == 0) found = 0;
+        P *__restrict__ out = y + (o * n + at) * width + c;
+        const P *__restrict__ in = u + o * m * width + c;
+        C sum[V];
+#pragma unroll
+        for (int v = 0; v < V; v++) sum[v] = 0;
+        if (!FRESH && c < width) {
+          const P old = *out;
+#pragma unroll
+          for (int v = 0; v < V; v++) sum[v] = carry(old.v[v]);
+        }
+        int count = blockDim.x;
+        for (i64 base = j; count == (int)blockDim.x; base += blockDim.x) {
+          const i64 k = base + threadIdx.x;
+          const u32 mine = k < m ? order[k] : 0u;
+          count = __syncthreads_count(k < m && index[mine] == at);  // equal indices lie together: the first `count` threads have them
+          from[threadIdx.x] = mine;
           __syncthreads();
-          // The places of the hits among the block's indices, in order: warps one after another.
-          const u32 warp = __ballot_sync(FULL, mine);
-          for (int w = 0; w < (int)blockDim.x / WARP; w++) {
-            if ((int)threadIdx.x / WARP == w) {
-              const int first = found;
-              __syncwarp();
-              if (mine) hits[first + __popc(warp & ((1u << lane()) - 1))] = (int)threadIdx.x;
-              if (lane() == 0) found = first + __popc(warp);
+          if (c < width) {
+#pragma unroll 4
+            for (int i = 0; i < count; i++) {
+              const P x = in[(i64)from[i] * width];
+#pragma unroll
+              for (int v = 0; v < V; v++) sum[v] = meet(sum[v], carry(x.v[v]));
             }
-            __syncthreads();
           }
-          const int count = found;
-          if (c < width)
-            for (int i = 0; i < count; i++) sum = meet(sum, carry(from[(base + hits[i]) * width + c]));
           __syncthreads();
         }
-        if (c < width) out[c] = narrow<T>(sum);
-#endif
+        if (c < width) {
+          P x;
+#pragma unroll
+          for (int v = 0; v < V; v++) x.v[v] = narrow<T>(sum[v]);
+          *out = x;
+        }
       }
-    }
   }
 }
