@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,4 +62,25 @@ func TestProblemsForTheLibrary(t *testing.T) {
 	require.False(t, ok, "int8 columns across")
 	_, ok = dense(3, 5, 0, tensor.F32, tensor.F32, tensor.F32, true).problem(false)
 	require.False(t, ok, "an empty sum")
+}
+
+// Algorithms are timed on numbers that a product may have.
+func TestNoise(t *testing.T) {
+	d := testDevice(t)
+	f, err := d.Function(Program{Files: []string{"noise.cu"}}, "noise")
+	require.NoError(t, err)
+	const n = 5000
+	x := launchedKernel(t, d, &Kernel{Enqueue: func(c *Call) error {
+		return c.Launch(f, Over(n/2, 256, 16), c.Out[0], int64(n/2))
+	}}, 0, tensor.T(tensor.BF16, n))
+	seen, negative := map[float64]bool{}, 0
+	for _, v := range floats(x) {
+		require.True(t, math.Abs(v) >= 0.5 && math.Abs(v) < 1, "%v", v)
+		seen[v] = true
+		if v < 0 {
+			negative++
+		}
+	}
+	require.Len(t, seen, 256)
+	require.InDelta(t, n/2, negative, n/10)
 }

@@ -69,36 +69,64 @@ func (r *trial) run(list []cublaslt.Algorithm, bytes int64) (times []time.Durati
 		}
 		defer func(e driver.Event) { _ = api.CloseEvent(e) }(*e) // of no use any more
 	}
-	// The byte 0x3c makes small numbers of every type; zeros would spare the units work and time nothing that matters.
-	if err := api.Set(r.a, 0x3c, bytes, r.stream.handle); err != nil {
+	f, err := r.d.Function(Program{Files: []string{"noise.cu"}}, "noise")
+	if err != nil {
 		return nil, err
 	}
-	for _, a := range list {
-		t, err := r.time(a)
-		if err != nil {
-			return nil, err
-		}
-		times = append(times, t)
+	call := &Call{Dev: r.d, Stream: r.stream}
+	if err := call.Launch(f, Over(bytes/4, 256, 16), Addr(r.a), bytes/4); err != nil {
+		return nil, err
 	}
-	return times, nil
+	return r.rounds(list)
 }
 
-// time runs an algorithm once to load it, once to estimate, and then for about a third of a millisecond.
-func (r *trial) time(a cublaslt.Algorithm) (time.Duration, error) {
-	const budget = 300 * time.Microsecond
+const (
+	trialRounds = 3
+	trialTime   = 500 * time.Microsecond // of an algorithm in a round, or two runs
+	trialWarm   = 4 * time.Millisecond
+)
+
+// rounds times the algorithms in turn, several times over, and returns the best time of each: clocks change while a GPU warms up, and so
+// they change for all. An algorithm that the library suggests and then refuses takes for ever.
+func (r *trial) rounds(list []cublaslt.Algorithm) ([]time.Duration, error) {
+	times, runs := make([]time.Duration, len(list)), make([]int, len(list))
 	beta := 0.0
 	if r.add {
 		beta = 1
 	}
-	r.x.Set(a, 1, beta)
-	if _, err := r.batch(a, 1); err != nil {
-		return time.Hour, nil //nolint:nilerr // the library may suggest what it then refuses
+	warmed := false
+	for i, a := range list {
+		times[i] = time.Hour
+		r.x.Set(a, 1, beta)
+		if _, err := r.batch(a, 1); err != nil { // loads the code
+			continue
+		}
+		one, err := r.batch(a, 1)
+		if err != nil {
+			return nil, err
+		}
+		runs[i] = min(max(int(trialTime/max(one, 1)), 2), 50)
+		if !warmed {
+			warmed = true
+			if _, err := r.batch(a, min(max(int(trialWarm/max(one, 1)), 2), 400)); err != nil {
+				return nil, err
+			}
+		}
 	}
-	one, err := r.batch(a, 2)
-	if err != nil {
-		return 0, err
+	for range trialRounds {
+		for i, a := range list {
+			if runs[i] == 0 {
+				continue
+			}
+			r.x.Set(a, 1, beta)
+			t, err := r.batch(a, runs[i])
+			if err != nil {
+				return nil, err
+			}
+			times[i] = min(times[i], t)
+		}
 	}
-	return r.batch(a, min(max(int(budget/max(one, 1)), 2), 30))
+	return times, nil
 }
 
 // batch is the mean time of n runs.
