@@ -504,7 +504,7 @@ INLINE int elements_left(const Slot &slot, i64 at) {
 }
 
 // Warps of a block share a chunk, each taking one block of 256 elements after another; blocks of threads stay and take chunk after chunk.
-KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : 3) optimizer_step(Slab s, Hyper h) {
+KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : (EIGHT && MOMENTS == 2) || ROUNDING != 0 ? 3 : 4) optimizer_step(Slab s, Hyper h) {
   if (!(s.ok[0] > 0)) return;
   Books books;
 #if EIGHT
