@@ -53,7 +53,7 @@ type factored struct {
 	comp                        bool
 	bytes                       []int64
 	tiles, columns              int // tiles of all matrices; blocks of mean_columns
-	parts, sums, scales         int64
+	sums, scales                int64
 	tileSums, meanRows, meanCol *Function
 	stepSums, rates, apply      *Function
 }

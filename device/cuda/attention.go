@@ -36,7 +36,7 @@ type attnArgs struct {
 }
 
 // attnIO are the operands of a launch.
-type attnIO struct{ q, k, v, o, lse, dout, dlse, delta, dq, dk, dv Addr }
+type attnIO struct{ q, k, v, o, lse, dout, dlse, dq, dk, dv Addr }
 
 // attnRun enqueues one pass; scratch is its own.
 type attnRun struct {
