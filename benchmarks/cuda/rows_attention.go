@@ -14,7 +14,7 @@ func init() {
 	llama := attention{dtype: tensor.BF16, hq: 32, hkv: 8, d: 128}
 	dense, packed, mixed := llama, llama, llama
 	dense.detail, dense.b, dense.t = "causal GQA 32/8, d 128, b2 s4096", 2, 4096
-	packed.detail, packed.b, packed.t, packed.docs = "16×512 packed documents", 1, 8192, []int{512}
+	packed.detail, packed.b, packed.t, packed.docs = "16×512 packed documents", 2, 4096, []int{512} // rows as fine-tuning has them
 	mixed.detail, mixed.b, mixed.t, mixed.docs = "b2 s4096, documents of 64 to 2048", 2, 4096, []int{64, 2048, 333, 700, 951}
 	exact := attention{detail: "causal GQA 9/3, d 64, b4 s1024, float32", dtype: tensor.F32, b: 4, t: 1024, hq: 9, hkv: 3, d: 64}
 	for _, a := range []attention{dense, packed, mixed, exact} {
