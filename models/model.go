@@ -49,12 +49,15 @@ func (m *Model) Config() Config {
 
 // Inputs are the values of one call.
 type Inputs struct {
-	Tokens   graph.Value   // i32 (B, T)
-	Pos      graph.Value   // i32 (B, T): position in the document
-	DocStart graph.Value   // i32 (B, T): where the token's document begins in the row; absent = one document a row
-	Random   layers.Random // for dropout; zero = none
-	Cache    *Cache        // generation
-	Start    graph.Value   // i32 (B): tokens in the cache before this call; with Cache only
+	Tokens   graph.Value // i32 (B, T)
+	Pos      graph.Value // i32 (B, T): position in the document
+	DocStart graph.Value // i32 (B, T): where the token's document begins in the row; absent = one document a row
+	// Single says that every row is one document from its first token, and padding after it. Attention then does without DocStart: what
+	// padding sees of the document changes nothing, since nothing is made of it.
+	Single bool
+	Random layers.Random // for dropout; zero = none
+	Cache  *Cache        // generation
+	Start  graph.Value   // i32 (B): tokens in the cache before this call; with Cache only
 
 	// Checkpoint says of each block, from 0, whether its activations are computed again in the backward sweep instead of kept; nil =
 	// every block keeps its own.
@@ -132,6 +135,10 @@ func (m *Model) HiddenStates(in Inputs) []graph.Value {
 // contexts is what the attention of each layer takes: layers of one rotary embedding share its tables.
 func (m *Model) contexts(in Inputs) []layers.AttentionContext {
 	out := make([]layers.AttentionContext, len(m.Body.Stack()))
+	docs := in.DocStart
+	if in.Single {
+		docs = graph.Value{}
+	}
 	var full, local layers.AttentionContext
 	for i := range out {
 		c := &full
@@ -141,7 +148,7 @@ func (m *Model) contexts(in Inputs) []layers.AttentionContext {
 		if r := m.config.rope(i); r.Theta != 0 && c.Cos.Absent() {
 			c.Cos, c.Sin = r.tables(in, m.config.HeadDim)
 		}
-		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: in.DocStart, Start: in.Start, Routes: in.Routes, Eager: in.Eager}
+		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: docs, Start: in.Start, Routes: in.Routes, Eager: in.Eager}
 		if in.Cache != nil {
 			out[i].Cache = in.Cache.Layers[i]
 		}

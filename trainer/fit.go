@@ -189,7 +189,8 @@ func (j *job) compileFewest(budget int64) error {
 
 // stepOptions are those of the present micro-batch.
 func (j *job) stepOptions(budget int64) stepOptions {
-	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss}
+	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss,
+		single: !j.cfg.Data.Pack && !j.cfg.Train.Preferences()}
 	switch {
 	case j.loader != nil:
 		o.lengths = j.loader.Buckets()

@@ -58,6 +58,7 @@ type stepOptions struct {
 	neftune   float64 // alpha of the noise on embeddings
 	router    float64 // weight of the load-balancing loss of experts
 	budget    int64
+	single    bool // a row is one document and padding
 
 	lossSum *graph.Var // see stepPlans
 }
