@@ -11,6 +11,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
 // TestPlacedInHost: a run that does not fit by less than its table of tokens has that in host memory, computes the same numbers, and
@@ -34,4 +35,14 @@ func TestPlacedInHost(t *testing.T) {
 	var short *plan.BudgetError
 	_, err = Bench(context.Background(), o, Hooks{})
 	require.True(t, errors.As(err, &short), "%v", err)
+}
+
+// TestRefusedBeforeTheFirstStep: what the device has no room for is refused with the table, and nothing was launched.
+func TestRefusedBeforeTheFirstStep(t *testing.T) {
+	dev := queued.New(cpu.New(cpu.Options{}), queued.Options{Total: 1 << 20})
+	_, err := Bench(context.Background(), BenchOptions{Shape: "tiny", Seq: 64, Batch: 8}, Hooks{Device: dev})
+	require.Equal(t, config.ExitMemory, config.ExitCode(err))
+	require.ErrorContains(t, err, "train.micro_batch", "settings and what they need")
+	require.Zero(t, dev.Launches)
+	require.Zero(t, dev.Allocated())
 }

@@ -133,6 +133,7 @@ func (j *job) categories() func(*graph.Var) profile.Category {
 	}
 	put(profile.States, j.group.StateVars()...)
 	put(profile.States, j.parts.vars()...)
+	put(profile.States, j.plans.lossSum)
 	put(profile.Gradients, j.group.GradSlabs()...)
 	put(profile.Parameters, j.group.ParamSlabs()...)
 	put(profile.Parameters, j.group.Params()...)
