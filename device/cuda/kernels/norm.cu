@@ -23,21 +23,23 @@ template <int N> INLINE void row_sums(A (&s)[N], int group, int &turn) {
   if (lane() == 0)
     for (int i = 0; i < N; i++) part[turn][threadIdx.x / WARP][i] = s[i];
   __syncthreads();
-  int first = threadIdx.x / group * (group / WARP);
-  for (int i = 0; i < N; i++) s[i] = part[turn][first][i];
-  for (int w = 1; w < group / WARP; w++)
-    for (int i = 0; i < N; i++) s[i] += part[turn][first + w][i];
+  int warps = group / WARP, from = threadIdx.x / group * warps + (lane() & (warps - 1));
+  for (int i = 0; i < N; i++) s[i] = part[turn][from][i];
+  for (int d = warps / 2; d > 0; d >>= 1)
+    for (int i = 0; i < N; i++) s[i] += __shfl_xor_sync(FULL, s[i], d);
   turn ^= 1;
 }
 
-// Place is where a thread works: its first value in a row, and its row of each block's.
+// Place is where a thread works: its first value in a row, and its row of each block's; and 1/n.
 struct Place {
   int at, step;
   i64 row, rows;
+  A share;
 };
 
-INLINE Place place(int group) {
+INLINE Place place(int group, int n) {
   Place p;
+  p.share = (A)1 / (A)n;
   int slots = blockDim.x / group;
   p.at = (threadIdx.x & (group - 1)) * V;
   p.step = group * V;
@@ -83,7 +85,7 @@ INLINE void stats(const P (&x)[K], int n, Place at, int group, A eps, int &turn,
     for (int k = 0; k < K; k++)
       for (int j = 0; j < V; j++) s[0] += widen<T>(x[k].v[j]);
     row_sums(s, group, turn);
-    mean = s[0] / (A)n;
+    mean = s[0] * at.share;
     s[0] = 0;
   }
 #pragma unroll
@@ -95,7 +97,7 @@ INLINE void stats(const P (&x)[K], int n, Place at, int group, A eps, int &turn,
     }
   }
   row_sums(s, group, turn);
-  rstd = (A)1 / root(s[0] / (A)n + eps);
+  rstd = (A)1 / root(s[0] * at.share + eps);
 }
 
 // add_row adds another row to one, rounded as a sum by itself is.
@@ -112,7 +114,7 @@ INLINE void add_row(P (&x)[K], const T *more, T *sum, int n, Place at) {
 
 // norm_rows is y = (x - mean)·rstd·w + b; w and b may be absent. With `more` x is first x + more, which goes to `sum`.
 KERNEL __launch_bounds__(THREADS, 2 * BLOCKS) norm_rows(T *y, T *sum, const T *x, const T *more, const T *w, const T *b, i64 rows, int n, int group, A eps) {
-  Place at = place(group);
+  Place at = place(group, n);
   int turn = 0;
   P ws[K];
   read_row(ws, w, w != 0, n, at, fill(1));
@@ -153,7 +155,7 @@ INLINE void grad_stats(const P (&x)[K], const P (&g)[K], const P (&w)[K], int n,
     for (int k = 0; k < K; k++)
       for (int j = 0; j < V; j++) m[0] += widen<T>(x[k].v[j]);
     row_sums(m, group, turn);
-    mean = m[0] / (A)n;
+    mean = m[0] * at.share;
   }
 #pragma unroll
   for (int k = 0; k < K; k++) {
@@ -166,9 +168,9 @@ INLINE void grad_stats(const P (&x)[K], const P (&g)[K], const P (&w)[K], int n,
     }
   }
   row_sums(s, group, turn);
-  rstd = (A)1 / root(s[0] / (A)n + eps);
-  tilt = s[1] * rstd / (A)n;
-  shift = CENTRE ? s[2] / (A)n : (A)0;
+  rstd = (A)1 / root(s[0] * at.share + eps);
+  tilt = s[1] * rstd * at.share;
+  shift = CENTRE ? s[2] * at.share : (A)0;
 }
 
 // fold_slots adds the sums of the groups of a block, in order; the first group has them.
@@ -190,7 +192,7 @@ INLINE void fold_slots(A (&s)[K][V], int group) {
 // that each block has seen: dw and db (blocks, n).
 KERNEL __launch_bounds__(THREADS, BLOCKS) norm_grad(T *dx, A *dw, A *db, const T *more, const T *x, const T *w, const T *gy, i64 rows, int n, int group,
                                         A eps) {
-  Place at = place(group);
+  Place at = place(group, n);
   int turn = 0;
   P ws[K];
   read_row(ws, w, w != 0, n, at, fill(1));
