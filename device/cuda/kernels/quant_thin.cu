@@ -72,7 +72,6 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
                                                   i32 n, i32 k) {
 #ifdef PAIRS
   __shared__ Levels table[256 * 16];
-  fill_levels(table);
   const Levels *pairs = table + (lane() & 15);
   float(*sums)[16][8 * COLUMNS + 1] = reinterpret_cast<float(*)[16][8 * COLUMNS + 1]>(table);
 #else
@@ -86,6 +85,9 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   Rows ring[DEPTH] = {};
 #pragma unroll
   for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k);
+#ifdef PAIRS
+  fill_levels(table);
+#endif
   for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
 #pragma unroll
     for (int u = 0; u < DEPTH; u++) {
