@@ -212,26 +212,3 @@ func (r *rig) set(op graph.Op, inPlace bool, in []operand, out []tensor.Type) (i
 	}
 	return ins, outs, nil
 }
-
-// sequence is works done one after the other, as one call.
-func sequence(works ...*work) *work {
-	turns := 1
-	for _, w := range works {
-		turns = max(turns, w.turns)
-	}
-	name := ""
-	for _, w := range works {
-		if name != "" {
-			name += "; "
-		}
-		name += w.kernel
-	}
-	return &work{turns: turns, kernel: name, launch: func(turn int) error {
-		for _, w := range works {
-			if err := w.launch(turn % w.turns); err != nil {
-				return err
-			}
-		}
-		return nil
-	}}
-}

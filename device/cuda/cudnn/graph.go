@@ -22,9 +22,8 @@ type node struct {
 type graph struct {
 	builder
 	ops     []uintptr
-	ids     []int64  // of the operands, in the order of a call's pointers
-	roles   []Role   // of the first ids
-	scalars []uint32 // the bits of the ids after them, which are by-value numbers
+	roles   []Role   // of the operands, in the order of a call's pointers
+	scalars []uint32 // the bits of the operands after them, which are by-value numbers
 	next    int64    // id
 	lens    [2]*node // rows and columns of each batch, nil if all
 }
