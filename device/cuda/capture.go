@@ -53,7 +53,7 @@ func (d *Device) Capture(on device.Stream, record func() error) (device.Graph, e
 		return nil, fmt.Errorf("recording a graph: %w", err)
 	}
 	d.mu.Lock()
-	d.graphs++
+	d.graphs[g] = struct{}{}
 	d.mu.Unlock()
 	return g, nil
 }
@@ -124,7 +124,7 @@ func (g *Graph) Free() error {
 	g.exec = 0
 	d := g.dev
 	d.mu.Lock()
-	d.graphs--
+	delete(d.graphs, g)
 	d.mu.Unlock()
 	if d.lost.Load() != nil {
 		return nil

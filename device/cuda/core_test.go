@@ -96,6 +96,7 @@ func TestLaunchRefuses(t *testing.T) {
 		{"argument 0 is a []int", Rows(1, 1), []any{[]int{1}, int64(16), int32(1)}},
 		{"beyond CUDA's limits", Geometry{Grid: [3]int{1, 65536}}, []any{at, int64(16), int32(1)}},
 		{"beyond CUDA's limits", Rows(1, 1025), []any{at, int64(16), int32(1)}},
+		{"beyond CUDA's limits", Geometry{Block: [3]int{1, 1, 65}}, []any{at, int64(16), int32(1)}},
 		{"beyond CUDA's limits", Rows(-1, 1), []any{at, int64(16), int32(1)}},
 		{"dynamic shared memory", Geometry{Shared: 1 << 24}, []any{at, int64(16), int32(1)}},
 	} {

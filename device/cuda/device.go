@@ -36,14 +36,14 @@ type Device struct {
 	l2         int64
 	sync       bool
 	arithmetic atomic.Pointer[device.Arithmetic]
-	lost       atomic.Pointer[error]
+	lost       atomic.Pointer[error] // why nothing works any more: a fault, or Close
 
 	mu        sync.Mutex // over what follows
 	streams   map[int]*Stream
 	live      map[*region]struct{}
 	allocated int64
-	events    []driver.Event // free to be used again
-	graphs    int            // recorded and not freed
+	events    []driver.Event      // free to be used again
+	graphs    map[*Graph]struct{} // recorded and not freed
 	closed    bool
 
 	compile   programs
@@ -61,7 +61,7 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
-	d := &Device{api: api, sync: o.Sync, streams: map[int]*Stream{}, live: map[*region]struct{}{}}
+	d := &Device{api: api, sync: o.Sync, streams: map[int]*Stream{}, live: map[*region]struct{}{}, graphs: map[*Graph]struct{}{}}
 	d.cudnn.off = o.NoCUDNN
 	d.arithmetic.Store(&device.Arithmetic{})
 	if d.number, err = api.Device(o.Index); err != nil {
@@ -181,7 +181,10 @@ func (d *Device) TF32() bool { return d.arithmetic.Load().TF32 }
 // API is the driver, for libraries that work on the device's streams.
 func (d *Device) API() *driver.API { return d.api }
 
-// Close implements device.Device. It waits for all work.
+// errClosed is what every call returns after Close.
+var errClosed = errors.New("cuda: the device is closed")
+
+// Close implements device.Device. It waits for all work, and frees graphs too; Free of what it freed is then no error.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	if d.closed {
@@ -193,13 +196,22 @@ func (d *Device) Close() error {
 	for r := range d.live {
 		live = append(live, r)
 	}
+	graphs := make([]*Graph, 0, len(d.graphs))
+	for g := range d.graphs {
+		graphs = append(graphs, g)
+	}
 	streams := d.streams
 	d.streams = map[int]*Stream{}
 	d.mu.Unlock()
+	// The context's address means nothing to the driver afterwards: no later call may reach it.
+	defer func() { d.lost.CompareAndSwap(nil, &errClosed) }()
 	if d.lost.Load() != nil {
 		return d.api.ReleasePrimary(d.number) // nothing else works any more
 	}
 	err := d.enter(d.api.SyncContext)
+	for _, g := range graphs {
+		err = errors.Join(err, g.Free())
+	}
 	for _, s := range streams {
 		err = errors.Join(err, s.close())
 	}

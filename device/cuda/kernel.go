@@ -98,19 +98,19 @@ func (k *Kernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Pt
 		return fmt.Errorf("cuda: kernel %s was launched on a stream of another device", k.KernelName())
 	}
 	if err := k.dev.addresses(k.call.In, in, k.in); err != nil {
-		return err
+		return fmt.Errorf("kernel %s, inputs: %w", k.KernelName(), err)
 	}
 	if err := k.dev.addresses(k.call.Out, out, k.out); err != nil {
-		return err
+		return fmt.Errorf("kernel %s, results: %w", k.KernelName(), err)
 	}
 	if k.ScratchBytes > 0 {
 		var err error
 		if k.call.Scratch, err = k.dev.address(scratch, k.ScratchBytes); err != nil {
-			return err
+			return fmt.Errorf("kernel %s, temporary memory: %w", k.KernelName(), err)
 		}
 	}
 	k.call.Stream = stream
-	return k.dev.enter(func() error {
+	return stream.enter(func() error {
 		err := k.Enqueue(&k.call)
 		if err == nil && k.dev.sync && stream.record == nil { // libraries launch by themselves
 			err = k.dev.api.Sync(stream.handle)
@@ -124,6 +124,9 @@ func (k *Kernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Pt
 
 // addresses sets dst to the address of each operand, after a check that all its bytes are inside its buffer.
 func (d *Device) addresses(dst []Addr, at []device.Ptr, sizes []int64) error {
+	if len(at) != len(dst) {
+		return fmt.Errorf("%d operands for %d types", len(at), len(dst))
+	}
 	for i, p := range at {
 		dst[i] = 0
 		if p.Buf == nil {

@@ -47,7 +47,7 @@ func (f *Function) shape(g Geometry) (grid, block [3]uint32, err error) {
 		if i > 0 {
 			most = 65535
 		}
-		if g.Grid[i] < 0 || g.Block[i] < 0 || n > most || b > 1024 {
+		if g.Grid[i] < 0 || g.Block[i] < 0 || n > most || b > 1024 || i == 2 && b > 64 {
 			return grid, block, fmt.Errorf("%s: a grid of %v blocks of %v threads is beyond CUDA's limits", f.name, g.Grid, g.Block)
 		}
 		grid[i], block[i] = uint32(n), uint32(b)

@@ -26,6 +26,9 @@ func (r *region) Size() int64 { return r.size.Load() }
 // Free implements device.Buffer. It may wait for the device.
 func (r *region) Free() error {
 	if r.freed.Swap(true) {
+		if r.dev.lost.Load() != nil {
+			return nil // Close may have freed it first
+		}
 		return errors.New("cuda: a buffer was freed twice")
 	}
 	r.dev.forget(r)
@@ -41,7 +44,7 @@ func (d *Device) remember(r *region) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return errors.New("cuda: the device is closed")
+		return errClosed
 	}
 	d.live[r] = struct{}{}
 	d.allocated += r.counted

@@ -39,7 +39,7 @@ func (d *Device) stream(i int) (*Stream, error) {
 		return s, nil
 	}
 	if d.closed {
-		return nil, errors.New("cuda: the device is closed")
+		return nil, errClosed
 	}
 	s := &Stream{dev: d, block: new(driver.LaunchBlock)}
 	err := d.enter(func() (err error) {

@@ -45,7 +45,7 @@ func (s *Stream) Mark() error {
 		return errMarks
 	}
 	t.used++
-	return s.enter(func() error { return s.dev.api.Record(t.events[t.used-1], s.handle) })
+	return s.plain("Mark", func() error { return s.dev.api.Record(t.events[t.used-1], s.handle) })
 }
 
 // Marks implements device.Timer. Times are measured from mark to mark and added, as those of CUDA lose digits when they are long. The

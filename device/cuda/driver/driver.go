@@ -1,5 +1,5 @@
 // Package driver is CUDA's driver interface as Go functions: devices, memory, streams, events, graphs, modules, launches. It adds nothing
-// to what CUDA says of them; numbers and names are those of cuda.h. Calls need a current context (SetCurrent) on the calling
+// to what CUDA says of them; numbers and names are those of cuda.h. Calls need a current context (MakeCurrent) on the calling
 // thread, so the caller holds runtime.LockOSThread around a group of them.
 package driver
 
@@ -31,7 +31,6 @@ type procs struct {
 	Count         ffi.Proc `c:"cuDeviceGetCount"`
 	Get           ffi.Proc `c:"cuDeviceGet"`
 	Name          ffi.Proc `c:"cuDeviceGetName"`
-	UUID          ffi.Proc `c:"cuDeviceGetUuid,optional"`
 	TotalMem      ffi.Proc `c:"cuDeviceTotalMem_v2"`
 	Attribute     ffi.Proc `c:"cuDeviceGetAttribute"`
 	Retain        ffi.Proc `c:"cuDevicePrimaryCtxRetain"`
@@ -48,10 +47,8 @@ type procs struct {
 	HostPointer   ffi.Proc `c:"cuMemHostGetDevicePointer_v2"`
 	CopyToDevice  ffi.Proc `c:"cuMemcpyHtoDAsync_v2"`
 	CopyToHost    ffi.Proc `c:"cuMemcpyDtoHAsync_v2"`
-	CopyOnDevice  ffi.Proc `c:"cuMemcpyDtoDAsync_v2"`
 	Copy          ffi.Proc `c:"cuMemcpyAsync"`
 	Memset8       ffi.Proc `c:"cuMemsetD8Async"`
-	Memset32      ffi.Proc `c:"cuMemsetD32Async"`
 	AddrReserve   ffi.Proc `c:"cuMemAddressReserve"`
 	AddrFree      ffi.Proc `c:"cuMemAddressFree"`
 	MemCreate     ffi.Proc `c:"cuMemCreate"`
@@ -63,20 +60,16 @@ type procs struct {
 	StreamCreate  ffi.Proc `c:"cuStreamCreateWithPriority"`
 	StreamDestroy ffi.Proc `c:"cuStreamDestroy_v2"`
 	StreamSync    ffi.Proc `c:"cuStreamSynchronize"`
-	StreamQuery   ffi.Proc `c:"cuStreamQuery"`
 	StreamWait    ffi.Proc `c:"cuStreamWaitEvent"`
 	BeginCapture  ffi.Proc `c:"cuStreamBeginCapture_v2"`
 	EndCapture    ffi.Proc `c:"cuStreamEndCapture"`
-	IsCapturing   ffi.Proc `c:"cuStreamIsCapturing"`
 	EventCreate   ffi.Proc `c:"cuEventCreate"`
 	EventDestroy  ffi.Proc `c:"cuEventDestroy_v2"`
 	EventRecord   ffi.Proc `c:"cuEventRecord"`
-	EventQuery    ffi.Proc `c:"cuEventQuery"`
 	EventSync     ffi.Proc `c:"cuEventSynchronize"`
 	EventElapsed  ffi.Proc `c:"cuEventElapsedTime"`
 	Instantiate   ffi.Proc `c:"cuGraphInstantiateWithFlags"`
 	GraphLaunch   ffi.Proc `c:"cuGraphLaunch"`
-	GraphUpload   ffi.Proc `c:"cuGraphUpload"`
 	ExecDestroy   ffi.Proc `c:"cuGraphExecDestroy"`
 	GraphDestroy  ffi.Proc `c:"cuGraphDestroy"`
 	GraphNodes    ffi.Proc `c:"cuGraphGetNodes"`
@@ -175,21 +168,12 @@ type Attr int32
 
 // The attributes in use.
 const (
-	AttrThreadsPerBlock Attr = 1
-	AttrSharedPerBlock  Attr = 8
-	AttrClockRate       Attr = 13 // kHz
 	AttrMultiprocessors Attr = 16
-	AttrMemoryClock     Attr = 36 // kHz
-	AttrBusWidth        Attr = 37 // bits
 	AttrL2              Attr = 38 // bytes
-	AttrThreadsPerSM    Attr = 39
 	AttrMajor           Attr = 75
 	AttrMinor           Attr = 76
-	AttrSharedPerSM     Attr = 81
-	AttrRegistersPerSM  Attr = 82
 	AttrSharedOptIn     Attr = 97 // the most shared memory of a block that asks for it
 	AttrVirtualMemory   Attr = 102
-	AttrBlocksPerSM     Attr = 106
 )
 
 // DeviceAttr reads an attribute.

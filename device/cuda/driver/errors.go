@@ -13,26 +13,26 @@ type Code int32
 
 // The codes that callers tell apart.
 const (
-	InvalidValue       Code = 1
 	OutOfMemory        Code = 2
+	Deinitialized      Code = 4
+	DevicesUnavailable Code = 46
 	NoDevice           Code = 100
 	InvalidImage       Code = 200
-	InvalidContext     Code = 201
 	NoBinaryForGPU     Code = 209
 	ECCUncorrectable   Code = 214
 	NVLinkUncorrected  Code = 220
-	InvalidPTX         Code = 218
+	NoPTXCompiler      Code = 221
 	UnsupportedPTX     Code = 222
-	NotReady           Code = 600
+	Contained          Code = 226
 	IllegalAddress     Code = 700
-	LaunchResources    Code = 701
 	LaunchTimeout      Code = 702
+	ContextDestroyed   Code = 709
+	Assert             Code = 710
 	HardwareStackError Code = 714
 	LaunchFailed       Code = 719
+	TensorMemoryLeak   Code = 721
 	SystemNotReady     Code = 802
 	SystemMismatch     Code = 803
-	CaptureUnsupported Code = 900
-	CaptureInvalidated Code = 901
 	Unknown            Code = 999
 )
 
@@ -63,6 +63,8 @@ func (e *Error) remedy() string {
 		return "the driver's library and its kernel module are of different versions: reboot, or reload the module"
 	case NoBinaryForGPU, UnsupportedPTX:
 		return "the compiler (NVRTC) is newer than the driver: install a newer driver, or an NVRTC of the driver's CUDA version"
+	case NoPTXCompiler:
+		return "the driver's own compiler (libnvidia-ptxjitcompiler) is missing: reinstall the driver, or install an NVRTC that knows this GPU"
 	case ECCUncorrectable, NVLinkUncorrected:
 		return "the hardware reported an error that it could not correct: look at nvidia-smi -q and the kernel's log for Xid lines"
 	}
@@ -73,13 +75,14 @@ func (e *Error) remedy() string {
 // start again.
 func (e *Error) Lost() bool {
 	switch e.Code {
-	case ECCUncorrectable, NVLinkUncorrected, IllegalAddress, LaunchTimeout, LaunchFailed, Unknown, 4, 46, 221, 226, 721:
+	case Deinitialized, DevicesUnavailable, ECCUncorrectable, NVLinkUncorrected, Contained, IllegalAddress, LaunchTimeout, ContextDestroyed, Assert,
+		TensorMemoryLeak, Unknown:
 		return true
 	}
 	return e.Code >= HardwareStackError && e.Code <= LaunchFailed
 }
 
-// check turns a result into an error. The calls that may find that work is not done yet look for NotReady themselves.
+// check turns a result into an error.
 func (a *API) check(call string, r uintptr) error {
 	if int32(r) == 0 {
 		return nil

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"encoding/binary"
+	"errors"
 	"unsafe"
 )
 
@@ -49,11 +50,6 @@ func (a *API) Upload(dst Addr, src uintptr, n int64, s Stream) error {
 // Download enqueues a copy to pinned host memory.
 func (a *API) Download(dst uintptr, src Addr, n int64, s Stream) error {
 	return a.check("cuMemcpyDtoHAsync", a.c.CopyToHost.Call(dst, uintptr(src), uintptr(n), uintptr(s)))
-}
-
-// CopyDevice enqueues a copy within device memory.
-func (a *API) CopyDevice(dst, src Addr, n int64, s Stream) error {
-	return a.check("cuMemcpyDtoDAsync", a.c.CopyOnDevice.Call(uintptr(dst), uintptr(src), uintptr(n), uintptr(s)))
 }
 
 // CopyAny enqueues a copy whose direction follows from the addresses, for pinned host memory under its device address.
@@ -109,7 +105,7 @@ func (a *API) ReleaseMemory(h Physical) error {
 	return a.check("cuMemRelease", a.c.MemRelease.Call(uintptr(h)))
 }
 
-// Map gives a part of a reserved range memory that its device may read and write.
+// Map gives a part of a reserved range memory that its device may read and write. After an error nothing is mapped.
 func (a *API) Map(d Device, at Addr, bytes int64, h Physical) error {
 	if err := a.check("cuMemMap", a.c.MemMap.Call(uintptr(at), uintptr(bytes), 0, uintptr(h), 0)); err != nil {
 		return err
@@ -118,7 +114,10 @@ func (a *API) Map(d Device, at Addr, bytes int64, h Physical) error {
 	binary.NativeEndian.PutUint32(access, 1)
 	binary.NativeEndian.PutUint32(access[4:], uint32(d))
 	binary.NativeEndian.PutUint32(access[8:], 3)
-	return a.check("cuMemSetAccess", a.c.MemSetAccess.Call(uintptr(at), uintptr(bytes), uintptr(unsafe.Pointer(&access[0])), 1))
+	if err := a.check("cuMemSetAccess", a.c.MemSetAccess.Call(uintptr(at), uintptr(bytes), uintptr(unsafe.Pointer(&access[0])), 1)); err != nil {
+		return errors.Join(err, a.Unmap(at, bytes))
+	}
+	return nil
 }
 
 // Unmap takes the memory of a part away. Nothing checks that no work uses it.

@@ -49,15 +49,6 @@ func (a *API) Record(e Event, s Stream) error {
 	return a.check("cuEventRecord", a.c.EventRecord.Call(uintptr(e), uintptr(s)))
 }
 
-// Done tells whether the event has happened.
-func (a *API) Done(e Event) (bool, error) {
-	r := a.c.EventQuery.Call(uintptr(e))
-	if Code(int32(r)) == NotReady {
-		return false, nil
-	}
-	return true, a.check("cuEventQuery", r)
-}
-
 // SyncEvent waits for an event.
 func (a *API) SyncEvent(e Event) error {
 	return a.check("cuEventSynchronize", a.c.EventSync.Call(uintptr(e)))
@@ -84,13 +75,6 @@ func (a *API) EndCapturing(s Stream) (Graph, error) {
 	return Graph(g), err
 }
 
-// Capturing tells whether a queue is being recorded; valid is false when a recording was broken off.
-func (a *API) Capturing(s Stream) (active, valid bool, err error) {
-	var status int32
-	err = a.check("cuStreamIsCapturing", a.c.IsCapturing.Call(uintptr(s), uintptr(unsafe.Pointer(&status))))
-	return status != 0, status != 2, err
-}
-
 // Nodes is how many pieces of work a graph has.
 func (a *API) Nodes(g Graph) (int, error) {
 	var n uint64
@@ -103,11 +87,6 @@ func (a *API) Prepare(g Graph) (GraphExec, error) {
 	var x uintptr
 	err := a.check("cuGraphInstantiate", a.c.Instantiate.Call(uintptr(unsafe.Pointer(&x)), uintptr(g), 0))
 	return GraphExec(x), err
-}
-
-// UploadGraph brings a graph to the device ahead of its first launch.
-func (a *API) UploadGraph(x GraphExec, s Stream) error {
-	return a.check("cuGraphUpload", a.c.GraphUpload.Call(uintptr(x), uintptr(s)))
 }
 
 // LaunchGraph enqueues a graph.
