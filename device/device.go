@@ -254,9 +254,14 @@ func openWith(b Backend, name, key, value string) (Device, error) {
 
 func openAuto() (Device, error) {
 	for _, b := range Backends() {
-		if b.Name() != "cpu" && b.Count() > 0 {
-			return b.Open(0)
+		if b.Name() == "cpu" || b.Count() == 0 {
+			continue
 		}
+		d, err := b.Open(0)
+		if err != nil { // a slow run that nobody asked for would hide it
+			return nil, fmt.Errorf("device %q: %w; device \"cpu\" is the processor", b.Name(), err)
+		}
+		return d, nil
 	}
 	for _, b := range Backends() {
 		if b.Count() > 0 {

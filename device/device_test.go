@@ -59,6 +59,16 @@ func TestRegistry(t *testing.T) {
 	require.Equal(t, int64(8), p.Add(3).Off)
 }
 
+type unusable struct{ backend }
+
+func (unusable) Open(int) (device.Device, error) { return nil, errors.New("too old") }
+
+func TestUnusableIsNotPassedOver(t *testing.T) {
+	require.NoError(t, device.Register(unusable{backend{"accelerator", 1}})) // before the others by name
+	_, err := device.Open("auto")
+	require.ErrorContains(t, err, `device "accelerator": too old; device "cpu" is the processor`)
+}
+
 type explained struct{ backend }
 
 func (explained) Explain() error { return errors.New("no driver was found") }

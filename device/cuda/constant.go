@@ -27,7 +27,10 @@ func (d *Device) Constant(data []byte) (Addr, error) {
 		if at, err = d.api.Alloc(int64(len(data))); err != nil {
 			return d.noMemory(err, int64(len(data)))
 		}
-		return d.send(at, data)
+		if err := d.send(at, data); err != nil {
+			return errors.Join(err, d.api.Free(at))
+		}
+		return nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("a table of a kernel: %w", err)

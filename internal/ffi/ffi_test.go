@@ -100,6 +100,19 @@ func TestAbsentTellsWhatWasTried(t *testing.T) {
 	require.NotContains(t, err.Error(), pip, "the search ended at the dash")
 }
 
+func TestNewestVersionComesFirst(t *testing.T) {
+	dir := t.TempDir()
+	var want []string
+	for _, name := range []string{"cuda-12.10", "cuda-12.9", "cuda-12", "cuda-9.2"} {
+		want = append(want, filepath.Join(dir, name))
+		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+	}
+	require.Equal(t, want, existing([]string{filepath.Join(dir, "cuda-*"), filepath.Join(dir, "cuda-9*")}))
+	require.Zero(t, compareVersions("a01b", "a1b"))
+	require.Negative(t, compareVersions("a1", "a1b"))
+	require.Negative(t, compareVersions("2", "b"))
+}
+
 // The library's own folder is looked at for helpers, which are opened first and visible to it.
 func TestHelpersBeside(t *testing.T) {
 	libm(t)

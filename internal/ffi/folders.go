@@ -1,10 +1,12 @@
 package ffi
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 )
 
 // folders lists the existing folders that may hold the library, in order, each once.
@@ -85,6 +87,29 @@ func hasPython(dir string) bool {
 	})
 }
 
+// compareVersions orders names as text, with numbers in them by value: python3.9 comes before python3.12.
+func compareVersions(a, b string) int {
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x == 0 || y == 0 {
+			if a[0] != b[0] {
+				return cmp.Compare(a[0], b[0])
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		m, n := strings.TrimLeft(a[:x], "0"), strings.TrimLeft(b[:y], "0")
+		if c := cmp.Or(cmp.Compare(len(m), len(n)), cmp.Compare(m, n)); c != 0 {
+			return c
+		}
+		a, b = a[x:], b[y:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits is how many digits a text begins with.
+func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
+
 // existing resolves patterns to folders that are there, newest version first where a pattern has several, each once.
 func existing(patterns []string) []string {
 	var out []string
@@ -93,8 +118,7 @@ func existing(patterns []string) []string {
 		if err != nil {
 			continue // a home folder with a bracket in its name: nothing to find there by pattern
 		}
-		slices.Sort(found)
-		slices.Reverse(found)
+		slices.SortFunc(found, func(a, b string) int { return compareVersions(b, a) })
 		for _, f := range found {
 			if info, err := os.Stat(f); err == nil && info.IsDir() && !slices.Contains(out, f) {
 				out = append(out, f)

@@ -113,6 +113,9 @@ func (c *Compiler) Version() int { return c.version }
 // Capability writes a compute capability: 90 is "9.0".
 func Capability(cc int) string { return fmt.Sprintf("%d.%d", cc/10, cc%10) }
 
+// boards are the compute capabilities of systems on a chip (Jetson, Drive), whose code does not run on the cards of the same major version.
+var boards = []int{53, 62, 72, 87, 101, 110}
+
 // Arch is the architecture to compile for on a device of a compute capability: its own, with the features that only it has (sm_90a) where
 // such are; else the nearest older one of the same major version, whose code runs on it; else, for a device newer than the compiler, PTX
 // of the newest known one, which the driver compiles.
@@ -125,7 +128,7 @@ func (c *Compiler) Arch(capability int) (string, error) {
 	}
 	below := 0
 	for _, a := range c.archs {
-		if a < capability {
+		if a < capability && !slices.Contains(boards, a) {
 			below = a
 		}
 	}

@@ -29,6 +29,12 @@ func TestArch(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, r.want, got, "%d", r.capability)
 	}
+	old := &Compiler{version: 12080, archs: []int{80, 86, 87, 89, 90, 100, 101, 120}}
+	for capability, want := range map[int]string{87: "sm_87", 88: "sm_86", 103: "sm_100", 110: "compute_100"} {
+		got, err := old.Arch(capability)
+		require.NoError(t, err)
+		require.Equal(t, want, got, "not the code of another kind of system")
+	}
 	_, err := c.Arch(70)
 	require.ErrorContains(t, err, "compiles for compute capability 7.5 and newer, and this device has 7.0")
 	_, err = Open(Want{Driver: 11080, Capability: 90})
