@@ -147,6 +147,28 @@ func TestLongSort(t *testing.T) {
 	}
 }
 
+// TestSortInBatches: lanes side by side are sorted as many at a time as there is room for.
+func TestSortInBatches(t *testing.T) {
+	op, x := ops.SortOp{Axis: 1, K: 300}, numbers(4, true, tensor.F32, 2, 2500, 3)
+	out, err := op.Infer([]tensor.Type{x.Type()})
+	require.NoError(t, err)
+	ref := cpu.New(cpu.Options{Threads: 1})
+	want := kernelRun{op: op, in: []*tensor.Tensor{x}, out: out}.run(t, ref, nil)
+	t.Cleanup(func() { require.NoError(t, ref.Close()) })
+	const lane = 12 * 4096
+	for _, lanes := range []int64{1, 4, 6} {
+		got := kernelRun{op: op, in: []*tensor.Tensor{x}, out: out}.run(t, testDevice(t), func(s device.Spec) (device.Kernel, error) {
+			k, err := buildSort(testDevice(t), op, s, lanes*lane)
+			require.NoError(t, err)
+			require.Equal(t, lanes*lane, k.ScratchBytes)
+			return k.bind(testDevice(t), s), nil
+		})
+		for i := range want {
+			require.Equal(t, want[i].Bytes(), got[i].Bytes(), "output %d, %d lanes at a time", i, lanes)
+		}
+	}
+}
+
 func TestGroupByExpertLarge(t *testing.T) {
 	bothDevices(t, ops.GroupByExpert{Experts: 60}, 0, positions(1, -1, 63, 900, 8))
 	bothDevices(t, ops.GroupByExpert{Experts: 3}, 0, positions(1, 1, 1, 5))

@@ -8,26 +8,27 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-func init() { Register(buildSort) }
+func init() {
+	Register(func(d *Device, op ops.SortOp, s device.Spec) (*Kernel, error) { return buildSort(d, op, s, sortRoom) })
+}
 
 // sortItems is how many items a block sorts in shared memory: 12 bytes each.
 const sortItems = 2048
 
-// sortRoom bounds the scratch memory of long lanes: they are sorted in batches.
+// sortRoom bounds the scratch memory of long lanes: they are sorted in batches, of at least one lane.
 const sortRoom = 64 << 20
 
 // sorter launches kernels/sort.cu.
 type sorter struct {
-	lanes, n, inner, k           int64
+	from, lanes, n, inner, k     int64 // from: the first lane
 	padded                       int64 // items of a lane, a power of two
 	batch                        int64 // lanes sorted at once
-	elem                         int
 	begin, step, finish, end, in *Function
 }
 
-func buildSort(d *Device, op ops.SortOp, s device.Spec) (*Kernel, error) {
+func buildSort(d *Device, op ops.SortOp, s device.Spec, room int64) (*Kernel, error) {
 	outer, n, inner := aroundAxis(s.In[0].Shape, int(op.Axis))
-	o := &sorter{lanes: int64(outer * inner), n: int64(n), inner: int64(inner), k: op.K, padded: 2, elem: s.In[0].DType.Size()}
+	o := &sorter{lanes: int64(outer * inner), n: int64(n), inner: int64(inner), k: op.K, padded: 2}
 	if o.lanes == 0 || o.k == 0 {
 		return nothing(), nil
 	}
@@ -40,10 +41,7 @@ func buildSort(d *Device, op ops.SortOp, s device.Spec) (*Kernel, error) {
 	if o.padded <= sortItems {
 		return &Kernel{Label: "sort", Enqueue: o.short}, nil
 	}
-	o.batch = max(min(o.lanes, sortRoom/(12*o.padded)), 1)
-	if inner > 1 {
-		o.batch = o.lanes // a batch begins at a whole lane of neighbours
-	}
+	o.batch = max(min(o.lanes, room/(12*o.padded)), 1)
 	return &Kernel{Label: "sort", ScratchBytes: 12 * o.padded * o.batch, Enqueue: o.long}, nil
 }
 
@@ -75,22 +73,17 @@ func (o *sorter) short(c *Call) error {
 // long sorts lanes in scratch memory, a batch at a time.
 func (o *sorter) long(c *Call) error {
 	for from := int64(0); from < o.lanes; from += o.batch {
-		x, y := Addr(from*o.n*int64(o.elem)), Addr(from*o.k)
 		b := *o
-		b.lanes = min(o.batch, o.lanes-from)
-		if err := b.sort(c, c.In[0]+x, c.Out[0]+y*Addr(o.elem), c.Out[1]+4*y); err != nil {
+		b.from, b.lanes = from, min(o.batch, o.lanes-from)
+		pos, err := b.positions(c, c.In[0])
+		if err != nil {
+			return err
+		}
+		if err := c.Launch(b.end, b.over((b.k+511)/512), c.Out[0], c.Out[1], c.In[0], pos, b.from, b.lanes, b.n, b.inner, b.k, b.padded); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (o *sorter) sort(c *Call, x, y, at Addr) error {
-	pos, err := o.positions(c, x)
-	if err != nil {
-		return err
-	}
-	return c.Launch(o.end, o.over((o.k+511)/512), y, at, x, pos, o.lanes, o.n, o.inner, o.k, o.padded)
 }
 
 // over is a grid of so many blocks for each lane.
@@ -102,7 +95,7 @@ func (o *sorter) over(blocks int64) Geometry {
 func (o *sorter) positions(c *Call, x Addr) (Addr, error) {
 	keys, pos := c.Scratch, c.Scratch+Addr(8*o.padded*o.lanes)
 	stretches := o.over(o.padded / sortItems)
-	if err := c.Launch(o.begin, stretches, keys, pos, x, o.lanes, o.n, o.inner, o.padded); err != nil {
+	if err := c.Launch(o.begin, stretches, keys, pos, x, o.from, o.lanes, o.n, o.inner, o.padded); err != nil {
 		return 0, err
 	}
 	for size := int64(2 * sortItems); size <= o.padded; size *= 2 {

@@ -87,14 +87,15 @@ KERNEL sort_short(T *__restrict__ y, i32 *__restrict__ at, const T *__restrict__
   }
 }
 
-// sort_begin fills the items of long lanes and sorts stretches of ITEMS. padded is a lane's items in memory; the grid is (stretches, lanes).
-KERNEL sort_begin(u64 *__restrict__ all_keys, u32 *__restrict__ all_pos, const T *__restrict__ x, i64 lanes, i64 n, i64 inner, i64 padded) {
+// sort_begin fills the items of long lanes, those of x from `from` on, and sorts stretches of ITEMS. padded is a lane's items in memory; the grid is
+// (stretches, lanes).
+KERNEL sort_begin(u64 *__restrict__ all_keys, u32 *__restrict__ all_pos, const T *__restrict__ x, i64 from, i64 lanes, i64 n, i64 inner, i64 padded) {
   __shared__ u64 keys[ITEMS];
   __shared__ u32 pos[ITEMS];
   const i64 base = (i64)blockIdx.x * ITEMS;
   for (i64 l = blockIdx.y; l < lanes; l += gridDim.y) {
     for (int i = threadIdx.x; i < ITEMS; i += blockDim.x) {
-      const Item it = item_of(x, lane_start(l, n, inner), n, inner, base + i);
+      const Item it = item_of(x, lane_start(from + l, n, inner), n, inner, base + i);
       keys[i] = it.key, pos[i] = it.pos;
     }
     for (int size = 2; size <= ITEMS; size *= 2) merge_shared(keys, pos, ITEMS, base, size, size / 2);
@@ -127,8 +128,8 @@ KERNEL sort_finish(u64 *__restrict__ all_keys, u32 *__restrict__ all_pos, i64 la
 }
 
 // sort_end writes the first k of each long lane.
-KERNEL sort_end(T *__restrict__ y, i32 *__restrict__ at, const T *__restrict__ x, const u32 *__restrict__ pos, i64 lanes, i64 n, i64 inner, i64 k,
-                i64 padded) {
+KERNEL sort_end(T *__restrict__ y, i32 *__restrict__ at, const T *__restrict__ x, const u32 *__restrict__ pos, i64 from, i64 lanes, i64 n, i64 inner,
+                i64 k, i64 padded) {
   for (i64 l = blockIdx.y; l < lanes; l += gridDim.y)
-    for (i64 i = global_thread(); i < k; i += global_threads()) put(y, at, x, l, n, inner, k, i, pos[l * padded + i]);
+    for (i64 i = global_thread(); i < k; i += global_threads()) put(y, at, x, from + l, n, inner, k, i, pos[l * padded + i]);
 }
