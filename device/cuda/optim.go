@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -156,6 +157,9 @@ func (u *updater) program(p, g tensor.DType) (Program, error) {
 func (u *updater) enqueue(c *Call) error {
 	if err := bringToOutputs(c, u.bytes); err != nil || u.slab.chunks == 0 {
 		return err
+	}
+	if c.In[1]%16 != 0 {
+		return errors.New("cuda: the gradient of an update is at an odd address: give it a copy of the part of a tensor that it is")
 	}
 	n := len(c.In)
 	s := updateSlab{P: c.Out[0], G: c.In[1], LR: c.In[n-4], Step: c.In[n-3], GScale: c.In[n-2], OK: c.In[n-1], Slots: u.slab.slots, Chunks: u.slab.list,

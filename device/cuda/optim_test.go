@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -102,6 +103,37 @@ func TestUpdatesOfManyChunks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A gradient that is read in wide accesses where it must not be is refused, not read.
+func TestUpdateByAnOddGradient(t *testing.T) {
+	l := ops.NewLayout(300)
+	op, states := update(ops.Hyper{Rule: ops.Adam, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8})(l)
+	in := updateInputs(rand.New(rand.NewPCG(1, 1)), l, tensor.F32, states)
+	spec := device.Spec{Op: op}
+	for _, x := range in {
+		spec.In = append(spec.In, x.Type())
+	}
+	var err error
+	spec.Out, err = op.Infer(spec.In)
+	require.NoError(t, err)
+	d := testDevice(t)
+	k, err := d.Kernel(spec)
+	require.NoError(t, err)
+	place := func(types []tensor.Type) (at []device.Ptr) {
+		for _, typ := range types {
+			b, err := d.Alloc(typ.Bytes() + 4)
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, b.Free()) })
+			at = append(at, device.Ptr{Buf: b})
+		}
+		return at
+	}
+	ins, outs := place(spec.In), place(spec.Out)
+	require.NoError(t, k.Launch(d.Stream(0), ins, outs, device.Ptr{}))
+	ins[1].Off = 4
+	require.ErrorContains(t, k.Launch(d.Stream(0), ins, outs, device.Ptr{}), "the gradient of an update is at an odd address")
+	require.NoError(t, d.Stream(0).Sync())
 }
 
 func update(h ops.Hyper) func(*ops.Layout) (graph.Op, []ops.StateSpec) {

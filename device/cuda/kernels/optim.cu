@@ -188,8 +188,8 @@ INLINE float average(float m, float g, float b, float n) {
 #endif
 }
 
-// advance moves the moments m of an element and gives the step's direction, of which `rate` takes a multiple: what is subtracted, but for
-// ADAM, whose rate is negative.
+// direction moves the moments m of an element and gives the step's direction, a multiple of which is subtracted; that of ADAM is added, by a
+// rate that is negative.
 INLINE float direction(float (&m)[3], float g, const Hyper &h, const Step &e) {
 #if RULE == ADAM
   m[0] = average(m[0], g, h.b1, h.n1);
@@ -460,8 +460,8 @@ INLINE void keep_parameters(Lane &l, const Slab &s, const Hyper &h, const Step &
     Pack<P, WIDTH> c;
 #endif
 #if ROUNDING == STOCHASTIC && HALF
-    const u32 inside = (u32)(at - slot.offset) + place(q * WIDTH);
-    const Words w = rounding_words(h.seed, (u32)e.t, slot.site, inside / 8);
+    const i64 inside = at - slot.offset + place(q * WIDTH);
+    const Words w = rounding_words(h.seed, (u32)e.t, slot.site, (u32)(inside / 8));
 #endif
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) {
@@ -541,7 +541,7 @@ KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : (EIGHT && MOMENTS == 2) || 
   }
 }
 
-// measure adds up, for each chunk, the squares of the parameters and of the step over the rate without decay.
+// optimizer_norms adds up, for each chunk, the squares of the parameters and of the step over the rate without decay.
 KERNEL __launch_bounds__(THREADS) optimizer_norms(Slab s, Hyper h, f64 *sums) {
   if (!(s.ok[0] > 0)) return;
   Books books;
@@ -598,7 +598,7 @@ KERNEL __launch_bounds__(THREADS) optimizer_norms(Slab s, Hyper h, f64 *sums) {
   }
 }
 
-// bounds turns the sums of a tensor's chunks, which follow each other from first[i] on, into the factor that keeps its step within
+// optimizer_bounds turns the sums of a tensor's chunks, which follow each other from first[i] on, into the factor that keeps its step within
 // max_unorm times the norm of its parameters, and writes the squared norm of the step. One warp a tensor.
 KERNEL optimizer_bounds(const f64 *sums, const i32 *first, const float *ok, float *unorm, float *bound, f64 most, f64 eps, i32 tensors) {
   if (!(ok[0] > 0)) return;
