@@ -348,12 +348,16 @@ func TestAttentionNaN(t *testing.T) {
 	c := attnCase{dtype: tensor.BF16, b: 1, tq: 3, tk: 200, hq: 2, hkv: 1, d: 64, op: ops.Attention{Scale: 0.1, HeadMajor: true}, lens: []int32{190}}
 	tq, _, tl := c.types(c.dtype)
 	for _, choice := range ownAttention {
-		for _, where := range []string{"query", "key", "value", "hidden"} {
+		for _, where := range []string{"query", "key", "value", "hidden", "capped query"} {
 			t.Run(choice.name+"/"+where, func(t *testing.T) {
+				c := c
 				q, k, v, _, _ := c.operands()
 				q, k, v = converted(q, c.dtype), converted(k, c.dtype), converted(v, c.dtype)
 				switch where {
-				case "query":
+				case "query", "capped query":
+					if where != "query" {
+						c.op.SoftCap = 4
+					}
 					q.Set((1*c.hq+1)*c.d+5, math.NaN()) // of token 1, head 1
 				case "key":
 					k.Set(100*c.d+63, math.NaN())
@@ -371,7 +375,7 @@ func TestAttentionNaN(t *testing.T) {
 				require.NoError(t, err)
 				o := launch(t, d, a.forwardKernel(run).bind(d, s), in, s.Out)[0]
 				for i := range tq.Size() {
-					want := where == "key" || where == "value" && i%c.d == 63 || where == "query" && i/c.d == 3
+					want := where == "key" || where == "value" && i%c.d == 63 || (where == "query" || where == "capped query") && i/c.d == 3
 					require.Equal(t, want, math.IsNaN(o.At(i)), "element %d of %v", i, tq)
 				}
 			})

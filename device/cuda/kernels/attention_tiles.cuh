@@ -146,9 +146,9 @@ INLINE float power2(float x) {
 INLINE float ratio(float a, float b) { return __fdividef(a, b); }
 #endif
 
-// soft is the soft cap: cap * tanh(x / cap), by an exponential.
+// soft is the soft cap: cap * tanh(x / cap), by an exponential. A NaN stays one, which min would hide.
 INLINE float soft(float x, float cap) {
-  float e = power2(min(ratio(x, cap), 15.f) * (2 * LOG2E));
+  float r = ratio(x, cap), e = power2((r > 15.f ? 15.f : r) * (2 * LOG2E));
   return cap * (1 - ratio(2.f, e + 1));
 }
 
