@@ -199,11 +199,9 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 	case err != nil:
 		return cublaslt.Algorithm{}, false, err
 	}
-	best := 0
-	for i, t := range times {
-		if t < times[best]-times[best]/100 { // noise does not beat the library's order
-			best = i
-		}
+	best := fastest(times)
+	if best < 0 {
+		return cublaslt.Algorithm{}, false, nil
 	}
 	d.keep(key, list[best])
 	return list[best], true, nil

@@ -3,6 +3,7 @@ package cuda
 import (
 	"math"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -30,6 +31,22 @@ func TestChoicesAreKept(t *testing.T) {
 			require.False(rt, ok && key != string(image[72:cut]))
 		}
 	})
+}
+
+// The library's order counts unless a later algorithm is faster by more than noise; what it refuses is never taken.
+func TestFastest(t *testing.T) {
+	for _, c := range []struct {
+		times []time.Duration
+		best  int
+	}{
+		{[]time.Duration{1000, 995, 989, 985}, 2},
+		{[]time.Duration{refused, 1000, refused, 900}, 3},
+		{[]time.Duration{1000, refused}, 0},
+		{[]time.Duration{refused, refused}, -1},
+		{nil, -1},
+	} {
+		require.Equal(t, c.best, fastest(c.times), "%v", c.times)
+	}
 }
 
 // Products go to the library with the types that it has, summed as they must be.

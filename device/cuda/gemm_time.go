@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/cublaslt"
@@ -22,7 +23,7 @@ func (e *noMemoryError) Unwrap() error { return e.err }
 // tuneStream is the number of the queue that algorithms are timed on.
 const tuneStream = -2
 
-// timeAlgorithms runs each algorithm on operands of its own and returns how long one product takes; one that fails takes for ever. The
+// timeAlgorithms runs each algorithm on operands of its own and returns how long one product takes, or refused. The
 // device's context is current.
 func (d *Device) timeAlgorithms(x *cublaslt.Product, s gemmSpec, list []cublaslt.Algorithm) ([]time.Duration, error) {
 	bytes := func(m gemmMat, rows, cols int) int64 {
@@ -86,8 +87,23 @@ const (
 	trialWarm   = 4 * time.Millisecond
 )
 
+// refused is the time of an algorithm that the library suggests and then refuses.
+const refused = time.Duration(math.MaxInt64)
+
+// fastest is the number of the algorithm to take. A later one must be faster by a hundredth, so noise does not beat the library's order. It is
+// -1 where the library refused all.
+func fastest(times []time.Duration) int {
+	best, least := -1, refused
+	for i, t := range times {
+		if t < least-least/100 {
+			best, least = i, t
+		}
+	}
+	return best
+}
+
 // rounds times the algorithms in turn, several times over, and returns the best time of each: clocks change while a GPU warms up, and so
-// they change for all. An algorithm that the library suggests and then refuses takes for ever.
+// they change for all.
 func (r *trial) rounds(list []cublaslt.Algorithm) ([]time.Duration, error) {
 	times, runs := make([]time.Duration, len(list)), make([]int, len(list))
 	beta := 0.0
@@ -96,7 +112,7 @@ func (r *trial) rounds(list []cublaslt.Algorithm) ([]time.Duration, error) {
 	}
 	warmed := false
 	for i, a := range list {
-		times[i] = time.Hour
+		times[i] = refused
 		r.x.Set(a, 1, beta)
 		if _, err := r.batch(a, 1); err != nil { // loads the code
 			continue
