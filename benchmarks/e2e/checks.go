@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -199,7 +200,7 @@ func (s *suite) cold() (string, error) {
 			return "", err
 		}
 		began := time.Now()
-		d, err := s.child(2, "XDG_CACHE_HOME="+cache, "CUDA_CACHE_DISABLE=1")
+		d, err := s.child(2, nvrtc.CacheVariable+"="+cache, "CUDA_CACHE_DISABLE=1")
 		if err != nil {
 			return "", fmt.Errorf("start %d: %w", i+1, err)
 		}

@@ -27,3 +27,9 @@ func TestDifference(t *testing.T) {
 	mean, _ = difference([]float64{1}, nil)
 	require.True(t, math.IsNaN(mean))
 }
+
+// TestUnknownCheck: a misspelt check is no success.
+func TestUnknownCheck(t *testing.T) {
+	s := &suite{ctx: t.Context(), device: "cpu"}
+	require.ErrorContains(t, s.main("steady,planed", 0), `no check "planed"; there are curve, resume`)
+}

@@ -62,7 +62,27 @@ func main() {
 	}
 }
 
+// known refuses names of checks that there are not: nothing would run, and nothing fail.
+func known(only string) error {
+	if only == "" {
+		return nil
+	}
+	var names []string
+	for _, c := range checks {
+		names = append(names, c.name)
+	}
+	for _, n := range strings.Split(only, ",") {
+		if !slices.Contains(names, n) {
+			return fmt.Errorf("-only: there is no check %q; there are %s", n, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
 func (s *suite) main(only string, child int) (err error) {
+	if err := known(only); err != nil {
+		return err
+	}
 	if s.dir, err = os.MkdirTemp("", "e2e-"); err != nil {
 		return err
 	}
