@@ -6,7 +6,8 @@
 //	go run ./benchmarks/trainings -read measured.jsonl -plots docs/gpu        # the table and the pictures again
 //
 // Our figures are those of `trainer bench`: random weights, the loop, loader, clipping and logging of `trainer finetune`. Theirs are those of
-// benchmarks/peers/python/cuda_train.py; both count padded positions as tokens, so that rows compare.
+// benchmarks/peers/python/cuda_train.py; both count padded positions as tokens, so that rows compare. Rows of theirs hold one document each.
+// Packed rows of ours hold several, whose attention is less work; the row "of one document" beside them is theirs exactly.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -76,7 +78,7 @@ func parse(args []string) (options, error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unknown argument %q", f.Arg(0))
 	}
-	return o, nil
+	return o, known(o.only)
 }
 
 // figure is one measured row of one framework.
@@ -113,15 +115,24 @@ func measure(ctx context.Context, o options) ([]figure, error) {
 }
 
 func wanted(only, name string) bool {
+	return only == "" || slices.Contains(strings.Split(only, ","), name)
+}
+
+// known refuses names of rows that there are not.
+func known(only string) error {
 	if only == "" {
-		return true
+		return nil
 	}
 	for _, n := range strings.Split(only, ",") {
-		if n == name {
-			return true
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.name == n }) {
+			var names []string
+			for _, r := range rows {
+				names = append(names, r.name)
+			}
+			return fmt.Errorf("-only: there is no row %q; there are %s", n, strings.Join(names, ", "))
 		}
 	}
-	return false
+	return nil
 }
 
 // bench is what is read of the output of `trainer bench --json`.

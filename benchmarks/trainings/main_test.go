@@ -28,5 +28,6 @@ func TestShow(t *testing.T) {
 		require.Positive(t, info.Size())
 	}
 	require.ErrorContains(t, command(t.Context(), []string{"more"}, &out), "unknown argument")
+	require.ErrorContains(t, command(t.Context(), []string{"-only", "qlora 9b"}, &out), `no row "qlora 9b"; there are qlora 8b 2x4096, `)
 	require.ErrorContains(t, command(t.Context(), []string{"-trainer", "/nowhere/trainer", "-only", rows[0].name}, &out), rows[0].name)
 }

@@ -4,7 +4,7 @@
 
 Each row of each peer runs in a process of its own. A line is {"row", "peer", "tokens_per_second", "seconds_per_step", "memory_bytes", ...},
 {"row", "peer", "ms_per_token", ...} of generation, or {"row", "peer", "error"}; a library that is not installed is such an error. Weights are random
-and made on the device, tokens too; labels are the tokens; a step is forward, backward, clipping at norm 1 and the optimizer. Seconds are the
+and made on the device, tokens too; each row is one document; labels are the tokens; a step is forward, backward, clipping at norm 1 and the optimizer. Seconds are the
 median of the steps after the first three. memory_bytes is torch's max_memory_allocated over all steps, the model included; what the
 process takes beside it, CUDA's context above all, is beside_bytes.
 
