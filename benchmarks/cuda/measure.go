@@ -153,9 +153,9 @@ func (r *rig) time(w *work, batches int) (each time.Duration, captured bool, err
 	}
 	run := batch
 	if c, ok := r.dev.(device.Capturer); ok {
-		g, err := c.Capture(r.stream, batch)
-		if err != nil {
-			return 0, false, fmt.Errorf("recording: %w", err)
+		g, failed := c.Capture(r.stream, batch)
+		if failed != nil {
+			return 0, false, fmt.Errorf("recording: %w", failed)
 		}
 		defer func() { err = errors.Join(err, g.Free()) }()
 		captured, run = true, func() error { return g.Launch(r.stream) }
