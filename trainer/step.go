@@ -160,7 +160,8 @@ func (s *stepPlans) run(ctx context.Context, l *data.Loader, step int, seed uint
 		r.skipped = finite(r.loss) && !finite(r.norm) && r.scale > optim.MinLossScale
 	}
 	if s.average != nil && !r.skipped && finite(r.loss) && finite(r.norm) && (step+1)%s.parts.every == 0 {
-		_, err = s.average.update.Run(ctx, nil)
+		// The update is under way and can not be taken back: a step stopped before its average would be made again by the run that resumes.
+		_, err = s.average.update.Run(context.WithoutCancel(ctx), nil)
 	}
 	return r, buf, err
 }

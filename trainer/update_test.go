@@ -113,6 +113,44 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// TestStopInsideStep stops a run with an average of the weights wherever inside a step a run looks whether it should stop: what was saved goes on
+// as if nothing had happened.
+func TestStopInsideStep(t *testing.T) {
+	c := pretrain(t)
+	c.Train.Steps, c.Train.EMA, c.Save.Every, c.Resume = 3, 0.5, 0, true
+	whole := run(t, c, trainer.Hooks{}).WeightsDigest
+	for looks := range 6 {
+		c.Out = filepath.Join(t.TempDir(), "run")
+		ctx := &lateContext{Context: context.Background(), looks: -1}
+		_, err := trainer.Run(ctx, c, trainer.Hooks{OnStep: func(r report.Row) error {
+			if r.Step == 1 {
+				ctx.looks = looks
+			}
+			return nil
+		}})
+		require.Equal(t, config.ExitStopped, config.ExitCode(err), "%d: %v", looks, err)
+		require.Equal(t, whole, run(t, c, trainer.Hooks{}).WeightsDigest, "stopped after looking %d times", looks)
+	}
+}
+
+// lateContext is cancelled after it was asked so many times; never if negative.
+type lateContext struct {
+	context.Context
+	looks int
+}
+
+// Err implements context.Context.
+func (c *lateContext) Err() error {
+	if c.looks < 0 {
+		return nil
+	}
+	if c.looks == 0 {
+		return context.Canceled
+	}
+	c.looks--
+	return nil
+}
+
 // TestAverage checks what is evaluated and written against what is trained.
 func TestAverage(t *testing.T) {
 	c := pretrain(t)
