@@ -11,7 +11,8 @@ import (
 )
 
 // compile plans every shape of the run and refuses what does not fit, before a weight is read. With train.fit it takes the first of the
-// settings that fit, see ladder. A resumed run keeps the micro-batch that it began with, fitted or not: the order of additions depends on it.
+// settings that fit, see ladder; where none does, the optimizer's states go to host memory and all are tried again. A resumed run keeps the
+// micro-batch that it began with, fitted or not: the order of additions depends on it.
 func (j *job) compile(context.Context) error {
 	budget, err := j.budget()
 	if err != nil {
@@ -36,23 +37,35 @@ func (j *job) compile(context.Context) error {
 	}
 	asked := j.micro
 	var short *plan.BudgetError
-	for _, r := range rungs {
-		if err := j.setMicro(r.micro); err != nil {
-			return err
+	err = j.compileFirst(rungs, budget)
+	if errors.As(err, &short) && j.hostMemory() && j.toHost("states of the optimizer", j.group.StateVars()...) {
+		err = j.compileFirst(rungs, budget)
+	}
+	if !errors.As(err, &short) {
+		if err == nil && (j.micro != asked || j.recompute > 0) {
+			j.log.Info("settings that fit were taken", "micro_batch", j.micro, "batch", j.cfg.Train.Batch,
+				"blocks_recomputed", fmt.Sprintf("%d of %d", j.recompute, j.model.Config().Layers), "needs", report.Bytes(j.total), "budget", report.Bytes(budget))
 		}
-		err := j.compileWithin(budget, r.checkpointing)
-		if !errors.As(err, &short) {
-			if err == nil && (j.micro != asked || j.recompute > 0) {
-				j.log.Info("settings that fit were taken", "micro_batch", j.micro, "batch", j.cfg.Train.Batch,
-					"blocks_recomputed", fmt.Sprintf("%d of %d", j.recompute, j.model.Config().Layers), "needs", report.Bytes(j.total), "budget", report.Bytes(budget))
-			}
-			return err
-		}
+		return err
 	}
 	if err := j.setMicro(asked); err != nil {
 		return err
 	}
 	return j.refuse(short, budget, fit)
+}
+
+// compileFirst compiles for the first of the rungs that fits. Where none does, the error is the last one's *plan.BudgetError.
+func (j *job) compileFirst(rungs []rung, budget int64) (err error) {
+	for _, r := range rungs {
+		if err := j.setMicro(r.micro); err != nil {
+			return err
+		}
+		var short *plan.BudgetError
+		if err = j.compileWithin(budget, r.checkpointing); !errors.As(err, &short) {
+			return err
+		}
+	}
+	return err
 }
 
 // deviceReserve is what is left free of a device with memory of its own where train.memory does not say how much to take: kernels, recorded
@@ -126,7 +139,7 @@ func half(micro, batch int) int {
 }
 
 // compileWithin compiles for the present micro-batch. A run that does not fit has its table of tokens in host memory, where the device has its
-// own; then, with checkpointing auto, the fewest blocks recomputed that make it fit; then the optimizer's states in host memory too.
+// own; then, with checkpointing auto, the fewest blocks recomputed that make it fit.
 func (j *job) compileWithin(budget int64, checkpointing string) error {
 	compile := func() error {
 		o := j.stepOptions(budget)
@@ -140,14 +153,8 @@ func (j *job) compileWithin(budget int64, checkpointing string) error {
 	if errors.As(err, &short) && j.hostMemory() && j.toHost("table of tokens", j.frozenTable()) {
 		err = compile()
 	}
-	if checkpointing == "auto" {
-		compile = func() error { return j.compileFewest(budget) }
-		if errors.As(err, &short) {
-			err = compile()
-		}
-	}
-	if errors.As(err, &short) && j.hostMemory() && j.toHost("states of the optimizer", j.group.StateVars()...) {
-		err = compile()
+	if checkpointing == "auto" && errors.As(err, &short) {
+		err = j.compileFewest(budget)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,6 +12,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
@@ -35,6 +37,36 @@ func TestPlacedInHost(t *testing.T) {
 	var short *plan.BudgetError
 	_, err = Bench(context.Background(), o, Hooks{})
 	require.True(t, errors.As(err, &short), "%v", err)
+}
+
+// TestStatesStay: with train.fit a smaller micro-batch is taken before the states of the optimizer go to host memory, where every step would wait
+// for them. They do where no setting is enough.
+func TestStatesStay(t *testing.T) {
+	dir := t.TempDir()
+	place := func(memory int64, fit bool, micro int) *Planned {
+		o := BenchOptions{Shape: "tiny", Mode: ModeFull, Docs: DocsSingle, Seq: 64, Batch: 8, Optimizer: "adamw", DType: "f32", Checkpointing: "off"}
+		shape, err := shapeConfig(o.Shape)
+		require.NoError(t, err)
+		o.defaults(shape)
+		c, err := o.config(dir)
+		require.NoError(t, err)
+		require.NoError(t, writeBenchRows(c.Data.Path[0].Path, o.Docs, shape.Vocab, 8, o.Seq, 1))
+		c.Train.Fit, c.Train.MicroBatch, c.Train.Memory = fit, micro, fmt.Sprint(memory)
+		dev := queued.New(cpu.New(cpu.Options{}), queued.Options{Total: 1 << 30})
+		j := &job{cfg: c, fs: vfs.OS{}, log: slog.New(slog.DiscardHandler), shape: &shape, hooks: Hooks{Device: dev}}
+		defer func() { require.NoError(t, j.close()) }()
+		p, err := j.plan(context.Background())
+		require.NoError(t, err)
+		return p
+	}
+	small := place(1<<30, false, 2)
+	require.Zero(t, small.HostBytes)
+	fitted := place(small.TotalBytes, true, 8)
+	require.Equal(t, 2, fitted.MicroBatch)
+	require.Zero(t, fitted.HostBytes)
+	least := place(1<<30, false, 1)
+	tight := place(least.TotalBytes-1, true, 8)
+	require.Equal(t, least.StateBytes, tight.HostBytes)
 }
 
 // TestRefusedBeforeTheFirstStep: what the device has no room for is refused with the table, and nothing was launched.
