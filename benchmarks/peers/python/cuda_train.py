@@ -4,9 +4,9 @@
 
 Each row of each peer runs in a process of its own. A line is {"row", "peer", "tokens_per_second", "seconds_per_step", "memory_bytes", ...},
 {"row", "peer", "ms_per_token", ...} of generation, or {"row", "peer", "error"}; a library that is not installed is such an error. Weights are random
-and made on the device, tokens too; each row is one document; labels are the tokens; a step is forward, backward, clipping at norm 1 and the optimizer. Seconds are the
-median of the steps after the first three. memory_bytes is torch's max_memory_allocated over all steps, the model included; what the
-process takes beside it, CUDA's context above all, is beside_bytes.
+and made on the device, tokens too; a row of tokens is one document; labels are the tokens; a step is forward, backward, clipping at norm 1 and
+the optimizer. Seconds are the median of the steps after the first three. memory_bytes is torch's max_memory_allocated over all steps, the model
+included; what the process takes beside it, CUDA's context above all, is beside_bytes.
 
 The settings are the fastest that the libraries document for one GPU: everything in bfloat16, adapters too, no autocast, attention by
 scaled_dot_product_attention, NF4 with double quantization, LoRA r 16 alpha 32 on all seven projections, AdamW in 8 bits. unsloth sets its
