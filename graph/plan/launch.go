@@ -53,8 +53,9 @@ func (p *Plan) launching() Launching {
 func (p *Plan) execute(s device.Stream) error {
 	way := p.launching()
 	if way != Captured || !p.recording.ran || len(p.steps) == 0 {
-		p.recording.ran = true
-		return p.launchAll(s, way)
+		err := p.launchAll(s, way)
+		p.recording.ran = p.recording.ran || err == nil
+		return err
 	}
 	if p.recording.graph == nil {
 		g, err := p.dev.(device.Capturer).Capture(s, func() error { return p.launchAll(s, Captured) })

@@ -121,6 +121,25 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestCloseWithPending: a plan can be closed while a run is under way, whose result is then refused and not read from memory that was freed.
+func TestCloseWithPending(t *testing.T) {
+	dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{})
+	c := newCounter(t, plan.Options{Device: dev}, graph.NewVar("v", tensor.T(tensor.F32)), 4)
+	first, err := c.plan.Start(t.Context(), plan.Feed{c.x: 2})
+	require.NoError(t, err)
+	second, err := c.plan.Start(t.Context(), plan.Feed{c.x: 1})
+	require.NoError(t, err)
+	_, err = first.Wait()
+	require.NoError(t, err)
+	require.NoError(t, c.plan.Close())
+	r, err := first.Wait()
+	require.NoError(t, err)
+	require.InDelta(t, 2.0, r.Float(c.y), 0)
+	_, err = second.Wait()
+	require.ErrorContains(t, err, `plan "counter": closed before`)
+	require.Zero(t, dev.Allocated())
+}
+
 // TestFault: a fault of a recorded run says how its op is found, and waiting for every launch finds it.
 func TestFault(t *testing.T) {
 	for _, way := range []plan.Launching{plan.Captured, plan.Synced} {

@@ -11,7 +11,8 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Pending is a run that was enqueued. Its Wait must be called once, before the plan is closed; pending runs may be waited for in any order.
+// Pending is a run that was enqueued. Runs may be waited for in any order, or not at all; the results of those that are not are lost when the plan
+// is closed.
 type Pending struct {
 	plan *Plan
 	res  Result
@@ -66,6 +67,9 @@ func (r *Pending) Wait() (Result, error) {
 		return r.res, nil
 	}
 	p := r.plan
+	if p.closed {
+		return Result{}, fmt.Errorf("plan %q: closed before a run that was started was waited for", p.g.Name())
+	}
 	if err := p.dev.Stream(0).(device.Awaiter).Await(r.done); err != nil {
 		return Result{}, p.fault(err)
 	}
@@ -147,10 +151,14 @@ func (h *hostSlots) give(s *hostSlot) {
 	h.free = append(h.free, s)
 }
 
-func (h *hostSlots) close() error {
+// close frees the slots. A run that nobody has waited for still writes to its own: then the device is waited for.
+func (h *hostSlots) close(p *Plan) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
+	if len(h.free) < len(h.all) {
+		errs = append(errs, p.fault(p.dev.Stream(0).Sync()))
+	}
 	for _, s := range h.all {
 		errs = append(errs, s.buf.Free())
 	}

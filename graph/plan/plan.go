@@ -146,7 +146,7 @@ func (p *Plan) Close() error {
 		return nil
 	}
 	p.closed = true
-	err := errors.Join(p.recording.drop(), p.slots.close())
+	err := errors.Join(p.slots.close(p), p.recording.drop())
 	if p.consts != nil {
 		err = errors.Join(err, p.consts.Free())
 		p.consts = nil
