@@ -309,6 +309,9 @@ func attnCases(dtype tensor.DType) []attnCase {
 		{name: "generate", dtype: dtype, b: 2, tq: 1, tk: 300, hq: 8, hkv: 2, d: 64, op: cached, offset: []int32{0, 250}, lens: []int32{1, 251}},
 		{name: "few", dtype: dtype, b: 1, tq: 5, tk: 260, hq: 3, hkv: 1, d: 64, op: window, offset: []int32{200}},
 		{name: "few_unseen", dtype: dtype, b: 2, tq: 4, tk: 70, hq: 4, hkv: 1, d: 72, op: ops.Attention{Scale: 0.1}, lens: []int32{0, 33}},
+		{name: "one", dtype: dtype, b: 1, tq: 1, tk: 1, hq: 32, hkv: 1, d: 8, op: causal(8), dlse: true},
+		{name: "few_wide", dtype: dtype, b: 1, tq: 3, tk: 67, hq: 4, hkv: 2, d: 256, op: causal(256), offset: []int32{63}},
+		{name: "five", dtype: dtype, b: 3, tq: 17, tk: 37, hq: 2, hkv: 1, d: 5, op: ops.Attention{Scale: 0.5}, lens: []int32{37, 0, 1}},
 		{name: "far_queries", dtype: dtype, b: 1, tq: 90, tk: 20, hq: 1, hkv: 1, d: 64, op: window},
 	}
 }

@@ -44,6 +44,8 @@ func (d *Device) library() (*cublaslt.Handle, error) {
 
 // close frees what cuBLASLt holds. The device's context is current.
 func (b *blas) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, x := range b.products {
 		x.Close()
 	}
