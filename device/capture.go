@@ -21,7 +21,7 @@ type Graph interface {
 
 // Reserver devices have memory that grows without moving, so that what was recorded stays valid.
 type Reserver interface {
-	// Reserve returns an empty buffer that can grow to limit bytes at its address.
+	// Reserve returns an empty buffer that can grow to limit bytes at its address. It takes no memory; where it fails, Alloc may serve.
 	Reserve(limit int64) (Growable, error)
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
@@ -73,6 +74,29 @@ func TestCapture(t *testing.T) {
 	c.add(t, 1, 2)
 	c.add(t, 1, 3)
 	require.Equal(t, 2, dev.Captures, "the variable has new storage")
+	require.NoError(t, errors.Join(big.plan.Close(), c.plan.Close(), session.Close()))
+	require.Zero(t, dev.Allocated())
+}
+
+// pageless is a device whose driver does not let pages be mapped.
+type pageless struct{ *queued.Device }
+
+func (pageless) Reserve(int64) (device.Growable, error) { return nil, errors.New("no pages") }
+
+// TestArenaWithoutPages: the arena moves when a larger plan joins, and what was recorded is recorded again.
+func TestArenaWithoutPages(t *testing.T) {
+	dev := pageless{queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 20})}
+	session := plan.NewSession(plan.NewStore(dev))
+	v := graph.NewVar("v", tensor.T(tensor.F32))
+	c := newCounter(t, plan.Options{Device: dev, Session: session}, v, 4)
+	for i := range 3 {
+		c.add(t, 1, float64(i+1))
+	}
+	big := newCounter(t, plan.Options{Device: dev, Session: session}, v, 100)
+	big.add(t, 2, 5)
+	c.add(t, 1, 6)
+	c.add(t, 1, 7)
+	require.Equal(t, 2, dev.Captures)
 	require.NoError(t, errors.Join(big.plan.Close(), c.plan.Close(), session.Close()))
 	require.Zero(t, dev.Allocated())
 }
