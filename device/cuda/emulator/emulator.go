@@ -27,6 +27,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/ffi"
@@ -58,12 +59,34 @@ func Folder() (string, error) {
 	}
 	dir := filepath.Join(cache, "bitsandbyes", "emulator", key)
 	if _, err := os.Stat(filepath.Join(dir, "libcuda.so.1")); err == nil {
+		now := time.Now()
+		_ = os.Chtimes(dir, now, now) // that sweep sees the use; a folder of another user's keeps its times
 		return dir, nil
 	}
 	if err := build(compiler, dir); err != nil {
 		return "", fmt.Errorf("emulator: %w", err)
 	}
-	return dir, nil
+	return dir, sweep(filepath.Dir(dir))
+}
+
+// unused is how long a folder stays that no test asks for: other versions of the sources, with the kernels compiled by them.
+const unused = 14 * 24 * time.Hour
+
+func sweep(all string) error {
+	entries, err := os.ReadDir(all)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || time.Since(info.ModTime()) < unused {
+			continue // another process may have removed it
+		}
+		if err := os.RemoveAll(filepath.Join(all, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hash names what the libraries are made from.
@@ -110,7 +133,7 @@ func build(compiler, dir string) error {
 	for _, lib := range [][]string{
 		{"nvrtc.cpp", "-o", "libnvrtc.so.13", "-DEMULATE_MAJOR=13", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
 		{"nvrtc.cpp", "-o", "libnvrtc.so.12", "-DEMULATE_MAJOR=12", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
-		{"driver.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
+		{"driver.cpp", "memory.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
 	} {
 		cmd := exec.Command(compiler, append(append([]string{}, common...), lib...)...)
 		cmd.Dir = tmp

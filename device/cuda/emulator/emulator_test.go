@@ -25,7 +25,7 @@ func open(t *testing.T) *library {
 	l := &library{t: t, procs: map[string]ffi.Proc{}}
 	for file, names := range map[string][]string{
 		"libcuda.so.1": {"emulateSet", "cuInit", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2", "cuCtxSetCurrent", "cuCtxSynchronize",
-			"cuGetErrorString", "cuMemAlloc_v2", "cuMemFree_v2", "cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel",
+			"cuGetErrorString", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemcpyAsync", "cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel",
 			"cuStreamCreateWithPriority", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"},
 		"libnvrtc.so.13": {"nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetProgramLog", "nvrtcGetProgramLogSize", "nvrtcGetCUBINSize",
 			"nvrtcGetCUBIN"},
@@ -177,6 +177,25 @@ func TestEmulatorRuns(t *testing.T) {
 	l.call("cuGraphInstantiateWithFlags", out(exec), *graph, 0)
 	l.call("cuGraphLaunch", *exec, *stream)
 	require.Equal(t, want, host)
+}
+
+// TestEmulatorChecksCopies: both ranges must lie in memory of the device, and apart.
+func TestEmulatorChecksCopies(t *testing.T) {
+	l := open(t)
+	a, host := l.alloc(64)
+	b, _ := l.alloc(64)
+	for _, c := range []struct {
+		dst, src uint64
+		bytes    uintptr
+		good     bool
+	}{
+		{b, a, 256, true}, {a + 128, a, 128, true}, {b, a, 257, false}, {b + 4, a, 256, false}, {b, a + 4, 256, false}, {a + 64, a, 128, false},
+		{a, a + 127, 128, false}, {a, 64, 4, false},
+	} {
+		host[0] = 3
+		require.Equal(t, c.good, l.try("cuMemcpyAsync", uintptr(c.dst), uintptr(c.src), c.bytes, 0) == 0, c)
+	}
+	require.InDelta(t, 3, host[32], 0)
 }
 
 // TestEmulatorFinds: what goes wrong in a kernel is told with the kernel, the block and the thread.

@@ -2,44 +2,30 @@
 // while a stream is captured the work is kept in a graph and done at each launch of it. Names, arguments and codes are CUDA's.
 #include <dlfcn.h>
 #include <elf.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <functional>
-#include <map>
-#include <mutex>
-#include <set>
-#include <string>
-#include <vector>
+#include "state.h"
 
-#include "fiber.h"
+using namespace emulator;
 
-#define API extern "C" __attribute__((visibility("default"))) int
+namespace emulator {
+
+Settings settings;
+std::recursive_mutex lock;
+bool initialized;
+int contexts;
+thread_local bool current;
+int pending;
+std::set<Stream *> streams;
+
+}  // namespace emulator
 
 namespace {
 
-enum {
-  OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400,
-  NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_OUT_OF_RESOURCES = 701, MISALIGNED = 716, LAUNCH_FAILED = 719,
-  CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_UNMATCHED = 903,
-};
-
-typedef uint64_t Pointer;
-
-struct Graph {
-  std::vector<std::function<int()>> work;
-  bool invalid = false;
-};
-struct Stream {
-  Graph *capture = nullptr;
-  bool origin = false;
-  int mode = 0;
-};
 struct Event {
   uint64_t time = 0;
   Graph *capture = nullptr;
@@ -57,38 +43,9 @@ struct Function {
   char *from, *to;
   int bounds, most_dynamic = 48 << 10;
 };
-// An allocation stands between two pages that nobody may touch, its end at the second one.
-struct Allocation {
-  char *map;
-  size_t mapped, bytes;
-  bool host;
-};
-struct Physical {
-  int file;
-  size_t bytes;
-};
-
-std::recursive_mutex lock;
-std::map<Pointer, Allocation> allocations;
-std::map<Pointer, size_t> reserved, mapped;
-std::set<Stream *> streams;
 Stream null_stream;
-uint64_t used, last_time;
-bool initialized;
-int contexts;
-thread_local bool current;
-int pending;             // the code of a fault that was not reported yet
+uint64_t last_time;
 std::string described;  // of the last fault
-
-struct Settings {
-  int capability = 90, processors = 8, sticky = 0, devices = 1;
-  uint64_t memory = 85045149696u;
-  Order order = Order::Forward;
-  unsigned seed = 1;
-} settings;
-
-const size_t page = 65536;
-const uint64_t context_bytes = 512 << 20;
 
 uint64_t now() {
   timespec t;
@@ -118,13 +75,6 @@ void set(const char *text) {
   }
 }
 
-// fault keeps an error for the next call that waits for the device.
-int fault(int code, const std::string &why) {
-  fprintf(stderr, "emulator: %s\n", why.c_str());
-  if (!pending) pending = code, described = why;
-  return OK;
-}
-
 // reported is the fault that waits to be told, once unless errors are sticky as those of a GPU are.
 int reported() {
   int code = pending;
@@ -132,102 +82,7 @@ int reported() {
   return code;
 }
 
-#define ENTER                                                   \
-  std::lock_guard<std::recursive_mutex> guard(lock);            \
-  if (!initialized) return NOT_INITIALIZED;
-#define ENTER_CONTEXT                                           \
-  ENTER                                                         \
-  if (!current || contexts == 0) return INVALID_CONTEXT;        \
-  if (settings.sticky && pending) return pending;
-
-// place makes a block between guard pages.
-Allocation place(size_t bytes, bool host) {
-  size_t body = (bytes + page - 1) / page * page;
-  char *p = (char *)mmap(nullptr, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) return Allocation{};
-  mprotect(p + page, body, PROT_READ | PROT_WRITE);
-  return Allocation{p, body + 2 * page, bytes, host};
-}
-
-char *start(const Allocation &a) { return a.map + a.mapped - page - (a.bytes + 255) / 256 * 256; }
-
-const unsigned char canary = 0xc7;
-
-// damaged says whether something was written between the end of an allocation and the guard page behind it.
-bool damaged(const Allocation &a) {
-  const unsigned char *p = (const unsigned char *)start(a);
-  for (size_t i = a.bytes; i < (a.bytes + 255) / 256 * 256; i++)
-    if (p[i] != canary) return true;
-  return false;
-}
-
-int allocate(Pointer *out, size_t bytes, bool host) {
-  if (bytes == 0) return INVALID_VALUE;
-  if (!host && (bytes > settings.memory || used + bytes + context_bytes > settings.memory)) return OUT_OF_MEMORY;
-  Allocation a = place(bytes, host);
-  if (!a.map) return OUT_OF_MEMORY;
-  char *p = start(a);
-  // What a GPU hands out holds the traces of others.
-  if (bytes <= 64 << 20) memset(p, 0xa5, bytes);
-  memset(p + bytes, canary, (bytes + 255) / 256 * 256 - bytes);
-  *out = (Pointer)p;
-  allocations[*out] = a;
-  if (!host) used += (bytes + 511) / 512 * 512;
-  return OK;
-}
-
-int release(Pointer p, bool host) {
-  auto it = allocations.find(p);
-  if (it == allocations.end() || it->second.host != host) return INVALID_VALUE;
-  Allocation a = it->second;
-  if (damaged(a)) fault(ILLEGAL_ADDRESS, "bytes after the end of an allocation of " + std::to_string(a.bytes) + " bytes were written");
-  munmap(a.map, a.mapped);
-  allocations.erase(it);
-  if (!host) used -= (a.bytes + 511) / 512 * 512;
-  return OK;
-}
-
-// inside says whether n bytes at p are in one allocation, or in memory mapped without a gap.
-bool inside(Pointer p, size_t n) {
-  auto it = allocations.upper_bound(p);
-  if (it != allocations.begin()) {
-    --it;
-    if (p + n <= it->first + it->second.bytes) return true;
-  }
-  auto v = mapped.upper_bound(p);
-  if (v == mapped.begin()) return false;
-  --v;
-  Pointer end = v->first + v->second;
-  if (p >= end) return false;
-  while (p + n > end) {
-    ++v;
-    if (v == mapped.end() || v->first != end) return false;
-    end += v->second;
-  }
-  return true;
-}
-
 bool valid(Stream *s) { return s == &null_stream || streams.count(s); }
-
-// enqueue does the work now, or keeps it in the graph that the stream is captured into.
-int enqueue(Stream *s, std::function<int()> work) {
-  if (!s) s = &null_stream;
-  if (!valid(s)) return INVALID_HANDLE;
-  if (s->capture) {
-    if (s->capture->invalid) return CAPTURE_INVALIDATED;
-    s->capture->work.push_back(std::move(work));
-    return OK;
-  }
-  return work();
-}
-
-// forbidden spoils captures in the modes that watch for calls which can not be captured.
-int forbidden() {
-  int code = OK;
-  for (Stream *s : streams)
-    if (s->capture && s->mode < 2) s->capture->invalid = true, code = CAPTURE_UNSUPPORTED;
-  return code;
-}
 
 struct Work {
   Function *f;
@@ -254,6 +109,34 @@ size_t image_bytes(const void *image) {
 }
 
 }  // namespace
+
+namespace emulator {
+
+int fault(int code, const std::string &why) {
+  fprintf(stderr, "emulator: %s\n", why.c_str());
+  if (!pending) pending = code, described = why;
+  return OK;
+}
+
+int enqueue(Stream *s, std::function<int()> work) {
+  if (!s) s = &null_stream;
+  if (!valid(s)) return INVALID_HANDLE;
+  if (s->capture) {
+    if (s->capture->invalid) return CAPTURE_INVALIDATED;
+    s->capture->work.push_back(std::move(work));
+    return OK;
+  }
+  return work();
+}
+
+int forbidden() {
+  int code = OK;
+  for (Stream *s : streams)
+    if (s->capture && s->mode < 2) s->capture->invalid = true, code = CAPTURE_UNSUPPORTED;
+  return code;
+}
+
+}  // namespace emulator
 
 // emulateSet changes settings while the program runs: those of set.
 API emulateSet(const char *text) {
@@ -298,11 +181,6 @@ API cuDeviceTotalMem_v2(size_t *n, int) {
   return OK;
 }
 
-API cuDeviceGetUuid(char *out, int d) {
-  memset(out, d, 16);
-  return OK;
-}
-
 API cuDeviceGetAttribute(int *v, int a, int) {
   ENTER
   static const std::map<int, int> fixed = {
@@ -333,21 +211,9 @@ API cuDevicePrimaryCtxRelease_v2(int) {
   return OK;
 }
 
-API cuDevicePrimaryCtxReset_v2(int) {
-  ENTER
-  pending = OK;
-  return OK;
-}
-
 API cuCtxSetCurrent(void *ctx) {
   ENTER
   current = ctx != nullptr;
-  return OK;
-}
-
-API cuCtxGetCurrent(void **ctx) {
-  ENTER
-  *ctx = current ? (void *)0x1000 : nullptr;
   return OK;
 }
 
@@ -399,164 +265,12 @@ API cuGetErrorString(int code, const char **out) {
   return OK;
 }
 
-API cuMemGetInfo_v2(size_t *free, size_t *total) {
-  ENTER_CONTEXT
-  *total = settings.memory;
-  *free = settings.memory > used + context_bytes ? settings.memory - used - context_bytes : 0;
-  return OK;
-}
-
-API cuMemAlloc_v2(Pointer *out, size_t bytes) {
-  ENTER_CONTEXT
-  if (int code = forbidden()) return code;
-  return allocate(out, bytes, false);
-}
-
-API cuMemFree_v2(Pointer p) {
-  ENTER_CONTEXT
-  if (int code = forbidden()) return code;
-  return p ? release(p, false) : OK;
-}
-
-API cuMemHostAlloc(void **out, size_t bytes, unsigned) {
-  ENTER_CONTEXT
-  return allocate((Pointer *)out, bytes, true);
-}
-
-API cuMemFreeHost(void *p) {
-  ENTER_CONTEXT
-  return release((Pointer)p, true);
-}
-
-API cuMemHostGetDevicePointer_v2(Pointer *out, void *p, unsigned) {
-  *out = (Pointer)p;
-  return OK;
-}
-
-API cuMemHostRegister_v2(void *, size_t, unsigned) { return OK; }
-API cuMemHostUnregister(void *) { return OK; }
-
-// copy checks the ranges that lie on the device; a range of the host is anybody's.
-static int copy(void *dst, const void *src, size_t n, bool check_dst, bool check_src, Stream *s) {
-  ENTER_CONTEXT
-  if (n == 0) return OK;
-  if ((check_dst && !inside((Pointer)dst, n)) || (check_src && !inside((Pointer)src, n))) return INVALID_VALUE;
-  return enqueue(s, [=] {
-    memmove(dst, src, n);
-    return OK;
-  });
-}
-
-API cuMemcpyHtoDAsync_v2(Pointer dst, const void *src, size_t n, Stream *s) { return copy((void *)dst, src, n, true, false, s); }
-API cuMemcpyDtoHAsync_v2(void *dst, Pointer src, size_t n, Stream *s) { return copy(dst, (void *)src, n, false, true, s); }
-API cuMemcpyDtoDAsync_v2(Pointer dst, Pointer src, size_t n, Stream *s) { return copy((void *)dst, (void *)src, n, true, true, s); }
-API cuMemcpyAsync(Pointer dst, Pointer src, size_t n, Stream *s) { return copy((void *)dst, (void *)src, n, false, false, s); }
-API cuMemcpyHtoD_v2(Pointer dst, const void *src, size_t n) { return copy((void *)dst, src, n, true, false, nullptr); }
-API cuMemcpyDtoH_v2(void *dst, Pointer src, size_t n) { return copy(dst, (void *)src, n, false, true, nullptr); }
-
-API cuMemsetD8Async(Pointer dst, unsigned char v, size_t n, Stream *s) {
-  ENTER_CONTEXT
-  if (n == 0) return OK;
-  if (!inside(dst, n)) return INVALID_VALUE;
-  return enqueue(s, [=] {
-    memset((void *)dst, v, n);
-    return OK;
-  });
-}
-
-API cuMemsetD32Async(Pointer dst, unsigned v, size_t n, Stream *s) {
-  ENTER_CONTEXT
-  if (n == 0) return OK;
-  if (dst % 4 || !inside(dst, n * 4)) return INVALID_VALUE;
-  return enqueue(s, [=] {
-    for (size_t i = 0; i < n; i++) ((unsigned *)dst)[i] = v;
-    return OK;
-  });
-}
-
-static const size_t granularity = 2 << 20;
-
-API cuMemGetAllocationGranularity(size_t *out, const void *, int) {
-  *out = granularity;
-  return OK;
-}
-
-API cuMemAddressReserve(Pointer *out, size_t bytes, size_t, Pointer, uint64_t) {
-  ENTER_CONTEXT
-  if (bytes == 0 || bytes % granularity) return INVALID_VALUE;
-  char *p = (char *)mmap(nullptr, bytes + granularity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) return OUT_OF_MEMORY;
-  Pointer at = ((Pointer)p + granularity - 1) / granularity * granularity;
-  if (at > (Pointer)p) munmap(p, at - (Pointer)p);
-  if (size_t rest = granularity - (at - (Pointer)p)) munmap((char *)at + bytes, rest);
-  reserved[at] = bytes;
-  *out = at;
-  return OK;
-}
-
-API cuMemAddressFree(Pointer p, size_t bytes) {
-  ENTER_CONTEXT
-  auto it = reserved.find(p);
-  if (it == reserved.end() || it->second != bytes) return INVALID_VALUE;
-  auto v = mapped.lower_bound(p);
-  if (v != mapped.end() && v->first < p + bytes) return INVALID_VALUE;
-  munmap((void *)p, bytes);
-  reserved.erase(it);
-  return OK;
-}
-
-API cuMemCreate(Physical **out, size_t bytes, const void *, uint64_t) {
-  ENTER_CONTEXT
-  if (bytes == 0 || bytes % granularity) return INVALID_VALUE;
-  if (bytes > settings.memory || used + bytes + context_bytes > settings.memory) return OUT_OF_MEMORY;
-  int f = memfd_create("device", MFD_CLOEXEC);
-  if (f < 0 || ftruncate(f, (off_t)bytes) != 0) return OUT_OF_MEMORY;
-  used += bytes;
-  *out = new Physical{f, bytes};
-  return OK;
-}
-
-API cuMemRelease(Physical *h) {
-  ENTER_CONTEXT
-  close(h->file);
-  used -= h->bytes;
-  delete h;
-  return OK;
-}
-
-API cuMemMap(Pointer p, size_t bytes, size_t offset, Physical *h, uint64_t) {
-  ENTER_CONTEXT
-  auto it = reserved.upper_bound(p);
-  if (it == reserved.begin()) return INVALID_VALUE;
-  --it;
-  if (p + bytes > it->first + it->second || bytes != h->bytes || offset || p % granularity || mapped.count(p)) return INVALID_VALUE;
-  if (mmap((void *)p, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, h->file, 0) == MAP_FAILED) return OUT_OF_MEMORY;
-  mapped[p] = bytes;
-  return OK;
-}
-
-API cuMemSetAccess(Pointer p, size_t bytes, const void *, size_t) {
-  ENTER_CONTEXT
-  if (!inside(p, bytes)) return INVALID_VALUE;
-  return mprotect((void *)p, bytes, PROT_READ | PROT_WRITE) ? INVALID_VALUE : OK;
-}
-
-API cuMemUnmap(Pointer p, size_t bytes) {
-  ENTER_CONTEXT
-  if (!inside(p, bytes) || !mapped.count(p)) return INVALID_VALUE;
-  mmap((void *)p, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  mapped.erase(mapped.lower_bound(p), mapped.lower_bound(p + bytes));
-  return OK;
-}
-
 API cuStreamCreateWithPriority(Stream **out, unsigned, int) {
   ENTER_CONTEXT
   *out = new Stream;
   streams.insert(*out);
   return OK;
 }
-
-API cuStreamCreate(Stream **out, unsigned flags) { return cuStreamCreateWithPriority(out, flags, 0); }
 
 API cuStreamDestroy_v2(Stream *s) {
   ENTER_CONTEXT
@@ -575,8 +289,6 @@ API cuStreamSynchronize(Stream *s) {
   }
   return reported();
 }
-
-API cuStreamQuery(Stream *s) { return cuStreamSynchronize(s); }
 
 API cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
   ENTER_CONTEXT
@@ -611,16 +323,6 @@ API cuStreamEndCapture(Stream *s, Graph **out) {
   return OK;
 }
 
-API cuStreamIsCapturing(Stream *s, int *out) {
-  ENTER_CONTEXT
-  if (!s) s = &null_stream;
-  if (!valid(s)) return INVALID_HANDLE;
-  *out = !s->capture ? 0 : s->capture->invalid ? 2 : 1;
-  return OK;
-}
-
-API cuThreadExchangeStreamCaptureMode(int *) { return OK; }
-
 API cuEventCreate(Event **out, unsigned) {
   ENTER_CONTEXT
   *out = new Event;
@@ -642,12 +344,10 @@ API cuEventRecord(Event *e, Stream *s) {
   return OK;
 }
 
-API cuEventQuery(Event *e) {
+API cuEventSynchronize(Event *e) {
   ENTER_CONTEXT
   return e->capture ? CAPTURE_UNSUPPORTED : reported();
 }
-
-API cuEventSynchronize(Event *e) { return cuEventQuery(e); }
 
 API cuEventElapsedTime(float *out, Event *a, Event *b) {
   ENTER_CONTEXT
@@ -655,8 +355,6 @@ API cuEventElapsedTime(float *out, Event *a, Event *b) {
   *out = (float)((double)((int64_t)b->time - (int64_t)a->time) * 1e-6);
   return OK;
 }
-
-API cuEventElapsedTime_v2(float *out, Event *a, Event *b) { return cuEventElapsedTime(out, a, b); }
 
 API cuGraphInstantiateWithFlags(Graph **out, Graph *g, uint64_t) {
   ENTER_CONTEXT
@@ -672,8 +370,6 @@ API cuGraphLaunch(Graph *g, Stream *s) {
     return (int)OK;
   });
 }
-
-API cuGraphUpload(Graph *, Stream *) { return OK; }
 
 API cuGraphGetNodes(Graph *g, void **, size_t *n) {
   *n = g->work.size();
@@ -715,8 +411,6 @@ API cuModuleLoadData(Module **out, const void *image) {
   (*out)->handle = h;
   return OK;
 }
-
-API cuModuleLoadDataEx(Module **out, const void *image, unsigned, void *, void *) { return cuModuleLoadData(out, image); }
 
 API cuModuleUnload(Module *m) {
   ENTER_CONTEXT

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -417,9 +418,11 @@ int run_grid(const Launch &l, Order order, unsigned seed, std::string *why) {
   char *dynamic = dynamic_shared(l.dynamic);
   if (order != Order::Shuffled) set_order(order, random);
   uint64_t blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
+  uint64_t step = blocks > 2 ? random() % blocks : 1;  // shuffled blocks follow each other at this distance
+  while (std::gcd(step, blocks) != 1) step++;
   m.tid = (pid_t)syscall(SYS_gettid);
   for (uint64_t n = 0; n < blocks && !m.failed; n++) {
-    uint64_t b = order == Order::Reverse ? blocks - 1 - n : n;
+    uint64_t b = order == Order::Reverse ? blocks - 1 - n : order == Order::Shuffled ? (uint64_t)((unsigned __int128)n * step % blocks) : n;
     Vec3 at = {(unsigned)(b % l.grid.x), (unsigned)(b / l.grid.x % l.grid.y), (unsigned)(b / l.grid.x / l.grid.y)};
     if (order == Order::Shuffled) set_order(order, random);
     memset(l.shared_from, 0xff, (size_t)(l.shared_to - l.shared_from));

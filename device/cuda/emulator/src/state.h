@@ -1,0 +1,68 @@
+// What the files of the emulator's libcuda share.
+#pragma once
+#include <stdint.h>
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "fiber.h"
+
+#define API extern "C" __attribute__((visibility("default"))) int
+
+namespace emulator {
+
+enum {
+  OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400,
+  NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_OUT_OF_RESOURCES = 701, MISALIGNED = 716, LAUNCH_FAILED = 719,
+  CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_UNMATCHED = 903,
+};
+
+typedef uint64_t Pointer;
+
+struct Graph {
+  std::vector<std::function<int()>> work;
+  bool invalid = false;
+};
+struct Stream {
+  Graph *capture = nullptr;
+  bool origin = false;
+  int mode = 0;
+};
+
+struct Settings {
+  int capability = 90, processors = 8, sticky = 0, devices = 1;
+  uint64_t memory = 85045149696u;
+  Order order = Order::Forward;
+  unsigned seed = 1;
+};
+
+extern Settings settings;
+extern std::recursive_mutex lock;  // over everything
+extern bool initialized;
+extern int contexts;                 // how often the primary context is retained
+extern thread_local bool current;    // a context is that of the thread
+extern int pending;                  // the code of a fault that was not reported yet
+extern std::set<Stream *> streams;
+
+// fault keeps an error for the next call that waits for the device.
+int fault(int code, const std::string &why);
+
+// enqueue does the work now, or keeps it in the graph that the stream is captured into.
+int enqueue(Stream *s, std::function<int()> work);
+
+// forbidden spoils captures in the modes that watch for calls which can not be captured.
+int forbidden();
+
+}  // namespace emulator
+
+#define ENTER                                                   \
+  std::lock_guard<std::recursive_mutex> guard(lock);            \
+  if (!initialized) return NOT_INITIALIZED;
+#define ENTER_CONTEXT                                           \
+  ENTER                                                         \
+  if (!current || contexts == 0) return INVALID_CONTEXT;        \
+  if (settings.sticky && pending) return pending;
