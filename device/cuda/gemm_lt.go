@@ -22,15 +22,12 @@ type blas struct {
 	cache    *nvrtc.Cache
 }
 
-// openBLAS opens cuBLASLt once in a process.
-var openBLAS = sync.OnceValues(cublaslt.Open)
-
 // library is the handle of cuBLASLt, or the reason that there is none.
 func (d *Device) library() (*cublaslt.Handle, error) {
 	b := &d.blas
 	b.once.Do(func() {
 		var lib *cublaslt.Library
-		if lib, b.err = openBLAS(); b.err != nil {
+		if lib, b.err = cublaslt.Open(d.api.CUDA(), d.capability); b.err != nil {
 			return
 		}
 		b.err = d.enter(func() (err error) {

@@ -7,6 +7,7 @@
 package cublaslt
 
 import (
+	"fmt"
 	"runtime"
 	"unsafe"
 
@@ -73,12 +74,13 @@ type Library struct {
 	version int
 }
 
-// Open finds the library. The error says where it was looked for.
-func Open() (*Library, error) {
+// Open finds the library for a driver, by the newest CUDA version that it has (13000 is 13.0), and a device's compute capability (90 is 9.0). The error
+// says where it was looked for.
+func Open(driver, capability int) (*Library, error) {
+	unix, windows := fileNames(driver, capability)
 	l, err := ffi.Open(ffi.Search{
-		What: "cuBLASLt (libcublasLt)", Unix: []string{"libcublasLt.so.13", "libcublasLt.so.12"},
-		Windows: []string{"cublasLt64_13.dll", "cublasLt64_12.dll"},
-		Remedy:  "pip install nvidia-cublas (CUDA 13) or nvidia-cublas-cu12, or set CUDA_HOME; without it the device multiplies with its own, slower kernels",
+		What: "cuBLASLt (libcublasLt)", Unix: unix, Windows: windows,
+		Remedy: "pip install nvidia-cublas (CUDA 13) or nvidia-cublas-cu12, or set CUDA_HOME; without it the device multiplies with its own, slower kernels",
 	})
 	if err != nil {
 		return nil, err
@@ -89,6 +91,19 @@ func Open() (*Library, error) {
 	}
 	lib.version = int(lib.fn.Version.Call())
 	return lib, nil
+}
+
+// fileNames are those of the driver's major version, then of older ones: code of a newer one does not load. Version 13 has none for devices
+// below 7.5. An unknown driver counts as one for CUDA 12.
+func fileNames(driver, capability int) (unix, windows []string) {
+	for major := 13; major >= 12; major-- {
+		if major > 12 && (driver/1000 < major || capability < 75) {
+			continue
+		}
+		unix = append(unix, fmt.Sprintf("libcublasLt.so.%d", major))
+		windows = append(windows, fmt.Sprintf("cublasLt64_%d.dll", major))
+	}
+	return unix, windows
 }
 
 // Path is the file that was opened.

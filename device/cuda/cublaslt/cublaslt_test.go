@@ -10,11 +10,28 @@ import (
 // open skips where the library is absent; descriptions need no GPU.
 func open(t *testing.T) *Library {
 	t.Helper()
-	l, err := Open()
+	l, err := Open(13000, 90)
 	if err != nil {
 		t.Skip(err)
 	}
 	return l
+}
+
+// A library of a newer CUDA than the driver's is not opened: its code does not load.
+func TestFileNames(t *testing.T) {
+	for _, c := range []struct {
+		driver, capability int
+		names              []string
+	}{
+		{13000, 90, []string{"libcublasLt.so.13", "libcublasLt.so.12"}},
+		{14010, 120, []string{"libcublasLt.so.13", "libcublasLt.so.12"}},
+		{12080, 90, []string{"libcublasLt.so.12"}},
+		{13000, 70, []string{"libcublasLt.so.12"}},
+	} {
+		unix, windows := fileNames(c.driver, c.capability)
+		require.Equal(t, c.names, unix)
+		require.Len(t, windows, len(unix))
+	}
 }
 
 // The library checks the size of every attribute and the values of layouts when they are set.
