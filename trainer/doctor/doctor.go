@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
@@ -154,6 +156,10 @@ func examine(ctx context.Context, name string, quick bool) (out Device, err erro
 	if t, ok := d.(device.Describer); ok {
 		out.Facts = t.Describe()
 	}
+	if err := build(d); err != nil {
+		out.Error = "no kernel can be made for it: " + err.Error()
+		return out, nil
+	}
 	l, ok := d.(device.Limiter)
 	if quick || !ok {
 		return out, nil
@@ -174,6 +180,13 @@ func examine(ctx context.Context, name string, quick bool) (out Device, err erro
 		out.Limits.Read, out.Limits.Copy = limits.Memory[n-1].Read, limits.Memory[n-1].Copy
 	}
 	return out, nil
+}
+
+// build makes the kernel of a sum, which every device has: a GPU may be there without what compiles for it.
+func build(d device.Device) error {
+	t := tensor.T(tensor.F32, 1)
+	_, err := d.Kernel(device.Spec{Op: ops.Pointwise{F: ops.FnAdd}, In: []tensor.Type{t, t}, Out: []tensor.Type{t}})
+	return err
 }
 
 // How much is written to measure a disk, and in which pieces.

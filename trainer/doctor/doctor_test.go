@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 )
@@ -48,6 +49,33 @@ func topics(d Device) (out []string) {
 		out = append(out, f.Topic)
 	}
 	return out
+}
+
+// uncompiled is a device without the compiler of its kernels.
+type uncompiled struct {
+	device.Device
+	present *int
+}
+
+func (uncompiled) Name() string                      { return "uncompiled" }
+func (u uncompiled) Count() int                      { return *u.present }
+func (u uncompiled) Open(int) (device.Device, error) { return u, nil }
+func (uncompiled) Info() device.Info                 { return device.Info{Name: "made up"} }
+func (uncompiled) Close() error                      { return nil }
+func (uncompiled) Kernel(device.Spec) (device.Kernel, error) {
+	return nil, errors.New("no compiler was found")
+}
+
+func TestDeviceWithoutKernelsIsFound(t *testing.T) {
+	present := 1
+	defer func() { present = 0 }() // other tests look at all devices
+	require.NoError(t, device.Register(uncompiled{present: &present}))
+	d, err := examine(context.Background(), "uncompiled", true)
+	require.NoError(t, err)
+	require.Equal(t, "no kernel can be made for it: no compiler was found", d.Error)
+	d, err = examine(context.Background(), "cpu", true)
+	require.NoError(t, err)
+	require.Empty(t, d.Error)
 }
 
 func TestQuickMeasuresNothing(t *testing.T) {
