@@ -8,7 +8,8 @@ import (
 )
 
 // A range of a slab is cast as a whole from so many casts of its parts on, if they are three quarters of it; or if they are a quarter of it and none has
-// more elements than smallPart: then the launches that are saved are worth more than what is cast for nothing.
+// more elements than smallPart: then the launches that are saved are worth more than what is cast for nothing. Where blocks are recomputed large parts
+// are cast block by block: all weights of a model at once would take the memory that recomputation is there to save.
 const (
 	minSlabCasts = 4
 	smallPart    = 1 << 18
@@ -61,6 +62,7 @@ type slabCast struct {
 	lo, hi int64
 	used   int64 // elements that are cast
 	small  bool  // all parts are
+	again  bool  // some are read again where blocks are recomputed
 	whole  graph.Value
 }
 
@@ -70,7 +72,7 @@ func findSlabCasts(g *graph.Graph) []*slabCast {
 		kind  castKind
 		small bool
 	}
-	by := map[group]*slabCast{}
+	by, again := map[group]*slabCast{}, readAgain(g)
 	for _, n := range g.Nodes() {
 		kind, v, ok := castOfPart(n)
 		if !ok {
@@ -85,12 +87,32 @@ func findSlabCasts(g *graph.Graph) []*slabCast {
 				by[k] = &slabCast{castKind: kind, lo: partOffset(v), small: small}
 			}
 			by[k].add(n, v)
+			by[k].again = by[k].again || again[v]
 		}
 	}
 	var out []*slabCast
 	for k, s := range by {
 		if s.pays() && (!k.small || !by[group{k.kind, false}].pays()) {
 			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// readAgain returns the variables that recomputed blocks read.
+func readAgain(g *graph.Graph) map[*graph.Var]bool {
+	out := map[*graph.Var]bool{}
+	for _, n := range g.Nodes() {
+		if n.Phase() != graph.Recompute {
+			continue
+		}
+		for _, v := range n.In {
+			if !v.Valid() {
+				continue
+			}
+			if read, ok := v.Node().Op.(graph.Read); ok {
+				out[read.Var] = true
+			}
 		}
 	}
 	return out
@@ -106,7 +128,7 @@ func (s *slabCast) add(n *graph.Node, v *graph.Var) {
 // pays reports whether the range is cast as a whole.
 func (s *slabCast) pays() bool {
 	size := s.hi - s.lo
-	return len(s.casts) >= minSlabCasts && (4*s.used >= 3*size || s.small && 4*s.used >= size)
+	return len(s.casts) >= minSlabCasts && (4*s.used >= 3*size && !s.again || s.small && 4*s.used >= size)
 }
 
 // partOffset is the first element of a variable in its slab.

@@ -66,3 +66,42 @@ func TestCastSlabs(t *testing.T) {
 		})
 	}
 }
+
+// TestCastSlabsRecomputed: where blocks are recomputed large weights are cast block by block, and small ones at once as ever.
+func TestCastSlabsRecomputed(t *testing.T) {
+	dev := cpu.New(cpu.Options{Threads: 1})
+	casts := func(dim int, again bool) (n int) {
+		const parts = 6
+		slab := graph.NewVar("slab", tensor.T(tensor.F32, parts*dim*dim))
+		g := graph.New("blocks")
+		x := g.Input("x", tensor.T(tensor.BF16, 1, dim))
+		var vars []*graph.Var
+		for k := range parts {
+			w := graph.NewVar(fmt.Sprint("w", k), tensor.T(tensor.F32, dim, dim))
+			w.Slab, w.Offset = slab, int64(k*dim*dim)
+			vars = append(vars, w)
+		}
+		layers := func(y graph.Value, read func(*graph.Var) graph.Value) graph.Value {
+			for k := range parts {
+				y = ops.Linear(y, ops.Cast(read(vars[k]), tensor.BF16))
+			}
+			return y
+		}
+		y := layers(x, g.Read)
+		if again { // as autograd does for a region
+			undo, first := g.InPhase(graph.Recompute), y
+			y = layers(y, func(v *graph.Var) graph.Value { return ops.After(g.Read(v), first) })
+			undo()
+		}
+		p, err := plan.Compile([]graph.Value{y}, plan.Options{Device: dev, Verify: true})
+		require.NoError(t, err)
+		for _, l := range p.Launches() {
+			if l.Node.Op.Name() == "cast" {
+				n++
+			}
+		}
+		require.NoError(t, p.Close())
+		return n
+	}
+	require.Equal(t, []int{1, 12, 1, 7}, []int{casts(520, false), casts(520, true), casts(16, false), casts(16, true)})
+}
