@@ -259,12 +259,15 @@ func (p *Pool) await() {
 	if p.spin.until(finished) {
 		return
 	}
-	// Whoever turns waiting back into false decides: the last task, which then owes a token, or the caller.
-	p.waiting.Store(true)
-	if finished() && p.waiting.Swap(false) {
-		return
+	// Whoever turns waiting back into false decides: the caller, or a worker, which then owes a token. That worker need not be the last of
+	// this job: one that finished an earlier job, and was put aside before it looked at waiting, wakes the caller too early.
+	for !finished() {
+		p.waiting.Store(true)
+		if finished() && p.waiting.Swap(false) {
+			return
+		}
+		p.done.acquire()
 	}
-	p.done.acquire()
 }
 
 func (p *Pool) work(worker int) {

@@ -123,6 +123,45 @@ func TestParkedWorkersWake(t *testing.T) {
 	}
 }
 
+// TestLateFinisher: a worker that ended an earlier job, and was put aside before it looked whether the caller sleeps, does not end the
+// present job early.
+func TestLateFinisher(t *testing.T) {
+	p := New(2)
+	defer p.Close()
+	var ended atomic.Int32
+	hold, claimed := make(chan struct{}), make(chan struct{})
+	returned := make(chan error)
+	go func() {
+		caller := false
+		returned <- p.RunWorker(2, func(worker, _ int) {
+			if worker == 0 && !caller {
+				caller = true
+				<-claimed // the worker has the other task
+				return
+			}
+			close(claimed)
+			<-hold
+			ended.Add(1)
+		})
+	}()
+	<-claimed
+	for !p.waiting.Load() {
+		runtime.Gosched()
+	}
+	if p.waiting.Swap(false) { // what finish does after the last task of its job
+		p.done.release()
+	}
+	select {
+	case <-returned:
+		close(hold)
+		t.Fatal("Run returned while a task was running")
+	case <-time.After(50 * time.Millisecond):
+		close(hold)
+	}
+	require.NoError(t, <-returned)
+	require.EqualValues(t, 1, ended.Load())
+}
+
 func TestRefusesTooManyTasks(t *testing.T) {
 	var p *Pool
 	require.ErrorContains(t, p.Run(1<<40, func(int) {}), "limit")
