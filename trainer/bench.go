@@ -103,6 +103,7 @@ func (o *BenchOptions) config(dir string) (config.Config, error) {
 	if o.Docs != DocsPacked && o.Docs != DocsSingle {
 		return c, badConfig("docs", "%q is not known; %s and %s are", o.Docs, DocsPacked, DocsSingle)
 	}
+	c.Data.Pack = o.Docs == DocsPacked
 	if o.Steps < 1 {
 		return c, badConfig("steps", "is %d; one step at least is measured", o.Steps)
 	}
