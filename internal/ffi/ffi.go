@@ -66,8 +66,7 @@ func (l *Library) Load(table any) error {
 		if symbol == "" {
 			continue
 		}
-		p, ok := v.Field(i).Addr().Interface().(*Proc)
-		if !ok {
+		if !v.Type().Field(i).IsExported() || v.Type().Field(i).Type != reflect.TypeFor[Proc]() {
 			return fmt.Errorf("ffi: field %s has a tag c but is no exported Proc", v.Type().Field(i).Name)
 		}
 		fn, err := lookup(l.handle, symbol)
@@ -77,7 +76,7 @@ func (l *Library) Load(table any) error {
 			}
 			continue
 		}
-		p.fn = fn
+		v.Field(i).Set(reflect.ValueOf(Proc{fn}))
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("%s has no %s: another version of the library is needed", l.path, strings.Join(missing, ", "))

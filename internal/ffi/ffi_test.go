@@ -69,6 +69,15 @@ func TestLoadAndCall(t *testing.T) {
 	}
 	require.ErrorContains(t, c.Load(&missing), "not_here, nor_here")
 	require.Error(t, c.Load(missing))
+	var hidden struct {
+		strlen Proc `c:"strlen"`
+	}
+	require.ErrorContains(t, c.Load(&hidden), "field strlen has a tag c but is no exported Proc")
+	require.False(t, hidden.strlen.Present())
+	var other struct {
+		Strlen uintptr `c:"strlen"`
+	}
+	require.ErrorContains(t, c.Load(&other), "no exported Proc")
 }
 
 func TestAbsentTellsWhatWasTried(t *testing.T) {
@@ -138,4 +147,9 @@ func TestHelpersBeside(t *testing.T) {
 	require.Equal(t, uintptr(42), p.Call())
 	_, err = l.Proc("nothing")
 	require.Error(t, err)
+	t.Chdir(dir)
+	t.Setenv(PathVariable, ".")
+	l, err = Open(Search{What: "main", Unix: []string{"libbyesmain.so.1"}, Before: []string{"libbyeshelper.so*"}})
+	require.NoError(t, err, "the working folder, where it is named")
+	require.True(t, filepath.IsAbs(l.Path()))
 }

@@ -90,12 +90,15 @@ func (s Search) try(folder, name string) (*Library, error) {
 		}
 		return &Library{path: mapped(name), handle: h}, nil
 	}
-	file := filepath.Join(folder, name)
+	file, err := filepath.Abs(filepath.Join(folder, name)) // a name without a slash would be searched for elsewhere
+	if err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(file); err != nil {
 		return nil, fs.ErrNotExist
 	}
 	for _, pattern := range s.Before {
-		helpers, err := filepath.Glob(filepath.Join(folder, pattern))
+		helpers, err := filepath.Glob(filepath.Join(filepath.Dir(file), pattern))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", pattern, err)
 		}
