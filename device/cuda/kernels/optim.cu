@@ -311,7 +311,8 @@ INLINE void fetch_moments(Lane &l, const Slab &s, const Books &b, i64 at) {
   }
 }
 
-// encoded_moment and encoded_square are the code of a moment scaled to q, at most 1 in magnitude: a cell, by the upper half of its bits, has the codes on both sides of a border.
+// encoded_moment and encoded_square are the code of a moment scaled to q, at most 1 in magnitude: a cell, by the upper half of its bits, has
+// the codes on both sides of a border.
 INLINE u32 encoded_moment(float q, const u32 *cells) {
   const u32 b = __float_as_uint(q), m = b >> 16 & 0x7fff;
   const u32 cell = cells[(m > FIRST_A ? m - FIRST_A : 0) + (b >> 31) * (CELLS_A / 2)];

@@ -3,9 +3,9 @@
 
 #ifdef TENSOR_CORES
 // quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
-// takes 16 rows of the weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the 32 elements from 32t on of rows g and
-// g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order as long as both operands are permuted
-// alike, so each lane reads whole 16-byte words.
+// takes 16 rows of the weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the
+// 32 elements from 32t on of rows g and g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order
+// as long as both operands are permuted alike, so each lane reads whole 16-byte words.
 #define STEP 128
 #ifndef DEPTH
 #define DEPTH 2  // steps that a warp has in flight while it computes one
