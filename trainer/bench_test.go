@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
+	"github.com/bitsandbyes/bitsandbyes/trainer/profile"
 )
 
 // TestBench runs every mode on a tiny shape: what was planned is what was allocated, the loss is that of random tokens, and the times are
@@ -65,6 +67,16 @@ func TestBenchOnQueue(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []float64{want.FirstLoss, want.LastLoss}, []float64{got.FirstLoss, got.LastLoss})
 	require.Greater(t, dev.Replays, 4)
+}
+
+// TestBenchShortLaunches: launches that the clock does not see leave numbers that JSON can hold.
+func TestBenchShortLaunches(t *testing.T) {
+	var r BenchResult
+	work := profile.Work{Calls: 1, Least: 1e-9}
+	r.setProfile(&profile.Result{Launches: []profile.Launch{{Op: "matmul", Work: work}}, Kernels: []profile.Kernel{{Op: "matmul", Work: work}}})
+	require.Len(t, r.Classes, 1)
+	_, err := json.Marshal(r)
+	require.NoError(t, err)
 }
 
 // TestBenchRefusals name the option.

@@ -165,7 +165,7 @@ func (r *BenchResult) setProfile(p *profile.Result) {
 		total += l.Seconds
 	}
 	for name, c := range classes {
-		c.Share, c.OfLimit = c.Seconds/total, least[name]/c.Seconds
+		c.Share, c.OfLimit = shareOf(c.Seconds, total), shareOf(least[name], c.Seconds)
 		r.Classes = append(r.Classes, *c)
 	}
 	slices.SortFunc(r.Classes, func(a, b BenchClass) int {
@@ -175,9 +175,17 @@ func (r *BenchResult) setProfile(p *profile.Result) {
 		if i == topKernels {
 			break
 		}
-		r.Top = append(r.Top, BenchClass{k.Name + ": " + k.Op, k.Calls, k.Seconds, k.Seconds / total, k.OfLimit()})
+		r.Top = append(r.Top, BenchClass{k.Name + ": " + k.Op, k.Calls, k.Seconds, shareOf(k.Seconds, total), k.OfLimit()})
 	}
 	r.Gaps = p.Time.Gaps
+}
+
+// shareOf is part / whole, 0 of nothing: launches can be shorter than a device's clock tells.
+func shareOf(part, whole float64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return part / whole
 }
 
 // kernelClasses group ops by a part of their name; the first that fits counts.
