@@ -55,7 +55,7 @@ type Device interface {
 	Kernel(s Spec) (Kernel, error)
 	// Info describes the device.
 	Info() Info
-	// Close frees every buffer and stream.
+	// Close frees every buffer, stream and recorded graph.
 	Close() error
 }
 

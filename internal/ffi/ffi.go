@@ -84,16 +84,6 @@ func (l *Library) Load(table any) error {
 	return nil
 }
 
-// Bind sets the function variable that fn points to, for functions with floating-point numbers or structs by value. It costs several
-// allocations a call.
-func (l *Library) Bind(fn any, symbol string) error {
-	addr, err := lookup(l.handle, symbol)
-	if err != nil {
-		return fmt.Errorf("%s has no %s: another version of the library is needed", l.path, symbol)
-	}
-	return bind(fn, addr)
-}
-
 // Text copies a C string, at most limit bytes of it.
 func Text(at uintptr, limit int) string {
 	if at == 0 {

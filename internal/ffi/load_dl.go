@@ -3,8 +3,6 @@
 package ffi
 
 import (
-	"fmt"
-
 	"github.com/ebitengine/purego"
 )
 
@@ -25,15 +23,4 @@ func lookup(handle uintptr, symbol string) (uintptr, error) { return purego.Dlsy
 func call(fn uintptr, args []uintptr) uintptr {
 	r, _, _ := purego.SyscallN(fn, args...)
 	return r
-}
-
-// bind turns a panic about an unsupported signature into an error.
-func bind(fn any, addr uintptr) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("ffi: %T cannot be bound: %v", fn, r)
-		}
-	}()
-	purego.RegisterFunc(fn, addr)
-	return nil
 }

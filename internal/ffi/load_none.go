@@ -8,4 +8,3 @@ const Supported = false
 func open(string, bool) (uintptr, error)      { return 0, errBuild }
 func lookup(uintptr, string) (uintptr, error) { return 0, errBuild }
 func call(uintptr, []uintptr) uintptr         { return Absent }
-func bind(any, uintptr) error                 { return errBuild }

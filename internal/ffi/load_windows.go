@@ -3,11 +3,9 @@
 package ffi
 
 import (
-	"fmt"
 	"path/filepath"
 	"syscall"
 
-	"github.com/ebitengine/purego"
 	"golang.org/x/sys/windows"
 )
 
@@ -32,15 +30,4 @@ func lookup(handle uintptr, symbol string) (uintptr, error) {
 func call(fn uintptr, args []uintptr) uintptr {
 	r, _, _ := syscall.SyscallN(fn, args...)
 	return r
-}
-
-// bind turns a panic about an unsupported signature into an error.
-func bind(fn any, addr uintptr) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("ffi: %T cannot be bound: %v", fn, r)
-		}
-	}()
-	purego.RegisterFunc(fn, addr)
-	return nil
 }
