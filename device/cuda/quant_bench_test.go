@@ -34,7 +34,6 @@ func BenchmarkQuantVariants(b *testing.B) {
 				for _, m := range []int{1, 4, 16} {
 					if m <= 8 || warps == 8 {
 						benchThin(b, shape[0], shape[1], m, warps, depth)
-						benchThin(b, shape[0], shape[1], m, warps, depth, "PAIRS")
 					}
 				}
 			}
@@ -124,11 +123,11 @@ func benchDequantize(b *testing.B, nested bool, threads, packs int) {
 	})
 }
 
-func benchThin(b *testing.B, rows, cols, m, warps, depth int, define ...string) {
-	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d%v", rows, cols, m, warps, depth, define), func(b *testing.B) {
+func benchThin(b *testing.B, rows, cols, m, warps, depth int) {
+	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d", rows, cols, m, warps, depth), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
-		p := w.program(tensor.BF16, "quant_thin.cu", append(append(thinDefines(m, warps), define...), fmt.Sprintf("DEPTH %d", depth))...)
+		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(m, warps), fmt.Sprintf("DEPTH %d", depth))...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)

@@ -47,36 +47,9 @@ INLINE Pack<u32, 4> load_x(const T *x, i32 row, i32 at, i32 m, i32 k) {
   return load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at));
 }
 
-#ifdef PAIRS
-// Levels in shared memory by pairs: entry 16b + l holds those of byte b for lanes l and l + 16, so that no two lanes of a half warp meet in a
-// bank.
-typedef Pack<float, 2> Levels;
-INLINE void fill_levels(Levels *table) {
-  for (int i = threadIdx.x; i < 256 * 16; i += WARPS * WARP) {
-    table[i].v[0] = level(i >> 8);
-    table[i].v[1] = level(i >> 4 & 15);
-  }
-  __syncthreads();
-}
-INLINE void decode_pairs(float (&v)[8], u32 word, const Levels *mine, float scale) {
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    Levels p = mine[(word >> (8 * i) & 255) * 16];
-    v[2 * i] = __fmul_rn(p.v[0], scale);
-    v[2 * i + 1] = __fmul_rn(p.v[1], scale);
-  }
-}
-#endif
-
 KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
                                                   i32 n, i32 k) {
-#ifdef PAIRS
-  __shared__ Levels table[256 * 16];
-  const Levels *pairs = table + (lane() & 15);
-  float(*sums)[16][8 * COLUMNS + 1] = reinterpret_cast<float(*)[16][8 * COLUMNS + 1]>(table);
-#else
   __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
-#endif
   int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, first = blockIdx.x * 16;
   float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
   i64 row[2];
@@ -85,9 +58,6 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   Rows ring[DEPTH] = {};
 #pragma unroll
   for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k);
-#ifdef PAIRS
-  fill_levels(table);
-#endif
   for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
 #pragma unroll
     for (int u = 0; u < DEPTH; u++) {
@@ -100,11 +70,7 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
 #pragma unroll
         for (int h = 0; h < 2; h++) {
           float v[8];
-#ifdef PAIRS
-          decode_pairs(v, ring[u].code[h].v[q], pairs, scale[h]);
-#else
           decode_eight(v, ring[u].code[h].v[q], mine, scale[h]);
-#endif
 #pragma unroll
           for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
         }
@@ -118,9 +84,6 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
       }
     }
   }
-#ifdef PAIRS
-  __syncthreads();
-#endif
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
