@@ -29,6 +29,10 @@ func TestCloseIsFinal(t *testing.T) {
 	g, err := d.Capture(s, launch)
 	require.NoError(t, err)
 	require.NoError(t, g.Launch(s))
+	f32 := tensor.T(tensor.F32, 16)
+	copied := device.Spec{Op: ops.AllReduce{}, In: []tensor.Type{f32}, Out: []tensor.Type{f32}}
+	_, err = d.Kernel(copied)
+	require.NoError(t, err)
 	require.NoError(t, d.Close())
 	require.NoError(t, d.Close(), "twice")
 	require.NoError(t, g.Free())
@@ -42,6 +46,7 @@ func TestCloseIsFinal(t *testing.T) {
 		"host":     func() error { _, err := d.AllocHost(1); return err },
 		"reserve":  func() error { _, err := d.Reserve(1); return err },
 		"function": func() error { _, err := d.Function(Program{Text: echoText}, "increment"); return err },
+		"kernel":   func() error { _, err := d.Kernel(copied); return err },
 		"stream":   func() error { return d.Stream(7).Sync() },
 	} {
 		require.Error(t, call(), what)

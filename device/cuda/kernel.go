@@ -57,6 +57,9 @@ func (d *Device) Kernel(s device.Spec) (device.Kernel, error) {
 	if !ok {
 		return nil, device.ErrNoKernel
 	}
+	if lost := d.lost.Load(); lost != nil { // libraries are gone, too
+		return nil, *lost
+	}
 	k, err := b(d, s)
 	if err != nil {
 		return nil, err
