@@ -35,6 +35,14 @@ func TestBench(t *testing.T) {
 		for _, c := range r.Classes {
 			require.NotContains(t, c.Name, "other", "a kernel without a class")
 		}
+		attends := 0
+		for _, k := range r.Top {
+			if strings.HasPrefix(k.Name, "attention") {
+				attends++
+				require.Equal(t, o.Docs == DocsPacked, strings.Contains(k.Name, "i32["), "only packed rows tell attention where documents begin: %s", k.Name)
+			}
+		}
+		require.Positive(t, attends)
 		for _, word := range []string{"tokens/s", "MFU", "planned", "recomputed blocks"} {
 			require.Contains(t, r.Text(), word)
 		}
