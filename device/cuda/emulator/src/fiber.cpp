@@ -85,7 +85,7 @@ enum { saved_words = 20, return_word = 11 };
 
 namespace {
 
-const size_t page = 65536;  // a multiple of any page size
+const size_t guard = 4 << 20;  // a multiple of any page size; a frame that is too large for a stack ends in the guard
 const size_t stack_bytes = 256 << 10;
 const size_t dynamic_most = 256 << 10;
 
@@ -213,10 +213,10 @@ void fiber_main() {
 }
 
 void *new_stack() {
-  char *p = (char *)mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char *p = (char *)mmap(nullptr, stack_bytes + guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) return nullptr;
-  mprotect(p, page, PROT_NONE);
-  return p + page + stack_bytes;
+  mprotect(p + guard, stack_bytes, PROT_READ | PROT_WRITE);
+  return p + guard + stack_bytes;
 }
 
 void resume(Fiber *f) {
@@ -345,9 +345,10 @@ void set_order(Order order, std::mt19937 &random) {
 
 char *dynamic_shared(size_t bytes) {
   if (!m.dynamic_end) {
-    char *p = (char *)mmap(nullptr, dynamic_most + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    mprotect(p + dynamic_most, page, PROT_NONE);
-    m.dynamic_end = p + dynamic_most;
+    char *p = (char *)mmap(nullptr, dynamic_most + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    mprotect(p + guard, dynamic_most, PROT_READ | PROT_WRITE);
+    m.dynamic_end = p + guard + dynamic_most;
   }
   return m.dynamic_end - (bytes + 127) / 128 * 128;
 }
@@ -416,6 +417,10 @@ int run_grid(const Launch &l, Order order, unsigned seed, std::string *why) {
   size_t threads = (size_t)l.block.x * l.block.y * l.block.z;
   m.fibers.resize(threads);
   char *dynamic = dynamic_shared(l.dynamic);
+  if (!dynamic) {
+    *why = "no memory for shared memory";
+    return 2;
+  }
   if (order != Order::Shuffled) set_order(order, random);
   uint64_t blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
   uint64_t step = blocks > 2 ? random() % blocks : 1;  // shuffled blocks follow each other at this distance

@@ -1,4 +1,4 @@
-// Memory of the emulated device: allocations between guard pages, pinned memory of the host, reserved addresses, copies.
+// Memory of the emulated device: allocations between guards, pinned memory of the host, reserved addresses, copies.
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,7 +10,8 @@ using namespace emulator;
 
 namespace {
 
-// An allocation stands between two pages that nobody may touch, its end at the second one.
+// An allocation stands between two ranges that nobody may touch, its end at the second one. They are wide, since an index that is wrong is
+// seldom wrong by one, and cost addresses only.
 struct Allocation {
   char *map;
   size_t mapped, bytes;
@@ -25,23 +26,23 @@ std::map<Pointer, Allocation> allocations;
 std::map<Pointer, size_t> reserved, mapped;
 uint64_t used;
 
-const size_t page = 65536;
+const size_t page = 65536, guard = 4 << 20;
 const uint64_t context_bytes = 512 << 20;
 
-// place makes a block between guard pages.
+// place makes a block between guards.
 Allocation place(size_t bytes, bool host) {
   size_t body = (bytes + page - 1) / page * page;
-  char *p = (char *)mmap(nullptr, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char *p = (char *)mmap(nullptr, body + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) return Allocation{};
-  mprotect(p + page, body, PROT_READ | PROT_WRITE);
-  return Allocation{p, body + 2 * page, bytes, host};
+  mprotect(p + guard, body, PROT_READ | PROT_WRITE);
+  return Allocation{p, body + 2 * guard, bytes, host};
 }
 
-char *start(const Allocation &a) { return a.map + a.mapped - page - (a.bytes + 255) / 256 * 256; }
+char *start(const Allocation &a) { return a.map + a.mapped - guard - (a.bytes + 255) / 256 * 256; }
 
 const unsigned char canary = 0xc7;
 
-// damaged says whether something was written between the end of an allocation and the guard page behind it.
+// damaged says whether something was written between the end of an allocation and the guard behind it.
 bool damaged(const Allocation &a) {
   const unsigned char *p = (const unsigned char *)start(a);
   for (size_t i = a.bytes; i < (a.bytes + 255) / 256 * 256; i++)
