@@ -16,13 +16,17 @@ func init() {
 		return buildNorm(d, newNorm(op.Eps, s, true, normBlocks))
 	})
 	Register(func(d *Device, op ops.AddNormOp, s device.Spec) (*Kernel, error) {
-		return buildNorm(d, newNorm(op.Eps, s, op.Centre, normBlocks))
+		o := newNorm(op.Eps, s, op.Centre, normBlocks)
+		o.more = true
+		return buildNorm(d, o)
 	})
 	Register(func(d *Device, op ops.RMSNormGradOp, s device.Spec) (*Kernel, error) {
 		return buildNormGrad(d, newNorm(op.Eps, s, false, normGradBlocks), op.NeedX, op.NeedW, false)
 	})
 	Register(func(d *Device, op ops.AddRMSNormGradOp, s device.Spec) (*Kernel, error) {
-		return buildNormGrad(d, newNorm(op.Eps, s, false, normGradBlocks), true, false, false)
+		o := newNorm(op.Eps, s, false, normGradBlocks)
+		o.more = true
+		return buildNormGrad(d, o, true, false, false)
 	})
 	Register(func(d *Device, op ops.LayerNormGradOp, s device.Spec) (*Kernel, error) {
 		return buildNormGrad(d, newNorm(op.Eps, s, true, normGradBlocks), op.NeedX, op.NeedW, op.NeedB)
@@ -43,6 +47,7 @@ type norm struct {
 	rows   int64
 	n      int // values of a row
 	centre bool
+	more   bool // a tensor is added to x, or to its gradient
 	eps    float64
 	fit    rowFit
 	most   int // blocks of a launch
@@ -61,7 +66,8 @@ func newNorm(eps float64, s device.Spec, centre bool, most int) norm {
 // a block. packs is 0 for rows that are too long.
 type rowFit struct{ width, packs, group, threads int }
 
-// fitRow lays out rows of n values. Few accesses a thread leave registers for many threads; long rows get more, up to about 32 values.
+// fitRow lays out rows of n values. Few accesses a thread leave registers for many threads, three where that leaves no thread idle; long rows get
+// more, up to about 32 values.
 func fitRow(dt tensor.DType, n int) rowFit {
 	f := rowFit{width: accessBytes / dt.Size(), group: 1}
 	few := 2
@@ -69,6 +75,9 @@ func fitRow(dt tensor.DType, n int) rowFit {
 		f.width, few = 1, 4
 	}
 	all := (n + f.width - 1) / f.width
+	if third := all / 3; few == 2 && all%3 == 0 && third&(third-1) == 0 {
+		few = 3
+	}
 	for f.group*few < all && f.group < longRowThreads {
 		f.group *= 2
 	}
@@ -99,15 +108,47 @@ func (o norm) blocks() (short, long int) {
 	return int(min((o.rows+per-1)/per, int64(o.most))), int(min(o.rows, int64(o.most)))
 }
 
-// program has the kernels of rows that fit and of those that do not, sums as in norm.cu.
-func (o norm) program(sums int) Program {
-	blocks := longRowThreads / o.fit.threads
-	if o.dtype == tensor.F64 {
-		blocks = 1 // they would not fit in half the registers
+// resident is how many blocks of a norm, or of a gradient, which has more in its registers, should fit a multiprocessor at once.
+func (o norm) resident(grad bool) int {
+	threads, values := 1024, o.fit.packs*o.fit.width // of all blocks; of a row in a thread
+	switch {
+	case o.dtype == tensor.F64, values > 24, values > 8 && grad:
+		threads = 512
+	case values > 16:
+		threads = 768
 	}
-	return Program{Files: []string{"norm.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.fit.width), fmt.Sprint("K ", max(o.fit.packs, 1)),
-		fmt.Sprint("CENTRE ", b2i(o.centre)), fmt.Sprint("SUMS ", sums),
-		fmt.Sprint("THREADS ", o.fit.threads), fmt.Sprint("BLOCKS ", blocks)}}
+	return max(threads/o.fit.threads, 1)
+}
+
+// normStages is how many rows are on their way to a block at most, and one that is worked on.
+const normStages = 4
+
+// stages is how many rows of so many tensors a block holds in shared memory, and their bytes, where so many blocks share that of a multiprocessor:
+// 0 where rows are read when they are needed, as there is no room, they aren't read by 16 bytes, or the device cannot copy beside its work.
+func (o norm) stages(d *Device, tensors, blocks int) (stages, bytes int) {
+	const apart = 12 << 10 // what a block has beside its rows, at most
+	row := tensors * o.fit.packs * o.fit.threads * accessBytes
+	if o.fit.packs == 0 || o.fit.width*o.dtype.Size() != accessBytes || d.capability < 80 {
+		return 0, 0
+	}
+	if stages = min((d.shared/blocks-apart)/row, normStages); stages < 2 {
+		return 0, 0
+	}
+	return stages, stages * row
+}
+
+// program has the kernels of rows that fit and of those that do not, sums as in norm.cu.
+func (o norm) program(sums, stages int) Program {
+	packs := max(o.fit.packs, 1)
+	return Program{Files: []string{"tensor_core.cuh", "norm.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.fit.width), fmt.Sprint("K ", packs),
+		fmt.Sprint("GROUP ", o.fit.group), fmt.Sprint("THREADS ", o.fit.threads), fmt.Sprint("EXACT ", b2i(o.fit.group*packs*o.fit.width == o.n)),
+		fmt.Sprint("CENTRE ", b2i(o.centre)), fmt.Sprint("MORE ", b2i(o.more)), fmt.Sprint("SUMS ", sums), fmt.Sprint("BLOCKS ", o.resident(false)),
+		fmt.Sprint("GRAD_BLOCKS ", o.resident(true)), fmt.Sprint("STAGES ", stages)}}
+}
+
+// launch is the geometry of the kernels of rows that fit.
+func (o norm) launch(blocks, shared int) Geometry {
+	return Geometry{Grid: [3]int{blocks}, Block: [3]int{o.fit.threads}, Shared: shared}
 }
 
 // number is a kernel argument of the type that values of a dtype are computed in.
@@ -119,11 +160,12 @@ func number(dt tensor.DType, x float64) any {
 }
 
 func buildNorm(d *Device, o norm) (*Kernel, error) {
-	short, err := d.Function(o.program(0), "norm_rows")
+	stages, shared := o.stages(d, 1+b2i(o.more), o.resident(false))
+	short, err := d.Function(o.program(0, stages), "norm_rows")
 	if err != nil {
 		return nil, err
 	}
-	long, err := d.Function(o.program(0), "norm_long")
+	long, err := d.Function(o.program(0, stages), "norm_long")
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +177,7 @@ func buildNorm(d *Device, o norm) (*Kernel, error) {
 		}
 		at := normOperands(c)
 		if o.fit.wide(o.dtype, at.y, at.sum, at.x, at.more, at.w, at.bias) {
-			return c.Launch(short, Rows(blocks, o.fit.threads), at.y, at.sum, at.x, at.more, at.w, at.bias, o.rows, int32(o.n), int32(o.fit.group), eps)
+			return c.Launch(short, o.launch(blocks, shared), at.y, at.sum, at.x, at.more, at.w, at.bias, o.rows, int32(o.n), eps)
 		}
 		return c.Launch(long, Rows(longBlocks, longRowThreads), at.y, at.sum, at.x, at.more, at.w, at.bias, o.rows, int32(o.n), eps)
 	}}, nil
@@ -161,6 +203,7 @@ type normGrad struct {
 	dx, dw, db           int
 	sums                 int
 	blocks, longBlocks   int
+	shared               int   // bytes of rows in a block
 	part                 int64 // bytes of the partial sums of one parameter
 	short, long, columns *Function
 }
@@ -184,7 +227,9 @@ func buildNormGrad(d *Device, o norm, needX, needW, needB bool) (*Kernel, error)
 		g.sums = 1
 	}
 	g.blocks, g.longBlocks = o.blocks()
-	program := o.program(g.sums)
+	stages, shared := o.stages(d, 2+b2i(o.more), o.resident(true))
+	g.shared = shared
+	program := o.program(g.sums, stages)
 	for _, f := range []struct {
 		at   **Function
 		name string
@@ -223,7 +268,7 @@ func (g *normGrad) enqueue(c *Call) error {
 	var err error
 	if g.fit.wide(g.dtype, dx, more, in[0], in[1], in[2]) {
 		parts = g.blocks
-		err = c.Launch(g.short, Rows(g.blocks, g.fit.threads), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), int32(g.fit.group), eps)
+		err = c.Launch(g.short, g.launch(g.blocks, g.shared), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), eps)
 	} else {
 		err = c.Launch(g.long, Rows(g.longBlocks, longRowThreads), dx, dw, db, more, in[0], in[1], in[2], g.rows, int32(g.n), eps)
 	}

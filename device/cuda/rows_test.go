@@ -165,21 +165,32 @@ func TestNormOfNothing(t *testing.T) {
 	require.Equal(t, w, got[1])
 }
 
-// TestManyRows: weights' gradients over more rows than blocks take at once repeat to the bit, and add up every row once.
+// TestManyRows: blocks that go over many rows, several of which are on their way, take each once; weights' gradients repeat to the bit.
 func TestManyRows(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{40, 520} {
-		x, w, g := normal(tensor.BF16, rng, 300, n), normal(tensor.BF16, rng, n), normal(tensor.BF16, rng, 300, n)
-		few := func(s device.Spec) (device.Kernel, error) {
-			k, err := buildNormGrad(testDevice(t), newNorm(1e-5, s, false, 3), true, true, false)
+	dev := testDevice(t)
+	few := func(centre, more bool, build func(o norm) (*Kernel, error)) func(s device.Spec) (device.Kernel, error) {
+		return func(s device.Spec) (device.Kernel, error) {
+			o := newNorm(1e-5, s, centre, 3)
+			o.more = more
+			k, err := build(o)
 			if err != nil {
 				return nil, err
 			}
-			return k.bind(testDevice(t), s), nil
+			return k.bind(dev, s), nil
 		}
-		l := kernelRun{op: ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), w.Type()}}
-		l.check(t, optest.Limits[tensor.BF16], few)
-		require.Equal(t, l.run(t, testDevice(t), few), l.run(t, testDevice(t), few))
+	}
+	for _, n := range []int{40, 520, 768} {
+		x, w, g := normal(tensor.BF16, rng, 300, n), normal(tensor.BF16, rng, n), normal(tensor.BF16, rng, 300, n)
+		limit, row := optest.Limits[tensor.BF16], w.Type()
+		l := kernelRun{op: ops.LayerNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true, NeedB: true}, in: []*tensor.Tensor{x, w, g}, out: []tensor.Type{x.Type(), row, row}, alias: []int{2, -1, -1}}
+		build := few(true, false, func(o norm) (*Kernel, error) { return buildNormGrad(dev, o, true, true, true) })
+		l.check(t, 4*limit, build)
+		require.Equal(t, l.run(t, dev, build), l.run(t, dev, build))
+		kernelRun{op: ops.AddRMSNormGradOp{Eps: 1e-5}, in: []*tensor.Tensor{x, x, w, g}, out: []tensor.Type{x.Type()}, alias: []int{0}}.check(t, 4*limit,
+			few(false, true, func(o norm) (*Kernel, error) { return buildNormGrad(dev, o, true, false, false) }))
+		kernelRun{op: ops.AddNormOp{Eps: 1e-5, Centre: true}, in: []*tensor.Tensor{g, x, w, w}, out: []tensor.Type{x.Type(), x.Type()}, alias: []int{1, 0}}.check(t, 2*limit,
+			few(true, true, func(o norm) (*Kernel, error) { return buildNorm(dev, o) }))
 	}
 }
 

@@ -76,6 +76,7 @@ template <int N> INLINE void copy_wait() {}
 typedef u8 *SharedAt;
 INLINE SharedAt shared_at(const void *p) { return (u8 *)p; }
 INLINE void store_shared(SharedAt at, const Pack<u32, 4> &x) { *(Pack<u32, 4> *)at = x; }
+INLINE Pack<u32, 4> load_shared(SharedAt at) { return *(const Pack<u32, 4> *)at; }
 
 #else
 
@@ -89,6 +90,11 @@ typedef u32 SharedAt;
 INLINE SharedAt shared_at(const void *p) { return shared_address(p); }
 INLINE void store_shared(SharedAt at, const Pack<u32, 4> &x) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(x.v[0]), "r"(x.v[1]), "r"(x.v[2]), "r"(x.v[3]) : "memory");
+}
+INLINE Pack<u32, 4> load_shared(SharedAt at) {
+  Pack<u32, 4> x;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.v[0]), "=r"(x.v[1]), "=r"(x.v[2]), "=r"(x.v[3]) : "r"(at) : "memory");
+  return x;
 }
 
 template <class T> struct Mma;
