@@ -26,6 +26,7 @@ type opened struct {
 }
 
 func TestRegistry(t *testing.T) {
+	device.Apart(t)
 	require.ErrorContains(t, device.Register(backend{"cpu", 1}), "registered twice")
 	open := func(name string) opened {
 		d, err := device.Open(name)
@@ -64,6 +65,7 @@ type unusable struct{ backend }
 func (unusable) Open(int) (device.Device, error) { return nil, errors.New("too old") }
 
 func TestUnusableIsNotPassedOver(t *testing.T) {
+	device.Apart(t)
 	require.NoError(t, device.Register(unusable{backend{"accelerator", 1}})) // before the others by name
 	_, err := device.Open("auto")
 	require.ErrorContains(t, err, `device "accelerator": too old; device "cpu" is the processor`)
@@ -74,6 +76,7 @@ type explained struct{ backend }
 func (explained) Explain() error { return errors.New("no driver was found") }
 
 func TestAbsenceIsExplained(t *testing.T) {
+	device.Apart(t)
 	require.NoError(t, device.Register(explained{backend{"explained", 0}}))
 	for _, name := range []string{"explained", "explained:1", "explained:threads=2"} {
 		_, err := device.Open(name)
