@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -54,10 +55,11 @@ func topics(d Device) (out []string) {
 // uncompiled is a device without the compiler of its kernels.
 type uncompiled struct {
 	device.Device
+	name    string
 	present *int
 }
 
-func (uncompiled) Name() string                      { return "uncompiled" }
+func (u uncompiled) Name() string                    { return u.name }
 func (u uncompiled) Count() int                      { return *u.present }
 func (u uncompiled) Open(int) (device.Device, error) { return u, nil }
 func (uncompiled) Info() device.Info                 { return device.Info{Name: "made up"} }
@@ -68,9 +70,10 @@ func (uncompiled) Kernel(device.Spec) (device.Kernel, error) {
 
 func TestDeviceWithoutKernelsIsFound(t *testing.T) {
 	present := 1
-	defer func() { present = 0 }() // other tests look at all devices
-	require.NoError(t, device.Register(uncompiled{present: &present}))
-	d, err := examine(context.Background(), "uncompiled", true)
+	defer func() { present = 0 }()                                                                // other tests look at all devices
+	u := uncompiled{name: fmt.Sprintf("uncompiled%d", len(device.Backends())), present: &present} // a name that an earlier run has not taken
+	require.NoError(t, device.Register(u))
+	d, err := examine(context.Background(), u.name, true)
 	require.NoError(t, err)
 	require.Equal(t, "no kernel can be made for it: no compiler was found", d.Error)
 	d, err = examine(context.Background(), "cpu", true)
