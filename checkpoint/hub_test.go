@@ -31,8 +31,9 @@ func TestParseHubName(t *testing.T) {
 func TestHubCache(t *testing.T) {
 	env := map[string]string{}
 	get := func(k string) string { return env[k] }
-	home, err := os.UserHomeDir()
-	require.NoError(t, err)
+	home := t.TempDir()
+	t.Setenv("HOME", home) // which the environment may lack
+	t.Setenv("USERPROFILE", home)
 	for _, c := range []struct{ key, value, want string }{
 		{"", "", filepath.Join(home, ".cache/huggingface/hub")}, {"XDG_CACHE_HOME", "/x", "/x/huggingface/hub"}, {"HF_HOME", "~/hf", filepath.Join(home, "hf/hub")},
 		{"HUGGINGFACE_HUB_CACHE", "/old", "/old"}, {"HF_HUB_CACHE", "/new", "/new"},
