@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
@@ -27,6 +30,13 @@ type guard struct {
 
 // tries is how often a guard may fail before it counts.
 const tries = 4
+
+// A try times the kernel and probes the limit in turn, so that what slows the machine meets both. Each time is the least of many windows
+// that are much shorter than other programs run at a stretch, so that on a busy machine too some are undisturbed.
+const (
+	turns  = 5
+	window = time.Millisecond
+)
 
 // check measures ratios on one thread and fails if one stays below its floor.
 func check(ctx context.Context, o options, out io.Writer) error {
@@ -58,15 +68,16 @@ func check(ctx context.Context, o options, out io.Writer) error {
 	return nil
 }
 
-// hold times a guard until it is above its floors.
+// hold times a guard until it is above its floors. After a try that failed the twin is timed again, as the machine may have become slower.
 func (g *guard) hold(ctx context.Context, o options, twins map[string]float64) (line string, ok bool, err error) {
 	level := isa.Best()
-	for range tries {
-		p, err := probe.Measure(ctx, probe.Options{Threads: 1, Bytes: 64 << 20})
-		if err != nil {
-			return "", false, err
+	for try := range tries {
+		if try > 0 {
+			if twins, err = runTwins(ctx, options{only: []string{g.name}}); err != nil {
+				return "", false, err
+			}
 		}
-		took, err := timeRow(ctx, g.row, 1, o.share(4*rounds))
+		took, p, err := g.measure(ctx, o)
 		if err != nil {
 			return "", false, err
 		}
@@ -85,6 +96,32 @@ func (g *guard) hold(ctx context.Context, o options, twins map[string]float64) (
 	return line, ok, nil
 }
 
+// measure times the kernel and probes the machine's arithmetic in turn.
+func (g *guard) measure(ctx context.Context, o options) (took time.Duration, limits probe.Result, err error) {
+	took = math.MaxInt64
+	for range turns {
+		p, err := probe.Measure(ctx, probe.Options{Threads: 1, Bytes: 256 << 10}) // no guard is held against memory
+		if err != nil {
+			return 0, limits, err
+		}
+		limits = larger(limits, p)
+		t, err := timeAlone(ctx, g.row, o.share(4*turns))
+		if err != nil {
+			return 0, limits, err
+		}
+		took = min(took, t)
+	}
+	return took, limits, nil
+}
+
+// timeAlone times a row on one thread by the processor time of that thread, in windows of which there are so many that they last for some time
+// together.
+func timeAlone(ctx context.Context, r row, together time.Duration) (time.Duration, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return timeRow(ctx, r, 1, threadClock(), max(int(together/window), 3), window)
+}
+
 // printTwins times the guards with whatever level this process has.
 func printTwins(ctx context.Context, o options, out io.Writer) error {
 	found := map[string]float64{}
@@ -92,7 +129,7 @@ func printTwins(ctx context.Context, o options, out io.Writer) error {
 		if !o.wanted(g.name) {
 			continue
 		}
-		took, err := timeRow(ctx, g.row, 1, o.share(20*rounds))
+		took, err := timeAlone(ctx, g.row, o.share(20))
 		if err != nil {
 			return fmt.Errorf("%s: %w", g.name, err)
 		}

@@ -21,8 +21,16 @@ type bench struct {
 	close func() error
 }
 
+// clock tells the time since some instant.
+type clock func() time.Duration
+
+func wallClock() clock {
+	began := time.Now()
+	return func() time.Duration { return time.Since(began) }
+}
+
 // best is the least mean time of a call over rounds of the given length, after two calls that do not count.
-func (b *bench) best(ctx context.Context, rounds int, each time.Duration) (time.Duration, error) {
+func (b *bench) best(ctx context.Context, now clock, rounds int, each time.Duration) (time.Duration, error) {
 	for range 2 {
 		if err := b.call(ctx); err != nil {
 			return 0, err
@@ -30,13 +38,13 @@ func (b *bench) best(ctx context.Context, rounds int, each time.Duration) (time.
 	}
 	least := time.Duration(math.MaxInt64)
 	for range rounds {
-		start, calls := time.Now(), 0
+		start, calls := now(), 0
 		for {
 			if err := errors.Join(b.call(ctx), ctx.Err()); err != nil {
 				return 0, err
 			}
 			calls++
-			if took := time.Since(start); took >= each {
+			if took := now() - start; took >= each {
 				least = min(least, took/time.Duration(calls))
 				break
 			}

@@ -87,7 +87,7 @@ func (t *table) measure(ctx context.Context, o options, threads int, log io.Writ
 // timeAll times each row once and keeps the better figure. A row without its data fails alone.
 func timeAll(ctx context.Context, o options, figures []*figure, threads int, log io.Writer) error {
 	for _, f := range figures {
-		took, err := timeRow(ctx, f.row, threads, o.share(passes*rounds))
+		took, err := timeRow(ctx, f.row, threads, wallClock(), rounds, o.share(passes*rounds))
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -102,7 +102,7 @@ func timeAll(ctx context.Context, o options, figures []*figure, threads int, log
 	return nil
 }
 
-func timeRow(ctx context.Context, r row, threads int, each time.Duration) (took time.Duration, err error) {
+func timeRow(ctx context.Context, r row, threads int, now clock, rounds int, each time.Duration) (took time.Duration, err error) {
 	dev := cpu.New(cpu.Options{Threads: threads})
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	b, err := r.open(dev)
@@ -113,7 +113,7 @@ func timeRow(ctx context.Context, r row, threads int, each time.Duration) (took 
 		err = errors.Join(err, b.close())
 		runtime.GC() // the next row's operands would else lie beside this one's
 	}()
-	return b.best(ctx, rounds, each)
+	return b.best(ctx, now, rounds, each)
 }
 
 // larger joins two probes of the same machine: other programs only ever lower a figure.
