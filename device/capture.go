@@ -45,6 +45,12 @@ type Awaiter interface {
 	Await(Event) error
 }
 
+// Parallel devices run the work of several streams beside each other, so that copies and collectives need not wait for arithmetic.
+type Parallel interface {
+	// Lanes is how many: streams 0 to Lanes()-1. What of one must come before what of another is said by events.
+	Lanes() int
+}
+
 // Arithmetic says how a device computes where it has a choice. The zero value is the default.
 type Arithmetic struct {
 	// Deterministic asks that equal runs give equal bits: no sum in an order that varies, no algorithm chosen by its time.

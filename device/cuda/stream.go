@@ -172,3 +172,6 @@ func (s *Stream) close() error {
 		return errors.Join(s.stage.close(s.dev.api), s.timing.close(s.dev.api), s.dev.api.CloseStream(s.handle))
 	})
 }
+
+// Lanes implements device.Parallel: arithmetic, collectives and copies.
+func (d *Device) Lanes() int { return 3 }

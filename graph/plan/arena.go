@@ -7,13 +7,13 @@ const align = 256
 
 func alignUp(n int64) int64 { return (n + align - 1) &^ (align - 1) }
 
-// packArena gives every arena interval an offset such that intervals live at the same time do not overlap, and returns the
-// arena's size. Two orders are tried, and the tighter packing kept: by birth into the best-fitting hole, and largest first
+// packArena gives every interval of a kind of memory an offset such that intervals live at the same time do not overlap, and returns the
+// size of all. Two orders are tried, and the tighter packing kept: by birth into the best-fitting hole, and largest first
 // into the lowest gap.
-func packArena(roots []root) int64 {
+func packArena(roots []root, kind rootKind) int64 {
 	var live []int
 	for i := range roots {
-		if r := &roots[i]; r.kind == inArena && r.joined == i {
+		if r := &roots[i]; r.kind == kind && r.joined == i {
 			live = append(live, i)
 		}
 	}

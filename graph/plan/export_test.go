@@ -53,13 +53,17 @@ func (p *Plan) CheckArena() error {
 	if err := p.checkIntervals(); err != nil {
 		return err
 	}
-	sh := &shadow{p: p, tags: map[int64]string{}, staged: map[*graph.Node]bool{}}
+	sh := &shadow{p: p, tags: map[int64]string{}, host: map[int64]string{}, staged: map[*graph.Node]bool{}}
 	for _, in := range p.inputs {
 		sh.write(in.where, in.op.Type.Bytes(), in.value.String())
 	}
 	for i := range p.steps {
 		st := &p.steps[i]
-		if st.kernel == nil {
+		switch {
+		case st.move != noMove:
+			sh.move(st)
+			continue
+		case st.kernel == nil:
 			sh.copy(st)
 			continue
 		}
@@ -84,6 +88,7 @@ func (p *Plan) CheckArena() error {
 type shadow struct {
 	p      *Plan
 	tags   map[int64]string
+	host   map[int64]string
 	staged map[*graph.Node]bool
 	err    error
 }
@@ -101,6 +106,25 @@ func (s *shadow) copy(st *step) {
 			s.read(st.in[0], st.node.Output(i))
 		}
 	}
+}
+
+// move carries a value to host memory or back.
+func (s *shadow) move(st *step) {
+	r := s.p.roots[st.in[0].root]
+	v := r.node.Output(r.out)
+	if at := s.p.roots[st.out[0].root]; st.move == toHost {
+		s.read(st.in[0], v)
+		for b := at.offset / align; b < (at.offset+st.bytes+align-1)/align; b++ {
+			s.host[b] = v.String()
+		}
+		return
+	}
+	for b := r.offset / align; b < (r.offset+st.bytes+align-1)/align; b++ {
+		if s.host[b] != v.String() {
+			s.err = errors.Join(s.err, fmt.Errorf("%v comes back from where %v waits", v, s.host[b]))
+		}
+	}
+	s.write(st.out[0], st.bytes, v.String())
 }
 
 // blocks are the arena blocks of a place, nil for variables and constants.

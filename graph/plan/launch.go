@@ -69,12 +69,21 @@ func (p *Plan) execute(s device.Stream) error {
 }
 
 func (p *Plan) launchAll(s device.Stream, way Launching) error {
-	for i := range p.steps {
-		if err := p.launch(&p.steps[i], s, way); err != nil {
-			return err
-		}
+	q, err := p.fork(s, way)
+	if err != nil {
+		return err
 	}
-	return nil
+	for i := range p.steps {
+		s, err := q.enter(i)
+		if err == nil {
+			err = p.launch(&p.steps[i], s, way)
+		}
+		if err != nil {
+			return errors.Join(err, q.join(true))
+		}
+		q.leave(i)
+	}
+	return q.join(false)
 }
 
 func (p *Plan) launch(st *step, s device.Stream, way Launching) error {

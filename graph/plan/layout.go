@@ -16,12 +16,16 @@ func (p *Plan) layout() error {
 		return err
 	}
 	p.endOfStep(s)
+	if err := p.moves(s); err != nil {
+		return err
+	}
 	liveness(p, s)
 	for _, v := range p.outs {
 		p.outAt = append(p.outAt, s.at[v])
 	}
-	p.size = packArena(s.roots)
+	p.size, p.hostSize = packArena(s.roots, inArena), packArena(s.roots, inHost)
 	p.roots = s.roots
+	p.waits()
 	return nil
 }
 
@@ -125,6 +129,10 @@ func holdLanes(p *Plan, s *storage) {
 		if st.lane == graph.Compute {
 			continue
 		}
+		if st.move == toHost {
+			touch(s, st.in[0], st.hold)
+			continue
+		}
 		until := len(p.steps)
 		for j := i + 1; j < len(p.steps) && until == len(p.steps); j++ {
 			if p.steps[j].lane == graph.Compute && consumes(p.steps[j], st) {
@@ -189,22 +197,28 @@ func (s *storage) find(i int) int {
 	return i
 }
 
-// address turns a place into a device address.
-func (p *Plan) address(at place, arena device.Buffer) (device.Ptr, error) {
-	if at.root < 0 {
-		return device.Ptr{}, nil
-	}
-	i := at.root
+// owner returns the root whose bytes root i lives in, once lifetimes are known.
+func (p *Plan) owner(i int) int {
 	for p.roots[i].joined != i {
 		i = p.roots[i].joined
 	}
-	r := &p.roots[i]
+	return i
+}
+
+// address turns a place into a device address.
+func (p *Plan) address(at place, arena memory) (device.Ptr, error) {
+	if at.root < 0 {
+		return device.Ptr{}, nil
+	}
+	r := &p.roots[p.owner(at.root)]
 	switch r.kind {
 	case inVar:
 		base, err := p.store.ptr(r.v)
 		return base.Add(at.off), err
 	case inConst:
 		return device.Ptr{Buf: p.consts, Off: r.offset + at.off}, nil
+	case inHost:
+		return device.Ptr{Buf: arena.host, Off: r.offset + at.off}, nil
 	}
-	return device.Ptr{Buf: arena, Off: r.offset + at.off}, nil
+	return device.Ptr{Buf: arena.device, Off: r.offset + at.off}, nil
 }

@@ -11,10 +11,12 @@ import (
 // Holding says what a piece of memory is for.
 type Holding uint8
 
-// The kinds. Saved are results of the forward phase that a later phase reads, Temporary the other intermediates.
+// The kinds. Away is host memory that a result of the forward phase waits in, Saved such results in the arena that a later phase reads, Temporary the
+// other intermediates.
 const (
 	HoldsVar Holding = iota
 	HoldsConst
+	HoldsAway
 	HoldsInput
 	HoldsSaved
 	HoldsTemporary
@@ -28,10 +30,10 @@ type Lifetime struct {
 	Node    *graph.Node // of the others: what computes it, or uses the scratch
 	Type    tensor.Type // zero for scratch
 	Bytes   int64       // what it takes
-	Offset  int64       // in the arena, for intermediates, inputs and scratch
+	Offset  int64       // in the arena, for intermediates, inputs and scratch; in the plan's host memory for Away
 	// It is held from launch Birth to launch End inclusive; -1 is before the first launch, the number of launches after the last.
 	Birth, End int
-	Host       bool // a variable in host memory beside that of the device
+	Host       bool // it is in host memory beside that of the device
 }
 
 // InArena reports whether it is part of the arena.
@@ -51,6 +53,8 @@ func (p *Plan) Lifetimes() []Lifetime {
 				Host: apart && r.v.Place == graph.InHost})
 		case r.kind == inConst:
 			out = append(out, Lifetime{Holding: HoldsConst, Node: r.node, Type: r.node.Out[0], Bytes: alignUp(r.bytes), Birth: -1, End: len(p.steps)})
+		case r.kind == inHost:
+			out = append(out, Lifetime{Holding: HoldsAway, Node: r.node, Type: r.node.Out[r.out], Bytes: r.bytes, Offset: r.offset, Birth: r.birth, End: r.end, Host: true})
 		case r.joined == i:
 			out = p.succession(out, r, heirs[i], phases)
 		}

@@ -87,7 +87,7 @@ func (r *Pending) Wait() (Result, error) {
 	return res, nil
 }
 
-func (p *Plan) copyOut(s device.Stream, arena device.Buffer, slot *hostSlot) error {
+func (p *Plan) copyOut(s device.Stream, arena memory, slot *hostSlot) error {
 	to := int64(0)
 	for i, v := range p.outs {
 		at, err := p.address(p.outAt[i], arena)

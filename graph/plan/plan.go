@@ -28,6 +28,9 @@ type Options struct {
 	Dump    func(pass string, g *graph.Graph)
 	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
 	Launch  Launching                                 // how launches reach the device; a session may ask for a slower way
+	// Move chooses which of the intermediates that wait for the backward phase do so in host memory, on devices that have their own; one answer for
+	// each. MoveInputs and MoveSaved are such choices. Results are the same bits; the plan is as much smaller as Report tells.
+	Move func(saved []Saved) []bool
 
 	rank func(id int) int // tests: the order of equals in the schedule
 }
@@ -51,12 +54,17 @@ type Plan struct {
 	roots    []root
 	consts   device.Buffer
 	size     int64 // arena bytes
+	hostSize int64 // bytes of host memory that intermediates wait in
 	recorder Recorder
 
 	bound int // generation of the session's arena that addresses were computed for
 
 	boundStore int // generation of the store that they were computed for
 	kernels    map[kernelKey]device.Kernel
+
+	apart      bool  // some steps are of another lane than Compute
+	last       []int // the last steps of other lanes, as far as none of Compute waits for them
+	movedBytes int64 // copied to and from host memory in a run
 
 	recording recording
 	slots     hostSlots
@@ -79,7 +87,11 @@ type step struct {
 	in, out []place
 	scratch place
 	lane    graph.Lane
-	bytes   int64 // of a copy
+	bytes   int64    // of a copy
+	move    moveKind // of a copy to or from host memory
+	hold    int      // of a copy to host memory: its source is kept until this step
+	waits   []int    // steps of other lanes that come before it
+	awaited bool     // a step of another lane waits for it
 
 	inPtr, outPtr []device.Ptr
 	scratchPtr    device.Ptr

@@ -34,7 +34,7 @@ func (t *Timing) Launch(i int) (from, to device.Mark) { return t.Marks[2+2*i], t
 // Record attaches a recorder to the plan, or detaches it with nil. Without one a run does no more than look for it.
 func (p *Plan) Record(r Recorder) { p.recorder = r }
 
-// record is Run with marks between the launches.
+// record is Run with marks between the launches, which run one after the other, those of other lanes too.
 func (p *Plan) record(ctx context.Context, feed Feed) (Result, error) {
 	t := Timing{Began: time.Now()}
 	s := p.dev.Stream(0)
@@ -110,13 +110,15 @@ func (h *hostTimer) Marks() ([]device.Mark, error) { return h.marks, nil }
 // Launch describes one launch of a plan.
 type Launch struct {
 	Node   *graph.Node // whose op runs; of a copy that ends a write, the node whose value is copied
-	Kernel string      // the name that the device gives it; "copy" for a copy
+	Kernel string      // the name that the device gives it; "copy", "copy to host" or "copy from host" for a copy
 	Phase  graph.Phase
 	Flops  int64 // floating-point operations, 0 if unknown
 	Bytes  int64 // read and written
 	// Told says that the op tells its work itself. Otherwise Bytes are those of all operands, and Flops are unknown.
 	Told bool
 	Copy bool
+	// Lane is the queue that it runs on where the device has several. Recorders see launches one after the other.
+	Lane graph.Lane
 }
 
 // Launches describes what a run launches, in order.
@@ -125,7 +127,10 @@ func (p *Plan) Launches() []Launch {
 	out := make([]Launch, len(p.steps))
 	for i := range p.steps {
 		st := &p.steps[i]
-		l := Launch{Node: st.node, Kernel: kernelName(*st), Phase: phases[st.node.ID], Copy: st.kernel == nil}
+		l := Launch{Node: st.node, Kernel: kernelName(*st), Phase: phases[st.node.ID], Copy: st.kernel == nil, Lane: st.lane}
+		if st.move == fromHost {
+			l.Phase = graph.Backward // of what it is for
+		}
 		if l.Copy {
 			l.Bytes, l.Told = 2*st.bytes, true
 		} else {

@@ -18,6 +18,8 @@ type Report struct {
 	Vars     int64 // bytes of the variables that the plan touches, without Host where the device has memory of its own
 	Host     int64 // bytes of those variables that are placed in host memory
 	Consts   int64 // bytes of embedded constants
+	Away     int64 // bytes of host memory that intermediates wait in (Options.Move)
+	Moved    int64 // bytes that a run copies there and back
 	Flops    int64 // floating-point operations a step, of the ops that know theirs
 	Kernels  []KernelCount
 	Scopes   []ScopeBytes // what is live at the fullest step, largest first
@@ -40,7 +42,7 @@ func (r Report) Peak() int64 { return r.Arena + r.Vars + r.Consts }
 
 // Report describes the plan.
 func (p *Plan) Report() Report {
-	r := Report{Nodes: len(p.g.Nodes()), Launches: len(p.steps), Arena: p.size}
+	r := Report{Nodes: len(p.g.Nodes()), Launches: len(p.steps), Arena: p.size, Away: p.hostSize, Moved: p.movedBytes}
 	for i := range p.roots {
 		switch b := p.roots[i].bytes; p.roots[i].kind {
 		case inVar:
@@ -75,7 +77,12 @@ func (p *Plan) Report() Report {
 }
 
 func kernelName(st step) string {
-	if st.kernel == nil {
+	switch {
+	case st.move == toHost:
+		return "copy to host"
+	case st.move == fromHost:
+		return "copy from host"
+	case st.kernel == nil:
 		return "copy"
 	}
 	if k, ok := st.kernel.(device.Named); ok {

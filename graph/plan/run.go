@@ -42,47 +42,47 @@ func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 	return r.Wait()
 }
 
-// ready returns the arena that the next run works in.
-func (p *Plan) ready(ctx context.Context) (device.Buffer, error) {
+// ready returns the memory that the next run works in.
+func (p *Plan) ready(ctx context.Context) (memory, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return memory{}, err
 	}
 	if p.closed {
-		return nil, errors.New("plan: closed")
+		return memory{}, errors.New("plan: closed")
 	}
 	return p.bind()
 }
 
 // bind computes addresses when the arena is new.
-func (p *Plan) bind() (device.Buffer, error) {
-	arena, gen, err := p.session.arenaFor()
+func (p *Plan) bind() (memory, error) {
+	arena, gen, err := p.session.memoryFor()
 	if err != nil {
-		return nil, err
+		return memory{}, err
 	}
 	storeGen := p.store.generation()
 	if gen == p.bound && storeGen == p.boundStore {
 		return arena, nil
 	}
 	if err := p.recording.drop(); err != nil {
-		return nil, err
+		return memory{}, err
 	}
 	for i := range p.steps {
 		st := &p.steps[i]
 		if st.inPtr, err = p.addresses(st.in, arena); err != nil {
-			return nil, err
+			return memory{}, err
 		}
 		if st.outPtr, err = p.addresses(st.out, arena); err != nil {
-			return nil, err
+			return memory{}, err
 		}
 		if st.scratchPtr, err = p.address(st.scratch, arena); err != nil {
-			return nil, err
+			return memory{}, err
 		}
 	}
 	p.bound, p.boundStore = gen, storeGen
 	return arena, nil
 }
 
-func (p *Plan) addresses(places []place, arena device.Buffer) ([]device.Ptr, error) {
+func (p *Plan) addresses(places []place, arena memory) ([]device.Ptr, error) {
 	out := make([]device.Ptr, len(places))
 	for i, at := range places {
 		var err error
@@ -93,7 +93,7 @@ func (p *Plan) addresses(places []place, arena device.Buffer) ([]device.Ptr, err
 	return out, nil
 }
 
-func (p *Plan) upload(s device.Stream, feed Feed, arena device.Buffer) error {
+func (p *Plan) upload(s device.Stream, feed Feed, arena memory) error {
 	for i := range p.inputs {
 		p.inputs[i].fed, p.inputs[i].given = nil, false
 	}
@@ -186,7 +186,7 @@ func typeOf(t *tensor.Tensor) any {
 	return t.Type()
 }
 
-func (p *Plan) collect(s device.Stream, arena device.Buffer) (Result, error) {
+func (p *Plan) collect(s device.Stream, arena memory) (Result, error) {
 	res := Result{vals: make(map[graph.Value]*tensor.Tensor, len(p.outs))}
 	for i, v := range p.outs {
 		t := tensor.New(v.Type())

@@ -16,7 +16,9 @@ type Session struct {
 	mu    sync.Mutex
 	store *Store
 	arena device.Buffer
-	need  int64
+	host  device.Buffer // where intermediates wait; nil where no plan has any
+	need  int64         // bytes of the arena,
+	away  int64         // and of host
 	gen   int
 	plans map[*Plan]bool
 	done  bool // closed
@@ -47,7 +49,7 @@ func (s *Session) Bytes() int64 {
 	return device
 }
 
-// HostBytes is what of these plans' variables is placed in host memory.
+// HostBytes is what of these plans' variables is placed in host memory, and what their intermediates take there.
 func (s *Session) HostBytes() int64 {
 	_, host := s.bytes()
 	return host
@@ -57,7 +59,7 @@ func (s *Session) bytes() (onDevice, inHost int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, apart := s.store.dev.(device.HostAllocator)
-	onDevice = s.need
+	onDevice, inHost = s.need, s.away
 	seen := map[*graph.Var]bool{}
 	for p := range s.plans {
 		for i := range p.roots {
@@ -82,45 +84,81 @@ func (s *Session) join(p *Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.plans[p] = true
-	s.need = max(s.need, p.size)
+	s.need, s.away = max(s.need, p.size), max(s.away, p.hostSize)
 }
 
 func (s *Session) leave(p *Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.plans, p)
-	s.need = 0
+	s.need, s.away = 0, 0
 	for q := range s.plans {
-		s.need = max(s.need, q.size)
+		s.need, s.away = max(s.need, q.size), max(s.away, q.hostSize)
 	}
 }
 
-// arenaFor returns the arena, at least as large as every plan needs, and its generation.
-func (s *Session) arenaFor() (device.Buffer, int, error) {
+// memory is what a plan works in beside its variables and constants.
+type memory struct {
+	device device.Buffer // the arena
+	host   device.Buffer // where intermediates wait; nil where none do
+}
+
+// memoryFor returns the memory, at least as large as every plan needs, and its generation.
+func (s *Session) memoryFor() (memory, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
-		return nil, 0, errors.New("plan: the session is closed")
+		return memory{}, 0, errors.New("plan: the session is closed")
 	}
+	if err := s.makeArena(); err != nil {
+		return memory{}, 0, err
+	}
+	if err := s.makeHost(); err != nil {
+		return memory{}, 0, err
+	}
+	return memory{s.arena, s.host}, s.gen, nil
+}
+
+func (s *Session) makeArena() error {
 	if s.arena != nil && s.arena.Size() >= s.need {
-		return s.arena, s.gen, nil
+		return nil
 	}
 	if g, ok := s.arena.(device.Growable); ok {
-		return s.arena, s.gen, s.grow(g)
+		return s.grow(g)
 	}
 	if s.arena != nil {
 		if err := s.arena.Free(); err != nil {
-			return nil, 0, err
+			return err
 		}
 		s.arena = nil
 	}
 	b, err := s.newArena()
 	if err != nil {
-		return nil, 0, fmt.Errorf("plan: arena of %d bytes: %w", s.need, err)
+		return fmt.Errorf("plan: arena of %d bytes: %w", s.need, err)
 	}
 	s.arena = b
 	s.gen++
-	return b, s.gen, nil
+	return nil
+}
+
+// makeHost makes the host memory, or a larger one when no run uses the last any more.
+func (s *Session) makeHost() error {
+	if s.away == 0 || s.host != nil && s.host.Size() >= s.away {
+		return nil
+	}
+	if s.host != nil {
+		if err := errors.Join(s.store.dev.Stream(0).Sync(), s.host.Free()); err != nil {
+			return err
+		}
+		s.host = nil
+	}
+	b, err := s.store.dev.(device.HostAllocator).AllocHost(s.away)
+	if err != nil {
+		return fmt.Errorf("plan: host memory for intermediates that wait there: %w", err)
+	}
+	s.host = b
+	s.gen++
+	return nil
 }
 
 func (s *Session) grow(g device.Growable) error {
@@ -158,10 +196,13 @@ func (s *Session) closeArena() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done = true
-	if s.arena == nil {
-		return nil
+	var errs []error
+	if s.host != nil {
+		errs = append(errs, s.store.dev.Stream(0).Sync(), s.host.Free())
 	}
-	err := s.arena.Free()
-	s.arena = nil
-	return err
+	if s.arena != nil {
+		errs = append(errs, s.arena.Free())
+	}
+	s.arena, s.host = nil, nil
+	return errors.Join(errs...)
 }

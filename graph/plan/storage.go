@@ -11,9 +11,10 @@ const (
 	inArena rootKind = iota
 	inVar
 	inConst
+	inHost // host memory, where intermediates wait
 )
 
-// root is one piece of storage: an interval of the arena, the bytes of a variable, or a constant.
+// root is one piece of storage: an interval of the arena or of the host memory beside it, the bytes of a variable, or a constant.
 type root struct {
 	kind  rootKind
 	bytes int64
@@ -21,7 +22,7 @@ type root struct {
 	node  *graph.Node
 	out   int // which output of the node
 
-	// arena only
+	// arena and host memory only
 	offset     int64
 	birth, end int // steps; an interval is live from birth to end inclusive
 	joined     int // root whose bytes this one reuses, itself when its own

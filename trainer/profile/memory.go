@@ -117,7 +117,7 @@ type Peak struct {
 func (p *Profile) memory() *Memory {
 	m := &Memory{Version: Version, Title: p.opts.Title, Device: p.opts.Device.Info().Name}
 	amounts := map[Category]int64{}
-	seen := map[*graph.Var]bool{}
+	seen, away := map[*graph.Var]bool{}, int64(0)
 	for _, w := range p.plans {
 		pm := PlanMemory{Name: w.name, Launches: len(w.launches), Arena: w.plan.Report().Arena, Held: map[Category][]int64{}}
 		m.Arena = max(m.Arena, pm.Arena)
@@ -132,6 +132,10 @@ func (p *Profile) memory() *Memory {
 			case l.Holding == plan.HoldsVar:
 				seen[l.Var] = true
 			}
+			if l.Holding == plan.HoldsAway { // the plans of a session share it
+				away = max(away, w.plan.Report().Away)
+				continue
+			}
 			m.Vars = append(m.Vars, t)
 			if t.Host {
 				m.Host += t.Bytes
@@ -142,7 +146,7 @@ func (p *Profile) memory() *Memory {
 		}
 		m.Plans = append(m.Plans, pm)
 	}
-	m.Bytes += m.Arena
+	m.Bytes, m.Host = m.Bytes+m.Arena, m.Host+away
 	for _, c := range Categories {
 		if amounts[c] > 0 {
 			m.Fixed = append(m.Fixed, Amount{c, amounts[c]})
@@ -169,7 +173,7 @@ func (p *Profile) tensor(l plan.Lifetime) Tensor {
 		t.Category = Constants
 	case plan.HoldsInput:
 		t.Category = Inputs
-	case plan.HoldsSaved:
+	case plan.HoldsSaved, plan.HoldsAway:
 		t.Category = Saved
 	case plan.HoldsScratch:
 		t.Category, t.Name = Scratch, "scratch of "+t.Name

@@ -1,11 +1,13 @@
-// Package queued gives tests a device with a real queue: work that is enqueued is done when somebody waits for it, never earlier. It has what
-// GPUs have beside the least that a device must: recorded launches, an arena that grows in place, host memory of its own. A plan that reads
-// a result too early, or replays addresses that have changed, is wrong on it although the processor computes every kernel.
+// Package queued gives tests a device with real queues: work that is enqueued is done when somebody waits for it, never earlier, and that of several
+// streams in any order that their events allow. It has what GPUs have beside the least that a device must: recorded launches, an arena that grows in
+// place, host memory of its own. A plan that reads a result too early, forgets that another lane still uses some bytes, or replays addresses that have
+// changed, is wrong on it although the processor computes every kernel.
 package queued
 
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
@@ -15,6 +17,8 @@ import (
 type Options struct {
 	Total int64 // bytes of memory, which all of it is free; 0: a mebibyte of range for each growing buffer
 	BF16  bool  // arithmetic in bfloat16 is the default
+	// Order seeds the order of work on several streams. 0: what was enqueued on a stream is done only for the sake of work that must come after it.
+	Order uint64
 }
 
 // Device is a queue in front of another device, whose own queue must be synchronous.
@@ -23,8 +27,9 @@ type Device struct {
 	opts  Options
 
 	mu     sync.Mutex
-	queue  []func() error
-	record *[]func() error // of a capture in progress
+	queues [lanes][]*item
+	record *capture // in progress
+	rng    *rand.Rand
 	lost   error
 	fails  int // launches until the device is lost; 0: never
 	held   int64
@@ -32,10 +37,19 @@ type Device struct {
 
 	// Counts of what was asked for.
 	Captures, Replays, Launches, Waits int
+	Beside                             int // items done on streams other than the first
 }
 
+// lanes is how many streams there are.
+const lanes = 3
+
+// Lanes implements device.Parallel.
+func (d *Device) Lanes() int { return lanes }
+
 // New puts a queue in front of a device.
-func New(inner device.Device, o Options) *Device { return &Device{inner: inner, opts: o} }
+func New(inner device.Device, o Options) *Device {
+	return &Device{inner: inner, opts: o, rng: rand.New(rand.NewPCG(o.Order, 1))}
+}
 
 // LoseAfter makes the nth launch from now on, and all work after it, fail: what a driver reports of a lost device.
 func (d *Device) LoseAfter(launches int) { d.fails = launches }
@@ -86,7 +100,7 @@ func (b *buffer) Free() error {
 	if !b.host {
 		b.dev.held -= b.size
 	}
-	return errors.Join(b.dev.drain(), b.Buffer.Free())
+	return errors.Join(b.dev.drainAll(), b.Buffer.Free())
 }
 
 // Grow implements device.Growable.
@@ -132,69 +146,4 @@ func (d *Device) AllocHost(n int64) (device.Buffer, error) {
 	}
 	h := &buffer{Buffer: b, dev: d, host: true, size: n, bytes: make([]byte, n)}
 	return h, nil
-}
-
-func (d *Device) enqueue(f func() error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.record != nil {
-		*d.record = append(*d.record, f)
-		return nil
-	}
-	d.queue = append(d.queue, f)
-	return nil
-}
-
-// drain does what is in the queue.
-func (d *Device) drain() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.record != nil {
-		return errors.New("queued: waiting is not allowed while launches are recorded")
-	}
-	for len(d.queue) > 0 && d.lost == nil {
-		f := d.queue[0]
-		d.queue = d.queue[1:]
-		d.lost = f()
-	}
-	return d.lost
-}
-
-// Capture implements device.Capturer.
-func (d *Device) Capture(_ device.Stream, record func() error) (device.Graph, error) {
-	d.Captures++
-	var list []func() error
-	d.record = &list
-	err := record()
-	d.record = nil
-	if err != nil {
-		return nil, err
-	}
-	return &recorded{dev: d, list: list}, nil
-}
-
-type recorded struct {
-	dev  *Device
-	list []func() error
-	free bool
-}
-
-// Launch implements device.Graph.
-func (r *recorded) Launch(device.Stream) error {
-	if r.free {
-		return errors.New("queued: a freed graph is launched")
-	}
-	r.dev.Replays++
-	for _, f := range r.list {
-		if err := r.dev.enqueue(f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Free implements device.Graph.
-func (r *recorded) Free() error {
-	r.free = true
-	return r.dev.drain()
 }

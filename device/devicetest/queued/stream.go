@@ -6,10 +6,13 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 )
 
-// Stream implements device.Device. There is one queue.
-func (d *Device) Stream(int) device.Stream { return stream{d} }
+// Stream implements device.Device.
+func (d *Device) Stream(i int) device.Stream { return stream{d, i % lanes} }
 
-type stream struct{ dev *Device }
+type stream struct {
+	dev *Device
+	i   int
+}
 
 // inside returns the address that the inner device knows.
 func inside(p device.Ptr) device.Ptr {
@@ -32,11 +35,12 @@ func insides(ps []device.Ptr) []device.Ptr {
 
 // Upload implements device.Stream.
 func (s stream) Upload(dst device.Ptr, src []byte) error {
-	if s.dev.record != nil {
+	if r := s.dev.record; r != nil && r.joined[s.i] {
 		return errors.New("queued: an upload is not allowed while launches are recorded")
 	}
 	b := append([]byte(nil), src...)
-	return s.dev.enqueue(func() error { return s.dev.inner.Stream(0).Upload(inside(dst), b) })
+	s.dev.enqueue(s.i, func() error { return s.dev.inner.Stream(0).Upload(inside(dst), b) })
+	return nil
 }
 
 // Download implements device.Stream.
@@ -49,7 +53,7 @@ func (s stream) Download(dst []byte, src device.Ptr) error {
 
 // Copy implements device.Stream.
 func (s stream) Copy(dst, src device.Ptr, n int64) error {
-	return s.dev.enqueue(func() error {
+	s.dev.enqueue(s.i, func() error {
 		inner := s.dev.inner.Stream(0)
 		if err := inner.Copy(inside(dst), inside(src), n); err != nil {
 			return err
@@ -59,37 +63,23 @@ func (s stream) Copy(dst, src device.Ptr, n int64) error {
 		}
 		return nil
 	})
+	return nil
 }
-
-// event is how much was enqueued.
-type event struct{ done *bool }
 
 // Record implements device.Stream.
-func (s stream) Record() device.Event {
-	done := new(bool)
-	_ = s.dev.enqueue(func() error { *done = true; return nil }) // never fails
-	return event{done}
-}
+func (s stream) Record() device.Event { return s.dev.enqueue(s.i, func() error { return nil }) }
 
 // Await implements device.Awaiter: it does no more than it must.
 func (s stream) Await(e device.Event) error {
-	d := s.dev
-	d.Waits++
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for !*e.(event).done && len(d.queue) > 0 && d.lost == nil {
-		f := d.queue[0]
-		d.queue = d.queue[1:]
-		d.lost = f()
-	}
-	return d.lost
+	s.dev.Waits++
+	return s.dev.await(e.(*item))
 }
 
-// Wait implements device.Stream: one queue is in order.
-func (s stream) Wait(device.Event) error { return nil }
+// Wait implements device.Stream.
+func (s stream) Wait(e device.Event) error { return s.dev.wait(s.i, e.(*item)) }
 
 // Sync implements device.Stream.
-func (s stream) Sync() error { s.dev.Waits++; return s.dev.drain() }
+func (s stream) Sync() error { s.dev.Waits++; return s.dev.drain(s.i) }
 
 type kernel struct {
 	device.Kernel
@@ -114,9 +104,9 @@ func (k kernel) KernelName() string {
 }
 
 // Launch implements device.Kernel.
-func (k kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Ptr) error {
+func (k kernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Ptr) error {
 	a, b, c := insides(in), insides(out), inside(scratch)
-	return k.dev.enqueue(func() error {
+	k.dev.enqueue(s.(stream).i, func() error {
 		d := k.dev
 		d.Launches++
 		if d.fails > 0 {
@@ -136,4 +126,5 @@ func (k kernel) Launch(_ device.Stream, in, out []device.Ptr, scratch device.Ptr
 		}
 		return nil
 	})
+	return nil
 }
