@@ -200,7 +200,8 @@ func Backends() []Backend {
 	return out
 }
 
-// Open opens a device by name: "cpu", "cpu:threads=2", "cuda", "cuda:1", or "auto" for the first GPU present and else the CPU.
+// Open opens a device by name: "cpu", "cuda", "cuda:1", with a setting as in "cpu:threads=2", "cuda:sync=on" and "cuda:1:sync=on", or "auto" for the
+// first GPU present and else the CPU.
 func Open(name string) (Device, error) {
 	if name == "auto" || name == "" {
 		return openAuto()
@@ -210,46 +211,59 @@ func Open(name string) (Device, error) {
 		if b.Name() != kind {
 			continue
 		}
-		if key, value, ok := strings.Cut(rest, "="); ok {
-			return openWith(b, name, key, value)
+		d, err := openOf(b, rest, more)
+		if err != nil {
+			return nil, fmt.Errorf("device %q: %w", name, err)
 		}
-		index := 0
-		if more {
-			if _, err := fmt.Sscanf(rest, "%d", &index); err != nil || fmt.Sprint(index) != rest {
-				return nil, fmt.Errorf("device %q: %q is not a device number; write for example %s:0", name, rest, kind)
-			}
-		}
-		if index < 0 || index >= b.Count() {
-			return nil, absent(b, name, fmt.Sprintf("%d %s devices are present", b.Count(), kind))
-		}
-		return b.Open(index)
+		return d, nil
 	}
 	return nil, fmt.Errorf("device %q is unknown; this program was built with: %s", name, strings.Join(names(), ", "))
 }
 
-// absent adds why there is none, where the backend knows.
-func absent(b Backend, name, text string) error {
-	if e, ok := b.(Explainer); ok && b.Count() == 0 {
-		if why := e.Explain(); why != nil {
-			return fmt.Errorf("device %q: %s: %w", name, text, why)
+// openOf opens the device of a backend that the rest of a name means: a number, a setting, or a number and a setting.
+func openOf(b Backend, rest string, more bool) (Device, error) {
+	number, setting, both := strings.Cut(rest, ":")
+	if strings.Contains(number, "=") {
+		number, setting, both = "", rest, false
+	}
+	index := 0
+	if number != "" || more && setting == "" {
+		if _, err := fmt.Sscanf(number, "%d", &index); err != nil || fmt.Sprint(index) != number {
+			return nil, fmt.Errorf("%q is not a device number; write for example %s:0", number, b.Name())
 		}
 	}
-	return fmt.Errorf("device %q: %s", name, text)
+	t, tunes := b.(Tuner)
+	key, value, ok := strings.Cut(setting, "=")
+	switch {
+	case setting == "" && !both:
+	case !ok:
+		return nil, fmt.Errorf("%q is not a setting; write KEY=VALUE", setting)
+	case !tunes:
+		return nil, fmt.Errorf("%s devices have no settings; write a device number after the colon", b.Name())
+	}
+	if index < 0 || index >= b.Count() {
+		return nil, absent(b)
+	}
+	if !ok {
+		return b.Open(index)
+	}
+	return t.OpenWith(index, key, value)
 }
 
-func openWith(b Backend, name, key, value string) (Device, error) {
-	t, ok := b.(Tuner)
-	if !ok {
-		return nil, fmt.Errorf("device %q: %s devices have no settings; write a device number after the colon", name, b.Name())
+// absent says which devices there are, and why there is none where the backend knows.
+func absent(b Backend) error {
+	switch n := b.Count(); {
+	case n == 1:
+		return fmt.Errorf("there is one %s device, %s:0", b.Name(), b.Name())
+	case n > 1:
+		return fmt.Errorf("there are %d %s devices, %s:0 to %s:%d", n, b.Name(), b.Name(), b.Name(), n-1)
 	}
-	if b.Count() == 0 {
-		return nil, absent(b, name, fmt.Sprintf("no %s device is present", b.Name()))
+	if e, ok := b.(Explainer); ok {
+		if why := e.Explain(); why != nil {
+			return fmt.Errorf("there is no %s device: %w", b.Name(), why)
+		}
 	}
-	d, err := t.OpenWith(0, key, value)
-	if err != nil {
-		return nil, fmt.Errorf("device %q: %w", name, err)
-	}
-	return d, nil
+	return fmt.Errorf("there is no %s device", b.Name())
 }
 
 func openAuto() (Device, error) {

@@ -46,18 +46,34 @@ func TestRegistry(t *testing.T) {
 	require.Equal(t, "gpu", open("auto").name)
 	require.Equal(t, 1, open("gpu:1").i)
 	require.Equal(t, 0, open("gpu").i)
+	require.NoError(t, device.Register(tuned{backend{"tuned", 2}}))
+	require.Equal(t, 1, open("tuned:1").i)
+	require.Equal(t, 1, open("tuned:1:fast=on").i)
+	require.Equal(t, 0, open("tuned:fast=on").i)
 	for _, c := range []struct{ name, want string }{
-		{"gpu:2", "2 gpu devices are present"}, {"gpu:-1", "2 gpu devices are present"}, {"absent", "0 absent devices"},
-		{"gpu:threads=2", "gpu devices have no settings"},
+		{"gpu:2", `device "gpu:2": there are 2 gpu devices, gpu:0 to gpu:1`}, {"gpu:-1", "there are 2 gpu devices"}, {"absent", "there is no absent device"},
+		{"gpu:threads=2", "gpu devices have no settings"}, {"gpu:1:threads=2", "gpu devices have no settings"}, {"gpu:", "is not a device number"},
+		{"tuned:1:a=b:c", "a is b:c"}, {"tuned:1:a", `"a" is not a setting; write KEY=VALUE`}, {"tuned:1:", "is not a setting"},
+		{"tuned:2:a=b", "there are 2 tuned devices"}, {"tuned:a=b:1", "a is b:1"},
 		{"gpu:x", `"x" is not a device number`}, {"gpu:1x", "is not a device number"}, {"gpu:01", "is not a device number"},
-		{"tpu", "is unknown; this program was built with: absent, cpu, gpu"},
+		{"tpu", "is unknown; this program was built with: absent, cpu, gpu, tuned"},
 	} {
 		_, err := device.Open(c.name)
 		require.ErrorContains(t, err, c.want, c.name)
 	}
-	require.Len(t, device.Backends(), 3)
+	require.Len(t, device.Backends(), 4)
 	p := device.Ptr{Off: 5}
 	require.Equal(t, int64(8), p.Add(3).Off)
+}
+
+// tuned has a setting that can be on, and refuses what else it is told.
+type tuned struct{ backend }
+
+func (b tuned) OpenWith(i int, key, value string) (device.Device, error) {
+	if value != "on" {
+		return nil, errors.New(key + " is " + value)
+	}
+	return b.Open(i)
 }
 
 type unusable struct{ backend }
@@ -78,11 +94,8 @@ func (explained) Explain() error { return errors.New("no driver was found") }
 func TestAbsenceIsExplained(t *testing.T) {
 	device.Apart(t)
 	require.NoError(t, device.Register(explained{backend{"explained", 0}}))
-	for _, name := range []string{"explained", "explained:1", "explained:threads=2"} {
+	for _, name := range []string{"explained", "explained:1"} {
 		_, err := device.Open(name)
-		require.Error(t, err)
-		if name != "explained:threads=2" { // that it has no settings comes first
-			require.ErrorContains(t, err, "0 explained devices are present: no driver was found")
-		}
+		require.EqualError(t, err, "device \""+name+"\": there is no explained device: no driver was found")
 	}
 }

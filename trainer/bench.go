@@ -43,9 +43,7 @@ type BenchOptions struct {
 	Memory        string // device memory to stay within; empty = all that is free
 	DType         string // of activations: auto
 	Device        string // auto
-	Launch        string // captured
-	Deterministic bool
-	TF32          bool
+	Execution     Execution
 	Warmup        int     // steps before those that are measured: 3; negative: none
 	Steps         int     // steps that are measured: 10
 	Profile       int     // steps after them whose launches are timed one by one: 2; negative: none
@@ -66,7 +64,7 @@ func (o *BenchOptions) defaults(c models.Config) {
 	text(&o.Checkpointing, "auto")
 	text(&o.DType, "auto")
 	text(&o.Device, "auto")
-	text(&o.Launch, "captured")
+	text(&o.Execution.Launch, "captured")
 	count := func(p *int, v int) {
 		if *p == 0 {
 			*p = v
@@ -84,11 +82,11 @@ func (o *BenchOptions) defaults(c models.Config) {
 // config is the run that the options describe.
 func (o *BenchOptions) config(dir string) (config.Config, error) {
 	c := config.Default(config.Finetune)
-	c.Model, c.Device, c.Deterministic, c.Out = o.Shape, o.Device, o.Deterministic, filepath.Join(dir, "run")
+	c.Model, c.Device, c.Deterministic, c.Out = o.Shape, o.Device, o.Execution.Deterministic, filepath.Join(dir, "run")
 	c.Data.Path = []config.Source{{Path: filepath.Join(dir, "rows.jsonl"), Weight: 1}}
 	c.Data.Format, c.Data.SeqLen, c.Data.Val, c.Data.Mask = "tokens", o.Seq, 0, "none"
 	c.Train.Batch, c.Train.MicroBatch, c.Train.Optimizer, c.Train.Checkpointing = o.Batch, o.Batch, o.Optimizer, o.Checkpointing
-	c.Train.Memory, c.Train.DType, c.Train.TF32, c.Train.Launch = o.Memory, o.DType, o.TF32, o.Launch
+	c.Train.Memory, c.Train.DType, c.Train.TF32, c.Train.Launch = o.Memory, o.DType, o.Execution.TF32, o.Execution.Launch
 	c.Train.Steps = o.Warmup + o.Steps + o.Profile + 1 // the loop never comes to its end, where a run saves
 	c.Save.Every, c.Adapter.R, c.Adapter.Alpha = 0, o.Rank, 2*float64(o.Rank)
 	switch o.Mode {
@@ -191,7 +189,7 @@ func (b *bench) prepare(ctx context.Context) error {
 		return nil
 	}
 	began = time.Now()
-	draw := deviceDrawer{Store: j.store, ctx: ctx, dev: j.dev, seed: j.cfg.Train.Seed}
+	draw := deviceDrawer{Store: j.store, ctx: ctx, dev: j.dev, launch: j.execution().Launching(), seed: j.cfg.Train.Seed}
 	if err := j.model.Source.Load(draw); err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ type BenchClass struct {
 func (b *bench) planned() *BenchResult {
 	j, o := b.job, b.opts
 	r := &BenchResult{Shape: o.Shape, Mode: o.Mode, Docs: o.Docs, Batch: o.Batch, Seq: o.Seq, Optimizer: o.Optimizer, Compute: j.compute.String(),
-		Device: j.dev.Info().Name, Launch: o.Launch, Checkpointing: o.Checkpointing, Recompute: j.recompute, Blocks: j.model.Config().Layers,
+		Device: j.dev.Info().Name, Launch: o.Execution.Launch, Checkpointing: o.Checkpointing, Recompute: j.recompute, Blocks: j.model.Config().Layers,
 		PlannedBytes: j.total, PlannedArena: j.session.ArenaBytes(), PlannedHost: j.session.HostBytes(), CompileSeconds: b.took.compile.Seconds(),
 		Steps: o.Steps, UpdateLaunch: j.plans.apply.Report().Launches}
 	r.Parameters, r.Trained = j.countParams()

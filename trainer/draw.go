@@ -18,9 +18,10 @@ import (
 // that is ever held in full precision, and the host computes none of it.
 type deviceDrawer struct {
 	*plan.Store
-	ctx  context.Context
-	dev  device.Device
-	seed uint64
+	ctx    context.Context
+	dev    device.Device
+	launch plan.Launching
+	seed   uint64
 }
 
 var _ layers.Drawer = deviceDrawer{}
@@ -73,7 +74,7 @@ func (d deviceDrawer) run(name string, build func(key graph.Value) []graph.Value
 	g := graph.New("draw " + name)
 	key := g.Input("key", tensor.T(tensor.I32, 2))
 	build(key)
-	p, err := plan.Compile([]graph.Value{key}, plan.Options{Device: d.dev, Store: d.Store})
+	p, err := plan.Compile([]graph.Value{key}, plan.Options{Device: d.dev, Store: d.Store, Launch: d.launch})
 	if err != nil {
 		return fmt.Errorf("drawing %s: %w", name, err)
 	}

@@ -223,7 +223,7 @@ func (j *job) compileAll(o stepOptions) error {
 	if err := j.closeScorers(); err != nil {
 		return err
 	}
-	j.session = j.newSession()
+	j.session = j.execution().Session(j.store)
 	o.session = j.session
 	var err error
 	if o.objective, err = j.makeObjective(o); err != nil {

@@ -8,7 +8,6 @@ import (
 	"runtime"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
-	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -17,13 +16,14 @@ import (
 
 // PerplexityOptions says which model is evaluated on which rows. Model and Data are required.
 type PerplexityOptions struct {
-	FS     vfs.FS // nil: the operating system's
-	Model  string // as in a configuration
-	Data   string // file or glob of rows
-	Format string // "" = auto
-	SeqLen int    // longest row in tokens; 0 = 512, or the model's context if that is less
-	Device string // "" = auto
-	DType  string // compute dtype; "" = auto
+	FS        vfs.FS // nil: the operating system's
+	Model     string // as in a configuration
+	Data      string // file or glob of rows
+	Format    string // "" = auto
+	SeqLen    int    // longest row in tokens; 0 = 512, or the model's context if that is less
+	Device    string // "" = auto
+	Execution Execution
+	DType     string // compute dtype; "" = auto
 }
 
 // Perplexity is the mean loss of a model.
@@ -41,11 +41,11 @@ const (
 
 // MeasurePerplexity evaluates a model with the loss of the training loop.
 func MeasurePerplexity(ctx context.Context, o PerplexityOptions) (p Perplexity, err error) {
-	dev, err := device.Open(orAuto(o.Device))
+	dev, err := o.Execution.Open(o.Device)
 	if err != nil {
-		return p, badConfig("device", "%v", err)
+		return p, err
 	}
-	session := plan.NewSession(plan.NewStore(dev))
+	session := o.Execution.Session(plan.NewStore(dev))
 	defer func() { err = classify(errors.Join(err, session.Close(), dev.Close())) }()
 	policy, err := policyOf(config.Config{Adapter: config.Adapter{Type: "lora"}, Train: config.Train{DType: o.DType}}, dev.Info())
 	if err != nil {
@@ -138,11 +138,4 @@ func (m *Model) TokenRows(ctx context.Context, path string, seqLen, limit int) (
 		}
 	}
 	return out, nil
-}
-
-func orAuto(device string) string {
-	if device == "" {
-		return "auto"
-	}
-	return device
 }

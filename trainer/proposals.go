@@ -56,7 +56,7 @@ func (j *job) proposals(budget int64) ([]Proposal, error) {
 func (j *job) bytesWith(micro, recompute, seqLen int) (int64, error) {
 	o := j.stepOptions(0)
 	o.rows, o.recompute, o.lengths, o.evalLens = micro, recompute, []int{seqLen}, nil
-	o.session = j.newSession()
+	o.session = j.execution().Session(j.store)
 	if err := j.closeScorers(); err != nil {
 		return 0, err
 	}

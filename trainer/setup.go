@@ -17,20 +17,19 @@ import (
 // openModel opens the device and declares the model, its adapters and its optimizer: symbols only, no values yet.
 func (j *job) openModel(context.Context) error {
 	var err error
-	if j.dev = j.hooks.Device; j.dev == nil {
-		if j.dev, err = device.Open(j.cfg.Device); err != nil {
-			return badConfig("device", "%v", err)
-		}
+	if j.dev = j.hooks.Device; j.dev != nil {
+		err = j.execution().set(j.dev)
+	} else if j.dev, err = j.execution().Open(j.cfg.Device); err == nil {
 		j.ownDev = true
 	}
-	if err = setArithmetic(j.dev, device.Arithmetic{Deterministic: j.cfg.Deterministic, TF32: j.cfg.Train.TF32}); err != nil {
+	if err != nil {
 		return err
 	}
 	if d, ok := j.dev.(interface{ Allocated() int64 }); ok {
 		j.base = d.Allocated()
 	}
 	j.store = plan.NewStore(j.dev)
-	j.session = j.newSession()
+	j.session = j.execution().Session(j.store)
 	policy, err := policyOf(j.cfg, j.dev.Info())
 	if err != nil {
 		return err
@@ -68,23 +67,9 @@ func (j *job) open(policy layers.Policy) (*Model, error) {
 	return openShape(j.cfg.Model, *j.shape, policy, j.cfg.Quantize, j.cfg.Train.Seed)
 }
 
-// setArithmetic tells a device that has a choice how to compute.
-func setArithmetic(dev device.Device, a device.Arithmetic) error {
-	c, ok := dev.(device.Chooser)
-	if !ok {
-		return nil
-	}
-	if err := c.SetArithmetic(a); err != nil {
-		return fmt.Errorf("device: %w", err)
-	}
-	return nil
-}
-
-// newSession is a session around the run's store that launches as train.launch says.
-func (j *job) newSession() *plan.Session {
-	s := plan.NewSession(j.store)
-	s.SetLaunching(plan.Launching(max(slices.Index(plan.Launchings, j.cfg.Train.Launch), 0)))
-	return s
+// execution is how the run computes.
+func (j *job) execution() Execution {
+	return Execution{Launch: j.cfg.Train.Launch, Deterministic: j.cfg.Deterministic, TF32: j.cfg.Train.TF32}
 }
 
 // policyOf chooses dtypes: frozen weights keep the file's, trained ones are those of train.param.

@@ -34,10 +34,10 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 	if err != nil {
 		return s, err
 	}
-	if s.dev, err = device.Open(o.Device); err != nil {
-		return s, badConfig("device", "%v", err)
+	if s.dev, err = o.Execution.Open(o.Device); err != nil {
+		return s, err
 	}
-	s.session = plan.NewSession(plan.NewStore(s.dev))
+	s.session = o.Execution.Session(plan.NewStore(s.dev))
 	cfg := config.Config{Model: o.Model, Adapter: config.Adapter{Type: "lora"}, Train: config.Train{DType: o.DType},
 		Quantize: config.Quantize{Scheme: o.Scheme, Double: true}}
 	policy, err := policyOf(cfg, s.dev.Info())

@@ -20,6 +20,7 @@ type GenerateOptions struct {
 	IgnoreEnd bool     // go on after the model's end-of-text tokens
 	Sampling  Sampling
 	Device    string // "" = auto
+	Execution Execution
 	DType     string // compute dtype; "" = auto
 	Scheme    string // "none" (or ""), "nf4" or "fp4" for the linear layers
 	NoCache   bool   // compute every token from the whole text again

@@ -84,7 +84,7 @@ func (o *evalFlags) define(f *pflag.FlagSet) {
 	f.IntVar(&o.writer.MaxTokens, "max-tokens", 256, "most tokens of an answer")
 	f.StringArrayVar(&o.writer.Stop, "stop", nil, "text that ends an answer; may be given several times")
 	f.IntVar(&o.writer.Rows, "rows", 0, "answers written side by side (default 8)")
-	f.StringVar(&o.writer.Device, "device", "auto", "auto, cpu, cpu:threads=2")
+	executionFlags(f, &o.writer.Device, &o.writer.Execution)
 	f.StringVar(&o.writer.DType, "dtype", "auto", "compute dtype: auto, f32, bf16")
 	f.StringVar(&o.writer.Scheme, "quantize", "none", "quantize the linear layers while loading: none (as they are stored), nf4, fp4, int8")
 	f.BoolVar(&o.json, "json", false, "print JSON, with every row")

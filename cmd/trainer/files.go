@@ -9,8 +9,8 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/checkpoint/gguf"
-	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/trainer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/verify"
 )
@@ -80,18 +80,18 @@ func (p *program) verify() *cobra.Command {
 	var o verify.Options
 	var asJSON bool
 	var dev string
+	var x trainer.Execution
 	c := &cobra.Command{
 		Use:   "verify --model DIR --against golden.safetensors [--adapter DIR]",
 		Short: "Compare logits, losses and gradients with stored ones",
 		Long:  verifyUsage,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			d, err := device.Open(dev)
-			if err != nil {
-				return usage(err)
+			if o.Device, err = x.Open(dev); err != nil {
+				return err
 			}
-			defer func() { err = errors.Join(err, d.Close()) }()
-			o.FS, o.Device = vfs.OS{}, d
+			defer func() { err = errors.Join(err, o.Device.Close()) }()
+			o.FS, o.Launch = vfs.OS{}, x.Launching()
 			if !(o.Tol > 0) {
 				return usage(fmt.Errorf("--tol is %v, it must be a positive factor", o.Tol))
 			}
@@ -115,7 +115,7 @@ func (p *program) verify() *cobra.Command {
 	f.StringVar(&o.Adapter, "adapter", "", "adapter directory for merged_lora_logits; default MODEL/adapter_lora_final")
 	f.StringVar(&o.Against, "against", "", "safetensors file of expected values")
 	f.Float64Var(&o.Tol, "tol", 1, "scales the limits")
-	f.StringVar(&dev, "device", "auto", "auto, cpu, cpu:threads=2")
+	executionFlags(f, &dev, &x)
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	for _, name := range []string{"model", "against"} {
 		if err := c.MarkFlagRequired(name); err != nil {

@@ -87,7 +87,7 @@ func (o *generateFlags) define(f *pflag.FlagSet) {
 	f.Float64Var(&o.Sampling.PresencePenalty, "presence-penalty", 0, "taken off the scores of tokens that occurred in the answer")
 	f.Float64Var(&o.Sampling.FrequencyPenalty, "frequency-penalty", 0, "the same for each time they did")
 	f.Uint64Var(&o.Sampling.Seed, "seed", 1, "of the random choices")
-	f.StringVar(&o.Device, "device", "auto", "auto, cpu, cpu:threads=2")
+	executionFlags(f, &o.Device, &o.Execution)
 	f.StringVar(&o.DType, "dtype", "auto", "compute dtype: auto, f32, bf16")
 	f.StringVar(&o.Scheme, "quantize", "none", "quantize the linear layers while loading: none (as they are stored), nf4, fp4, int8")
 	f.BoolVar(&o.cache, "cache", true, "keep keys and values; false computes every token from the whole text again")

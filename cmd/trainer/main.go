@@ -60,6 +60,7 @@ func (p *program) root() *cobra.Command {
 	root.SetOut(p.out)
 	root.SetErr(p.err)
 	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.bench(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.export(), p.doctor(), p.eval(), p.merge())
+	root.SetGlobalNormalizationFunc(flagName)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	return root
 }

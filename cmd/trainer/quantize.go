@@ -56,7 +56,7 @@ func (p *program) quantize() *cobra.Command {
 	f.StringVar(&o.Calibration.Data, "calibrate", "", "file of rows or text: find the codes with the help of the model's activations on it")
 	f.StringVar(&o.Calibration.Method, "method", "", "how: rtn, minmax, average, percentile, mse, entropy, smoothquant, awq, gptq (default with --calibrate: gptq)")
 	f.StringVar(&o.prune, "prune", "", "set weights to zero first: magnitude:SHARE, row:SHARE, or N:M such as 2:4")
-	f.StringVar(&o.Calibration.Device, "device", "auto", "where calibration and perplexity are computed: auto, cpu, cpu:threads=2")
+	executionFlags(f, &o.Calibration.Device, &o.Calibration.Execution)
 	if err := c.MarkFlagRequired("scheme"); err != nil {
 		fmt.Fprintln(p.err, err)
 	}
@@ -128,7 +128,8 @@ func (p *program) perplexity(ctx context.Context, o *quantizeFlags, model string
 	if o.data == "" {
 		return nil, nil
 	}
-	m, err := trainer.MeasurePerplexity(ctx, trainer.PerplexityOptions{Model: model, Data: o.data, Device: o.Calibration.Device})
+	m, err := trainer.MeasurePerplexity(ctx, trainer.PerplexityOptions{Model: model, Data: o.data, Device: o.Calibration.Device,
+		Execution: o.Calibration.Execution})
 	if err != nil {
 		return nil, err
 	}

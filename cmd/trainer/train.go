@@ -24,7 +24,7 @@ const trainUsage = ` [run.yaml] [--section.key=value ...]
 
 Settings come from the defaults, then the YAML file (or preset:NAME), then the command line. A value follows after "=" or as
 the next argument; lists are [x,y]; a boolean alone means true. Short forms: --out --model --device --resume --deterministic,
---memory (train.memory), --fit (train.fit), --template (data.template). --print-config prints the result and stops.`
+--memory --fit --launch --tf32 (train.memory and so on), --template (data.template). --print-config prints the result and stops.`
 
 func (p *program) trainCommand(name, short string) *cobra.Command {
 	return &cobra.Command{

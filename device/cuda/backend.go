@@ -56,7 +56,7 @@ func (backend) Explain() error { return Absence() }
 func (backend) Open(i int) (device.Device, error) { return New(Options{Index: i}) }
 
 // OpenWith implements device.Tuner. cuda:sync=on waits after each launch, so that a fault is reported for the kernel that made it;
-// cuda:cudnn=off computes attention by own kernels only.
+// cuda:cudnn=off computes attention by own kernels only; cuda:1:sync=on is the second device.
 func (backend) OpenWith(i int, key, value string) (device.Device, error) {
 	if value != "on" && value != "off" {
 		return nil, fmt.Errorf("%s=%s: want on or off", key, value)

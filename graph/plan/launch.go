@@ -3,6 +3,8 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 )
@@ -23,6 +25,15 @@ const (
 
 // Launchings are the names by which configurations call the ways.
 var Launchings = []string{"captured", "plain", "synced"}
+
+// ParseLaunching finds the way of a name; the empty name is Captured.
+func ParseLaunching(name string) (Launching, error) {
+	i := slices.Index(Launchings, name)
+	if name != "" && i < 0 {
+		return Captured, fmt.Errorf("%q is not known; %s are", name, strings.Join(Launchings, ", "))
+	}
+	return Launching(max(i, 0)), nil
+}
 
 // recording is a plan's captured launches.
 type recording struct {
@@ -115,8 +126,8 @@ type FaultError struct {
 }
 
 const (
-	howPlain  = "plan.Plain, train.launch: plain"
-	howSynced = "plan.Synced, train.launch: synced"
+	howPlain  = "--launch plain, in a file train.launch: plain, in Go plan.Plain"
+	howSynced = "--launch synced, in a file train.launch: synced, in Go plan.Synced"
 )
 
 // Error says how the launch is found.

@@ -124,6 +124,17 @@ func TestLaunchingWays(t *testing.T) {
 	}
 }
 
+// TestParseLaunching: names of configurations are the ways, and nothing is one without being named.
+func TestParseLaunching(t *testing.T) {
+	for i, name := range append(plan.Launchings, "") {
+		way, err := plan.ParseLaunching(name)
+		require.NoError(t, err)
+		require.Equal(t, plan.Launching(i%len(plan.Launchings)), way)
+	}
+	_, err := plan.ParseLaunching("eager")
+	require.ErrorContains(t, err, "captured, plain, synced")
+}
+
 // TestStart: several runs are in the queue before the first result is asked for, and none waits for a later one.
 func TestStart(t *testing.T) {
 	dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{})

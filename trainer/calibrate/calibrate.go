@@ -62,6 +62,8 @@ type Options struct {
 	Model *models.Model
 	// Store holds the model's weights, unquantized. With Sequential it holds the quantized ones afterwards, else it is left alone.
 	Store *plan.Store
+	// Launch is how plans reach the device.
+	Launch plan.Launching
 	// Rows are token ids i32 (1, T) or (T), 1 to the model's context long.
 	Rows   []*tensor.Tensor
 	Method Method

@@ -8,12 +8,12 @@ import (
 )
 
 // InputNorms returns, by the path of each linear layer, the norm ‖X_j‖ of each of its inputs over all tokens of the rows: what
-// prune.Wanda weighs magnitudes with. Of the options it takes Model, Store, Rows, Keep and Memory.
+// prune.Wanda weighs magnitudes with. Of the options it takes Model, Store, Launch, Rows, Keep and Memory.
 func InputNorms(ctx context.Context, o Options) (map[string][]float32, error) {
 	if len(o.Rows) == 0 {
 		return nil, errors.New("calibrate: InputNorms needs rows of tokens to run the model on")
 	}
-	r := &run{Options: Options{Model: o.Model, Store: o.Store, Rows: o.Rows, Keep: o.Keep, Memory: o.Memory, SampleRows: 1,
+	r := &run{Options: Options{Model: o.Model, Store: o.Store, Launch: o.Launch, Rows: o.Rows, Keep: o.Keep, Memory: o.Memory, SampleRows: 1,
 		Format: quant.Config{}, Method: AWQ}} // AWQ gathers statistics of channels
 	if err := r.prepare(); err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ type Config struct {
 	Train    Train
 	Eval     Eval
 	Save     Save
-	// Device is auto, cpu, cpu:threads=2, cuda, cuda:0, cuda:0,1, opencl or opencl:0. On the CPU there are as many threads as
+	// Device is auto, cpu, cpu:threads=2, cuda, cuda:0, cuda:1:sync=on and the like, see device.Open. On the CPU there are as many threads as
 	// processors that the process may use, unless the name says otherwise; the results are the same.
 	Device string
 	// Out is the run directory; empty means a new one, see RunDir.

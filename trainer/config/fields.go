@@ -167,7 +167,7 @@ func scheduleFields(s *ScheduleArgs) []field {
 }
 
 // shortForms are flags that stand for a key of another name.
-var shortForms = map[string]string{"memory": "train.memory", "fit": "train.fit", "template": "data.template"}
+var shortForms = map[string]string{"memory": "train.memory", "fit": "train.fit", "template": "data.template", "launch": "train.launch", "tf32": "train.tf32"}
 
 // Keys lists every dotted key in the order of a printed configuration.
 func Keys() []string {

@@ -67,7 +67,7 @@ func anyConfig(t *rapid.T) Config {
 	if tr.Schedule == "plateau" {
 		c.Eval.Every, c.Data.Val = 1+c.Eval.Every, 0.1
 	}
-	c.Device = of("device", []string{"auto", "cpu", "cpu:threads=2", "cuda:0", "cuda:0,1", "opencl"})
+	c.Device = of("device", []string{"auto", "cpu", "cpu:threads=2", "cuda:0", "cuda:1:sync=on", "opencl"})
 	c.Out = text.Draw(t, "out")
 	c.Resume, c.Deterministic = rapid.Bool().Draw(t, "resume"), rapid.Bool().Draw(t, "det")
 	return c

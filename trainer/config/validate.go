@@ -296,7 +296,11 @@ func (k *checker) betas(t Train) {
 	}
 }
 
-var devicePattern = regexp.MustCompile(`^(auto|cpu(:threads=[0-9]{1,4})?|(cuda|opencl)(:[0-9]{1,3}(,[0-9]{1,3})*)?)$`)
+// devicePattern is the form of a device's name. Which devices and settings there are, the device tells when it is opened.
+var (
+	deviceKinds   = []string{"auto", "cpu", "cuda", "opencl"}
+	devicePattern = regexp.MustCompile(`^(auto|(cpu|cuda|opencl)(:[0-9]{1,3})?(:[a-z0-9_]{1,30}=[a-z0-9_]{1,30})?)$`)
+)
 
 func (k *checker) rest(c Config) {
 	if c.Model == "" {
@@ -317,8 +321,11 @@ func (k *checker) rest(c Config) {
 	k.whole("save.keep", c.Save.Keep, 0, maxSteps)
 	if !devicePattern.MatchString(c.Device) {
 		kind, _, _ := strings.Cut(c.Device, ":")
-		hint := didYouMean(alias(kind), []string{"auto", "cpu", "cuda", "opencl"}, "")
-		k.fail("device", "%q is not a device%s (a number follows a colon, as in cuda:0)", clip(c.Device), hint)
+		hint := ""
+		if !slices.Contains(deviceKinds, kind) {
+			hint = didYouMean(alias(kind), deviceKinds, "")
+		}
+		k.fail("device", "%q is not a device%s (after the kind comes the number of one device, a setting, or both: cuda:0, cpu:threads=2, cuda:1:sync=on)", clip(c.Device), hint)
 	}
 	if c.Train.Schedule == "plateau" && (c.Eval.Every == 0 || !c.Data.HeldOut()) {
 		k.fail("train.schedule", "plateau follows the loss of held-out rows: set eval.every and data.val above 0 (or data.val_path)")

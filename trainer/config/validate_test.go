@@ -63,7 +63,9 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { v := math.NaN(); c.Train.Groups = []ParamGroup{{Match: "a", LRScale: &v}} }, "lr_scale is NaN"},
 		{func(c *Config) { c.Train.Memory = "much" }, "is not a size"},
 		{func(c *Config) { c.Device = "gpu" }, "did you mean cuda?"},
-		{func(c *Config) { c.Device = "cuda:x" }, "cuda:0"},
+		{func(c *Config) { c.Device = "cuda:x" }, `"cuda:x" is not a device (after the kind comes`},
+		{func(c *Config) { c.Device = "cuda:0,1" }, "the number of one device"},
+		{func(c *Config) { c.Train.Memory = "16" }, "write for example 16GiB"},
 		{func(c *Config) { c.Resume = true }, "resume: needs out"},
 		{func(c *Config) { c.Save.Keep = -1 }, "save.keep"},
 	}
@@ -113,12 +115,12 @@ func TestValidatePreferences(t *testing.T) {
 }
 
 func TestParseBytes(t *testing.T) {
-	for text, want := range map[string]int64{"1": 1, "16GiB": 16 << 30, "16g": 16 << 30, "16GB": 16e9, "1.5 kib": 1536, " 2 MB ": 2e6} {
+	for text, want := range map[string]int64{"1b": 1, "1048576": 1 << 20, "16GiB": 16 << 30, "16g": 16 << 30, "16GB": 16e9, "1.5 kib": 1536, " 2 MB ": 2e6} {
 		got, err := ParseBytes(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	for _, text := range []string{"", "GiB", "-1", "1x", "0", "1e5", "9999999TB", "1.2.3", "nan", "50%"} {
+	for _, text := range []string{"", "GiB", "-1", "1x", "0", "1e5", "9999999TB", "1", "16", "1048575", "1.2.3", "nan", "50%"} {
 		_, err := ParseBytes(text)
 		require.Error(t, err, text)
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
-	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/quant"
@@ -19,11 +18,12 @@ import (
 
 // Calibration says how to quantize a model folder with the help of data. The zero value is none: round to nearest.
 type Calibration struct {
-	Data   string // file of rows or text to run the model on
-	Method string // of package calibrate; "" with Data = gptq
-	Rows   int    // most rows to use; 0 = 128
-	SeqLen int    // longest row in tokens; 0 = 512, or the model's context if that is less
-	Device string // "" = auto
+	Data      string // file of rows or text to run the model on
+	Method    string // of package calibrate; "" with Data = gptq
+	Rows      int    // most rows to use; 0 = 128
+	SeqLen    int    // longest row in tokens; 0 = 512, or the model's context if that is less
+	Device    string // "" = auto
+	Execution trainer.Execution
 }
 
 const calibrationRows = 128
@@ -53,9 +53,9 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 	if err != nil {
 		return err
 	}
-	dev, err := device.Open(orAuto(c.Device))
+	dev, err := c.Execution.Open(c.Device)
 	if err != nil {
-		return bad("device", "%v", err)
+		return err
 	}
 	store := plan.NewStore(dev)
 	defer func() { err = errors.Join(err, store.Close(), dev.Close()) }()
@@ -77,7 +77,7 @@ func (p *job) calibrate(ctx context.Context, in *input) (err error) {
 	if rows == 0 {
 		rows = calibrationRows
 	}
-	o := calibrate.Options{Model: m.Model, Store: store, Method: method, Format: p.format, Parallel: quant.Parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
+	o := calibrate.Options{Model: m.Model, Store: store, Launch: c.Execution.Launching(), Method: method, Format: p.format, Parallel: quant.Parallel, Progress: p.Progress, KeepZeros: p.Change != nil,
 		Keep: func(name string) bool { return !p.weights[name] }}
 	if o.Rows, err = m.TokenRows(ctx, c.Data, c.SeqLen, rows); err != nil {
 		return err
@@ -141,11 +141,4 @@ func (l *Layer) calibrated(c calibrate.Layer) {
 	if a := c.Activation; a.Lo < a.Hi {
 		l.Input = &Grid{Lo: a.Lo, Hi: a.Hi, Step: c.Params.Step, Zero: c.Params.Zero}
 	}
-}
-
-func orAuto(device string) string {
-	if device == "" {
-		return "auto"
-	}
-	return device
 }

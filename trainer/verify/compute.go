@@ -40,6 +40,7 @@ func openModel(o Options) (*loaded, error) {
 	}
 	m := &loaded{store: plan.NewStore(o.Device), byName: map[string]param{}}
 	m.session = plan.NewSession(m.store)
+	m.session.SetLaunching(o.Launch)
 	src := layers.NewSource(layers.Options{Weights: weights, Policy: layers.Policy{Param: tensor.F32, Compute: tensor.F32}})
 	m.Model, err = models.New(cfg, src)
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 )
 
@@ -35,6 +36,7 @@ type Options struct {
 	Against string        // safetensors file of reference numbers
 	Tol     float64       // factor on the limits; 0 = 1
 	Device  device.Device // where to compute
+	Launch  plan.Launching
 }
 
 // Largest absolute differences for float32 arithmetic, about ten times those between float32 and float64 on models of this kind.
