@@ -124,16 +124,11 @@ func (s *tileSpec) arguments(c *build.Context) tileRegs {
 // loop emits the sums of n rows and the way to the stores.
 func (s *tileSpec) loop(c *build.Context, t tileRegs, n int) {
 	round, step, done := fmt.Sprintf("round%d", n), fmt.Sprintf("step%d", n), fmt.Sprintf("done%d", n)
+	if s.unrolled(n) {
+		s.packedLoop(c, t, n)
+	}
 	c.Label(round)
-	for l := range s.lanes / 8 {
-		c.PREFETCHT0(at(t.ahead, 64*l))
-	}
-	c.ADDQ(t.ldc, t.ahead)
-	c.PREFETCHT1(at(t.next, 0))
-	c.PREFETCHT1(at(t.next, 64))
-	if step, err := c.Param("step").Resolve(); err == nil {
-		c.ADDQ(step.Addr, t.next)
-	}
+	s.fetch(c, t)
 	c.MOVQ(t.every, t.left)
 	c.Label(step)
 	for j := range s.b {
@@ -168,6 +163,68 @@ func (s *tileSpec) loop(c *build.Context, t tileRegs, n int) {
 	c.CMPB(add.Addr, operand.U8(0))
 	c.JEQ(operand.LabelRef(fmt.Sprintf("set%d", n)))
 	c.JMP(operand.LabelRef(fmt.Sprintf("add%d", n)))
+}
+
+// unroll is how many steps a round of the loops over packed strips takes: with 28 products a step both vector ports are full, and each
+// count or address that one of them does as well delays a product.
+const unroll = 4
+
+// unrolled says whether strips of n rows have a loop of their own where both operands are packed.
+func (s *tileSpec) unrolled(n int) bool { return s.mr == 14 && n >= 7 }
+
+// packedLoop emits the sums of n rows over whole rounds where both operands are packed, with no strides to add; what is left of K, and
+// operands that lie otherwise, are for the loop behind it.
+func (s *tileSpec) packedLoop(c *build.Context, t tileRegs, n int) {
+	fetch, packed, rest, round := fmt.Sprintf("fetch%d", n), fmt.Sprintf("packed%d", n), fmt.Sprintf("rest%d", n), fmt.Sprintf("round%d", n)
+	c.CMPQ(t.ks, operand.U32(4*n))
+	c.JNE(operand.LabelRef(round))
+	c.CMPQ(t.rs, operand.U8(4))
+	c.JNE(operand.LabelRef(round))
+	c.CMPQ(t.bs, operand.U32(8*s.lanes))
+	c.JNE(operand.LabelRef(round))
+	c.CMPQ(t.kc, operand.U32(16*unroll))
+	c.JL(operand.LabelRef(round))
+	c.MOVQ(t.kc, t.to)
+	c.SHRQ(operand.U8(2), t.to)
+	c.Label(fetch)
+	s.fetch(c, t)
+	c.MOVQ(t.every, t.left)
+	c.SHRQ(operand.U8(2), t.left)
+	c.Label(packed)
+	for u := range unroll {
+		for j := range s.b {
+			s.load(at(t.b, 4*s.lanes*(2*u+j)), s.b[j])
+		}
+		for i := range n {
+			s.step(i, at(t.a, 4*(n*u+i)))
+		}
+	}
+	c.ADDQ(operand.U32(4*unroll*n), t.a)
+	c.ADDQ(operand.U32(8*unroll*s.lanes), t.b)
+	c.DECQ(t.to)
+	c.JZ(operand.LabelRef(rest))
+	c.DECQ(t.left)
+	c.JNZ(operand.LabelRef(packed))
+	c.JMP(operand.LabelRef(fetch))
+	c.Label(rest)
+	c.ANDQ(operand.U8(unroll-1), t.kc)
+	c.JZ(operand.LabelRef(fmt.Sprintf("done%d", n)))
+	if n > 7 {
+		c.LEAQ(at(t.a, 4*7), t.upper)
+	}
+}
+
+// fetch asks for the next row of C and for what is packed next.
+func (s *tileSpec) fetch(c *build.Context, t tileRegs) {
+	for l := range s.lanes / 8 {
+		c.PREFETCHT0(at(t.ahead, 64*l))
+	}
+	c.ADDQ(t.ldc, t.ahead)
+	c.PREFETCHT1(at(t.next, 0))
+	c.PREFETCHT1(at(t.next, 64))
+	if step, err := c.Param("step").Resolve(); err == nil {
+		c.ADDQ(step.Addr, t.next)
+	}
 }
 
 // sevenRows addresses row i < 7 from the registers holding the first row and one, three and five strides.

@@ -76,7 +76,7 @@ func TestPairTilesAgree(t *testing.T) {
 		return s
 	}
 	for rows := 1; rows <= k.mr; rows++ {
-		for _, kc := range []int{1, 2, 3, 17, 64} {
+		for _, kc := range []int{1, 2, 3, 17, 64, 67, 130, 199} {
 			cols, ldc := 1+r.IntN(k.nr), k.nr+1
 			a, b := random(rows*kc), random(k.nr*kc)
 			got, want := make([]float32, rows*ldc), make([]float32, rows*ldc)

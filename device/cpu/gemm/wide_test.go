@@ -66,7 +66,7 @@ func TestTilesAgree(t *testing.T) {
 	for _, kern := range available() {
 		k := kernels[kern]
 		for rows := 1; rows <= k.mr; rows++ {
-			for _, kc := range []int{1, 2, 3, 8, 37} {
+			for _, kc := range []int{1, 2, 3, 8, 37, 64, 67, 130, 199} {
 				cols := 1 + r.IntN(k.nr)
 				if kc&1 == 0 {
 					cols = k.nr
