@@ -76,6 +76,18 @@ func TestTopSVDValues(t *testing.T) {
 	require.InDeltaSlice(t, s, got.S, 1e-10)
 }
 
+// TestTopSVDIsOrthogonal: a case in which the Gram matrix alone left two vectors 1.05e-10 along each other.
+func TestTopSVDIsOrthogonal(t *testing.T) {
+	got, err := TopSVD(withValues(11, 4, 4, []float64{1, 100, 0.01, 1}), 4)
+	require.NoError(t, err)
+	orthogonal(t, got.U.T(), "U")
+	for i := range 4 {
+		for j := range i {
+			require.InDelta(t, 0, dot(got.V.Row(i), got.V.Row(j)), 1e-13)
+		}
+	}
+}
+
 // Matrices that are diagonal, zero or of rank one have clusters and splits everywhere.
 func TestTopSVDDegenerate(t *testing.T) {
 	eye := New(6, 9)

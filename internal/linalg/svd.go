@@ -7,9 +7,9 @@ import (
 
 // SVD holds singular triplets in descending order: a ≈ U·diag(S)·V.
 type SVD struct {
-	U Matrix    // (rows, r), columns of length 1
+	U Matrix    // (rows, r), orthonormal columns
 	S []float64 // r
-	V Matrix    // (r, cols), rows of length 1
+	V Matrix    // (r, cols), orthonormal rows; where S is 0 beside its largest, those of U or of V may be zero
 }
 
 // TopSVD returns the r largest singular triplets. It takes the eigenvectors of the smaller Gram matrix, which squares the condition: a
@@ -34,6 +34,7 @@ func TopSVD(a Matrix, r int) (SVD, error) {
 			scale(row, 1/out.S[i])
 		}
 	}
+	orthonormal(out.V) // rounding leaves rows i and j as much as 1e-16·s1²/(si·sj) along each other
 	return out, nil
 }
 
