@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/internal/cputime"
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 	"github.com/bitsandbyes/bitsandbyes/internal/probe"
 	"github.com/bitsandbyes/bitsandbyes/quant"
@@ -119,7 +120,7 @@ func (g *guard) measure(ctx context.Context, o options) (took time.Duration, lim
 func timeAlone(ctx context.Context, r row, together time.Duration) (time.Duration, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	return timeRow(ctx, r, 1, threadClock(), max(int(together/window), 3), window)
+	return timeRow(ctx, r, 1, cputime.Clock(cputime.Thread), max(int(together/window), 3), window)
 }
 
 // printTwins times the guards with whatever level this process has.

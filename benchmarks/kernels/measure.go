@@ -21,16 +21,8 @@ type bench struct {
 	close func() error
 }
 
-// clock tells the time since some instant.
-type clock func() time.Duration
-
-func wallClock() clock {
-	began := time.Now()
-	return func() time.Duration { return time.Since(began) }
-}
-
-// best is the least mean time of a call over rounds of the given length, after two calls that do not count.
-func (b *bench) best(ctx context.Context, now clock, rounds int, each time.Duration) (time.Duration, error) {
+// best is the least mean time of a call, by a clock, over rounds of the given length, after two calls that do not count.
+func (b *bench) best(ctx context.Context, now func() time.Duration, rounds int, each time.Duration) (time.Duration, error) {
 	for range 2 {
 		if err := b.call(ctx); err != nil {
 			return 0, err

@@ -102,7 +102,13 @@ func timeAll(ctx context.Context, o options, figures []*figure, threads int, log
 	return nil
 }
 
-func timeRow(ctx context.Context, r row, threads int, now clock, rounds int, each time.Duration) (took time.Duration, err error) {
+// wallClock tells the time that passes.
+func wallClock() func() time.Duration {
+	began := time.Now()
+	return func() time.Duration { return time.Since(began) }
+}
+
+func timeRow(ctx context.Context, r row, threads int, now func() time.Duration, rounds int, each time.Duration) (took time.Duration, err error) {
 	dev := cpu.New(cpu.Options{Threads: threads})
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	b, err := r.open(dev)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/cputime"
 )
 
 func TestRunsEachTaskOnce(t *testing.T) {
@@ -192,12 +194,9 @@ func TestMoreThreadsThanProcessors(t *testing.T) {
 	}
 }
 
-// cpuTime is the processor time of the process so far, where the system tells.
-var cpuTime func() time.Duration
-
 // TestIdleWorkersUseNoTime: after a job workers poll for a moment, then they sleep.
 func TestIdleWorkersUseNoTime(t *testing.T) {
-	if cpuTime == nil {
+	if _, ok := cputime.Process(); !ok {
 		t.Skip("the system does not tell processor time")
 	}
 	p := New(4)
@@ -206,9 +205,9 @@ func TestIdleWorkersUseNoTime(t *testing.T) {
 	for range 3 { // the test binary has goroutines of its own
 		require.NoError(t, p.Run(8, func(int) {}))
 		time.Sleep(5 * time.Millisecond)
-		before := cpuTime()
+		used := cputime.Clock(cputime.Process)
 		time.Sleep(100 * time.Millisecond)
-		least = min(least, cpuTime()-before)
+		least = min(least, used())
 	}
 	t.Logf("%v of processor time in 100 ms", least)
 	require.Less(t, least, 5*time.Millisecond)
