@@ -189,9 +189,7 @@ func (l *Loader) Micro(step, i int, dst *Batch) error {
 		return fmt.Errorf("data: micro-batch %d is not in [0, %d)", i, l.MicroBatches())
 	}
 	p := l.plan(epoch)
-	base := in * l.opt.Batch
-	lo := min(base+i*l.opt.MicroBatch, p.len())
-	hi := min(lo+l.opt.MicroBatch, base+l.opt.Batch, p.len())
+	lo, hi := l.span(p, in, i)
 	sides := l.sides()
 	dst.reset(sides*l.opt.MicroBatch, l.bucket(p, lo, hi), l.opt.PadID)
 	for side := range sides {

@@ -256,3 +256,46 @@ func TestWeights(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2, l.Steps(), "held-out rows are seen once")
 }
+
+// Few batches of the first epoch break the bounds that a loader gives.
+func TestDocumentBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		_, l := drawLoader(t)
+		most, longest := l.DocumentBounds()
+		n, padded := l.StepsPerEpoch()*l.MicroBatches(), 0
+		for i := range n {
+			var b Batch
+			require.NoError(t, l.Micro(i/l.MicroBatches(), i%l.MicroBatches(), &b))
+			docs := slices.Index(b.Cu, int32(b.B*b.T))
+			require.LessOrEqual(t, docs, most)
+			over := false
+			for d := range docs {
+				if n := int(b.Cu[d+1] - b.Cu[d]); longest > 0 && n > longest {
+					require.Equal(t, PadSample, b.Sample[b.Cu[d]])
+					over = true
+				}
+			}
+			if over {
+				padded++
+			}
+		}
+		require.LessOrEqual(t, padded*paddedShare, n)
+	})
+}
+
+// Packing is known to the token: short documents give a bound far below the row.
+func TestDocumentBoundsOfShortDocuments(t *testing.T) {
+	lengths := make([]int, 400)
+	for i := range lengths {
+		lengths[i] = 5 + i%4
+	}
+	l, err := NewLoader(setOf(64, lengths), LoaderOptions{MicroBatch: 2, Batch: 4, Pack: true})
+	require.NoError(t, err)
+	most, longest := l.DocumentBounds()
+	require.Less(t, most, 2*64/5*5/4+2)
+	require.Equal(t, 8, longest)
+	l, err = NewLoader(setOf(64, lengths), LoaderOptions{MicroBatch: 3, Batch: 3})
+	require.NoError(t, err)
+	most, longest = l.DocumentBounds()
+	require.Equal(t, []int{6, 0}, []int{most, longest})
+}

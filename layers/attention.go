@@ -34,11 +34,12 @@ type AttentionShape struct {
 
 // AttentionContext is what a step shares among its attention layers.
 type AttentionContext struct {
-	Cos, Sin graph.Value // f32 (B, T, R/2), from ops.RopeTables: the first R features of a head turn; absent = none do
-	DocStart graph.Value // i32 (B, T): first key of the token's document in its row; absent = 0
-	Routes   *Routes     // notes where routers of experts send tokens; nil = nothing does
-	Cache    *KVCache    // of this layer; nil = attend within the row
-	Start    graph.Value // i32 (B): tokens in the cache before this call; with Cache only
+	Cos, Sin graph.Value        // f32 (B, T, R/2), from ops.RopeTables: the first R features of a head turn; absent = none do
+	DocStart graph.Value        // i32 (B, T): first key of the token's document in its row; absent = 0
+	Bounds   ops.DocumentBounds // of the documents of DocStart; zero = nothing is known of them
+	Routes   *Routes            // notes where routers of experts send tokens; nil = nothing does
+	Cache    *KVCache           // of this layer; nil = attend within the row
+	Start    graph.Value        // i32 (B): tokens in the cache before this call; with Cache only
 
 	// Eager rounds in 16-bit compute dtypes where the eager code of transformers does, to compare runs number by number. Without it
 	// rotary products, scores and probabilities stay in float32, which is nearer to the true value and holds no scores. It has no effect
@@ -135,7 +136,7 @@ func (s AttentionShape) Attend(q, k, v graph.Value, c AttentionContext) graph.Va
 	if !c.Cos.Absent() {
 		q, k = ops.RoPE(q, c.Cos, c.Sin, s.Interleaved), ops.RoPE(k, c.Cos, c.Sin, s.Interleaved)
 	}
-	o := ops.AttendOptions{Scale: float32(s.scale()), Causal: true, Window: s.Window, SoftCap: float32(s.SoftCap), DocStart: c.DocStart}
+	o := ops.AttendOptions{Scale: float32(s.scale()), Causal: true, Window: s.Window, SoftCap: float32(s.SoftCap), DocStart: c.DocStart, Bounds: c.Bounds}
 	if c.Cache != nil {
 		k, v = c.Cache.append(k, v, c.Start)
 		o.HeadMajor, o.QOffset = true, c.Start

@@ -5,6 +5,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -49,9 +50,10 @@ func (m *Model) Config() Config {
 
 // Inputs are the values of one call.
 type Inputs struct {
-	Tokens   graph.Value // i32 (B, T)
-	Pos      graph.Value // i32 (B, T): position in the document
-	DocStart graph.Value // i32 (B, T): where the token's document begins in the row; absent = one document a row
+	Tokens   graph.Value        // i32 (B, T)
+	Pos      graph.Value        // i32 (B, T): position in the document
+	DocStart graph.Value        // i32 (B, T): where the token's document begins in the row; absent = one document a row
+	Bounds   ops.DocumentBounds // of the documents of DocStart; zero = nothing is known of them
 	// Single says that every row is one document from its first token, and padding after it. Attention then does without DocStart: what
 	// padding sees of the document changes nothing, since nothing is made of it.
 	Single bool
@@ -148,7 +150,7 @@ func (m *Model) contexts(in Inputs) []layers.AttentionContext {
 		if r := m.config.rope(i); r.Theta != 0 && c.Cos.Absent() {
 			c.Cos, c.Sin = r.tables(in, m.config.HeadDim)
 		}
-		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: docs, Start: in.Start, Routes: in.Routes, Eager: in.Eager}
+		out[i] = layers.AttentionContext{Cos: c.Cos, Sin: c.Sin, DocStart: docs, Bounds: in.Bounds, Start: in.Start, Routes: in.Routes, Eager: in.Eager}
 		if in.Cache != nil {
 			out[i].Cache = in.Cache.Layers[i]
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
@@ -194,10 +195,18 @@ func (j *job) compileFewest(budget int64) error {
 	return j.compileAll(o)
 }
 
+// documentBounds is what a loader knows of the documents of its rows, nothing without one.
+func documentBounds(l *data.Loader) (b ops.DocumentBounds) {
+	if l != nil {
+		b.Most, b.Longest = l.DocumentBounds()
+	}
+	return b
+}
+
 // stepOptions are those of the present micro-batch.
 func (j *job) stepOptions(budget int64) stepOptions {
 	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss,
-		single: !j.cfg.Data.Pack && !j.cfg.Train.Preferences()}
+		single: !j.cfg.Data.Pack && !j.cfg.Train.Preferences(), docs: documentBounds(j.loader), evalDocs: documentBounds(j.evalLoader)}
 	switch {
 	case j.loader != nil:
 		o.lengths = j.loader.Buckets()

@@ -99,7 +99,7 @@ func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o 
 	rows := o.objective.rows(o.rows)
 	p := &lossPlan{train: group != nil, in: newBatchInputs(g, rows, t), feed: plan.Feed{}, outs: map[string]graph.Value{}, more: map[string]graph.Value{},
 		floats: map[string][]float32{}}
-	in := models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart, Single: o.single}
+	in := models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart, Bounds: o.docs, Single: o.single}
 	if group != nil {
 		in.Checkpoint = models.FirstBlocks(o.recompute)
 		in.Random = layers.Random{Key: p.in.key, Sample: p.in.sample, Pos: p.in.pos}

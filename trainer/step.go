@@ -8,6 +8,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/lora"
 	"github.com/bitsandbyes/bitsandbyes/models"
@@ -58,7 +59,9 @@ type stepOptions struct {
 	neftune   float64 // alpha of the noise on embeddings
 	router    float64 // weight of the load-balancing loss of experts
 	budget    int64
-	single    bool // a row is one document and padding
+	single    bool               // a row is one document and padding
+	docs      ops.DocumentBounds // of the rows that are trained on
+	evalDocs  ops.DocumentBounds
 
 	lossSum *graph.Var // see stepPlans
 }
@@ -75,6 +78,7 @@ func compileStep(m *models.Model, a *lora.Adapter, group *optim.Group, o stepOpt
 		}
 		s.train[t] = p
 	}
+	o.docs = o.evalDocs
 	for _, t := range o.evalLens {
 		p, err := compileLoss(m, a, nil, t, o)
 		if err != nil {

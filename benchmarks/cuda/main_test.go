@@ -36,7 +36,7 @@ func TestTable(t *testing.T) {
 		}}}
 	small = append(loraRows(64, 16, 24, 4), small...)
 	tiny := attention{detail: "tiny", dtype: tensor.BF16, b: 2, t: 40, hq: 4, hkv: 2, d: 16, docs: []int{13, 1}}
-	small = append(small[:len(small)-1:len(small)-1], tiny.forward(), tiny.backward(), generateRow(tiny, 50, 30), small[len(small)-1])
+	small = append(small[:len(small)-1:len(small)-1], tiny.forward(), tiny.backward(), tiny.listing(), generateRow(tiny, 50, 30), small[len(small)-1])
 	r, err := measure(dev, small, options{batches: 3})
 	require.NoError(t, err)
 	require.Len(t, r.Rows, 3+len(small))

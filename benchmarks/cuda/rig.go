@@ -75,6 +75,9 @@ func (r *rig) close() error {
 
 // operand allocates and fills an operand.
 func (r *rig) operand(o operand) (device.Ptr, error) {
+	if o.made.Buf != nil {
+		return o.made, nil
+	}
 	p, err := r.alloc(o.t.Bytes())
 	if err != nil || o.fill == zeros {
 		return p, err

@@ -1,6 +1,9 @@
 package main
 
-import "github.com/bitsandbyes/bitsandbyes/tensor"
+import (
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
 
 // Row is one line of the table. Work and Detail together name it, here and in the peers' program.
 type Row struct {
@@ -20,8 +23,9 @@ func add(r ...Row) { rows = append(rows, r...) }
 type operand struct {
 	t    tensor.Type
 	fill fill
-	ramp int     // i32 values 0, ramp, 2·ramp ... instead of fill
-	ints []int32 // values instead of fill
+	ramp int        // i32 values 0, ramp, 2·ramp ... instead of fill
+	ints []int32    // values instead of fill
+	made device.Ptr // memory that has its values already, the same for all sets of operands
 }
 
 // fill is what an operand holds.

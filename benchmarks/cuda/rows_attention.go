@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -20,6 +22,7 @@ func init() {
 	for _, a := range []attention{dense, packed, mixed, exact} {
 		add(a.forward(), a.backward())
 	}
+	add(mixed.listing())
 	for _, kv := range []int{512, 4096} {
 		add(generateRow(llama, 8192, kv))
 	}
@@ -64,7 +67,11 @@ func (a attention) forward() Row {
 	doc, pairs := a.starts()
 	q, k := a.qkv()
 	return Row{Work: "attention", Detail: a.detail + ", forward", Flops: 4 * pairs * float64(a.hq*a.d), Make: func(r *rig) (*work, error) {
-		return r.op(a.op(), q, k, k, doc, operand{}, operand{})
+		op, list, err := a.list(r, doc)
+		if err != nil {
+			return nil, err
+		}
+		return r.op(op, append([]operand{q, k, k, doc, {}, {}}, list...)...)
 	}}
 }
 
@@ -73,8 +80,74 @@ func (a attention) backward() Row {
 	doc, pairs := a.starts()
 	q, k := a.qkv()
 	return Row{Work: "attention", Detail: a.detail + ", backward", Flops: 10 * pairs * float64(a.hq*a.d), Make: func(r *rig) (*work, error) {
+		op, list, err := a.list(r, doc)
+		if err != nil {
+			return nil, err
+		}
 		lse := filled(large, tensor.F32, a.b, a.hq, a.t) // so that probabilities are finite, whatever q and k
-		return r.op(ops.AttentionGrad(a.op()), q, k, k, q, lse, q, doc, operand{}, operand{}, operand{})
+		return r.op(ops.AttentionGrad(op), append([]operand{q, k, k, q, lse, q, doc, {}, {}, {}}, list...)...)
+	}}
+}
+
+// attend is the attention as a model builds it, with bounds as a loader has them.
+func (a attention) attend(doc operand) (*graph.Node, error) {
+	g := graph.New("attention")
+	q, k := a.qkv()
+	o := ops.AttendOptions{Scale: a.op().Scale, Causal: true}
+	if a.docs != nil {
+		o.DocStart = g.Input("doc_start", doc.t)
+		count := 0
+		for i, at := range doc.ints {
+			if int(at) == i%a.t {
+				count++
+			}
+		}
+		o.Bounds = ops.DocumentBounds{Most: count + count/4, Longest: slices.Max(a.docs)}
+	}
+	kv := g.Input("k", k.t)
+	y := ops.Attend(g.Input("q", q.t), kv, kv, o)
+	return y.Node(), g.Err()
+}
+
+// list is the attention and its list of documents, absent where it takes none.
+func (a attention) list(r *rig, doc operand) (op ops.Attention, list []operand, err error) {
+	n, err := a.attend(doc)
+	if err != nil {
+		return op, nil, err
+	}
+	op, list = n.Op.(ops.Attention), make([]operand, 2)
+	if n.In[6].Absent() {
+		return op, list, nil
+	}
+	docs := n.In[6].Node()
+	k, err := r.dev.Kernel(device.Spec{Op: docs.Op, In: docs.InTypes(), Out: []tensor.Type{n.In[6].Type(), n.In[7].Type()}})
+	if err != nil {
+		return op, nil, err
+	}
+	in, err := r.operand(doc)
+	if err != nil {
+		return op, nil, err
+	}
+	out := make([]device.Ptr, 2)
+	for i := range list {
+		list[i].t = n.In[6+i].Type()
+		if out[i], err = r.alloc(list[i].t.Bytes()); err != nil {
+			return op, nil, err
+		}
+		list[i].made = out[i]
+	}
+	return op, list, k.Launch(r.stream, []device.Ptr{in}, out, device.Ptr{})
+}
+
+// listing is the list of documents of a step.
+func (a attention) listing() Row {
+	doc, _ := a.starts()
+	return Row{Work: "documents", Detail: a.detail, Bytes: float64(doc.t.Bytes()), Make: func(r *rig) (*work, error) {
+		n, err := a.attend(doc)
+		if err != nil {
+			return nil, err
+		}
+		return r.op(n.In[6].Node().Op, doc)
 	}}
 }
 
@@ -87,6 +160,6 @@ func generateRow(a attention, most, kv int) Row {
 	scalar := func(x int) operand { return operand{t: tensor.T(tensor.I32, 1), ints: []int32{int32(x)}} }
 	return Row{Work: "attention", Detail: fmt.Sprintf("one query over %d keys, GQA 32/8, d 128", kv), Bytes: float64(2 * kv * a.hkv * a.d * 2),
 		Make: func(r *rig) (*work, error) {
-			return r.op(graph.Op(op), q, cache, cache, operand{}, scalar(kv-1), scalar(kv))
+			return r.op(graph.Op(op), q, cache, cache, operand{}, scalar(kv-1), scalar(kv), operand{}, operand{})
 		}}
 }

@@ -170,12 +170,12 @@ func attentionCase(tokens int, both bool) func(*cpu.Device) (*bench, error) {
 	return func(dev *cpu.Device) (*bench, error) {
 		x := random(tensor.F32, 1, tokens, attentionHeads, attentionDim)
 		op := ops.Attention{Scale: 0.125, Causal: true}
-		forward, err := newLaunches(dev, op, []*tensor.Tensor{x, x, x, nil, nil, nil}, 0)
+		forward, err := newLaunches(dev, op, []*tensor.Tensor{x, x, x, nil, nil, nil, nil, nil}, 0)
 		if err != nil || !both {
 			return forward, err
 		}
 		lse := tensor.New(tensor.T(tensor.F32, 1, attentionHeads, tokens))
-		in := []*tensor.Tensor{x, x, x, x, lse, x, nil, nil, nil, nil}
+		in := []*tensor.Tensor{x, x, x, x, lse, x, nil, nil, nil, nil, nil, nil}
 		backward, err := newLaunches(dev, ops.AttentionGrad(op), in, 0)
 		if err != nil {
 			return nil, errors.Join(err, forward.close())

@@ -80,7 +80,7 @@ func attnLauncher(t testing.TB, c attnCase, dt tensor.DType, threads int, backwa
 	op, types := n.Op, n.InTypes()
 	if backward {
 		op = ops.AttentionGrad(n.Op.(ops.Attention))
-		types = []tensor.Type{types[0], types[1], types[2], r.o.Type(), r.lse.Type(), r.o.Type(), types[3], types[4], types[5], {}}
+		types = []tensor.Type{types[0], types[1], types[2], r.o.Type(), r.lse.Type(), r.o.Type(), types[3], types[4], types[5], {}, types[6], types[7]}
 	}
 	outTypes, err := op.Infer(types)
 	require.NoError(t, err)

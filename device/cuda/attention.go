@@ -20,7 +20,8 @@ type attention struct {
 	dev   *Device
 	dtype tensor.DType
 	args  attnArgs
-	gated bool // launches look at args.gate, which is seldom open
+	slots int32 // of the list of documents; 0: there is none
+	gated bool  // launches look at args.gate, which is seldom open
 }
 
 // attnArgs is struct Attention of kernels/attention.cuh, field by field.
@@ -36,7 +37,10 @@ type attnArgs struct {
 }
 
 // attnIO are the operands of a launch.
-type attnIO struct{ q, k, v, o, lse, dout, dlse, dq, dk, dv Addr }
+type attnIO struct {
+	q, k, v, o, lse, dout, dlse, dq, dk, dv Addr
+	lengths, offsets                        Addr // of documents
+}
 
 // attnRun enqueues one pass; scratch is its own.
 type attnRun struct {
@@ -64,6 +68,13 @@ func newAttention(d *Device, op ops.Attention, s device.Spec) (*attention, error
 	return a, nil
 }
 
+// listed notes how many documents the list has room for, by the type of its lengths.
+func (a *attention) listed(lengths tensor.Type) {
+	if lengths.DType != tensor.Invalid {
+		a.slots = int32(lengths.Dim(0)) - 1
+	}
+}
+
 // see sets the operands that say which keys are seen.
 func (a *attention) see(extra []Addr) {
 	a.args.doc, a.args.offset, a.args.length = extra[0], extra[1], extra[2]
@@ -74,6 +85,7 @@ func buildAttention(d *Device, op ops.Attention, s device.Spec) (*Kernel, error)
 	if err != nil {
 		return nil, err
 	}
+	a.listed(s.In[6])
 	run, err := a.forward(s.In[3:6])
 	if err != nil {
 		return nil, fmt.Errorf("attention: %w", err)
@@ -84,7 +96,7 @@ func buildAttention(d *Device, op ops.Attention, s device.Spec) (*Kernel, error)
 func (a *attention) forwardKernel(run attnRun) *Kernel {
 	return &Kernel{Label: run.label, ScratchBytes: run.scratch, Enqueue: func(c *Call) error {
 		a.see(c.In[3:6])
-		return run.enqueue(c, &attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.Out[0], lse: c.Out[1]}, c.Scratch)
+		return run.enqueue(c, &attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.Out[0], lse: c.Out[1], lengths: c.In[6], offsets: c.In[7]}, c.Scratch)
 	}}
 }
 
@@ -93,6 +105,7 @@ func buildAttentionGrad(d *Device, op ops.AttentionGrad, s device.Spec) (*Kernel
 	if err != nil {
 		return nil, err
 	}
+	a.listed(s.In[10])
 	run, err := a.backward(s.In[6:10])
 	if err != nil {
 		return nil, fmt.Errorf("attention_grad: %w", err)
@@ -104,7 +117,7 @@ func (a *attention) backwardKernel(run attnRun) *Kernel {
 	return &Kernel{Label: run.label, ScratchBytes: run.scratch, Enqueue: func(c *Call) error {
 		a.see(c.In[6:9])
 		return run.enqueue(c, &attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.In[3], lse: c.In[4], dout: c.In[5], dlse: c.In[9],
-			dq: c.Out[0], dk: c.Out[1], dv: c.Out[2]}, c.Scratch)
+			dq: c.Out[0], dk: c.Out[1], dv: c.Out[2], lengths: c.In[10], offsets: c.In[11]}, c.Scratch)
 	}}
 }
 
@@ -159,7 +172,7 @@ func (a *attention) ownBackward() (attnRun, error) {
 const attnAlignment = 16
 
 func attnAligned(io *attnIO) bool {
-	return (io.q|io.k|io.v|io.o|io.dout|io.dq|io.dk|io.dv)%attnAlignment == 0
+	return (io.q|io.k|io.v|io.o|io.dout|io.dq|io.dk|io.dv|io.lengths|io.offsets)%attnAlignment == 0
 }
 
 // whereAligned is fast where all operands are aligned, and slow for views that are not.

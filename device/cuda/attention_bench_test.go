@@ -31,7 +31,7 @@ func BenchmarkAttentionTiles(b *testing.B) {
 			a := make()
 			run, err := a.flashTiled(t)
 			require.NoError(b, err)
-			s := device.Spec{Op: op, In: []tensor.Type{q, k, k, none, none, none}, Out: []tensor.Type{q, lse}}
+			s := device.Spec{Op: op, In: []tensor.Type{q, k, k, none, none, none, none, none}, Out: []tensor.Type{q, lse}}
 			timeKernel(b, d, a.forwardKernel(run).bind(d, s), s, 2*2*4096*4096*32*128)
 		})
 	}
@@ -41,7 +41,7 @@ func BenchmarkAttentionTiles(b *testing.B) {
 			a := make()
 			run, err := a.flashGradTiled(t[0], t[1])
 			require.NoError(b, err)
-			s := device.Spec{Op: ops.AttentionGrad(op), In: []tensor.Type{q, k, k, q, lse, q, none, none, none, none}, Out: []tensor.Type{q, k, k}}
+			s := device.Spec{Op: ops.AttentionGrad(op), In: []tensor.Type{q, k, k, q, lse, q, none, none, none, none, none, none}, Out: []tensor.Type{q, k, k}}
 			timeKernel(b, d, a.backwardKernel(run).bind(d, s), s, 5*2*4096*4096*32*128)
 		})
 	}

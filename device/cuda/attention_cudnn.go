@@ -34,7 +34,6 @@ const (
 	cudnnCapability = 80      // attention engines are for tensor cores with bf16
 	cudnnWorkspace  = 1 << 30 // what a plan may ask for beyond the operands; more is left to own kernels
 	cudnnTokens     = 128     // shorter attentions are not worth a plan
-	cudnnSlot       = 320     // packed rows have a slot for a document every so many tokens: empty ones cost the library up to 0.1% each
 )
 
 // openCUDNN opens cuDNN once. l.mu is held.
@@ -137,7 +136,10 @@ func describeCUDNN(d *Device) []device.Fact {
 // graph is the attention as the library sees it; ok is false where the library is not to be asked. extra are the types of doc_start,
 // q_offset, kv_len, and of dlse in a backward pass.
 func (a *attention) graph(extra []tensor.Type, backward bool) (g cudnn.Attention, ok bool) {
-	packed := extra[0].DType != tensor.Invalid
+	packed := a.slots > 0
+	if !packed && extra[0].DType != tensor.Invalid {
+		return g, false
+	}
 	for _, t := range extra[1:] {
 		if t.DType != tensor.Invalid {
 			return g, false
@@ -149,17 +151,17 @@ func (a *attention) graph(extra []tensor.Type, backward bool) (g cudnn.Attention
 	if a.dtype == tensor.F16 {
 		g.DType = cudnn.F16
 	}
+	if packed {
+		g.B, g.Tq, g.Tk = int64(a.slots), int64(a.op.Longest), int64(a.op.Longest)
+	}
 	if a.Tq == a.Tk && g.Window >= g.Tk {
 		g.Window = 0 // hides nothing
 	}
-	if packed {
-		g.B = min(int64(a.B)*max((int64(a.Tq)+cudnnSlot-1)/cudnnSlot, 2), documentSlots)
-	}
-	return g, a.flashFits() && a.Tq >= cudnnTokens && a.Tk >= cudnnTokens && (g.Window == 0 || a.Tq <= a.Tk) &&
+	return g, a.flashFits() && g.Tq >= cudnnTokens && g.Tk >= cudnnTokens && (g.Window == 0 || a.Tq <= a.Tk) &&
 		(!packed || a.packs()) && (!g.Deterministic || 2*g.B*g.Hq*g.Tq*g.Tk <= cudnnWorkspace)
 }
 
-// packs tells whether rows of documents can be given as lengths and offsets: on devices whose engines take that, with scratch by tokens.
+// packs tells whether the library takes rows of documents by a list: on devices whose engines do, with scratch by tokens.
 func (a *attention) packs() bool {
 	major := a.dev.Capability() / 10
 	return a.op.Causal && a.Tq == a.Tk && !a.op.HeadMajor && a.D%16 == 0 && (major == 9 || major == 10)
@@ -183,9 +185,11 @@ type cudnnPass struct {
 
 	at        map[cudnn.Role]int64 // operands in scratch memory
 	workspace int64
-	docs      *documents // packed only
+	turn      *Function // packed only: lse to the library's Stats
 	total     int64
 }
+
+const turnThreads = 256 // of attend_turn
 
 // cudnnOddKeys is the first version whose backward pass takes a number of keys that is no multiple of 128 without lengths.
 const cudnnOddKeys = 91501
@@ -203,7 +207,7 @@ func (a *attention) newCUDNN(g cudnn.Attention) (*cudnnPass, error) {
 	var mem parts
 	rows := int64(a.B) * int64(a.Tq) * int64(a.Hq) // of q and of numbers
 	if g.Packed {
-		if p.docs, err = a.newDocuments(int32(g.B), &mem); err != nil {
+		if p.turn, err = a.dev.Function(a.program("attention_turn.cu"), "attend_turn"); err != nil {
 			return nil, err
 		}
 		p.at[cudnn.Stats] = mem.take(4 * rows)
@@ -230,15 +234,15 @@ func (p *cudnnPass) enqueue(c *Call, io *attnIO, scratch Addr) error {
 	for r, off := range p.at {
 		at[r] = uint64(scratch) + uint64(off)
 	}
-	if p.docs == nil {
-		return p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace))
-	}
-	var back Addr
-	if p.g.Backward {
-		back = io.lse
-	}
-	if err := p.docs.find(c, &p.args, scratch, &at, back); err != nil {
-		return err
+	if p.g.Packed {
+		ends := Addr(8 * int64(p.slots+2))
+		at[cudnn.LenQ], at[cudnn.LenK] = uint64(io.lengths), uint64(io.lengths)
+		at[cudnn.OffsetQ], at[cudnn.OffsetK], at[cudnn.OffsetStats] = uint64(io.offsets), uint64(io.offsets+ends), uint64(io.offsets+2*ends)
+		if p.g.Backward {
+			if err := c.Launch(p.turn, Rows(2*c.Dev.Multiprocessors(), turnThreads), &p.args, io.lse, Addr(at[cudnn.Stats])); err != nil {
+				return err
+			}
+		}
 	}
 	return p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace))
 }
@@ -260,11 +264,7 @@ func (a *attention) withCUDNN(g cudnn.Attention, own func(a *attention) (attnRun
 	if g.Backward {
 		label = "attention_cudnn_grad"
 	}
-	first := int64(0) // own scratch lies over the library's, but not over the gate
-	if g.Packed {
-		first = p.docs.size
-	}
-	return attnRun{label: label, scratch: max(p.total, first+o.scratch), enqueue: func(c *Call, io *attnIO, scratch Addr) error {
+	return attnRun{label: label, scratch: max(p.total, o.scratch), enqueue: func(c *Call, io *attnIO, scratch Addr) error {
 		behind.args = a.args
 		behind.args.gate, behind.args.stats = 0, 0
 		if !attnAligned(io) || io.lse%attnAlignment != 0 {
@@ -273,10 +273,10 @@ func (a *attention) withCUDNN(g cudnn.Attention, own func(a *attention) (attnRun
 		if err := p.enqueue(c, io, scratch); err != nil || !g.Packed {
 			return err
 		}
-		behind.args.gate = scratch + Addr(p.docs.gate)
+		behind.args.gate = io.lengths + 4*Addr(a.slots)
 		if !g.Backward {
 			behind.args.stats = scratch + Addr(p.at[cudnn.Stats])
 		}
-		return o.enqueue(c, io, scratch+Addr(first))
+		return o.enqueue(c, io, scratch) // whose scratch lies over the library's
 	}}, nil
 }

@@ -7,76 +7,102 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// TestDocuments: lengths and offsets of the documents of some rows, and the gate where they cannot be told.
+// TestDocuments: lists of more tokens than a thread reads at once, as the CPU makes them.
 func TestDocuments(t *testing.T) {
 	d := testDevice(t)
-	const hq, hkv, size = 4, 2, 16
-	rows, tokens, slots := 2, 37, 9
+	ref := cpu.New(cpu.Options{Threads: 1})
+	defer func() { require.NoError(t, ref.Close()) }()
+	late := starts(3, 4100, 1, 700, 33, 2000, 8, 9)
+	late[2*4100+4000] = 5 // no division
 	for _, c := range []struct {
-		name    string
-		starts  []int32
-		lengths []int32 // nil: the gate opens
+		name           string
+		starts         []int32
+		rows           int
+		slots, longest int32
+		none           int32
 	}{
-		{"long", starts(3, 4100, 1, 700, 33, 2000, 8, 9), []int32{1, 700, 33, 2000, 8, 9, 1, 700, 33, 615, 1, 700, 33, 2000, 8, 9, 1, 700, 33, 615,
-			1, 700, 33, 2000, 8, 9, 1, 700, 33, 615, 0, 0}},
-		{"three", starts(rows, tokens, 20, 1), []int32{20, 1, 16, 20, 1, 16, 0, 0, 0}},
-		{"one", starts(rows, tokens, tokens), []int32{37, 37, 0, 0, 0, 0, 0, 0, 0}},
-		{"too many", starts(rows, tokens, 5), nil},
-		{"no documents", append(make([]int32, tokens+3), starts(1, tokens-3, 100)...), []int32{37, 37, 0, 0, 0, 0, 0, 0, 0}},
-		{"sliding", func() []int32 {
-			x := make([]int32, rows*tokens)
-			x[20], x[21] = 10, 11
-			return x
-		}(), nil},
+		{"long", starts(3, 4100, 1, 700, 33, 2000, 8, 9), 3, 32, 2000, 0},
+		{"too_long", starts(3, 4100, 1, 700, 33, 2000, 8, 9), 3, 32, 1999, 1},
+		{"too_many", starts(3, 4100, 1, 700, 33, 2000, 8, 9), 3, 28, 2000, 1},
+		{"most", starts(2, 1024, 2), 2, ops.MaxDocuments, 2, 0},
+		{"late", late, 3, 32, 4100, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rows, tokens, slots := rows, tokens, slots
-			if c.name == "long" { // a thread has more tokens than it reads at once
-				rows, tokens, slots = 3, 4100, len(c.lengths)
-			}
-			doc := tensor.New(tensor.T(tensor.I32, rows, tokens))
+			doc := tensor.New(tensor.T(tensor.I32, c.rows, len(c.starts)/c.rows))
 			copy(tensor.View[int32](doc.Bytes()), c.starts)
-			q, k := tensor.T(tensor.BF16, rows, tokens, hq, size), tensor.T(tensor.BF16, rows, tokens, hkv, size)
-			a, err := newAttention(d, ops.Attention{Scale: 1, Causal: true}, device.Spec{In: []tensor.Type{q, k, k}})
-			require.NoError(t, err)
-			var mem parts
-			docs, err := a.newDocuments(int32(slots), &mem)
-			require.NoError(t, err)
-			offsets, lse := tensor.T(tensor.I64, slots+1), tensor.New(tensor.T(tensor.F32, rows, hq, tokens))
-			for i := range lse.Type().Size() {
-				lse.Set(i, float64(i))
-			}
-			in := []*tensor.Tensor{doc, lse}
-			s := spec(ops.Attention{}, in, tensor.T(tensor.I32, 1), tensor.T(tensor.I32, slots), offsets, offsets, offsets,
-				tensor.T(tensor.F32, rows, tokens, hq))
-			kern := &Kernel{Label: "documents", Enqueue: func(c *Call) error {
-				a.see([]Addr{c.In[0], 0, 0})
-				return c.Launch(docs.findFn, Rows(3, documentThreads), &a.args, docs.slots, c.Out[0], c.Out[1], c.Out[2], c.Out[3], c.Out[4], c.In[1], c.Out[5])
-			}}
-			out := launch(t, d, kern.bind(d, s), in, s.Out)
-			want, gate, at := make([]int32, slots), int32(1), int64(0)
-			if c.lengths != nil {
-				want, gate = c.lengths, 0
-			}
-			require.Equal(t, gate, tensor.View[int32](out[0].Bytes())[0])
-			require.Equal(t, want, tensor.View[int32](out[1].Bytes()))
-			for i := range slots + 1 {
-				require.Equal(t, at*hq*size, tensor.View[int64](out[2].Bytes())[i], "q %d", i)
-				require.Equal(t, at*hkv*size, tensor.View[int64](out[3].Bytes())[i], "k %d", i)
-				require.Equal(t, at*hq, tensor.View[int64](out[4].Bytes())[i], "numbers %d", i)
-				if i < slots {
-					at += int64(want[i])
-				}
-			}
-			for i := range lse.Type().Size() {
-				b, h, tok := i/tokens/hq, i/tokens%hq, i%tokens
-				require.Equal(t, float64(i), out[5].At((b*tokens+tok)*hq+h), "lse of row %d, head %d, token %d", b, h, tok)
+			op := ops.Documents{Slots: c.slots, Longest: c.longest, Heads: 4, KeyHeads: 2, HeadDim: 16}
+			want, got := listed(t, ref, op, doc), listed(t, d, op, doc)
+			require.Equal(t, c.none, tensor.View[int32](want[0].Bytes())[c.slots])
+			for i := range want {
+				require.Equal(t, want[i].Bytes(), got[i].Bytes(), "output %d", i)
 			}
 		})
+	}
+}
+
+// listed computes lengths and offsets of documents on a device.
+func listed(t testing.TB, dev device.Device, op ops.Documents, doc *tensor.Tensor) []*tensor.Tensor {
+	t.Helper()
+	out, err := op.Infer([]tensor.Type{doc.Type()})
+	require.NoError(t, err)
+	in := []*tensor.Tensor{doc}
+	s := spec(op, in, out...)
+	kern, err := dev.Kernel(s)
+	require.NoError(t, err)
+	return launch(t, dev, kern, in, s.Out)
+}
+
+// TestAttentionTurn: lse as a library has it.
+func TestAttentionTurn(t *testing.T) {
+	d := testDevice(t)
+	const rows, heads, tokens = 3, 5, 70
+	lse := tensor.New(tensor.T(tensor.F32, rows, heads, tokens))
+	for i := range lse.Type().Size() {
+		lse.Set(i, float64(i))
+	}
+	a := &attention{dev: d, dtype: tensor.BF16, args: attnArgs{b: rows, tq: tokens, hq: heads}}
+	f, err := d.Function(a.program("attention_turn.cu"), "attend_turn")
+	require.NoError(t, err)
+	in := []*tensor.Tensor{lse}
+	s := spec(ops.Attention{}, in, tensor.T(tensor.F32, rows, tokens, heads))
+	kern := &Kernel{Label: "turn", Enqueue: func(c *Call) error { return c.Launch(f, Rows(3, turnThreads), &a.args, c.In[0], c.Out[0]) }}
+	got := launch(t, d, kern.bind(d, s), in, s.Out)[0]
+	for i := range lse.Type().Size() {
+		b, h, tok := i/tokens/heads, i/tokens%heads, i%tokens
+		require.Equal(t, float64(i), got.At((b*tokens+tok)*heads+h), "row %d, head %d, token %d", b, h, tok)
+	}
+}
+
+// TestAttentionListed: the library is asked for as many documents as the list has room for, of the length that is promised; without a list
+// packed rows are not for it.
+func TestAttentionListed(t *testing.T) {
+	q, k, lengths := tensor.T(tensor.BF16, 2, 4096, 32, 128), tensor.T(tensor.BF16, 2, 4096, 8, 128), tensor.T(tensor.I32, 25)
+	doc := []tensor.Type{tensor.T(tensor.I32, 2, 4096), {}, {}}
+	for _, c := range []struct {
+		op      ops.Attention
+		lengths tensor.Type
+		ok      bool
+		window  int64
+	}{
+		{ops.Attention{Scale: 1, Causal: true}, tensor.Type{}, false, 0},
+		{ops.Attention{Scale: 1, Causal: true, Longest: 640}, lengths, true, 0},
+		{ops.Attention{Scale: 1, Causal: true, Longest: 640, Window: 640}, lengths, true, 0},
+		{ops.Attention{Scale: 1, Causal: true, Longest: 640, Window: 639}, lengths, true, 639},
+		{ops.Attention{Scale: 1, Causal: true, Longest: 100}, lengths, false, 0}, // short ones are left to own kernels
+	} {
+		a, err := newAttention(&Device{capability: 90, shared: 227 << 10}, c.op, device.Spec{In: []tensor.Type{q, k, k}})
+		require.NoError(t, err)
+		a.listed(c.lengths)
+		g, ok := a.graph(doc, false)
+		require.Equal(t, c.ok, ok, "%+v", c.op)
+		if ok {
+			require.Equal(t, []int64{24, 640, 640, c.window}, []int64{g.B, g.Tq, g.Tk, g.Window})
+		}
 	}
 }
 
@@ -140,7 +166,7 @@ func TestAttentionUnaligned(t *testing.T) {
 	want := c.reference(t)
 	q, k, v, _, _ := c.operands()
 	tq, _, tl := c.types(c.dtype)
-	in := []*tensor.Tensor{converted(q, c.dtype), converted(k, c.dtype), converted(v, c.dtype), nil, nil, nil}
+	in := []*tensor.Tensor{converted(q, c.dtype), converted(k, c.dtype), converted(v, c.dtype), nil, nil, nil, nil, nil}
 	s := spec(c.op, in, tq, tl)
 	kern, err := d.Kernel(s)
 	require.NoError(t, err)
@@ -194,6 +220,9 @@ func TestAttentionCuDNN(t *testing.T) {
 		{name: "packed_window_cap", dtype: bf, b: 2, tq: 512, tk: 512, hq: 4, hkv: 1, d: 128, op: both, doc: few},
 		{name: "packed_whole", dtype: bf, b: 2, tq: 512, tk: 512, hq: 4, hkv: 1, d: 128, op: causal, doc: make([]int32, 1024)},
 		{name: "packed_too_many", dtype: bf, b: 2, tq: 512, tk: 512, hq: 4, hkv: 1, d: 128, op: causal, doc: starts(2, 512, 10, 3)},
+		{name: "packed_bounded", dtype: bf, b: 2, tq: 512, tk: 512, hq: 8, hkv: 2, d: 128, op: causal, doc: few, bounds: ops.DocumentBounds{Most: 12, Longest: 200}},
+		{name: "packed_short", dtype: bf, b: 2, tq: 512, tk: 512, hq: 4, hkv: 1, d: 128, op: causal, doc: starts(2, 512, 10, 33), bounds: ops.DocumentBounds{Most: 60, Longest: 33}},
+		{name: "packed_too_long", dtype: bf, b: 2, tq: 512, tk: 512, hq: 4, hkv: 1, d: 128, op: causal, doc: few, bounds: ops.DocumentBounds{Most: 12, Longest: 100}},
 	} {
 		want := c.reference(t)
 		for _, deterministic := range []bool{false, true} {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -22,6 +23,7 @@ type attnCase struct {
 	hq, hkv, d        int
 	op                ops.Attention
 	doc, offset, lens []int32
+	bounds            ops.DocumentBounds // of doc, for a library
 	dlse              bool
 }
 
@@ -154,14 +156,14 @@ func (c *attnCase) reference(t testing.TB) attnResult {
 	t.Cleanup(func() { require.NoError(t, ref.Close()) })
 	q, k, v, do, dlse := c.operands()
 	var r attnResult
-	in := append([]*tensor.Tensor{q, k, v}, c.extras()...)
+	in := append(append([]*tensor.Tensor{q, k, v}, c.extras()...), nil, nil)
 	tq, tk, tl := c.types(tensor.F32)
 	s := spec(c.op, in, tq, tl)
 	kern, err := ref.Kernel(s)
 	require.NoError(t, err)
 	out := launch(t, ref, kern, in, s.Out)
 	r.o, r.lse = out[0], out[1]
-	in = append(append([]*tensor.Tensor{q, k, v, r.o, r.lse, do}, c.extras()...), dlse)
+	in = append(append([]*tensor.Tensor{q, k, v, r.o, r.lse, do}, c.extras()...), dlse, nil, nil)
 	s = spec(ops.AttentionGrad(c.op), in, tq, tk, tk)
 	kern, err = ref.Kernel(s)
 	require.NoError(t, err)
@@ -213,26 +215,48 @@ func (c *attnCase) compute(t testing.TB, d *Device, choice attnChoice) attnResul
 	if dlse != nil {
 		dlse = converted(dlse, tl.DType)
 	}
-	in := append([]*tensor.Tensor{q, k, v}, c.extras()...)
-	s := spec(c.op, in, tq, tl)
+	op, list := c.list(t, d)
+	in := append(append([]*tensor.Tensor{q, k, v}, c.extras()...), list...)
+	s := spec(op, in, tq, tl)
 	var r attnResult
-	a, err := newAttention(d, c.op, s)
+	a, err := newAttention(d, op, s)
 	require.NoError(t, err)
+	a.listed(s.In[6])
 	run, err := choice.pick(a, choice.forward, a.forward, s.In[3:6])
 	require.NoError(t, err)
 	r.labels[0] = run.label
 	out := launch(t, d, a.forwardKernel(run).bind(d, s), in, s.Out)
 	r.o, r.lse = out[0], out[1]
-	in = append(append([]*tensor.Tensor{q, k, v, r.o, r.lse, do}, c.extras()...), dlse)
-	s = spec(ops.AttentionGrad(c.op), in, tq, tk, tk)
-	a, err = newAttention(d, c.op, s)
+	in = append(append(append([]*tensor.Tensor{q, k, v, r.o, r.lse, do}, c.extras()...), dlse), list...)
+	s = spec(ops.AttentionGrad(op), in, tq, tk, tk)
+	a, err = newAttention(d, op, s)
 	require.NoError(t, err)
+	a.listed(s.In[10])
 	run, err = choice.pick(a, choice.backward, a.backward, s.In[6:10])
 	require.NoError(t, err)
 	r.labels[1] = run.label
 	out = launch(t, d, a.backwardKernel(run).bind(d, s), in, s.Out)
 	r.dq, r.dk, r.dv = out[0], out[1], out[2]
 	return r
+}
+
+// list is the attention with the list of documents that ops.Attend gives it, if it does.
+func (c *attnCase) list(t testing.TB, d *Device) (ops.Attention, []*tensor.Tensor) {
+	t.Helper()
+	if c.doc == nil {
+		return c.op, make([]*tensor.Tensor, 2)
+	}
+	g := graph.New("list")
+	q, k, _ := c.types(c.dtype)
+	kv := g.Input("k", k)
+	y := ops.Attend(g.Input("q", q), kv, kv, ops.AttendOptions{Scale: c.op.Scale, Causal: c.op.Causal, Window: c.op.Window, SoftCap: c.op.SoftCap,
+		DocStart: g.Input("doc", tensor.T(tensor.I32, c.b, c.tq)), Bounds: c.bounds})
+	require.NoError(t, g.Err())
+	lengths := y.Node().In[6]
+	if lengths.Absent() {
+		return c.op, make([]*tensor.Tensor, 2)
+	}
+	return y.Node().Op.(ops.Attention), listed(t, d, lengths.Node().Op.(ops.Documents), c.extras()[0])
 }
 
 // near requires that got differs from want by no more than limit times the root mean square of want, in root mean square, and by no more
@@ -370,7 +394,7 @@ func TestAttentionNaN(t *testing.T) {
 					k.Set(191*c.d, math.NaN())
 					v.Set(191*c.d, math.NaN())
 				}
-				in := append([]*tensor.Tensor{q, k, v}, c.extras()...)
+				in := append(append([]*tensor.Tensor{q, k, v}, c.extras()...), nil, nil)
 				s := spec(c.op, in, tq, tl)
 				a, err := newAttention(d, c.op, s)
 				require.NoError(t, err)

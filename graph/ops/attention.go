@@ -12,7 +12,8 @@ import (
 // without ever holding the score matrix (Dao et al. 2022).
 //
 // Inputs: q (B, Tq, Hq, D); k and v (B, Tk, Hkv, D), or (B, Hkv, Tk, D) with HeadMajor, as KV caches lie; and, each optional,
-// doc_start (B, Tq), q_offset (B) and kv_len (B), all i32. Hkv divides Hq: query head h reads key head h / (Hq/Hkv).
+// doc_start (B, Tq), q_offset (B) and kv_len (B), all i32, and the two outputs of Documents of doc_start, for kernels that take packed
+// rows so. Hkv divides Hq: query head h reads key head h / (Hq/Hkv).
 //
 // Query t of a row stands at position p = q_offset + t of the key sequence and sees the keys from
 // max(doc_start[t], p-Window+1) to min(p, kv_len-1), the bounds by p only with Causal. Without q_offset p = t, without kv_len
@@ -26,6 +27,7 @@ type Attention struct {
 	Window    int32   // keys a query sees, its own included; 0: all. Needs Causal
 	SoftCap   float32 // c: scores become c·tanh(score/c) (Gemma 2); 0: none
 	HeadMajor bool
+	Longest   int32 // what Documents has; 0 without it
 }
 
 // NoKeys is the lse of a query that sees no key: a finite number, so that checks for non-finite values hold, and low enough to
@@ -40,6 +42,8 @@ const (
 	attnDocStart
 	attnQOffset
 	attnKVLen
+	attnLengths
+	attnOffsets
 	attnInputs
 )
 
@@ -60,6 +64,8 @@ type AttendOptions struct {
 	DocStart Value // (B, Tq) i32
 	QOffset  Value // (B) i32
 	KVLen    Value // (B) i32
+
+	Bounds DocumentBounds // of the documents of DocStart
 }
 
 // Attend returns attention of q (B, Tq, Hq, D) over k and v (B, Tk, Hkv, D), as (B, Tq, Hq, D).
@@ -68,7 +74,15 @@ func Attend(q, k, v Value, o AttendOptions) Value {
 		o.Scale = float32(1 / math.Sqrt(float64(q.Dim(-1))))
 	}
 	op := Attention{Scale: o.Scale, Causal: o.Causal, Window: o.Window, SoftCap: o.SoftCap, HeadMajor: o.HeadMajor}
-	return apply(op, q, k, v, o.DocStart, o.QOffset, o.KVLen)[0]
+	var lengths, offsets Value
+	if o.DocStart.Valid() && q.Valid() && k.Valid() && v.Valid() && o.QOffset.Absent() && o.KVLen.Absent() {
+		d, err := op.Dims(q.Type(), k.Type(), v.Type())
+		if list, ok := o.Bounds.listFor(op, d, q.DType()); err == nil && ok && d.extras([]tensor.Type{o.DocStart.Type(), {}, {}}) == nil {
+			made := apply(list, o.DocStart) // the same node for all layers that share it
+			lengths, offsets, op.Longest = made[0], made[1], list.Longest
+		}
+	}
+	return apply(op, q, k, v, o.DocStart, o.QOffset, o.KVLen, lengths, offsets)[0]
 }
 
 // Name implements graph.Op.
@@ -87,6 +101,9 @@ func (o Attention) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, err
 	}
 	if err := d.extras(in[attnDocStart:]); err != nil {
+		return nil, err
+	}
+	if err := o.listed(in[attnDocStart], in[attnLengths], in[attnOffsets]); err != nil {
 		return nil, err
 	}
 	return []tensor.Type{in[attnQ], d.lse(in[attnQ].DType)}, nil
@@ -139,6 +156,19 @@ func (d AttentionDims) extras(in []tensor.Type) error {
 	return nil
 }
 
+// listed checks the outputs of Documents, where present.
+func (o Attention) listed(doc, lengths, offsets tensor.Type) error {
+	none := tensor.Type{}
+	if lengths == none && offsets == none && o.Longest == 0 {
+		return nil
+	}
+	if doc == none || o.Longest < 1 || lengths.DType != tensor.I32 || lengths.Rank() != 1 || offsets != tensor.T(tensor.I64, 3, lengths.Dim(0)+1) {
+		return fmt.Errorf("a list of documents comes with doc_start, Longest and both outputs of documents, got doc_start %v, Longest %d, %v and %v",
+			doc, o.Longest, lengths, offsets)
+	}
+	return nil
+}
+
 // lse is the type of the second output.
 func (d AttentionDims) lse(q tensor.DType) tensor.Type {
 	return tensor.T(wide(q), d.B, d.Hq, d.Tq)
@@ -172,7 +202,7 @@ func (o Attention) VJP(n *graph.Node, gy []Value, _ []bool) []Value {
 		do = ZerosLike(n.Output(0))
 	}
 	gx := apply(AttentionGrad(o), n.In[attnQ], n.In[attnK], n.In[attnV], n.Output(0), n.Output(1), do,
-		n.In[attnDocStart], n.In[attnQOffset], n.In[attnKVLen], gy[1])
+		n.In[attnDocStart], n.In[attnQOffset], n.In[attnKVLen], gy[1], n.In[attnLengths], n.In[attnOffsets])
 	return append(gx, make([]Value, attnInputs-len(gx))...)
 }
 

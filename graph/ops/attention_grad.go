@@ -8,8 +8,8 @@ import (
 )
 
 // AttentionGrad is the gradient of Attention with the same attributes. Inputs: q, k, v, the outputs o and lse, the cotangent
-// do of o, then doc_start, q_offset, kv_len and dlse, the cotangent of lse, each of these four optional. Outputs: dq, dk, dv
-// with the types of q, k, v.
+// do of o, then doc_start, q_offset, kv_len, dlse, the cotangent of lse, and the outputs of Documents, each of these six optional.
+// Outputs: dq, dk, dv with the types of q, k, v.
 //
 // With P = exp(S - lse): dV = Pᵀ·dO, dS = P∘(dO·Vᵀ - rowsum(dO∘O) + dlse), dQ = scale·dS·K, dK = scale·dSᵀ·Q. It has no VJP of
 // its own: second derivatives go through the decomposition, where o and lse are inputs like any other.
@@ -24,6 +24,8 @@ const (
 	attnGradQOffset
 	attnGradKVLen
 	attnGradDLSE
+	attnGradLengths
+	attnGradOffsets
 	attnGradInputs
 )
 
@@ -53,6 +55,9 @@ func (o AttentionGrad) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, err
 	}
 	if err := d.extras(in[attnGradDocStart:]); err != nil {
+		return nil, err
+	}
+	if err := Attention(o).listed(in[attnGradDocStart], in[attnGradLengths], in[attnGradOffsets]); err != nil {
 		return nil, err
 	}
 	q, lse := in[attnQ], d.lse(in[attnQ].DType)

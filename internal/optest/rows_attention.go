@@ -27,6 +27,10 @@ func attentionCases() []Case {
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				return one(ops.Attend(in[0], in[1], in[2], ops.AttendOptions{Causal: true, DocStart: in[3]}))
 			}},
+		{Name: "attention_bounded", In: []Arg{q, k, k, starts}, Tol: tol, Order: 1,
+			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
+				return one(ops.Attend(in[0], in[1], in[2], ops.AttendOptions{Causal: true, DocStart: in[3], Bounds: ops.DocumentBounds{Most: 3, Longest: 2}}))
+			}},
 		{Name: "attention_cached", In: []Arg{q, headMajor, headMajor, perRow(0, 2), perRow(5, 7)}, Tol: tol, Order: 1,
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value {
 				return one(ops.Attend(in[0], in[1], in[2], ops.AttendOptions{Causal: true, HeadMajor: true, QOffset: in[3], KVLen: in[4]}))
@@ -39,6 +43,35 @@ func attentionCases() []Case {
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.WriteCache(in[0], in[1], in[2])) },
 			Bad:   [][]Arg{{cache, {Dims: []int{2, 8, 2, 3}}, perRow(0, 0)}}},
 	}
+}
+
+// documentCases are lists of documents: of all kinds of rows, and where there is none.
+func documentCases() []Case {
+	rows := func(t int, v ...float64) Arg { return Arg{Dims: []int{len(v) / t, t}, DType: tensor.I32, Values: v} }
+	packed := rows(5, 0, 0, 0, 3, 3, 0, 1, 1, 1, 4)
+	list := func(slots, longest int32) ops.Documents {
+		return ops.Documents{Slots: slots, Longest: longest, Heads: 4, KeyHeads: 2, HeadDim: 8}
+	}
+	var out []Case
+	for _, c := range []struct {
+		name string
+		in   Arg
+		op   ops.Documents
+	}{
+		{"some", packed, list(8, 5)},
+		{"full", rows(3, 0, 0, 0, 0, 1, 1, 0, 1, 2), list(6, 3)},
+		{"many", packed, list(4, 5)},
+		{"long", packed, list(8, 2)},
+		{"late", rows(4, 1, 1, 2, 2), list(4, 4)},
+		{"odd", rows(4, 0, 0, 1, 3), list(4, 4)},
+		{"negative", rows(4, -1, -1, -1, -1), list(4, 4)},
+		{"wide", Arg{Dims: []int{3, 700}, DType: tensor.I32, Values: []float64{0}}, list(64, 700)},
+	} {
+		out = append(out, Case{Name: "documents_" + c.name, In: []Arg{c.in}, DTypes: []tensor.DType{tensor.I32}, NoGrad: "lengths and places are integers",
+			Bad:   [][]Arg{{{Dims: []int{10}, DType: tensor.I32}}, {{Dims: []int{2, 5}, DType: tensor.I64}}},
+			Build: func(g *graph.Graph, in []graph.Value) []graph.Value { return g.Apply(c.op, in...) }})
+	}
+	return out
 }
 
 // addQuantMatMul adds a product of x to a vector of as many elements.
