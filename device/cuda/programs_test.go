@@ -63,7 +63,7 @@ func realCompiler(t *testing.T, capability int) *nvrtc.Compiler {
 func programsOf(t *testing.T, capability int, uses map[string]*optest.Use) []nvrtc.Source {
 	t.Helper()
 	require.NoError(t, emulator.Set(fmt.Sprintf("compile=0,capability=%d", capability)))
-	defer func() { require.NoError(t, emulator.Set("compile=1,capability=90")) }()
+	defer func() { require.NoError(t, emulator.Reset()) }()
 	d, err := New(Options{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, d.Close()) }()

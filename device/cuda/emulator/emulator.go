@@ -2,13 +2,16 @@
 // the real ones. A kernel is compiled by the machine's C++ compiler, its blocks run one after another, and the threads of a block are
 // fibers: barriers, shuffles, votes, atomics and shared memory do what they do on a GPU. It finds addresses outside an allocation,
 // misaligned accesses, indices outside shared arrays, shared memory read before it is written, deadlocks, and, with the threads
-// in another order, races. It says nothing of speed, and nothing of instructions that stand behind BYES_EMULATE.
+// in another order, races. Streams are done in an order that nothing but events forbids, so that a missing wait shows as a wrong result.
+// It says nothing of speed, and nothing of instructions that stand behind BYES_EMULATE.
 //
 // BYES_EMULATE holds settings of the device, as "capability=75,order=reverse":
 //
 //	capability  compute capability in tenths, 90 unless set
 //	processors  multiprocessors, 8; memory: bytes of the device, 85 GB
 //	order       of the threads and blocks: forward, reverse, or a number that seeds a shuffle
+//	streams     a number, 1 unless set, seeds an order of the work among those that streams and events allow, of recorded graphs too; late: nothing
+//	            is done before somebody waits for it, and then only what that needs; now: work is done at the call
 //	sticky      1: after a fault every call fails, as on a GPU; 0: the fault is told once
 //	devices     how many there are, 1
 package emulator
@@ -24,6 +27,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -36,11 +40,14 @@ import (
 //go:embed src
 var sources embed.FS
 
+// Variable is the environment variable of the settings.
+const Variable = "BYES_EMULATE"
+
 // ErrNone is why there is no emulator here: another operating system or processor, or no C++ compiler.
 var ErrNone = errors.New("no emulator of a GPU")
 
 // Folder builds the two libraries, once for each version of their sources and compiler, and returns the folder they are in: the first
-// element of BYES_CUDA_PATH. The folder, below the user's cache folder, also keeps compiled kernels.
+// element of BYES_CUDA_PATH. Beside it, below the user's cache folder, one of each version of the compiler's stand-in keeps compiled kernels.
 func Folder() (string, error) {
 	if runtime.GOOS != "linux" || (runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64") {
 		return "", fmt.Errorf("%w on %s/%s: it runs on linux/amd64 and linux/arm64", ErrNone, runtime.GOOS, runtime.GOARCH)
@@ -49,7 +56,11 @@ func Folder() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: it needs g++: %w", ErrNone, err)
 	}
-	key, err := hash(compiler)
+	key, err := hash(compiler, "src/*")
+	if err != nil {
+		return "", err
+	}
+	of, err := hash(compiler, "src/device.h", "src/nvrtc.cpp")
 	if err != nil {
 		return "", err
 	}
@@ -57,16 +68,21 @@ func Folder() (string, error) {
 	if err != nil {
 		cache = os.TempDir()
 	}
-	dir := filepath.Join(cache, "bitsandbyes", "emulator", key)
-	if _, err := os.Stat(filepath.Join(dir, "libcuda.so.1")); err == nil {
-		now := time.Now()
-		_ = os.Chtimes(dir, now, now) // that sweep sees the use; a folder of another user's keeps its times
-		return dir, nil
-	}
-	if err := build(compiler, dir); err != nil {
+	all := filepath.Join(cache, "bitsandbyes", "emulator")
+	dir, programs := filepath.Join(all, key), filepath.Join(all, "programs-"+of)
+	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return "", fmt.Errorf("emulator: %w", err)
 	}
-	return dir, sweep(filepath.Dir(dir))
+	now := time.Now()
+	_ = os.Chtimes(programs, now, now) // that sweep sees the use; a folder of another user's keeps its times
+	if _, err := os.Stat(filepath.Join(dir, "libcuda.so.1")); err == nil {
+		_ = os.Chtimes(dir, now, now)
+		return dir, nil
+	}
+	if err := build(compiler, dir, programs); err != nil {
+		return "", fmt.Errorf("emulator: %w", err)
+	}
+	return dir, sweep(all)
 }
 
 // unused is how long a folder stays that no test asks for: other versions of the sources, with the kernels compiled by them.
@@ -89,17 +105,21 @@ func sweep(all string) error {
 	return nil
 }
 
-// hash names what the libraries are made from.
-func hash(compiler string) (string, error) {
+// hash names what is made from files by a compiler.
+func hash(compiler string, files ...string) (string, error) {
 	version, err := exec.Command(compiler, "-dumpfullversion", "-dumpmachine").Output()
 	if err != nil {
 		return "", fmt.Errorf("emulator: %s: %w", compiler, err)
 	}
 	h := sha256.New()
 	h.Write(version)
-	names, err := fs.Glob(sources, "src/*")
-	if err != nil {
-		return "", err
+	var names []string
+	for _, pattern := range files {
+		found, err := fs.Glob(sources, pattern)
+		if err != nil {
+			return "", err
+		}
+		names = append(names, found...)
 	}
 	sort.Strings(names)
 	for _, name := range names {
@@ -113,7 +133,7 @@ func hash(compiler string) (string, error) {
 }
 
 // build makes the libraries in a folder beside dir, which then takes its place; another process may do the same.
-func build(compiler, dir string) error {
+func build(compiler, dir, programs string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
@@ -130,10 +150,11 @@ func build(compiler, dir string) error {
 		return err
 	}
 	common := []string{"-O2", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"}
+	nvrtc := []string{"nvrtc.cpp", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_PROGRAMS=%q", programs), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)}
 	for _, lib := range [][]string{
-		{"nvrtc.cpp", "-o", "libnvrtc.so.13", "-DEMULATE_MAJOR=13", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
-		{"nvrtc.cpp", "-o", "libnvrtc.so.12", "-DEMULATE_MAJOR=12", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)},
-		{"driver.cpp", "memory.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
+		append(slices.Clone(nvrtc), "-DEMULATE_MAJOR=13", "-o", "libnvrtc.so.13"),
+		append(slices.Clone(nvrtc), "-DEMULATE_MAJOR=12", "-o", "libnvrtc.so.12"),
+		{"driver.cpp", "stream.cpp", "memory.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
 	} {
 		cmd := exec.Command(compiler, append(append([]string{}, common...), lib...)...)
 		cmd.Dir = tmp
@@ -188,6 +209,11 @@ func Set(settings string) error {
 	}
 	text := ffi.CString(strings.Join(rest, ","))
 	return call("libcuda.so.1", "emulateSet", uintptr(unsafe.Pointer(&text[0])))
+}
+
+// Reset brings back the settings with which the process began.
+func Reset() error {
+	return Set("compile=1,capability=90,processors=8,memory=85045149696,order=forward,streams=1,sticky=0,devices=1," + os.Getenv(Variable))
 }
 
 // call calls a function of one of the libraries.

@@ -26,7 +26,9 @@ func open(t *testing.T) *library {
 	for file, names := range map[string][]string{
 		"libcuda.so.1": {"emulateSet", "cuInit", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2", "cuCtxSetCurrent", "cuCtxSynchronize",
 			"cuGetErrorString", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemcpyAsync", "cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel",
-			"cuStreamCreateWithPriority", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"},
+			"cuStreamCreateWithPriority", "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamWaitEvent", "cuStreamBeginCapture_v2", "cuStreamEndCapture",
+			"cuEventCreate", "cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime", "cuMemHostAlloc", "cuMemFreeHost", "cuMemcpyHtoDAsync_v2",
+			"cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuGraphInstantiateWithFlags", "cuGraphLaunch", "cuGraphDestroy", "cuGraphExecDestroy"},
 		"libnvrtc.so.13": {"nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetProgramLog", "nvrtcGetProgramLogSize", "nvrtcGetCUBINSize",
 			"nvrtcGetCUBIN"},
 	} {
@@ -159,7 +161,7 @@ func TestEmulatorRuns(t *testing.T) {
 	for i := range 128 {
 		want = append(want, prefix(63-i%64)+prefix(63)+0.5+7)
 	}
-	t.Cleanup(func() { l.set("order=forward") })
+	t.Cleanup(func() { require.NoError(t, emulator.Reset()) })
 	for _, order := range []string{"forward", "reverse", "5", "6"} {
 		l.set("order=" + order)
 		clear(host)
@@ -173,9 +175,11 @@ func TestEmulatorRuns(t *testing.T) {
 	clear(host)
 	l.launch(f, 64, *stream, y, 7)
 	l.call("cuStreamEndCapture", *stream, out(graph))
+	l.call("cuCtxSynchronize")
 	require.Zero(t, host[0], "captured work waits for the graph")
 	l.call("cuGraphInstantiateWithFlags", out(exec), *graph, 0)
 	l.call("cuGraphLaunch", *exec, *stream)
+	l.call("cuCtxSynchronize")
 	require.Equal(t, want, host)
 }
 
@@ -194,6 +198,7 @@ func TestEmulatorChecksCopies(t *testing.T) {
 	} {
 		host[0] = 3
 		require.Equal(t, c.good, l.try("cuMemcpyAsync", uintptr(c.dst), uintptr(c.src), c.bytes, 0) == 0, c)
+		l.call("cuCtxSynchronize")
 	}
 	require.InDelta(t, 3, host[32], 0)
 }

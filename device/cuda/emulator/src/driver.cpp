@@ -1,11 +1,10 @@
-// The emulator's libcuda: the entry points of the CUDA driver that device/cuda uses, on the processor. Streams do their work at once;
-// while a stream is captured the work is kept in a graph and done at each launch of it. Names, arguments and codes are CUDA's.
+// The emulator's libcuda: the entry points of the CUDA driver that device/cuda uses, on the processor: devices, errors, modules, launches.
+// Names, arguments and codes are CUDA's. Streams are in stream.cpp, memory in memory.cpp.
 #include <dlfcn.h>
 #include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "state.h"
@@ -20,16 +19,11 @@ bool initialized;
 int contexts;
 thread_local bool current;
 int pending;
-std::set<Stream *> streams;
 
 }  // namespace emulator
 
 namespace {
 
-struct Event {
-  uint64_t time = 0;
-  Graph *capture = nullptr;
-};
 struct Module {
   void *handle = nullptr;
   std::map<std::string, struct Function *> functions;
@@ -43,17 +37,7 @@ struct Function {
   char *from, *to;
   int bounds, most_dynamic = 48 << 10;
 };
-Stream null_stream;
-uint64_t last_time;
 std::string described;  // of the last fault
-
-uint64_t now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  uint64_t n = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-  last_time = n > last_time + 2000 ? n : last_time + 2000;  // as events on a GPU, two are never at one time
-  return last_time;
-}
 
 // set reads settings as "capability=80,order=reverse".
 void set(const char *text) {
@@ -71,18 +55,10 @@ void set(const char *text) {
     else if (key == "order" && value == "forward") settings.order = Order::Forward;
     else if (key == "order" && value == "reverse") settings.order = Order::Reverse;
     else if (key == "order") settings.order = Order::Shuffled, settings.seed = (unsigned)atoi(value.c_str());
+    else if (key == "streams") set_streams(value);
     else fprintf(stderr, "emulator: the setting %s is unknown\n", one.c_str());
   }
 }
-
-// reported is the fault that waits to be told, once unless errors are sticky as those of a GPU are.
-int reported() {
-  int code = pending;
-  if (!settings.sticky) pending = OK;
-  return code;
-}
-
-bool valid(Stream *s) { return s == &null_stream || streams.count(s); }
 
 struct Work {
   Function *f;
@@ -118,21 +94,9 @@ int fault(int code, const std::string &why) {
   return OK;
 }
 
-int enqueue(Stream *s, std::function<int()> work) {
-  if (!s) s = &null_stream;
-  if (!valid(s)) return INVALID_HANDLE;
-  if (s->capture) {
-    if (s->capture->invalid) return CAPTURE_INVALIDATED;
-    s->capture->work.push_back(std::move(work));
-    return OK;
-  }
-  return work();
-}
-
-int forbidden() {
-  int code = OK;
-  for (Stream *s : streams)
-    if (s->capture && s->mode < 2) s->capture->invalid = true, code = CAPTURE_UNSUPPORTED;
+int reported() {
+  int code = pending;
+  if (!settings.sticky) pending = OK;
   return code;
 }
 
@@ -207,6 +171,7 @@ API cuDevicePrimaryCtxRetain(void **ctx, int d) {
 API cuDevicePrimaryCtxRelease_v2(int) {
   ENTER
   if (contexts == 0) return INVALID_CONTEXT;
+  if (contexts == 1) finish_all();
   if (--contexts == 0) pending = OK;
   return OK;
 }
@@ -220,6 +185,7 @@ API cuCtxSetCurrent(void *ctx) {
 API cuCtxSynchronize() {
   ENTER_CONTEXT
   if (int code = forbidden()) return code;
+  finish_all();
   return reported();
 }
 
@@ -241,7 +207,12 @@ static const std::map<int, std::pair<const char *, const char *>> errors = {
     {LAUNCH_FAILED, {"CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"}},
     {CAPTURE_UNSUPPORTED, {"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"}},
     {CAPTURE_INVALIDATED, {"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"}},
+    {CAPTURE_MERGE, {"CUDA_ERROR_STREAM_CAPTURE_MERGE", "operation would result in a merge of separate capture sequences"}},
     {CAPTURE_UNMATCHED, {"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not initiated in this stream"}},
+    {CAPTURE_UNJOINED, {"CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"}},
+    {CAPTURE_ISOLATION, {"CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"}},
+    {CAPTURED_EVENT, {"CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"}},
+    {CAPTURE_WRONG_THREAD, {"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"}},
 };
 
 API cuGetErrorName(int code, const char **out) {
@@ -264,125 +235,6 @@ API cuGetErrorString(int code, const char **out) {
     *out = kept.emplace(std::string(it->second.second) + ": " + described, true).first->first.c_str();
   return OK;
 }
-
-API cuStreamCreateWithPriority(Stream **out, unsigned, int) {
-  ENTER_CONTEXT
-  *out = new Stream;
-  streams.insert(*out);
-  return OK;
-}
-
-API cuStreamDestroy_v2(Stream *s) {
-  ENTER_CONTEXT
-  if (!streams.erase(s)) return INVALID_HANDLE;
-  delete s;
-  return OK;
-}
-
-API cuStreamSynchronize(Stream *s) {
-  ENTER_CONTEXT
-  if (!s) s = &null_stream;
-  if (!valid(s)) return INVALID_HANDLE;
-  if (s->capture) {
-    s->capture->invalid = true;
-    return CAPTURE_UNSUPPORTED;
-  }
-  return reported();
-}
-
-API cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
-  ENTER_CONTEXT
-  if (!s) s = &null_stream;
-  if (!valid(s)) return INVALID_HANDLE;
-  if (e->capture && !s->capture) s->capture = e->capture, s->origin = false;  // the stream joins the capture
-  return OK;
-}
-
-API cuStreamBeginCapture_v2(Stream *s, int mode) {
-  ENTER_CONTEXT
-  if (!s || !valid(s)) return CAPTURE_UNSUPPORTED;
-  if (s->capture) return CAPTURE_UNSUPPORTED;
-  s->capture = new Graph;
-  s->origin = true;
-  s->mode = mode;
-  return OK;
-}
-
-API cuStreamEndCapture(Stream *s, Graph **out) {
-  ENTER_CONTEXT
-  *out = nullptr;
-  if (!valid(s) || !s->capture || !s->origin) return CAPTURE_UNMATCHED;
-  Graph *g = s->capture;
-  for (Stream *t : streams)
-    if (t->capture == g) t->capture = nullptr, t->origin = false;
-  if (g->invalid) {
-    delete g;
-    return CAPTURE_INVALIDATED;
-  }
-  *out = g;
-  return OK;
-}
-
-API cuEventCreate(Event **out, unsigned) {
-  ENTER_CONTEXT
-  *out = new Event;
-  return OK;
-}
-
-API cuEventDestroy_v2(Event *e) {
-  ENTER_CONTEXT
-  delete e;
-  return OK;
-}
-
-API cuEventRecord(Event *e, Stream *s) {
-  ENTER_CONTEXT
-  if (!s) s = &null_stream;
-  if (!valid(s)) return INVALID_HANDLE;
-  e->capture = s->capture;
-  if (!s->capture) e->time = now();
-  return OK;
-}
-
-API cuEventSynchronize(Event *e) {
-  ENTER_CONTEXT
-  return e->capture ? CAPTURE_UNSUPPORTED : reported();
-}
-
-API cuEventElapsedTime(float *out, Event *a, Event *b) {
-  ENTER_CONTEXT
-  if (!a->time || !b->time) return INVALID_HANDLE;
-  *out = (float)((double)((int64_t)b->time - (int64_t)a->time) * 1e-6);
-  return OK;
-}
-
-API cuGraphInstantiateWithFlags(Graph **out, Graph *g, uint64_t) {
-  ENTER_CONTEXT
-  *out = new Graph(*g);
-  return OK;
-}
-
-API cuGraphLaunch(Graph *g, Stream *s) {
-  ENTER_CONTEXT
-  return enqueue(s, [g] {
-    for (auto &w : g->work)
-      if (int code = w()) return code;
-    return (int)OK;
-  });
-}
-
-API cuGraphGetNodes(Graph *g, void **, size_t *n) {
-  *n = g->work.size();
-  return OK;
-}
-
-API cuGraphExecDestroy(Graph *g) {
-  ENTER_CONTEXT
-  delete g;
-  return OK;
-}
-
-API cuGraphDestroy(Graph *g) { return cuGraphExecDestroy(g); }
 
 API cuModuleLoadData(Module **out, const void *image) {
   ENTER_CONTEXT
@@ -412,8 +264,10 @@ API cuModuleLoadData(Module **out, const void *image) {
   return OK;
 }
 
+// Work that waits still needs the code.
 API cuModuleUnload(Module *m) {
   ENTER_CONTEXT
+  finish_all();
   for (auto &f : m->functions) delete f.second;
   if (m->handle) dlclose(m->handle);
   delete m;

@@ -114,6 +114,7 @@ API cuMemAlloc_v2(Pointer *out, size_t bytes) {
 API cuMemFree_v2(Pointer p) {
   ENTER_CONTEXT
   if (int code = forbidden()) return code;
+  finish_all();
   return p ? release(p, false) : OK;
 }
 
@@ -124,6 +125,7 @@ API cuMemHostAlloc(void **out, size_t bytes, unsigned) {
 
 API cuMemFreeHost(void *p) {
   ENTER_CONTEXT
+  finish_all();
   return release((Pointer)p, true);
 }
 
@@ -132,16 +134,26 @@ API cuMemHostGetDevicePointer_v2(Pointer *out, void *p, unsigned) {
   return OK;
 }
 
-// copy checks the ranges that lie on the device; a range of the host is anybody's.
+// copy checks the ranges that lie on the device. Memory of the host that is not pinned is read at the call, and written before its end.
 static int copy(void *dst, const void *src, size_t n, bool check_dst, bool check_src, Stream *s) {
   ENTER_CONTEXT
   if (n == 0) return OK;
   if ((Pointer)dst < (Pointer)src + n && (Pointer)src < (Pointer)dst + n) return INVALID_VALUE;  // what a GPU does then is not defined
-  if ((check_dst && !inside((Pointer)dst, n)) || (check_src && !inside((Pointer)src, n))) return INVALID_VALUE;
-  return enqueue(s, [=] {
+  bool to = inside((Pointer)dst, n), from = inside((Pointer)src, n);
+  if ((check_dst && !to) || (check_src && !from)) return INVALID_VALUE;
+  if (!from) {
+    std::vector<char> taken((const char *)src, (const char *)src + n);
+    return enqueue(s, [dst, taken] {
+      memcpy(dst, taken.data(), taken.size());
+      return OK;
+    });
+  }
+  int code = enqueue(s, [=] {
     memcpy(dst, src, n);
     return OK;
   });
+  if (!to) finish(s);
+  return code;
 }
 
 API cuMemcpyHtoDAsync_v2(Pointer dst, const void *src, size_t n, Stream *s) { return copy((void *)dst, src, n, true, false, s); }

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -136,17 +135,16 @@ std::string hash(const std::string &s) {
   return out;
 }
 
-std::string folder() {
-  return EMULATE_FOLDER;  // given by the builder: where device.h is, and where compiled programs are kept
-}
+// Given by the builder: where device.h is, and where compiled programs are kept.
+const std::string folder = EMULATE_FOLDER, programs = EMULATE_PROGRAMS;
 
 // build compiles the program into the file out.
 int build(Program *p, const std::vector<std::string> &defines, const std::string &out) {
   static std::atomic<int> count{0};
-  std::string stem = folder() + "/build." + std::to_string(getpid()) + "." + std::to_string(count++);
+  std::string stem = programs + "/build." + std::to_string(getpid()) + "." + std::to_string(count++);
   std::string cu = stem + ".cu", ii = stem + ".ii", so = stem + ".so", log = stem + ".log";
   write_file(log, "");
-  std::vector<std::string> pre = {EMULATE_CXX, "-E", "-x", "c++", "-std=c++17", "-include", folder() + "/device.h"};
+  std::vector<std::string> pre = {EMULATE_CXX, "-E", "-x", "c++", "-std=c++17", "-include", folder + "/device.h"};
   for (const std::string &d : defines) pre.push_back(d);
   pre.insert(pre.end(), {cu, "-o", ii});
   int rc = write_file(cu, "# 1 \"kernel.cu\"\n" + p->source) ? run(pre, log) : -1;
@@ -167,7 +165,7 @@ int build(Program *p, const std::vector<std::string> &defines, const std::string
     rc = run(cc, log);
   }
   p->log = read_file(log);
-  if (rc == -1) p->log += "the emulator could not start " EMULATE_CXX " or write to " + folder() + "\n";
+  if (rc == -1) p->log += "the emulator could not start " EMULATE_CXX " or write to " + programs + "\n";
   if (rc == 0 && rename(so.c_str(), out.c_str()) != 0) rc = -1;
   for (const std::string &f : {cu, ii, so, log}) unlink(f.c_str());
   return rc;
@@ -257,8 +255,7 @@ API int nvrtcCompileProgram(Program *p, int n, const char *const *options) {
     p->image = "EMULATED NOTHING";
     return OK;
   }
-  mkdir((folder() + "/programs").c_str(), 0755);
-  std::string out = folder() + "/programs/" + hash(key) + ".so";
+  std::string out = programs + "/" + hash(key) + ".so";
   p->image = read_file(out);
   if (!p->image.empty()) return OK;
   int rc = build(p, defines, out);

@@ -5,7 +5,6 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -18,20 +17,13 @@ namespace emulator {
 enum {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400,
   NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_OUT_OF_RESOURCES = 701, MISALIGNED = 716, LAUNCH_FAILED = 719,
-  CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_UNMATCHED = 903,
+  CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_MERGE = 902, CAPTURE_UNMATCHED = 903, CAPTURE_UNJOINED = 904,
+  CAPTURE_ISOLATION = 905, CAPTURED_EVENT = 907, CAPTURE_WRONG_THREAD = 908,
 };
 
 typedef uint64_t Pointer;
 
-struct Graph {
-  std::vector<std::function<int()>> work;
-  bool invalid = false;
-};
-struct Stream {
-  Graph *capture = nullptr;
-  bool origin = false;
-  int mode = 0;
-};
+struct Stream;  // in stream.cpp
 
 struct Settings {
   int capability = 90, processors = 8, sticky = 0, devices = 1;
@@ -46,15 +38,24 @@ extern bool initialized;
 extern int contexts;                 // how often the primary context is retained
 extern thread_local bool current;    // a context is that of the thread
 extern int pending;                  // the code of a fault that was not reported yet
-extern std::set<Stream *> streams;
 
 // fault keeps an error for the next call that waits for the device.
 int fault(int code, const std::string &why);
 
-// enqueue does the work now, or keeps it in the graph that the stream is captured into.
+// reported is the fault that waits to be told, once unless errors are sticky as those of a GPU are.
+int reported();
+
+// set_streams reads the setting streams.
+void set_streams(const std::string &value);
+
+// enqueue puts work at the end of a stream, or into the graph that the stream is captured into.
 int enqueue(Stream *s, std::function<int()> work);
 
-// forbidden spoils captures in the modes that watch for calls which can not be captured.
+// finish does the work of a stream that is not being captured, finish_all that of all.
+void finish(Stream *s);
+void finish_all();
+
+// forbidden spoils the captures that watch for calls, of this thread or of any, which can not be captured.
 int forbidden();
 
 }  // namespace emulator
