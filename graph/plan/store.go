@@ -14,7 +14,7 @@ import (
 // Store holds the values of variables on one device. A variable that is a view of a slab shares the slab's bytes. A Store is
 // safe for concurrent use by loaders; a running plan must have it to itself.
 type Store struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // over all below, and over the queue that values are copied on, which one goroutine may use at a time
 	dev  device.Device
 	bufs map[*graph.Var]device.Buffer
 	gen  int // counts what made addresses invalid
@@ -37,9 +37,14 @@ func (s *Store) Device() device.Device { return s.dev }
 
 // ptr returns the address of a variable, allocating zeros at the first use.
 func (s *Store) ptr(v *graph.Var) (device.Ptr, error) {
-	owner, off := v.Root()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.locked(v)
+}
+
+// locked is ptr where mu is held.
+func (s *Store) locked(v *graph.Var) (device.Ptr, error) {
+	owner, off := v.Root()
 	b, ok := s.bufs[owner]
 	if !ok {
 		if s.bufs == nil {
@@ -84,7 +89,9 @@ func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
 	if off < 0 || off+int64(len(b)) > v.Type.Bytes() {
 		return fmt.Errorf("store: %d bytes at offset %d do not fit variable %v of %d bytes", len(b), off, v, v.Type.Bytes())
 	}
-	p, err := s.ptr(v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := s.locked(v)
 	if err != nil || len(b) == 0 {
 		return err
 	}
@@ -94,7 +101,9 @@ func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
 // Get copies a variable's value to the host. A variable never set is all zeros.
 func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
 	t := tensor.New(v.Type)
-	p, err := s.ptr(v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := s.locked(v)
 	if err != nil || t.Type().Bytes() == 0 {
 		return t, err
 	}
