@@ -19,7 +19,13 @@ func init() {
 			add(quantLinearRow("NF4 GEMV", m, shape[0], shape[1], false))
 		}
 	}
-	for _, m := range []int{512, 2048, 8192} {
+	for _, m := range []int{128, 256, 512} {
+		add(quantLinearRow("NF4 linear", m, rows, cols, false), quantLinearRow("NF4 linear", m, 14336, 4096, false))
+	}
+	for _, m := range []int{16, 64, 256, 512} {
+		add(quantLinearRow("NF4 linear", m, rows, cols, true))
+	}
+	for _, m := range []int{128, 512, 2048, 8192} {
 		add(quantLinearRow("NF4 linear", m, 4096, 4096, false))
 	}
 	add(quantLinearRow("NF4 linear", 8192, rows, cols, false), quantLinearRow("NF4 linear", 8192, rows, cols, true))

@@ -52,6 +52,7 @@ type Device struct {
 		at map[[32]byte]Addr
 	}
 	blas  blas
+	ways  waysChosen
 	cudnn attnLibrary
 }
 

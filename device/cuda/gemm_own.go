@@ -70,9 +70,13 @@ func (d *Device) newOwnGemm(s gemmSpec) (*ownGemm, error) {
 	if o.fn, err = d.Function(o.kernel.program(s, ungrouped), o.kernel.name); err != nil || o.args.splits == 1 {
 		return o, err
 	}
-	o.reduce, err = d.Function(Program{Files: []string{"gemm.cuh", "gemm_splits.cu"},
-		Define: []string{"TC " + cType(s.c.dtype), "SUM " + cType(s.sums())}}, "reduce_splits")
+	o.reduce, err = d.splitsReducer(s)
 	return o, err
+}
+
+// splitsReducer is the kernel that adds up the sums of the parts of the inner axis.
+func (d *Device) splitsReducer(s gemmSpec) (*Function, error) {
+	return d.Function(Program{Files: []string{"gemm.cuh", "gemm_splits.cu"}, Define: []string{"TC " + cType(s.c.dtype), "SUM " + cType(s.sums())}}, "reduce_splits")
 }
 
 // args are a spec's numbers, with one part of the inner axis.
@@ -209,7 +213,7 @@ func (d *Device) mma(s gemmSpec, g gemmGroups) bool {
 func (k ownKernel) program(s gemmSpec, g gemmGroups) Program {
 	files := []string{"gemm.cuh", k.file}
 	if k.name == "gemm_mma" {
-		files = []string{"tensor_core.cuh", "gemm.cuh", k.file}
+		files = []string{"tensor_core.cuh", "gemm.cuh", "gemm_tiles.cuh", k.file}
 	}
 	return Program{Files: files, Define: k.define, Exact: s.scaled}
 }

@@ -25,7 +25,7 @@ const tuneStream = -2
 
 // timeAlgorithms runs each algorithm on operands of its own and returns how long one product takes, or refused. The
 // device's context is current.
-func (d *Device) timeAlgorithms(x *cublaslt.Product, s gemmSpec, list []cublaslt.Algorithm) ([]time.Duration, error) {
+func (d *Device) timeAlgorithms(x *cublaslt.Product, s gemmSpec, list []cublaslt.Algorithm) (times []time.Duration, err error) {
 	bytes := func(m gemmMat, rows, cols int) int64 {
 		if m.trans {
 			rows = cols
@@ -41,44 +41,78 @@ func (d *Device) timeAlgorithms(x *cublaslt.Product, s gemmSpec, list []cublaslt
 	if err != nil {
 		return nil, &noMemoryError{err}
 	}
-	r := &trial{d: d, x: x, a: at, b: at + driver.Addr(a), c: at + driver.Addr(a+b), work: at + driver.Addr(a+b+c), add: s.add}
-	times, err := r.run(list, a+b+c)
-	if e := d.api.Free(at); err == nil {
-		err = e
-	}
-	return times, err
-}
-
-// trial is what algorithms are timed with.
-type trial struct {
-	d             *Device
-	x             *cublaslt.Product
-	a, b, c, work driver.Addr
-	add           bool
-	stream        *Stream
-	from, to      driver.Event
-}
-
-func (r *trial) run(list []cublaslt.Algorithm, bytes int64) (times []time.Duration, err error) {
-	if r.stream, err = r.d.stream(tuneStream); err != nil {
-		return nil, err
-	}
-	api := r.d.api
-	for _, e := range []*driver.Event{&r.from, &r.to} {
-		if *e, err = api.NewEvent(true); err != nil {
-			return nil, err
+	defer func() {
+		if e := d.api.Free(at); err == nil {
+			err = e
 		}
-		defer func(e driver.Event) { _ = api.CloseEvent(e) }(*e) // of no use any more
-	}
-	f, err := r.d.Function(Program{Files: []string{"noise.cu"}}, "noise")
+	}()
+	r, err := d.newTrial()
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Dev: r.d, Stream: r.stream}
-	if err := call.Launch(f, Over(bytes/4, 256, 16), Addr(r.a), bytes/4); err != nil {
+	defer r.close()
+	if err := r.noise(Addr(at), a+b+c); err != nil {
 		return nil, err
 	}
-	return r.rounds(list)
+	beta, current := 0.0, -1
+	if s.add {
+		beta = 1
+	}
+	contenders := make([]contender, len(list))
+	for i, l := range list {
+		contenders[i] = func() error {
+			if current != i {
+				current = i
+				x.Set(l, 1, beta)
+			}
+			y := uint64(at) + uint64(a+b)
+			return x.Run(uint64(at), uint64(at)+uint64(a), y, y, y+uint64(c), l.Workspace, uintptr(r.stream.handle))
+		}
+	}
+	return r.rounds(contenders)
+}
+
+// contender enqueues, on the stream of a trial, work that others do in another way.
+type contender func() error
+
+// trial is what contenders are timed with.
+type trial struct {
+	d        *Device
+	stream   *Stream
+	from, to driver.Event
+}
+
+// newTrial and what follows want the device's context to be current.
+func (d *Device) newTrial() (*trial, error) {
+	r := &trial{d: d}
+	var err error
+	if r.stream, err = d.stream(tuneStream); err != nil {
+		return nil, err
+	}
+	if r.from, err = d.api.NewEvent(true); err != nil {
+		return nil, err
+	}
+	if r.to, err = d.api.NewEvent(true); err != nil {
+		_ = d.api.CloseEvent(r.from) // the first error tells why
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *trial) close() {
+	for _, e := range []driver.Event{r.from, r.to} {
+		_ = r.d.api.CloseEvent(e) // of no use any more
+	}
+}
+
+// noise fills bytes with numbers that look random.
+func (r *trial) noise(at Addr, bytes int64) error {
+	f, err := r.d.Function(Program{Files: []string{"noise.cu"}}, "noise")
+	if err != nil {
+		return err
+	}
+	call := &Call{Dev: r.d, Stream: r.stream}
+	return call.Launch(f, Over(bytes/4, 256, 16), at, bytes/4)
 }
 
 const (
@@ -102,40 +136,34 @@ func fastest(times []time.Duration) int {
 	return best
 }
 
-// rounds times the algorithms in turn, several times over, and returns the best time of each: clocks change while a GPU warms up, and so
-// they change for all.
-func (r *trial) rounds(list []cublaslt.Algorithm) ([]time.Duration, error) {
+// rounds times contenders in turn, several times over, and returns the best time of each: clocks change while a GPU warms up, and so
+// they change for all. One that cannot be enqueued is refused.
+func (r *trial) rounds(list []contender) ([]time.Duration, error) {
 	times, runs := make([]time.Duration, len(list)), make([]int, len(list))
-	beta := 0.0
-	if r.add {
-		beta = 1
-	}
 	warmed := false
-	for i, a := range list {
+	for i, f := range list {
 		times[i] = refused
-		r.x.Set(a, 1, beta)
-		if _, err := r.batch(a, 1); err != nil { // loads the code
+		if _, err := r.batch(f, 1); err != nil { // loads the code
 			continue
 		}
-		one, err := r.batch(a, 1)
+		one, err := r.batch(f, 1)
 		if err != nil {
 			return nil, err
 		}
 		runs[i] = min(max(int(trialTime/max(one, 1)), 2), 50)
 		if !warmed {
 			warmed = true
-			if _, err := r.batch(a, min(max(int(trialWarm/max(one, 1)), 2), 400)); err != nil {
+			if _, err := r.batch(f, min(max(int(trialWarm/max(one, 1)), 2), 400)); err != nil {
 				return nil, err
 			}
 		}
 	}
 	for range trialRounds {
-		for i, a := range list {
+		for i, f := range list {
 			if runs[i] == 0 {
 				continue
 			}
-			r.x.Set(a, 1, beta)
-			t, err := r.batch(a, runs[i])
+			t, err := r.batch(f, runs[i])
 			if err != nil {
 				return nil, err
 			}
@@ -146,13 +174,13 @@ func (r *trial) rounds(list []cublaslt.Algorithm) ([]time.Duration, error) {
 }
 
 // batch is the mean time of n runs.
-func (r *trial) batch(a cublaslt.Algorithm, n int) (time.Duration, error) {
+func (r *trial) batch(f contender, n int) (time.Duration, error) {
 	api, s := r.d.api, r.stream.handle
 	if err := api.Record(r.from, s); err != nil {
 		return 0, err
 	}
 	for range n {
-		if err := r.x.Run(uint64(r.a), uint64(r.b), uint64(r.c), uint64(r.c), uint64(r.work), a.Workspace, uintptr(s)); err != nil {
+		if err := f(); err != nil {
 			return 0, err
 		}
 	}

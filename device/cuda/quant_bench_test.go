@@ -39,6 +39,13 @@ func BenchmarkQuantVariants(b *testing.B) {
 			}
 		}
 	}
+	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}} {
+		for _, m := range []int{16, 32, 64, 128, 256, 512} {
+			for _, trans := range []bool{false, true} {
+				benchProduct(b, shape[0], shape[1], m, trans)
+			}
+		}
+	}
 	for _, threads := range []int{256, 512, 1024} {
 		for _, tiles := range []int{1, 2, 4, 8, 16} {
 			benchQuantize8(b, threads, tiles)
@@ -143,6 +150,41 @@ func benchThin(b *testing.B, rows, cols, m, warps, depth int) {
 			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], codes[i], &args[i], Addr(0), y[i], int32(m), int32(rows), int32(cols))
 		})
 	})
+}
+
+// benchProduct times the ways to multiply between few and many rows.
+func benchProduct(b *testing.B, rows, cols, m int, trans bool) {
+	w := weight4{quant.NF4, 64, rows, cols, true}
+	x, y := tensor.T(tensor.BF16, m, cols), int64(2*m*rows)
+	if trans {
+		x, y = tensor.T(tensor.BF16, m, rows), int64(2*m*cols)
+	}
+	for _, way := range []struct {
+		name  string
+		build func(d *Device) (*Kernel, error)
+	}{{"tiles", func(d *Device) (*Kernel, error) {
+		c, err := d.codedProduct(w, tensor.BF16, m, trans, false)
+		return c.kernel(), err
+	}}, {"decoded", func(d *Device) (*Kernel, error) { return d.wholeProduct(w, x, trans, false) }}} {
+		b.Run(fmt.Sprintf("product/%dx%d/m=%d/trans=%v/%s", rows, cols, m, trans, way.name), func(b *testing.B) {
+			d := testDevice(b)
+			k, err := way.build(d)
+			require.NoError(b, err)
+			n := w.size()
+			turns := int(min(160<<20/(n/2)+1, 16))
+			codes, absmax, xs, ys := space(b, d, turns, n/2), space(b, d, turns, n/64+n/64/64+4096), space(b, d, turns, x.Bytes()), space(b, d, turns, y)
+			scratch := space(b, d, 1, max(k.ScratchBytes, 1))[0]
+			calls := make([]Call, turns)
+			for i := range calls {
+				outer := absmax[i] + Addr(aligned(n/64))
+				calls[i] = Call{In: []Addr{xs[i], codes[i], absmax[i], outer, outer}, Out: []Addr{ys[i]}, Scratch: scratch, Dev: d}
+			}
+			graphTime(b, d, float64(n)/2+float64(n)/64, turns, func(c *Call, i int) error {
+				calls[i].Stream = c.Stream
+				return k.Enqueue(&calls[i])
+			})
+		})
+	}
 }
 
 func benchQuantize8(b *testing.B, threads, tiles int) {

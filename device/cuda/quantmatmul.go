@@ -14,47 +14,76 @@ func init() {
 	Register(buildQuantGrouped)
 }
 
-// buildQuantMatMul multiplies by a weight in 4 bits: few rows of x by the codes as they are stored, more by the whole weight dequantized
-// to the kernel's scratch. Values are the same either way.
+// buildQuantMatMul multiplies by a weight in 4 bits: see quantProduct.
 func buildQuantMatMul(d *Device, o ops.QuantMatMul, s device.Spec) (*Kernel, error) {
-	x, y := s.In[0], s.Out[0]
-	if x.DType == tensor.F64 {
-		return nil, device.ErrNoKernel
-	}
-	w := weight4{o.Scheme, o.Blocksize, o.N, o.K, o.Nested}
-	m := 1
-	for i := range x.Rank() - 1 {
-		m *= x.Dim(i)
-	}
-	if !o.Trans && m > 0 && o.N > 0 && o.K > 0 {
-		if t, err := d.thinProduct(w, x.DType, m, false); t != nil || err != nil {
-			return t.kernel(), err
-		}
-	}
-	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.MatMul{TransB: !o.Trans}, In: []tensor.Type{tensor.T(x.DType, m, x.Dim(-1)),
-		tensor.T(x.DType, o.N, o.K)}, Out: []tensor.Type{tensor.T(x.DType, m, y.Dim(-1))}}, 0, decoded)
+	return d.quantProduct(o, s, s.In[0], false)
 }
 
 // buildAddQuantMatMul adds the product in the epilogue of the same kernels.
 func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kernel, error) {
-	y, err := o.Product(s.In)
-	if err != nil {
+	if _, err := o.Product(s.In); err != nil {
 		return nil, err
 	}
-	x := s.In[1]
-	m := x.Size() / max(x.Dim(-1), 1)
+	return d.quantProduct(o.QuantMatMul, s, s.In[1], true)
+}
+
+// quantProduct computes few rows of x from the codes as they are stored (quant_thin), some by tiles that are decoded on their way to tensor cores
+// (gemm_quant), and more by the whole weight dequantized to the kernel's scratch. Values are the same in all. Between 9 and 512 rows those that
+// can are timed; without a trial tiles are taken up to 256 rows, as 128 of them decode a weight again in less time than it takes to write and read it once.
+func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, add bool) (*Kernel, error) {
 	if x.DType == tensor.F64 {
 		return nil, device.ErrNoKernel
 	}
 	w := weight4{o.Scheme, o.Blocksize, o.N, o.K, o.Nested}
+	m := x.Size() / max(x.Dim(-1), 1)
+	var t *thin
+	var err error
 	if !o.Trans && m > 0 && o.N > 0 && o.K > 0 {
-		if t, err := d.thinProduct(w, x.DType, m, true); t != nil || err != nil {
-			return t.kernel(), err
+		if t, err = d.thinProduct(w, x.DType, m, add); err != nil {
+			return nil, err
 		}
 	}
-	c := tensor.T(x.DType, m, y.Dim(-1))
-	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.AddMatMul{TransB: !o.Trans, Alpha: 1}, In: []tensor.Type{c, tensor.T(x.DType, m, x.Dim(-1)),
-		tensor.T(x.DType, o.N, o.K)}, Out: []tensor.Type{c}}, 0, 1, decoded)
+	if t != nil && m <= 8 {
+		return t.kernel(), nil
+	}
+	whole := way{"decoded", func() (*Kernel, error) { return d.wholeProduct(w, x, o.Trans, add) }}
+	c, err := d.codedProduct(w, x.DType, m, o.Trans, add)
+	if err != nil {
+		return nil, err
+	}
+	var ways []way
+	if t != nil {
+		ways = append(ways, way{"thin", func() (*Kernel, error) { return t.kernel(), nil }})
+	}
+	tiles := way{"tiles", func() (*Kernel, error) { return c.kernel(), nil }}
+	switch {
+	case c == nil && t == nil:
+		ways = []way{whole}
+	case c == nil:
+	case t != nil:
+		ways = append(ways, tiles)
+	case m <= codedFixed:
+		ways = []way{tiles, whole}
+	default:
+		ways = []way{whole, tiles}
+	}
+	// What is found for some rows holds for as many tiles of them.
+	what := fmt.Sprintf("up to %d rows of %v, %v, trans %v, add %v", (m+31)/32*32, x.DType, w, o.Trans, add)
+	return d.pick(what, s, ways)
+}
+
+// wholeProduct decodes the weight first.
+func (d *Device) wholeProduct(w weight4, x tensor.Type, trans, add bool) (*Kernel, error) {
+	n := w.rows
+	if trans {
+		n = w.cols
+	}
+	m := x.Size() / max(x.Dim(-1), 1)
+	rows, weight, y := tensor.T(x.DType, m, x.Dim(-1)), tensor.T(x.DType, w.rows, w.cols), tensor.T(x.DType, m, n)
+	if add {
+		return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.AddMatMul{TransB: !trans, Alpha: 1}, In: []tensor.Type{y, rows, weight}, Out: []tensor.Type{y}}, 0, 1, decoded)
+	}
+	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.MatMul{TransB: !trans}, In: []tensor.Type{rows, weight}, Out: []tensor.Type{y}}, 0, decoded)
 }
 
 // decoded stands for the dequantized weight among the operands of dequantizedProduct.

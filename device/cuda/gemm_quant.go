@@ -1,0 +1,114 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// coded is a product by a weight in 4 bits that kernels/gemm_quant.cu decodes on its way to tensor cores: x·Wᵀ, or x·W where trans.
+type coded struct {
+	spec           gemmSpec
+	add            bool // the first operand is what the product is added to
+	w              weight4
+	args           gemmArgs
+	scales         scaleArgs
+	height, shared int
+	fast, any      *Function // any takes operands that are no multiples of 16
+	reduce         *Function
+	scratch        int64
+}
+
+const (
+	codedRows   = 512 // rows of x at most: every 128 of them decode the weight again
+	codedFixed  = 256 // where nothing is measured: see codedProduct
+	codedWidth  = 128 // WIDTH of kernels/gemm_quant.cu
+	codedDeep   = 64  // inner indices of a step
+	codedStages = 3
+)
+
+var codedFiles = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "gemm.cuh", "gemm_tiles.cuh", "gemm_quant.cu"}
+
+// codedProduct returns nil where the kernel lacks the case.
+func (d *Device) codedProduct(w weight4, dtype tensor.DType, m int, trans, add bool) (*coded, error) {
+	n, k := w.rows, w.cols
+	if trans {
+		n, k = k, n
+	}
+	switch {
+	case m == 0 || n == 0 || k == 0 || m > codedRows, d.capability < 80, !d.multiplies(dtype), !powerBlock(w.blocksize), w.cols%32 != 0, ceilDiv(n, codedWidth) > maxGridYZ:
+		return nil, nil
+	}
+	s := gemmSpec{m: m, n: n, k: k, batch: 1, alpha: 1, a: gemmMat{dtype: dtype, ld: k}, b: gemmMat{dtype: dtype, ld: w.cols, trans: !trans}, c: gemmMat{dtype: dtype, ld: n}, add: add}
+	p := &coded{spec: s, add: add, w: w, args: s.args(), height: 64}
+	if m > 64 {
+		p.height = 128
+	}
+	p.shared = (codedStages*p.height + 2*codedWidth) * 2 * codedDeep
+	p.splits(d.sms)
+	for _, f := range []struct {
+		at      **Function
+		aligned int
+	}{{&p.fast, 1}, {&p.any, 0}} {
+		var err error
+		if *f.at, err = d.Function(p.program(f.aligned), "gemm_quant"); err != nil {
+			return nil, err
+		}
+	}
+	if p.args.splits == 1 {
+		return p, nil
+	}
+	p.scratch = aligned(int64(p.args.splits) * int64(m) * int64(n) * 4)
+	var err error
+	p.reduce, err = d.splitsReducer(s)
+	return p, err
+}
+
+func (p *coded) program(aligned int) Program {
+	s := p.spec
+	q := p.w.program(s.a.dtype, "gemm_quant.cu", "TC "+cType(s.c.dtype), "SUM float", "TRANS_A 0", fmt.Sprint("TRANS_B ", b2i(s.b.trans)), "CHUNKS 8",
+		fmt.Sprint("HEIGHT ", p.height), fmt.Sprint("STAGES ", codedStages), fmt.Sprint("ALIGNED ", aligned))
+	q.Files, q.Exact = codedFiles, false // values are computed by functions that are never contracted
+	return q
+}
+
+// splits cuts the inner axis so that two blocks find work on each multiprocessor: their warps decode while others multiply.
+func (p *coded) splits(processors int) {
+	const shortest = 512 // inner indices of a part that are worth the second pass
+	s := p.spec
+	blocks := ceilDiv(s.m, p.height) * ceilDiv(s.n, codedWidth)
+	n := min(2*processors/blocks, s.k/shortest, 64)
+	if n < 2 {
+		return
+	}
+	part := ceilDiv(ceilDiv(s.k, n), codedDeep) * codedDeep
+	p.args.splits, p.args.part = int32(ceilDiv(s.k, part)), int32(part)
+}
+
+func (p *coded) kernel() *Kernel {
+	label := "gemm_quant"
+	if n := p.args.splits; n > 1 {
+		label += fmt.Sprintf("_split%d", n)
+	}
+	return &Kernel{Label: label, ScratchBytes: p.scratch, Enqueue: p.enqueue}
+}
+
+func (p *coded) enqueue(c *Call) error {
+	in := c.In
+	a := &p.args
+	a.add = 0
+	if p.add {
+		a.add, in = in[0], in[1:]
+	}
+	a.a, a.b, a.c, a.partial = in[0], in[1], c.Out[0], c.Scratch
+	p.scales = p.w.scales(in[1:])
+	f := p.fast
+	if (a.a|a.b)%accessBytes != 0 || p.spec.k%8 != 0 {
+		f = p.any
+	}
+	g := Geometry{Grid: [3]int{ceilDiv(p.spec.m, p.height), ceilDiv(p.spec.n, codedWidth), int(a.splits)}, Block: [3]int{256}, Shared: p.shared}
+	if err := c.Launch(f, g, a, &p.scales); err != nil || a.splits == 1 {
+		return err
+	}
+	return c.Launch(p.reduce, Over(int64(p.spec.m)*int64(p.spec.n), 256, 4), a)
+}
