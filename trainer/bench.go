@@ -40,6 +40,7 @@ type BenchOptions struct {
 	Rank          int    // of adapters on all linear layers: 16
 	Optimizer     string // adamw8bit
 	Checkpointing string // auto
+	Offload       string // activations that wait in host memory: auto
 	Memory        string // device memory to stay within; empty = all that is free
 	DType         string // of activations: auto
 	Device        string // auto
@@ -62,6 +63,7 @@ func (o *BenchOptions) defaults(c models.Config) {
 	text(&o.Docs, DocsPacked)
 	text(&o.Optimizer, "adamw8bit")
 	text(&o.Checkpointing, "auto")
+	text(&o.Offload, "auto")
 	text(&o.DType, "auto")
 	text(&o.Device, "auto")
 	text(&o.Execution.Launch, "captured")
@@ -86,6 +88,7 @@ func (o *BenchOptions) config(dir string) (config.Config, error) {
 	c.Data.Path = []config.Source{{Path: filepath.Join(dir, "rows.jsonl"), Weight: 1}}
 	c.Data.Format, c.Data.SeqLen, c.Data.Val, c.Data.Mask = "tokens", o.Seq, 0, "none"
 	c.Train.Batch, c.Train.MicroBatch, c.Train.Optimizer, c.Train.Checkpointing = o.Batch, o.Batch, o.Optimizer, o.Checkpointing
+	c.Train.Offload = o.Offload
 	c.Train.Memory, c.Train.DType, c.Train.TF32, c.Train.Launch = o.Memory, o.DType, o.Execution.TF32, o.Execution.Launch
 	c.Train.Steps = o.Warmup + o.Steps + o.Profile + 1 // the loop never comes to its end, where a run saves
 	c.Save.Every, c.Adapter.R, c.Adapter.Alpha = 0, o.Rank, 2*float64(o.Rank)

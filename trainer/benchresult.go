@@ -36,8 +36,10 @@ type BenchResult struct {
 	PlannedBytes  int64 `json:"planned_bytes"` // what the run allocates on the device
 	PlannedArena  int64 `json:"planned_arena_bytes"`
 	PlannedHost   int64 `json:"planned_host_bytes"`
-	PeakBytes     int64 `json:"peak_bytes"`     // what it allocated at most
-	OverheadBytes int64 `json:"overhead_bytes"` // context, libraries, kernels, graphs
+	PlannedAway   int64 `json:"planned_away_bytes"` // of these, activations that wait for the backward sweep
+	MovedBytes    int64 `json:"moved_bytes"`        // activations copied there and back in a step
+	PeakBytes     int64 `json:"peak_bytes"`         // what it allocated at most
+	OverheadBytes int64 `json:"overhead_bytes"`     // context, libraries, kernels, graphs
 
 	CompileSeconds float64 `json:"compile_seconds"`
 	LoadSeconds    float64 `json:"load_seconds"`
@@ -80,6 +82,7 @@ func (b *bench) planned() *BenchResult {
 		PlannedBytes: j.total, PlannedArena: j.session.ArenaBytes(), PlannedHost: j.session.HostBytes(), CompileSeconds: b.took.compile.Seconds(),
 		Steps: o.Steps, UpdateLaunch: j.plans.apply.Report().Launches}
 	r.Parameters, r.Trained = j.countParams()
+	r.PlannedAway, r.MovedBytes = j.away()
 	for _, l := range j.plans.train {
 		r.Launches = max(r.Launches, l.plan.Report().Launches)
 		r.FlopsPerStep = max(r.FlopsPerStep, float64(l.flops))
@@ -238,6 +241,9 @@ func (r *BenchResult) Text() string {
 	row("device", "%s, launches %s", r.Device, r.Launch)
 	row("parameters", "%s, trained %s", report.Count(r.Parameters), report.Count(r.Trained))
 	row("blocks recomputed", "%d of %d (checkpointing %s)", r.Recompute, r.Blocks, r.Checkpointing)
+	if r.PlannedAway > 0 {
+		row("activations that wait in host memory", "%s; copied there and back in a step %s", report.Bytes(r.PlannedAway), report.Bytes(r.MovedBytes))
+	}
 	row("launches", "%d and %d of the update", r.Launches, r.UpdateLaunch)
 	row("memory, planned", "%s, of which arena %s; in host memory %s", report.Bytes(r.PlannedBytes), report.Bytes(r.PlannedArena), report.Bytes(r.PlannedHost))
 	if r.StepSeconds > 0 {

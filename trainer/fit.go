@@ -19,6 +19,9 @@ func (j *job) compile(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := j.checkOffload(); err != nil {
+		return err
+	}
 	fit := j.cfg.Train.Fit
 	if j.cfg.Resume {
 		s, st, err := j.newest()
@@ -44,8 +47,10 @@ func (j *job) compile(context.Context) error {
 	}
 	if !errors.As(err, &short) {
 		if err == nil && (j.micro != asked || j.recompute > 0) {
+			away, _ := j.away()
 			j.log.Info("settings that fit were taken", "micro_batch", j.micro, "batch", j.cfg.Train.Batch,
-				"blocks_recomputed", fmt.Sprintf("%d of %d", j.recompute, j.model.Config().Layers), "needs", report.Bytes(j.total), "budget", report.Bytes(budget))
+				"blocks_recomputed", fmt.Sprintf("%d of %d", j.recompute, j.model.Config().Layers), "activations_in_host_memory", report.Bytes(away),
+				"needs", report.Bytes(j.total), "budget", report.Bytes(budget))
 		}
 		return err
 	}
@@ -140,10 +145,15 @@ func half(micro, batch int) int {
 }
 
 // compileWithin compiles for the present micro-batch. A run that does not fit has its table of tokens in host memory, where the device has its
-// own; then, with checkpointing auto, the fewest blocks recomputed that make it fit.
+// own; then, with checkpointing auto, the fewest blocks recomputed that make it fit. What recomputed blocks begin from waits in host memory before
+// anything else is given up, see mayMove.
 func (j *job) compileWithin(budget int64, checkpointing string) error {
+	wait := false
 	compile := func() error {
 		o := j.stepOptions(budget)
+		if wait {
+			o.move = j.mayMove(o.move)
+		}
 		if checkpointing == "on" {
 			o.recompute = j.model.Config().Layers
 		}
@@ -152,6 +162,10 @@ func (j *job) compileWithin(budget int64, checkpointing string) error {
 	var short *plan.BudgetError
 	err := compile()
 	if errors.As(err, &short) && j.hostMemory() && j.toHost("table of tokens", j.frozenTable()) {
+		err = compile()
+	}
+	if checkpointing == "on" && errors.As(err, &short) && j.mayMove(nil) != nil {
+		wait = true
 		err = compile()
 	}
 	if checkpointing == "auto" && errors.As(err, &short) {
@@ -163,6 +177,7 @@ func (j *job) compileWithin(budget int64, checkpointing string) error {
 // compileFewest recomputes the fewest blocks, one at least, that make the run fit.
 func (j *job) compileFewest(budget int64) error {
 	o := j.stepOptions(budget)
+	o.move = j.mayMove(o.move)
 	// The first blocks are those to recompute (see models.FirstBlocks), and each costs the same arithmetic: the fewest are the cheapest set.
 	// The last one helps little, as its activations are used right after they are made: it is recomputed only where all others are not enough.
 	all := j.model.Config().Layers
@@ -205,7 +220,7 @@ func documentBounds(l *data.Loader) (b ops.DocumentBounds) {
 
 // stepOptions are those of the present micro-batch.
 func (j *job) stepOptions(budget int64) stepOptions {
-	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss,
+	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss, move: j.moves(),
 		single: !j.cfg.Data.Pack && !j.cfg.Train.Preferences(), docs: documentBounds(j.loader), evalDocs: documentBounds(j.evalLoader)}
 	switch {
 	case j.loader != nil:

@@ -32,7 +32,9 @@ type Planned struct {
 	WeightBytes         int64 // of the model's weights as they are stored
 	TrainBytes          int64 // of trained weights, gradients, optimizer state, and the average of the weights
 	StateBytes          int64 // of the optimizer state in it
-	HostBytes           int64 // of variables in host memory: states of paged optimizers, and what was placed there for the run to fit; part of the others on a device without memory of its own
+	HostBytes           int64 // in host memory: states of paged optimizers, and what was placed there for the run to fit; part of the others on a device without memory of its own
+	AwayBytes           int64 // of these, activations that wait for the backward sweep
+	MovedBytes          int64 // activations copied there and back for a micro-batch
 	ArenaBytes          int64 // of intermediates, the largest plan's
 	SavedBytes          int64 // of the arena at its fullest launch: activations that the backward sweep needs,
 	TemporaryBytes      int64 // other intermediates and scratch
@@ -89,6 +91,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	}
 	p.TrainBytes = j.session.Bytes() - p.ArenaBytes - p.WeightBytes
 	p.HostBytes = j.session.HostBytes()
+	p.AwayBytes, p.MovedBytes = j.away()
 	for _, v := range j.group.StateVars() {
 		p.StateBytes += v.Type.Bytes()
 	}
@@ -239,6 +242,9 @@ func (p *Planned) Text() string {
 	row("  of these, optimizer states", report.Bytes(p.StateBytes))
 	if p.HostBytes > 0 {
 		row("in host memory beside the device", report.Bytes(p.HostBytes))
+	}
+	if p.AwayBytes > 0 {
+		row("  of these, activations that wait", fmt.Sprintf("%s; copied there and back for a micro-batch %s", report.Bytes(p.AwayBytes), report.Bytes(p.MovedBytes)))
 	}
 	row("arena", report.Bytes(p.ArenaBytes))
 	row("  at its fullest: activations kept", report.Bytes(p.SavedBytes))

@@ -56,6 +56,9 @@ func (j *job) proposals(budget int64) ([]Proposal, error) {
 func (j *job) bytesWith(micro, recompute, seqLen int) (int64, error) {
 	o := j.stepOptions(0)
 	o.rows, o.recompute, o.lengths, o.evalLens = micro, recompute, []int{seqLen}, nil
+	if recompute > 0 {
+		o.move = j.mayMove(o.move)
+	}
 	o.session = j.execution().Session(j.store)
 	if err := j.closeScorers(); err != nil {
 		return 0, err

@@ -55,9 +55,10 @@ type stepOptions struct {
 	lengths   []int
 	evalLens  []int
 	parts     updateParts
-	recompute int     // how many blocks compute their activations again in the backward sweep
-	neftune   float64 // alpha of the noise on embeddings
-	router    float64 // weight of the load-balancing loss of experts
+	recompute int                       // how many blocks compute their activations again in the backward sweep
+	move      func([]plan.Saved) []bool // which activations wait in host memory; nil: none
+	neftune   float64                   // alpha of the noise on embeddings
+	router    float64                   // weight of the load-balancing loss of experts
 	budget    int64
 	single    bool               // a row is one document and padding
 	docs      ops.DocumentBounds // of the rows that are trained on

@@ -52,6 +52,7 @@ func (p *program) bench() *cobra.Command {
 	f.IntVar(&o.Rank, "rank", 16, "of adapters on all linear layers")
 	f.StringVar(&o.Optimizer, "optimizer", "adamw8bit", "optimizer")
 	f.StringVar(&o.Checkpointing, "checkpointing", "auto", "recompute activations: auto, on or off")
+	f.StringVar(&o.Offload, "offload", "auto", "activations that wait in host memory beside a GPU: auto, off, inputs (of recomputed blocks) or all")
 	f.StringVar(&o.Memory, "memory", "", "device memory to stay within, such as 8GB (default all that is free)")
 	f.StringVar(&o.DType, "dtype", "auto", "of activations: auto, bf16, f16 or f32")
 	executionFlags(f, &o.Device, &o.Execution)

@@ -28,7 +28,7 @@ func packArena(roots []root, kind rootKind) int64 {
 }
 
 // maxBySize bounds the quadratic packing.
-const maxBySize = 3000
+const maxBySize = 8000
 
 type packing struct {
 	offsets map[int]int64

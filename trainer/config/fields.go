@@ -31,6 +31,7 @@ var (
 	dtypes      = []string{"auto", "f32", "bf16", "f16"}
 	params      = []string{"f32", "bf16", "bf16-kahan"}
 	checkpoints = []string{"auto", "on", "off"}
+	offloads    = []string{"auto", "off", "inputs", "all"}
 	launchings  = []string{"captured", "plain", "synced"}
 	optimizers  = optim.Names()
 )
@@ -119,6 +120,7 @@ func trainFields(t *Train) []field {
 		{key: "train.param", value: (*textValue)(&t.Param), example: "f32", enum: params},
 		{key: "train.seed", value: (*uintValue)(&t.Seed), example: "1"},
 		{key: "train.checkpointing", value: (*switchValue)(&t.Checkpointing), example: "auto", enum: checkpoints},
+		{key: "train.offload", value: (*textValue)(&t.Offload), example: "inputs", enum: offloads, silent: true},
 		{key: "train.tf32", value: (*boolValue)(&t.TF32), example: "true"},
 		{key: "train.launch", value: (*textValue)(&t.Launch), example: "synced", enum: launchings, silent: true},
 		{key: "train.memory", value: (*textValue)(&t.Memory), example: "16GiB", silent: true},

@@ -46,6 +46,7 @@ train:
   ema_warmup: false
   tf32: false
   launch: captured
+  offload: auto
   fit: false
 data: {val_path: "", template: "", chat: false, new_tokens: []}
 adapter: {loftq_steps: 0, rslora: false, plus_ratio: 0, exclude: "", layers: [], layers_pattern: [], rank_pattern: {}, alpha_pattern: {},

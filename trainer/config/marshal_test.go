@@ -60,6 +60,10 @@ func anyConfig(t *rapid.T) Config {
 	tr.EMA, tr.Percentile = share.Draw(t, "ema"), rapid.IntRange(0, 99).Draw(t, "percentile")
 	tr.Eps = rapid.Float64Range(1e-300, 1).Draw(t, "eps")
 	tr.DType, tr.Param, tr.Checkpointing = of("dtype", dtypes), of("param", params), of("ckpt", checkpoints)
+	tr.Offload = of("offload", offloads)
+	if tr.Offload == "inputs" {
+		tr.Checkpointing = "on"
+	}
 	tr.TF32, tr.Launch = rapid.Bool().Draw(t, "tf32"), of("launch", launchings)
 	tr.Seed = rapid.Uint64().Draw(t, "seed")
 	tr.Memory, tr.Fit = of("memory", []string{"", "16GiB", "1 MB"}), rapid.Bool().Draw(t, "fit")

@@ -177,6 +177,9 @@ func (k *checker) training(t Train) {
 	k.positive("train.eps", t.Eps)
 	k.from("train.weight_decay", t.WeightDecay, 0)
 	k.from("train.clip", t.Clip, 0)
+	if t.Offload == "inputs" && t.Checkpointing == "off" {
+		k.fail("train.offload", "is inputs, those of recomputed blocks, but train.checkpointing off recomputes none: set it to auto or on, or train.offload to all")
+	}
 	if _, err := t.MemoryBytes(); err != nil {
 		k.fail("train.memory", "%v", err)
 	}

@@ -102,6 +102,8 @@ func TestValidatePreferences(t *testing.T) {
 		{func(c *Config) { c.Train.Objective, c.Adapter.Type, c.Quantize.Scheme = "kto", "none", "none" }, "fresh adapter"},
 		{func(c *Config) { c.Train.Objective, c.Data.Format = "dpo", "text" }, "data.format: is text"},
 		{func(c *Config) { c.Train.NEFTune = -1 }, "train.neftune"},
+		{func(c *Config) { c.Train.Offload, c.Train.Checkpointing = "inputs", "off" }, "recomputes none"},
+		{func(c *Config) { c.Train.Offload = "input" }, "did you mean inputs?"},
 		{func(c *Config) { c.Eval.Patience = 1 }, "eval.patience: waits"},
 		{func(c *Config) { c.Eval.Samples = -1 }, "eval.samples"},
 		{func(c *Config) { c.Eval.MinDelta = -1 }, "eval.min_delta"},
