@@ -5,13 +5,32 @@ import "github.com/bitsandbyes/bitsandbyes/tensor"
 // wideVolume is the multiply-adds from which on it pays to write a 16-bit operand in float32 first.
 const wideVolume = 1 << 26
 
-// wideGemm is the product of a float32 operand by one of 16 bits, which the library lacks: the latter is written to scratch in float32. It
-// is nil where the product is another, small, or the library is absent; gemm_simt reads mixed operands as they are.
-func (d *Device) wideGemm(s gemmSpec) (*gemm, error) {
-	narrow := func(m gemmMat) bool { return m.dtype == tensor.BF16 || m.dtype == tensor.F16 }
+// widens tells whether a product is of a float32 operand by one of 16 bits, which the library lacks, and large enough for the latter to be
+// written in float32 first. Without the library gemm_simt reads mixed operands as they are.
+func (d *Device) widens(s gemmSpec) bool {
 	mixed := narrow(s.a) && s.b.dtype == tensor.F32 || s.a.dtype == tensor.F32 && narrow(s.b)
-	if _, err := d.library(); !mixed || err != nil || s.scaled || int64(s.batch)*int64(s.m)*int64(s.n)*int64(s.k) < wideVolume {
-		return nil, nil //nolint:nilerr // doctor shows why there is none
+	_, err := d.library() // doctor shows why there is none
+	return mixed && err == nil && !s.scaled && int64(s.batch)*int64(s.m)*int64(s.n)*int64(s.k) >= wideVolume
+}
+
+func narrow(m gemmMat) bool { return m.dtype == tensor.BF16 || m.dtype == tensor.F16 }
+
+// widening writes 16-bit values in float32.
+type widening struct{ f *Function }
+
+func (d *Device) widening(from tensor.DType) (w widening, err error) {
+	w.f, err = d.Function(Program{Files: []string{"eight.cuh", "widen.cu"}, Define: []string{"T " + cType(from)}}, "widen_all")
+	return w, err
+}
+
+func (w widening) enqueue(c *Call, from, to Addr, n int64) error {
+	return c.Launch(w.f, Over(n, 256, 16), from, to, n, int32(b2i(from%16 == 0)))
+}
+
+// wideGemm is such a product, nil for another. The operand is written to scratch.
+func (d *Device) wideGemm(s gemmSpec) (*gemm, error) {
+	if !d.widens(s) {
+		return nil, nil
 	}
 	from, rows := s.b, s.k
 	if narrow(s.a) {
@@ -22,7 +41,7 @@ func (d *Device) wideGemm(s gemmSpec) (*gemm, error) {
 	} else if s.b.trans {
 		rows = s.n
 	}
-	f, err := d.Function(Program{Files: []string{"eight.cuh", "widen.cu"}, Define: []string{"T " + cType(from.dtype)}}, "widen_all")
+	w, err := d.widening(from.dtype)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +58,7 @@ func (d *Device) wideGemm(s gemmSpec) (*gemm, error) {
 		if narrow(s.a) {
 			x = &at.a
 		}
-		if err := c.Launch(f, Over(n, 256, 16), *x, at.scratch, n, int32(b2i(*x%16 == 0))); err != nil {
+		if err := w.enqueue(c, *x, at.scratch, n); err != nil {
 			return err
 		}
 		*x, at.scratch = at.scratch, at.scratch+Addr(bytes)

@@ -8,7 +8,7 @@ import (
 
 // buildLinearLossGrad goes over the tokens when the head is frozen: a piece of dx is one product over all classes. A head that is trained
 // makes it go over the classes instead: a piece of dw is one product over all tokens, and dx a sum of products, in float32.
-func buildLinearLossGrad(d *Device, op ops.LinearCrossEntropyGradOp, s device.Spec, budget int64) (*Kernel, error) {
+func buildLinearLossGrad(d *Device, op ops.LinearCrossEntropyGradOp, s device.Spec, cut lossCut) (*Kernel, error) {
 	l, err := newLinearLoss(d, s)
 	if err != nil {
 		return nil, err
@@ -27,9 +27,9 @@ func buildLinearLossGrad(d *Device, op ops.LinearCrossEntropyGradOp, s device.Sp
 		return nil, err
 	}
 	if op.NeedW {
-		return g.overClasses(budget)
+		return g.overClasses(cut)
 	}
-	return g.overTokens(budget)
+	return g.overTokens(cut)
 }
 
 // linearLossGrad says which output each gradient is, -1 for none.
@@ -51,8 +51,8 @@ func (g *linearLossGrad) zero(c *Call) error {
 	return c.Zero(c.Out[g.dw], int64(g.v)*int64(g.c)*int64(g.dt.Size()))
 }
 
-func (g *linearLossGrad) overTokens(budget int64) (*Kernel, error) {
-	scratch, err := g.cutTokens(budget)
+func (g *linearLossGrad) overTokens(cut lossCut) (*Kernel, error) {
+	scratch, err := g.cutTokens(cut)
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +62,12 @@ func (g *linearLossGrad) overTokens(budget int64) (*Kernel, error) {
 }
 
 // cutTokens prepares the products of pieces of the tokens and returns the scratch that they need.
-func (g *linearLossGrad) cutTokens(budget int64) (int64, error) {
+func (g *linearLossGrad) cutTokens(cut lossCut) (int64, error) {
 	g.stride = g.linearLoss.stride(g.v)
-	rows := pieces(g.n, int64(g.stride*g.dt.Size()), budget)
+	rows := pieces(g.n, int64(g.stride*g.dt.Size()), cut.budget)
+	if err := g.widen(rows, g.v, g.stride, cut); err != nil {
+		return 0, err
+	}
 	var scratch int64
 	var err error
 	if g.logits, err = g.d.newGemms(g.n, rows, &scratch, func(m int) gemmSpec { return g.linearLoss.logits(m, g.v, g.stride) }); err != nil {
@@ -76,21 +79,26 @@ func (g *linearLossGrad) cutTokens(budget int64) (int64, error) {
 		return s
 	})
 	g.z = aligned(int64(rows) * int64(g.stride) * int64(g.dt.Size()))
-	return g.z + scratch, err
+	return g.z + g.head.bytes + scratch, err
 }
 
 // eachPiece makes the logits of a piece of the tokens, which f turns into their gradient, and dx of it.
 func (g *linearLossGrad) eachPiece(c *Call, dx Addr, f func(lo, m int) error) error {
+	w, err := g.weights(c, 0, g.v, c.Scratch+Addr(g.z))
+	if err != nil {
+		return err
+	}
+	work := c.Scratch + Addr(g.z+g.head.bytes)
 	for lo := 0; lo < g.n; lo += g.logits.size {
 		m := min(g.logits.size, g.n-lo)
-		work, tokens := c.Scratch+Addr(g.z), int64(lo)*int64(g.c)
-		if err := g.logits.of(m).enqueue(c, gemmAt{a: at(c.In[0], tokens, g.dt), b: c.In[1], c: c.Scratch, scratch: work}); err != nil {
+		tokens := int64(lo) * int64(g.c)
+		if err := g.logits.of(m).enqueue(c, gemmAt{a: at(c.In[0], tokens, g.dt), b: w, c: c.Scratch, scratch: work}); err != nil {
 			return err
 		}
 		if err := f(lo, m); err != nil {
 			return err
 		}
-		if err := g.forX.of(m).enqueue(c, gemmAt{a: c.Scratch, b: c.In[1], c: at(dx, tokens, g.dt), scratch: work}); err != nil {
+		if err := g.forX.of(m).enqueue(c, gemmAt{a: c.Scratch, b: w, c: at(dx, tokens, g.dt), scratch: work}); err != nil {
 			return err
 		}
 	}
@@ -98,7 +106,7 @@ func (g *linearLossGrad) eachPiece(c *Call, dx Addr, f func(lo, m int) error) er
 }
 
 // buildLinearLossUnit makes the losses and their gradients from one making of the logits.
-func buildLinearLossUnit(d *Device, s device.Spec, budget int64) (*Kernel, error) {
+func buildLinearLossUnit(d *Device, s device.Spec, cut lossCut) (*Kernel, error) {
 	l, err := newLinearLoss(d, s)
 	if err != nil {
 		return nil, err
@@ -107,7 +115,7 @@ func buildLinearLossUnit(d *Device, s device.Spec, budget int64) (*Kernel, error
 		return &Kernel{Enqueue: func(*Call) error { return nil }}, nil
 	}
 	g := &linearLossGrad{linearLoss: l, dw: -1}
-	scratch, err := g.cutTokens(budget)
+	scratch, err := g.cutTokens(cut)
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +144,12 @@ func (g *linearLossGrad) differentiate(c *Call, lo, m, class, n int) error {
 		int32(n), int64(g.stride), int32(class), int32(g.v))
 }
 
-func (g *linearLossGrad) overClasses(budget int64) (*Kernel, error) {
-	classes := pieces(g.v, int64(g.n*g.dt.Size()), budget)
+func (g *linearLossGrad) overClasses(cut lossCut) (*Kernel, error) {
+	classes := pieces(g.v, int64(g.n*g.dt.Size()), cut.budget)
 	g.stride = g.linearLoss.stride(classes)
+	if err := g.widen(g.n, classes, g.stride, cut); err != nil {
+		return nil, err
+	}
 	var scratch int64
 	var err error
 	if g.logits, err = g.d.newGemms(g.v, classes, &scratch, func(n int) gemmSpec { return g.linearLoss.logits(g.n, n, g.stride) }); err != nil {
@@ -155,7 +166,7 @@ func (g *linearLossGrad) overClasses(budget int64) (*Kernel, error) {
 		return nil, err
 	}
 	g.z = aligned(int64(g.n) * int64(g.stride) * int64(g.dt.Size()))
-	return &Kernel{Label: "linear_loss_grad/" + g.forW.whole.label, ScratchBytes: g.z + g.sums + scratch, Enqueue: func(c *Call) error {
+	return &Kernel{Label: "linear_loss_grad/" + g.forW.whole.label, ScratchBytes: g.z + g.sums + g.head.bytes + scratch, Enqueue: func(c *Call) error {
 		for lo := 0; lo < g.v; lo += classes {
 			if err := g.piece(c, lo, min(classes, g.v-lo)); err != nil {
 				return err
@@ -197,8 +208,12 @@ func (g *linearLossGrad) sumX(classes int, scratch *int64) (err error) {
 
 // piece computes dw of n classes from lo on, and their share of dx.
 func (g *linearLossGrad) piece(c *Call, lo, n int) error {
-	work, weights := c.Scratch+Addr(g.z+g.sums), int64(lo)*int64(g.c)
-	w := at(c.In[1], weights, g.wt)
+	wide := c.Scratch + Addr(g.z+g.sums)
+	work, weights := wide+Addr(g.head.bytes), int64(lo)*int64(g.c)
+	w, err := g.weights(c, lo, n, wide)
+	if err != nil {
+		return err
+	}
 	if err := g.logits.of(n).enqueue(c, gemmAt{a: c.In[0], b: w, c: c.Scratch, scratch: work}); err != nil {
 		return err
 	}

@@ -19,21 +19,22 @@ import (
 // lossSizes reach one piece, and several pieces of tokens or classes with a smaller last one, at odd rows of logits.
 var lossSizes = []struct{ n, c, v int }{{5, 8, 11}, {300, 24, 37}, {21, 16, 290}}
 
-// cut builds a kernel of the loss over a vocabulary for a budget of one byte: pieces are of the least size.
+// cut builds a kernel of the loss over a vocabulary for a budget of one byte: pieces are of the least size, and a head of 16 bits is
+// written in float32.
 func cut(t *testing.T, op device.Op) func(s device.Spec) (device.Kernel, error) {
 	return func(s device.Spec) (device.Kernel, error) {
-		d := testDevice(t)
+		d, small := testDevice(t), lossCut{budget: 1, widen: true}
 		var k *Kernel
 		var err error
 		switch op := op.(type) {
 		case ops.LinearCrossEntropyOp:
-			k, err = buildLinearLoss(d, s, 1, 0)
+			k, err = buildLinearLoss(d, s, small, 0)
 		case ops.LinearHitsOp:
-			k, err = buildLinearLoss(d, s, 1, 1)
+			k, err = buildLinearLoss(d, s, small, 1)
 		case ops.LinearLossUnitOp:
-			k, err = buildLinearLossUnit(d, s, 1)
+			k, err = buildLinearLossUnit(d, s, small)
 		case ops.LinearCrossEntropyGradOp:
-			k, err = buildLinearLossGrad(d, op, s, 1)
+			k, err = buildLinearLossGrad(d, op, s, small)
 		}
 		if err != nil {
 			return nil, err
@@ -78,6 +79,41 @@ func TestLinearLoss(t *testing.T) {
 				require.NoError(t, optest.Compare(unit[2], grad[0], limit))
 			})
 		}
+	}
+}
+
+// TestLinearLossWide: a head of 16 bits under float32 is written in float32 once for all pieces, and gives what it gives as it is stored.
+func TestLinearLossWide(t *testing.T) {
+	d := testDevice(t)
+	for _, size := range lossSizes[1:] {
+		rng := rand.New(rand.NewPCG(3, uint64(size.n)))
+		x, w, y := normal(tensor.F32, rng, size.n, size.c), normal(tensor.BF16, rng, size.v, size.c), classLabels(rng, size.n, size.v)
+		in, row := []*tensor.Tensor{x, w, y}, tensor.T(tensor.F32, size.n)
+		check := func(op device.Op, out []tensor.Type, more ...*tensor.Tensor) []*tensor.Tensor {
+			r := kernelRun{op: op, in: append(in[:3:3], more...), out: out}
+			want, got := r.run(t, d, nil), r.run(t, d, cut(t, op))
+			for i := range want {
+				require.NoError(t, optest.Compare(got[i], want[i], 1e-5), "%T, output %d", op, i)
+			}
+			return want
+		}
+		out := check(ops.LinearCrossEntropyOp{}, []tensor.Type{row, row})
+		check(ops.LinearHitsOp{}, []tensor.Type{row, row})
+		check(ops.LinearLossUnitOp{}, []tensor.Type{row, row, x.Type()})
+		gloss := normal(tensor.F32, rng, size.n)
+		for _, both := range []bool{false, true} {
+			op, outs := ops.LinearCrossEntropyGradOp{NeedX: true, NeedW: both}, []tensor.Type{x.Type()}
+			if both {
+				outs = append(outs, tensor.T(tensor.F32, size.v, size.c))
+			}
+			check(op, outs, out[1], gloss, nil)
+		}
+		s := spec(ops.LinearLossUnitOp{}, in, row, row, x.Type())
+		plain, err := buildLinearLossUnit(d, s, lossCut{budget: 1})
+		require.NoError(t, err)
+		wide, err := buildLinearLossUnit(d, s, lossCut{budget: 1, widen: true})
+		require.NoError(t, err)
+		require.Equal(t, aligned(4*int64(size.v*size.c)), wide.ScratchBytes-plain.ScratchBytes)
 	}
 }
 

@@ -1,7 +1,9 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -35,8 +37,11 @@ type window struct {
 	ins, outs, taps                           int32
 }
 
-// newWindow is a window from x (N, C, S...) to y (N, C, P...).
-func newWindow(w ops.Window, x, y tensor.Type) *window {
+// newWindow is a window from x (N, C, S...) to y (N, C, P...). Kernels count the positions of a channel in 32 bits; more are refused.
+func newWindow(w ops.Window, x, y tensor.Type) (*window, error) {
+	if err := windowFits(w, x, y); err != nil {
+		return nil, err
+	}
 	o := &window{ins: 1, outs: 1, taps: 1}
 	lead := ops.MaxWindow - int(w.Rank)
 	for i := range ops.MaxWindow {
@@ -47,7 +52,33 @@ func newWindow(w ops.Window, x, y tensor.Type) *window {
 		}
 		o.ins, o.outs, o.taps = o.ins*o.in[i], o.outs*o.out[i], o.taps*o.kernel[i]
 	}
-	return o
+	return o, nil
+}
+
+// windowFits tells what of a window from x to y kernels cannot count.
+func windowFits(w ops.Window, x, y tensor.Type) error {
+	most := func(what string, n int64) error {
+		if n <= math.MaxInt32 {
+			return nil
+		}
+		return fmt.Errorf("%s of a window from %v to %v: kernels on a GPU count %d at most; cut the input into smaller ones", what, x.Shape, y.Shape, math.MaxInt32)
+	}
+	channel := func(dims []int) int64 {
+		n := int64(1)
+		for _, d := range dims {
+			if n *= int64(d); n > math.MaxInt32 {
+				break // it might pass 2^63
+			}
+		}
+		return n
+	}
+	kernel, err := make([]int, w.Rank), errors.Join(most("the positions", channel(x.Shape.Dims()[2:])), most("the results", channel(y.Shape.Dims()[2:])))
+	for i := range kernel {
+		kernel[i] = int(w.Kernel[i])
+		reach := int64(y.Dim(2+i)-1)*int64(w.Stride[i]) + int64(w.Kernel[i]-1)*int64(w.Dilation[i])
+		err = errors.Join(err, most("the reach", max(reach, int64(x.Dim(2+i))+int64(w.Lo[i]))), most("the reach", int64(x.Dim(2+i))+int64(w.Hi[i])))
+	}
+	return errors.Join(err, most("the taps", channel(kernel)))
 }
 
 // poolProgram compiles kernels/pool.cu, with what sums are divided by.
@@ -60,7 +91,11 @@ func buildMaxPool(d *Device, op ops.MaxPoolOp, s device.Spec) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, n := newWindow(op.Window, s.In[0], s.Out[0]), int64(s.Out[0].Size())
+	w, err := newWindow(op.Window, s.In[0], s.Out[0])
+	if err != nil {
+		return nil, fmt.Errorf("max_pool: %w", err)
+	}
+	n := int64(s.Out[0].Size())
 	channels := int64(s.In[0].Dim(0) * s.In[0].Dim(1))
 	return &Kernel{Label: "max_pool", Enqueue: func(c *Call) error {
 		if n == 0 {
@@ -76,7 +111,11 @@ func buildSumPool(d *Device, op ops.SumPoolOp, x, y tensor.Type, name string) (*
 	if err != nil {
 		return nil, err
 	}
-	w, channels := newWindow(op.Window, x, y), int64(x.Dim(0)*x.Dim(1))
+	w, err := newWindow(op.Window, x, y)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	channels := int64(x.Dim(0)) * int64(x.Dim(1))
 	for i := range int(op.Rank) {
 		w.hi[ops.MaxWindow-int(op.Rank)+i] -= op.Beyond[i]
 	}
@@ -92,16 +131,20 @@ func buildSumPool(d *Device, op ops.SumPoolOp, x, y tensor.Type, name string) (*
 	}}, nil
 }
 
-// channelSizes are how many channels a pair of tensors (N, C, ...) has, and the elements of a channel of each.
-func channelSizes(x, y tensor.Type) (channels int64, ins, outs int32) {
-	ins, outs = 1, 1
+// channelSizes are how many channels a pair of tensors (N, C, ...) has, and the elements of a channel of each. Those of x are counted by
+// the positions, of 32 bits, that a pooling gave.
+func channelSizes(x, y tensor.Type) (channels int64, ins, outs int32, err error) {
+	in, out := int64(1), int64(1)
 	for _, n := range x.Shape.Dims()[2:] {
-		ins *= int32(n)
+		in *= int64(n)
 	}
 	for _, n := range y.Shape.Dims()[2:] {
-		outs *= int32(n)
+		out *= int64(n)
 	}
-	return int64(x.Dim(0) * x.Dim(1)), ins, outs
+	if in > math.MaxInt32 || out > math.MaxInt32 {
+		return 0, 0, 0, fmt.Errorf("channels of %v and %v: positions are of 32 bits, so a channel has %d elements at most; cut it into smaller ones", x.Shape, y.Shape, math.MaxInt32)
+	}
+	return int64(x.Dim(0)) * int64(x.Dim(1)), int32(in), int32(out), nil
 }
 
 func buildPoolPick(d *Device, _ ops.PoolPickOp, s device.Spec) (*Kernel, error) {
@@ -109,7 +152,10 @@ func buildPoolPick(d *Device, _ ops.PoolPickOp, s device.Spec) (*Kernel, error) 
 	if err != nil {
 		return nil, err
 	}
-	channels, ins, outs := channelSizes(s.In[0], s.In[1])
+	channels, ins, outs, err := channelSizes(s.In[0], s.In[1])
+	if err != nil {
+		return nil, fmt.Errorf("pool_pick: %w", err)
+	}
 	return &Kernel{Label: "pool_pick", Enqueue: func(c *Call) error {
 		if channels*int64(outs) == 0 {
 			return nil
@@ -129,7 +175,10 @@ func buildPoolPlace(d *Device, _ ops.PoolPlaceOp, s device.Spec) (*Kernel, error
 	if err != nil {
 		return nil, err
 	}
-	channels, ins, outs := channelSizes(s.Out[0], s.In[0])
+	channels, ins, outs, err := channelSizes(s.Out[0], s.In[0])
+	if err != nil {
+		return nil, fmt.Errorf("pool_place: %w", err)
+	}
 	k := &Kernel{Label: "pool_place"}
 	n := channels * int64(ins)
 	half := dt.Size() == 2
@@ -165,8 +214,14 @@ func buildConv(d *Device, name string, w ops.Window, groups int32, s device.Spec
 	if err != nil {
 		return nil, err
 	}
+	if max(dims.N, dims.C, dims.O) > math.MaxInt32 {
+		return nil, fmt.Errorf("%s: %d rows, %d channels to %d: kernels on a GPU count %d at most", name, dims.N, dims.C, dims.O, math.MaxInt32)
+	}
 	sizes := convSizes{int32(dims.N), int32(dims.C), int32(dims.O), groups}
-	win := newWindow(w, xfy[0], xfy[2])
+	win, err := newWindow(w, xfy[0], xfy[2])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	n := int64(s.Out[0].Size())
 	g := spread(n, 128)
 	if name == "conv_weight" {
