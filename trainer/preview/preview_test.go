@@ -70,7 +70,7 @@ func TestTemplateOfPairs(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(`{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`), 0o600))
 	r := look(t, `{"prompt":[{"role":"user","content":"Hello"}],"chosen":[{"role":"assistant","content":"yes"}],"rejected":[{"role":"assistant","content":"no"}]}`+"\n",
 		Options{}, func(c *config.Config) { c.Data.Template, c.Train.Objective = file, "dpo" })
-	require.Regexp(t, `chat template \S*bad\S*: `, fmt.Sprint(r.Problems))
+	require.Contains(t, fmt.Sprint(r.Problems), "chat template "+file+": ")
 }
 
 func TestPairs(t *testing.T) {
