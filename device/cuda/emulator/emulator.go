@@ -64,11 +64,10 @@ func Folder() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cache, err := os.UserCacheDir()
+	all, err := home()
 	if err != nil {
-		cache = os.TempDir()
+		return "", fmt.Errorf("emulator: %w", err)
 	}
-	all := filepath.Join(cache, "bitsandbyes", "emulator")
 	dir, programs := filepath.Join(all, key), filepath.Join(all, "programs-"+of)
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return "", fmt.Errorf("emulator: %w", err)
@@ -82,27 +81,55 @@ func Folder() (string, error) {
 	if err := build(compiler, dir, programs); err != nil {
 		return "", fmt.Errorf("emulator: %w", err)
 	}
-	return dir, sweep(all)
+	sweep(all)
+	return dir, nil
+}
+
+// home is the folder of all builds: in the user's cache folder or, where there is none or it cannot be written, as for users without a home, in
+// a folder of the user's own among the temporary files.
+func home() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err == nil {
+		dir := filepath.Join(cache, "bitsandbyes", "emulator")
+		if err = writable(dir); err == nil {
+			return dir, nil
+		}
+	}
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("bitsandbyes-%d", os.Getuid()), "emulator")
+	if failed := writable(dir); failed != nil {
+		return "", errors.Join(err, failed)
+	}
+	return dir, nil
+}
+
+// writable makes a folder and tries to write to it.
+func writable(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "try")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // unused is how long a folder stays that no test asks for: other versions of the sources, with the kernels compiled by them.
 const unused = 14 * 24 * time.Hour
 
-func sweep(all string) error {
+// sweep removes older ones. What cannot be removed stays: it may be another user's, or another process is removing it.
+func sweep(all string) {
 	entries, err := os.ReadDir(all)
 	if err != nil {
-		return err
+		return
 	}
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil || time.Since(info.ModTime()) < unused {
-			continue // another process may have removed it
+			continue
 		}
-		if err := os.RemoveAll(filepath.Join(all, e.Name())); err != nil {
-			return err
-		}
+		_ = os.RemoveAll(filepath.Join(all, e.Name()))
 	}
-	return nil
 }
 
 // hash names what is made from files by a compiler.
@@ -162,13 +189,22 @@ func build(compiler, dir, programs string) error {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
 		}
 	}
-	if err := os.Rename(tmp, dir); err != nil {
-		if _, there := os.Stat(filepath.Join(dir, "libcuda.so.1")); there == nil {
-			return nil
-		}
-		return err
+	return place(tmp, dir)
+}
+
+// place gives a finished build its name, unless another process was faster. What a sweep that was killed has left there goes.
+func place(tmp, dir string) error {
+	err := os.Rename(tmp, dir)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if _, there := os.Stat(filepath.Join(dir, "libcuda.so.1")); there == nil {
+		return nil
+	}
+	if failed := os.RemoveAll(dir); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return os.Rename(tmp, dir)
 }
 
 // Use points BYES_CUDA_PATH at the emulator and at nothing else, for the rest of the process. Where there is none the test is skipped,
