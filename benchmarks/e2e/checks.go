@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -166,6 +167,48 @@ func (s *suite) planned() (string, error) {
 		return text, fmt.Errorf("the fall is further from the plan than %s", report.Bytes(limit))
 	}
 	return text, nil
+}
+
+// offload compares steps for which the inputs of recomputed blocks wait in host memory with the same steps without: the plan and what the device hands out
+// are smaller by most of what waits, and the losses are the same bits.
+func (s *suite) offload() (string, error) {
+	dev, err := s.open()
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = dev.Close() }() // what counts was measured
+	if _, ok := dev.(device.HostAllocator); !ok {
+		return "this device computes in host memory: there is nothing to move", nil
+	}
+	o := trainer.BenchOptions{Shape: s.shape, Batch: 2, Seq: 1024, Steps: 4, Warmup: 2, Profile: -1, Checkpointing: "on"}
+	o.Execution.Deterministic = true
+	var results [2]*trainer.BenchResult
+	var losses [2][]float64
+	for i, way := range []string{"off", "inputs"} {
+		o.Offload = way
+		results[i], err = trainer.Bench(s.ctx, o, trainer.Hooks{Device: dev, OnStep: func(r report.Row) error {
+			losses[i] = append(losses[i], r.Loss)
+			return nil
+		}})
+		if err != nil {
+			return "", fmt.Errorf("offload %s: %w", way, err)
+		}
+	}
+	whole, moved := results[0], results[1]
+	text := fmt.Sprintf("%s: planned %s and with inputs of blocks in host memory %s, allocated %s and %s, %s wait there; step %.4f s and %.4f s", s.shape,
+		report.Bytes(whole.PlannedBytes), report.Bytes(moved.PlannedBytes), report.Bytes(whole.PeakBytes), report.Bytes(moved.PeakBytes),
+		report.Bytes(moved.PlannedAway), whole.StepSeconds, moved.StepSeconds)
+	var errs []error
+	if !slices.Equal(losses[0], losses[1]) {
+		errs = append(errs, fmt.Errorf("losses differ: %v and %v", losses[0], losses[1]))
+	}
+	if fall := whole.PlannedBytes - moved.PlannedBytes; 2*fall < moved.PlannedAway || moved.PlannedAway == 0 {
+		errs = append(errs, fmt.Errorf("the plan falls by %s, less than half of what waits elsewhere", report.Bytes(fall)))
+	}
+	if moved.PeakBytes > moved.PlannedBytes {
+		errs = append(errs, errors.New("more is allocated than was planned"))
+	}
+	return text, errors.Join(errs...)
 }
 
 // two runs two processes at once: both end, with the bits of one alone.

@@ -12,7 +12,7 @@ func TestChecks(t *testing.T) {
 	s := &suite{ctx: t.Context(), device: "cpu:threads=2", dir: t.TempDir(), steps: 6, long: 8, shape: "tiny"}
 	for _, c := range checks {
 		switch c.name {
-		case "steady", "planned":
+		case "steady", "planned", "offload":
 			text, err := c.run(s)
 			require.NoError(t, err, c.name)
 			require.NotEmpty(t, text)

@@ -30,7 +30,7 @@ var checks = []struct {
 	name string
 	run  func(s *suite) (string, error)
 }{
-	{"curve", (*suite).curve}, {"resume", (*suite).resume}, {"steady", (*suite).steady}, {"planned", (*suite).planned}, {"two", (*suite).two},
+	{"curve", (*suite).curve}, {"resume", (*suite).resume}, {"steady", (*suite).steady}, {"planned", (*suite).planned}, {"offload", (*suite).offload}, {"two", (*suite).two},
 	{"cold", (*suite).cold},
 }
 

@@ -15,6 +15,7 @@ var rows = []row{
 	{"qlora 8b 2x4096 single", "the same, rows of one document", []string{"--shape", "llama-3.1-8b", "--docs", "single"}, false, false},
 	{"qlora 8b 1x4096", "the same, 1×4096", []string{"--shape", "llama-3.1-8b", "--batch", "1", "--docs", "single"}, true, false},
 	{"qlora 8b 2x2048 checkpointing", "the same, 2×2048 with checkpointing", []string{"--shape", "llama-3.1-8b", "--seq", "2048", "--checkpointing", "on"}, true, false},
+	{"qlora 8b 2x2048 offload", "the same, 2×2048 with checkpointing, inputs of blocks in host memory", []string{"--shape", "llama-3.1-8b", "--seq", "2048", "--checkpointing", "on", "--offload", "inputs"}, false, false},
 	{"qlora 8b 4x210", "the same, short rows 4×210", []string{"--shape", "llama-3.1-8b", "--batch", "4", "--seq", "210", "--docs", "single"}, true, false},
 	{"qlora 1b 2x4096", "1B shape 2×4096", []string{"--shape", "llama-3.2-1b"}, true, false},
 	{"lora bf16 8b 1x4096", "LoRA bf16, 8B 1×4096", []string{"--shape", "llama-3.1-8b", "--mode", "lora", "--batch", "1", "--docs", "single"}, true, false},

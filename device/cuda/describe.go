@@ -21,6 +21,7 @@ func (d *Device) Describe() []device.Fact {
 		{Topic: "compiler", Text: d.describeCompiler()},
 		{Topic: "compiled kernels", Text: d.describeCache()},
 		{Topic: "bfloat16", Text: d.describeBF16()},
+		{Topic: "lanes", Text: d.describeLanes()},
 	}
 	for _, f := range describers {
 		facts = append(facts, f(d)...)
@@ -53,6 +54,17 @@ func (d *Device) describeCache() string {
 		return err.Error()
 	}
 	return c.cache.Dir()
+}
+
+func (d *Device) describeLanes() string {
+	n, err := d.api.DeviceAttr(d.number, driver.AttrCopyEngines)
+	switch {
+	case err != nil:
+		return err.Error()
+	case n == 0:
+		return "arithmetic, collectives and copies in streams of their own; copies to and from the host have no engine and do not run beside kernels"
+	}
+	return fmt.Sprintf("arithmetic, collectives and copies in streams of their own; copy engines: %d", n)
 }
 
 func (d *Device) describeBF16() string {

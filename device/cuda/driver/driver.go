@@ -170,6 +170,7 @@ type Attr int32
 const (
 	AttrMultiprocessors Attr = 16
 	AttrL2              Attr = 38 // bytes
+	AttrCopyEngines     Attr = 40
 	AttrMajor           Attr = 75
 	AttrMinor           Attr = 76
 	AttrSharedOptIn     Attr = 97 // the most shared memory of a block that asks for it
