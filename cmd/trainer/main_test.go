@@ -112,14 +112,18 @@ func TestGoldenStoriesLearn(t *testing.T) {
 	}
 }
 
+// built is the folder of the program, where a test asked for it.
+var built string
+
 // binary builds the program once.
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "trainer-test-")
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	name := filepath.Join(dir, "trainer")
-	out, err := exec.Command("go", "build", "-o", name, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", name, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
@@ -128,8 +132,8 @@ var binary = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if name, err := binary(); err == nil && len(os.Args) > 0 {
-		_ = os.RemoveAll(filepath.Dir(name)) // a leftover in the temporary folder harms nobody
+	if built != "" {
+		_ = os.RemoveAll(built) // a leftover in the temporary folder harms nobody
 	}
 	os.Exit(code)
 }
@@ -203,13 +207,14 @@ func TestGoldenStop(t *testing.T) {
 	exe, err := binary()
 	require.NoError(t, err)
 	dir := filepath.Join(t.TempDir(), "run")
-	args := append(trainArgs(t, modes[1], text, dir, 4, true), "--train.steps=2000", "--save.every=0", "--resume")
+	args := append(trainArgs(t, modes[1], text, dir, 4, true), "--train.steps=100000", "--save.every=0", "--resume") // more than there is time for
 	cmd := exec.Command(exe, args...)
 	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it still runs, the test has failed
 	require.Eventually(t, func() bool {
 		rows, err := report.ReadMetricsFile(filepath.Join(dir, "metrics.jsonl"))
 		return err == nil && len(rows) > 2
-	}, 30*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	var exit *exec.ExitError
 	require.True(t, errors.As(cmd.Wait(), &exit))
