@@ -39,7 +39,7 @@ type unmeasured struct{ device.Device }
 // TestProfile: every kind of run can be profiled; what is reported adds up, and its memory is what Plan tells.
 func TestProfile(t *testing.T) {
 	for name, c := range kinds(t) {
-		planned, err := trainer.Plan(context.Background(), c, trainer.Hooks{})
+		planned, err := trainer.Plan(context.Background(), c, trainer.Hooks{Device: threads(t, 2)}) // scratch memory depends on their number
 		require.NoError(t, err, name)
 		for _, dry := range []bool{true, false} {
 			r, err := trainer.Profile(context.Background(), c, trainer.ProfileOptions{Steps: 2, Warmup: 1, Dry: dry}, trainer.Hooks{Device: unmeasured{threads(t, 2)}})
