@@ -73,3 +73,10 @@ type Meter interface {
 	// of free memory, so that what other processes take and give back meanwhile is part of it.
 	Overhead() int64
 }
+
+// Preparer devices compile the code of kernels, which Kernel only chooses.
+type Preparer interface {
+	// Prepare makes kernels of this device ready, several at a time; a kernel that was not prepared is so at its first launch. The result has
+	// the error of each kernel, or is nil where all are ready.
+	Prepare(kernels []Kernel) []error
+}

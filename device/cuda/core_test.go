@@ -143,7 +143,9 @@ func TestProgramsAreCompiledOnce(t *testing.T) {
 	b := function(t, d, "increment")
 	require.Same(t, a, b)
 	require.Len(t, d.Programs(), n)
-	require.Positive(t, a.Threads)
+	uses, err := a.Resources()
+	require.NoError(t, err)
+	require.Positive(t, uses.Threads)
 }
 
 // Pieces larger than the ring, and many small ones behind each other, arrive whole.

@@ -47,6 +47,7 @@ type Device struct {
 	closed    bool
 
 	compile   programs
+	building  building
 	constants struct {
 		sync.Mutex
 		at map[[32]byte]Addr

@@ -5,28 +5,43 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/driver"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/kernels"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
 )
 
-// Function is a compiled kernel.
+// Function is a kernel of a program. It is compiled by Prepare, or when something of it is needed first.
 type Function struct {
+	name   string
+	module *module
+	dev    *Device
+
+	made   atomic.Bool // what follows is there
+	mu     sync.Mutex
+	handle driver.Function
+	uses   Resources
+	params []int // sizes of the parameters, nil where the driver does not tell
+	shared int   // dynamic shared memory that launches may ask for
+}
+
+// Resources are what the code of a kernel takes.
+type Resources struct {
 	Threads   int // of a block at most, with the kernel's registers
 	Registers int // a thread
 	Local     int // bytes a thread in memory because registers did not suffice, and arrays of the kernel
 	Shared    int // bytes of shared memory that the code declares
-
-	name   string
-	handle driver.Function
-	params []int // sizes of the parameters, nil where the driver does not tell
-	mu     sync.Mutex
-	shared int // dynamic shared memory that launches may ask for
 }
 
 // Name is the kernel's name.
 func (f *Function) Name() string { return f.name }
+
+// Resources are known once the kernel is compiled, which they wait for.
+func (f *Function) Resources() (Resources, error) {
+	err := f.make()
+	return f.uses, err
+}
 
 // programs are the modules of a device.
 type programs struct {
@@ -36,20 +51,40 @@ type programs struct {
 	cache    *nvrtc.Cache
 	err      error // why there is no compiler
 	modules  map[[32]byte]*module
-	sources  []nvrtc.Source
+	order    []*module // as they were asked for
 }
 
+// module is a program: its source, and once something of it was needed its code on the device.
 type module struct {
-	handle    driver.Module
-	functions map[string]*Function
+	src       nvrtc.Source
+	functions map[string]*Function // under the lock of programs
+
+	mu     sync.Mutex
+	handle driver.Module
 }
 
-// Function compiles a program, or finds it compiled, and returns one of its kernels.
+// Function returns a kernel of a program. While an op's kernel is built (Build) nothing is compiled yet: what Prepare, or else the first launch,
+// then finds wrong is an error there. At other times the program is compiled here, or found compiled.
 func (d *Device) Function(p Program, name string) (*Function, error) {
+	if lost := d.lost.Load(); lost != nil {
+		return nil, *lost
+	}
 	src, err := p.source()
 	if err != nil {
 		return nil, err
 	}
+	f, err := d.find(src, name)
+	if err != nil {
+		return nil, err
+	}
+	if d.building.note(f) {
+		return f, nil
+	}
+	return f, f.make()
+}
+
+// find is the function of a source, made or not.
+func (d *Device) find(src nvrtc.Source, name string) (*Function, error) {
 	c := &d.compile
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,32 +95,27 @@ func (d *Device) Function(p Program, name string) (*Function, error) {
 	key := c.compiler.Key(src)
 	m, ok := c.modules[key]
 	if !ok {
-		if m, err = d.load(src); err != nil {
-			return nil, err
-		}
+		m = &module{src: src, functions: map[string]*Function{}}
 		c.modules[key] = m
-		c.sources = append(c.sources, src)
+		c.order = append(c.order, m)
 	}
-	if f, ok := m.functions[name]; ok {
-		return f, nil
+	f, ok := m.functions[name]
+	if !ok {
+		f = &Function{name: name, module: m, dev: d}
+		m.functions[name] = f
 	}
-	var f *Function
-	err = d.enter(func() error {
-		f, err = d.function(m.handle, name)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("kernel %s of %s: %w", name, src.Name, err)
-	}
-	m.functions[name] = f
 	return f, nil
 }
 
-// Programs are the sources that were compiled or found compiled so far.
+// Programs are the sources that kernels asked for so far.
 func (d *Device) Programs() []nvrtc.Source {
 	d.compile.mu.Lock()
 	defer d.compile.mu.Unlock()
-	return append([]nvrtc.Source(nil), d.compile.sources...)
+	out := make([]nvrtc.Source, len(d.compile.order))
+	for i, m := range d.compile.order {
+		out[i] = m.src
+	}
+	return out
 }
 
 // compiler opens NVRTC at the first use. The lock is held.
@@ -107,48 +137,72 @@ func (d *Device) compiler() error {
 	return nil
 }
 
-// load brings a program's code to the device. Code from the cache that the driver refuses is compiled once more.
-func (d *Device) load(src nvrtc.Source) (*module, error) {
+// load brings a program's code to the device, once. Code from the cache that the driver refuses is compiled once more.
+func (d *Device) load(m *module) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handle != 0 {
+		return nil
+	}
 	c := &d.compile
-	m := &module{functions: map[string]*Function{}}
 	for {
-		image, fresh, err := c.cache.Build(c.compiler, src)
+		image, fresh, err := c.cache.Build(c.compiler, m.src)
 		if err != nil {
-			return nil, fmt.Errorf("cuda: %w", err)
+			return fmt.Errorf("cuda: %w", err)
 		}
 		err = d.enter(func() (err error) {
 			m.handle, err = d.api.LoadModule(image)
 			return err
 		})
 		if err == nil {
-			return m, nil
+			return nil
 		}
-		c.cache.Drop(c.compiler, src)
+		c.cache.Drop(c.compiler, m.src)
 		if fresh || d.lost.Load() != nil {
-			return nil, fmt.Errorf("cuda: loading %s for %s: %w", src.Name, src.Arch, err)
+			return fmt.Errorf("cuda: loading %s for %s: %w", m.src.Name, m.src.Arch, err)
 		}
 	}
 }
 
-// function finds a kernel of a module and what launches must know of it.
-func (d *Device) function(m driver.Module, name string) (*Function, error) {
-	h, err := d.api.Function(m, name)
-	if err != nil {
-		return nil, err
+// make compiles the kernel's program, or finds it compiled, and reads what launches must know of the kernel.
+func (f *Function) make() error {
+	if f.made.Load() {
+		return nil
 	}
-	f := &Function{name: name, handle: h, params: d.api.Params(h)}
+	if err := f.dev.load(f.module); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.made.Load() {
+		return nil
+	}
+	if err := f.dev.enter(f.read); err != nil {
+		return fmt.Errorf("kernel %s of %s: %w", f.name, f.module.src.Name, err)
+	}
+	f.made.Store(true)
+	return nil
+}
+
+// read asks the driver for the kernel and its attributes.
+func (f *Function) read() (err error) {
+	api := f.dev.api
+	if f.handle, err = api.Function(f.module.handle, f.name); err != nil {
+		return err
+	}
+	f.params = api.Params(f.handle)
 	for _, q := range []struct {
 		at driver.FuncAttr
 		to *int
 	}{
-		{driver.FuncMaxThreads, &f.Threads}, {driver.FuncRegisters, &f.Registers}, {driver.FuncLocal, &f.Local}, {driver.FuncShared, &f.Shared},
-		{driver.FuncDynamic, &f.shared},
+		{driver.FuncMaxThreads, &f.uses.Threads}, {driver.FuncRegisters, &f.uses.Registers}, {driver.FuncLocal, &f.uses.Local},
+		{driver.FuncShared, &f.uses.Shared}, {driver.FuncDynamic, &f.shared},
 	} {
-		if *q.to, err = d.api.FuncAttr(h, q.at); err != nil {
-			return nil, err
+		if *q.to, err = api.FuncAttr(f.handle, q.at); err != nil {
+			return err
 		}
 	}
-	return f, nil
+	return nil
 }
 
 // allow lets launches of the kernel ask for so much dynamic shared memory.
@@ -158,7 +212,7 @@ func (f *Function) allow(d *Device, shared int) error {
 	if shared <= f.shared {
 		return nil
 	}
-	if most := d.shared - f.Shared; shared > most {
+	if most := d.shared - f.uses.Shared; shared > most {
 		return fmt.Errorf("%s: %d bytes of dynamic shared memory; a block of %s can have %d", f.name, shared, d.name, most)
 	}
 	if err := d.api.AllowShared(f.handle, shared); err != nil {
@@ -169,8 +223,11 @@ func (f *Function) allow(d *Device, shared int) error {
 }
 
 // Resident is how many blocks of a kernel the device holds at once, at least 1: the grid of a kernel whose blocks stay and take piece
-// after piece. It is asked for when a kernel is built.
+// after piece. It compiles the kernel, so a builder should leave it to the first launch.
 func (d *Device) Resident(f *Function, threads, shared int) (int, error) {
+	if err := f.make(); err != nil {
+		return 0, err
+	}
 	n := 0
 	err := d.enter(func() error {
 		if err := f.allow(d, shared); err != nil {
@@ -190,10 +247,13 @@ func (c *programs) unload(api *driver.API) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
-	for _, m := range c.modules {
-		errs = append(errs, api.UnloadModule(m.handle))
+	for _, m := range c.order {
+		if m.handle != 0 {
+			errs = append(errs, api.UnloadModule(m.handle))
+		}
 	}
-	c.modules = nil
+	clear(c.modules)
+	c.order = nil
 	return errors.Join(errs...)
 }
 

@@ -26,7 +26,8 @@ type Kernel struct {
 	spec    device.Spec
 	dev     *Device
 	call    Call
-	in, out []int64 // sizes of the operands in bytes
+	in, out []int64     // sizes of the operands in bytes
+	needs   []*Function // what Prepare compiles
 }
 
 // Call is what a kernel's Enqueue works on. In and Out hold the operands' addresses; those of absent optional inputs are 0. Addresses
@@ -38,8 +39,8 @@ type Call struct {
 	Stream  *Stream
 }
 
-// Build makes the kernel of one op at fixed types, or returns device.ErrNoKernel to have the op decomposed. Programs are compiled
-// and libraries asked for algorithms here, never in Enqueue.
+// Build makes the kernel of one op at fixed types, or returns device.ErrNoKernel to have the op decomposed. Functions are named and libraries
+// asked for algorithms here, never in Enqueue. What is named is compiled when the kernel is prepared for launches.
 type Build[O device.Op] func(d *Device, op O, s device.Spec) (*Kernel, error)
 
 var table = map[reflect.Type]func(d *Device, s device.Spec) (*Kernel, error){}
@@ -51,8 +52,18 @@ func Register[O device.Op](b Build[O]) {
 	table[reflect.TypeOf(op)] = func(d *Device, s device.Spec) (*Kernel, error) { return b(d, s.Op.(O), s) }
 }
 
-// Kernel implements device.Device.
+// Kernel implements device.Device. Its code is not compiled yet: Prepare does that, or the first launch.
 func (d *Device) Kernel(s device.Spec) (device.Kernel, error) {
+	k, needs, err := d.building.run(func() (*Kernel, error) { return d.inner(s) })
+	if err != nil {
+		return nil, err
+	}
+	k.needs = needs
+	return k, nil
+}
+
+// inner is Kernel for a builder, which enqueues the kernel of another op as a part of its own.
+func (d *Device) inner(s device.Spec) (*Kernel, error) {
 	b, ok := table[reflect.TypeOf(s.Op)]
 	if !ok {
 		return nil, device.ErrNoKernel

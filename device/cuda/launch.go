@@ -17,6 +17,9 @@ func (c *Call) Launch(f *Function, g Geometry, args ...any) error {
 	if s.err != nil {
 		return s.err
 	}
+	if err := f.make(); err != nil {
+		return err
+	}
 	grid, block, err := f.shape(g)
 	if err != nil {
 		return err
@@ -53,8 +56,8 @@ func (f *Function) shape(g Geometry) (grid, block [3]uint32, err error) {
 		grid[i], block[i] = uint32(n), uint32(b)
 		threads *= b
 	}
-	if threads > f.Threads {
-		return grid, block, fmt.Errorf("%s: %d threads a block; with its registers it can have %d", f.name, threads, f.Threads)
+	if threads > f.uses.Threads {
+		return grid, block, fmt.Errorf("%s: %d threads a block; with its registers it can have %d", f.name, threads, f.uses.Threads)
 	}
 	return grid, block, nil
 }

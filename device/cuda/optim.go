@@ -78,11 +78,6 @@ func buildUpdate(d *Device, h ops.Hyper, l *ops.Layout, eight bool, s device.Spe
 	if u.slab, err = d.slabTable(l, h.WeightDecay); err != nil {
 		return nil, err
 	}
-	resident, err := d.Resident(u.step, updateThreads, u.shared)
-	if err != nil {
-		return nil, err
-	}
-	u.grid = max(min(resident, u.slab.chunks), 1)
 	k := &Kernel{Label: "optim.cu", Enqueue: u.enqueue}
 	if h.MaxUnorm > 0 {
 		k.ScratchBytes = int64(16*u.slab.chunks + 4*u.slab.tensors)
@@ -157,6 +152,13 @@ func (u *updater) program(p, g tensor.DType) (Program, error) {
 func (u *updater) enqueue(c *Call) error {
 	if err := bringToOutputs(c, u.bytes); err != nil || u.slab.chunks == 0 {
 		return err
+	}
+	if u.grid == 0 {
+		resident, err := c.Dev.Resident(u.step, updateThreads, u.shared)
+		if err != nil {
+			return err
+		}
+		u.grid = max(min(resident, u.slab.chunks), 1)
 	}
 	if c.In[1]%16 != 0 {
 		return errors.New("cuda: the gradient of an update is at an odd address: give it a copy of the part of a tensor that it is")

@@ -118,15 +118,6 @@ func (d *Device) dequantizedProduct(w weight4, to tensor.DType, dense device.Spe
 	}}, nil
 }
 
-// inner builds the kernel of another op, which is enqueued as a part of a launch.
-func (d *Device) inner(s device.Spec) (*Kernel, error) {
-	k, err := d.Kernel(s)
-	if err != nil {
-		return nil, err
-	}
-	return k.(*Kernel), nil
-}
-
 // buildQuantGrouped dequantizes the matrices of all experts: which have rows is known on the device only.
 func buildQuantGrouped(d *Device, o ops.QuantGroupedMatMul, s device.Spec) (*Kernel, error) {
 	x, offsets := s.In[0], s.In[1]

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 )
 
 // Launching is how the launches of a plan reach the device.
@@ -58,6 +59,29 @@ func (p *Plan) launching() Launching {
 		way = max(way, Plain)
 	}
 	return way
+}
+
+// prepare has the device compile the kernels that are launched, at once: those that passes chose and gave up again are not among them.
+func (p *Plan) prepare() error {
+	dev, ok := p.dev.(device.Preparer)
+	if !ok {
+		return nil
+	}
+	var kernels []device.Kernel
+	var of []*graph.Node // the first that launches each
+	seen := map[device.Kernel]bool{}
+	for i := range p.steps {
+		if k := p.steps[i].kernel; k != nil && !seen[k] {
+			seen[k] = true
+			kernels, of = append(kernels, k), append(of, p.steps[i].node)
+		}
+	}
+	for i, err := range dev.Prepare(kernels) {
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", of[i].Where(), of[i], err)
+		}
+	}
+	return nil
 }
 
 // execute enqueues the launches of one run.

@@ -23,7 +23,7 @@ type Options struct {
 	Budget  int64       // bytes the plan may take, variables included; 0: no limit
 	NoFuse  bool        // leave the ops of the graph as single kernels
 	Exact   bool        // round every value as the graph says: products are not added in place
-	Verify  bool        // verify the graph after every pass
+	Verify  bool        // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
 	Check   bool        // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
 	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
@@ -119,6 +119,9 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 		return nil, err
 	}
 	if err := p.checkBudget(); err != nil {
+		return nil, err
+	}
+	if err := p.prepare(); err != nil {
 		return nil, err
 	}
 	if err := p.materialise(); err != nil {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,19 @@ func (p *Plan) ready(ctx context.Context) (memory, error) {
 	if p.closed {
 		return memory{}, errors.New("plan: closed")
 	}
-	return p.bind()
+	m, err := p.bind()
+	if err == nil && p.opts.Verify {
+		err = p.spoil(m)
+	}
+	return m, err
+}
+
+// spoil fills the memory of intermediates with NaN, which the integers of a step do not have either: what is read was written by the same run.
+func (p *Plan) spoil(m memory) error {
+	if p.size == 0 {
+		return nil
+	}
+	return p.dev.Stream(0).Upload(device.Ptr{Buf: m.device}, bytes.Repeat([]byte{0xff}, int(p.size)))
 }
 
 // bind computes addresses when the arena is new.

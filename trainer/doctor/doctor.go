@@ -185,7 +185,10 @@ func examine(ctx context.Context, name string, quick bool) (out Device, err erro
 // build makes the kernel of a sum, which every device has: a GPU may be there without what compiles for it.
 func build(d device.Device) error {
 	t := tensor.T(tensor.F32, 1)
-	_, err := d.Kernel(device.Spec{Op: ops.Pointwise{F: ops.FnAdd}, In: []tensor.Type{t, t}, Out: []tensor.Type{t}})
+	k, err := d.Kernel(device.Spec{Op: ops.Pointwise{F: ops.FnAdd}, In: []tensor.Type{t, t}, Out: []tensor.Type{t}})
+	if p, ok := d.(device.Preparer); ok && err == nil {
+		err = errors.Join(p.Prepare([]device.Kernel{k})...)
+	}
 	return err
 }
 

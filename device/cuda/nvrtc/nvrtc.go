@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"unsafe"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/ffi"
@@ -37,7 +36,6 @@ type Compiler struct {
 	version int   // 1000*major + 10*minor
 	archs   []int // compute capabilities that it compiles for, as 90 for 9.0, ascending
 	id      string
-	mu      sync.Mutex // one compile at a time: the library takes a lock of its own anyway
 }
 
 // Want is what a compiler must suit.
@@ -169,10 +167,8 @@ func (e *CompileError) Error() string {
 	return fmt.Sprintf("%s does not compile for %s:\n%s", e.Name, e.Arch, strings.TrimSpace(e.Log))
 }
 
-// Compile returns device code: a CUBIN, or PTX where the architecture is compute_NN.
+// Compile returns device code: a CUBIN, or PTX where the architecture is compute_NN. Calls on several threads go on at once.
 func (c *Compiler) Compile(s Source) (image []byte, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	text, name := ffi.CString(s.Text), ffi.CString(s.Name)
 	var prog uintptr
 	if err := c.check("nvrtcCreateProgram", c.c.Create.Call(uintptr(unsafe.Pointer(&prog)), uintptr(unsafe.Pointer(&text[0])),

@@ -159,10 +159,12 @@ func Decomposed(o Options, n *graph.Node, d graph.Decomposable, in []*tensor.Ten
 	return Run(o, Env{Feed: feed}, outs...)
 }
 
-// Guard words: guardBytes before and after every buffer hold guardByte.
+// Guard words: guardBytes before and after every buffer hold guardByte. What a kernel is to write holds freshByte, which makes NaN of every
+// floating-point number: a sum with one that was not written shows.
 const (
 	guardBytes = 256
 	guardByte  = 0xa5
+	freshByte  = 0xff
 )
 
 // Launch runs the kernel of one op once on guarded buffers. It returns device.ErrNoKernel when there is none, and an error when
@@ -243,6 +245,9 @@ func (l *launch) alloc(what string, data []byte, n int64) device.Ptr {
 		return device.Ptr{}
 	}
 	all := bytes.Repeat([]byte{guardByte}, int(n)+2*guardBytes)
+	for i := range n {
+		all[guardBytes+i] = freshByte
+	}
 	copy(all[guardBytes:], data)
 	b, err := l.dev.Alloc(int64(len(all)))
 	if err == nil {

@@ -40,7 +40,8 @@ Allocation place(size_t bytes, bool host) {
 
 char *start(const Allocation &a) { return a.map + a.mapped - guard - (a.bytes + 255) / 256 * 256; }
 
-const unsigned char canary = 0xc7;
+const unsigned char canary = 0xc7, fresh = 0xff;
+const size_t fresh_most = 64 << 20;  // more takes time
 
 // damaged says whether something was written between the end of an allocation and the guard behind it.
 bool damaged(const Allocation &a) {
@@ -56,8 +57,8 @@ int allocate(Pointer *out, size_t bytes, bool host) {
   Allocation a = place(bytes, host);
   if (!a.map) return OUT_OF_MEMORY;
   char *p = start(a);
-  // What a GPU hands out holds the traces of others.
-  if (bytes <= 64 << 20) memset(p, 0xa5, bytes);
+  // What a GPU hands out holds the traces of others: here NaN in every type that has it.
+  if (bytes <= fresh_most) memset(p, fresh, bytes);
   memset(p + bytes, canary, (bytes + 255) / 256 * 256 - bytes);
   *out = (Pointer)p;
   allocations[*out] = a;
@@ -207,6 +208,12 @@ API cuMemCreate(Physical **out, size_t bytes, const void *, uint64_t) {
   if (bytes > settings.memory || used + bytes + context_bytes > settings.memory) return OUT_OF_MEMORY;
   int f = memfd_create("device", MFD_CLOEXEC);
   if (f < 0 || ftruncate(f, (off_t)bytes) != 0) return OUT_OF_MEMORY;
+  if (bytes <= fresh_most) {
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0);
+    if (p == MAP_FAILED) return OUT_OF_MEMORY;
+    memset(p, fresh, bytes);
+    munmap(p, bytes);
+  }
   used += bytes;
   *out = new Physical{f, bytes};
   return OK;

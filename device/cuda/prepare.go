@@ -1,0 +1,110 @@
+package cuda
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+)
+
+// building notes which functions an op's kernel asks for while it is built. One kernel is built at a time: libraries time their algorithms then.
+type building struct {
+	mu    sync.Mutex
+	under atomic.Bool
+	list  struct {
+		sync.Mutex
+		needs []*Function
+	}
+}
+
+// run calls build and returns what it asked for.
+func (b *building) run(build func() (*Kernel, error)) (*Kernel, []*Function, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.take()
+	b.under.Store(true)
+	defer b.under.Store(false)
+	k, err := build()
+	return k, b.take(), err
+}
+
+func (b *building) take() []*Function {
+	b.list.Lock()
+	defer b.list.Unlock()
+	needs := b.list.needs
+	b.list.needs = nil
+	return needs
+}
+
+// note adds a function, false while no kernel is built.
+func (b *building) note(f *Function) bool {
+	if !b.under.Load() {
+		return false
+	}
+	b.list.Lock()
+	defer b.list.Unlock()
+	b.list.needs = append(b.list.needs, f)
+	return true
+}
+
+// maxCompilers bounds how many programs are compiled at once: each takes some hundred megabytes.
+const maxCompilers = 16
+
+// Prepare implements device.Preparer: it compiles the programs that the kernels need and that are neither on the device nor in the cache, on as many
+// threads as there are processors.
+func (d *Device) Prepare(kernels []device.Kernel) []error {
+	var modules []*module
+	seen := map[*module]bool{}
+	for _, k := range kernels {
+		for _, f := range needsOf(k) {
+			if m := f.module; !f.made.Load() && !seen[m] {
+				seen[m] = true
+				modules = append(modules, m)
+			}
+		}
+	}
+	d.loadAll(modules)
+	var errs []error
+	for i, k := range kernels {
+		for _, f := range needsOf(k) {
+			err := f.make() // what failed before fails here again, with the same words
+			if err == nil {
+				continue
+			}
+			if errs == nil {
+				errs = make([]error, len(kernels))
+			}
+			errs[i] = err
+			break
+		}
+	}
+	return errs
+}
+
+func needsOf(k device.Kernel) []*Function {
+	if own, ok := k.(*Kernel); ok {
+		return own.needs
+	}
+	return nil
+}
+
+// loadAll loads modules. The largest begin first, so that none of them is left for the end.
+func (d *Device) loadAll(modules []*module) {
+	slices.SortStableFunc(modules, func(a, b *module) int { return len(b.src.Text) - len(a.src.Text) })
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(modules), maxCompilers) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(modules) {
+					return
+				}
+				_ = d.load(modules[i]) // Prepare asks again, in the order of the kernels
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,104 @@
+package cuda
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// broken is an op whose kernel does not compile, told apart by a number.
+type broken struct{ n int }
+
+func (broken) Name() string { return "broken" }
+
+func (broken) Infer(in []tensor.Type) ([]tensor.Type, error) { return in, nil }
+
+func init() {
+	names := []string{"first_is_wrong", "second_is_wrong"}
+	Register(func(d *Device, o broken, s device.Spec) (*Kernel, error) {
+		f, err := d.Function(Program{Text: "KERNEL k(float *y) { " + names[o.n] + "; }"}, "k")
+		return &Kernel{Enqueue: func(c *Call) error { return c.Launch(f, Rows(1, 1), c.Out[0]) }}, err
+	})
+}
+
+// compiled is how many of the programs that were asked for are on the device.
+func compiled(d *Device) (n, of int) {
+	for _, m := range d.compile.order {
+		if m.handle != 0 {
+			n++
+		}
+	}
+	return n, len(d.compile.order)
+}
+
+func fresh(t *testing.T) *Device {
+	testDevice(t) // finds the driver
+	d, err := New(Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+// A kernel costs a compilation when it is prepared or launched, not when it is chosen.
+func TestPrepareCompiles(t *testing.T) {
+	d := fresh(t)
+	f32 := tensor.T(tensor.F32, 16)
+	kernel := func(op device.Op, n int) device.Kernel {
+		k, err := d.Kernel(device.Spec{Op: op, In: []tensor.Type{f32, f32}[:n], Out: []tensor.Type{f32}})
+		require.NoError(t, err)
+		return k
+	}
+	good := []device.Kernel{kernel(ops.Pointwise{F: ops.FnAdd}, 2), kernel(ops.Pointwise{F: ops.FnExp}, 1), kernel(ops.Pointwise{F: ops.FnTanh}, 1)}
+	one, two := kernel(broken{0}, 1), kernel(broken{1}, 1)
+	n, of := compiled(d)
+	require.Zero(t, n)
+	require.GreaterOrEqual(t, of, 5)
+	require.Nil(t, d.Prepare(good[:2]))
+	n, _ = compiled(d)
+	require.Equal(t, 2, n)
+	for range 3 {
+		errs := d.Prepare([]device.Kernel{good[0], two, good[2], one})
+		require.Len(t, errs, 4)
+		require.NoError(t, errs[0])
+		require.ErrorContains(t, errs[1], "second_is_wrong")
+		require.NoError(t, errs[2], "others are prepared all the same")
+		require.ErrorContains(t, errs[3], "first_is_wrong")
+	}
+	p, _ := allocate(t, d, 64)
+	late := kernel(ops.Pointwise{F: ops.FnNeg}, 1)
+	require.NoError(t, late.Launch(d.Stream(0), []device.Ptr{p}, []device.Ptr{p}, device.Ptr{}), "the first launch prepares")
+	require.ErrorContains(t, one.Launch(d.Stream(0), []device.Ptr{p}, []device.Ptr{p}, device.Ptr{}), "first_is_wrong")
+}
+
+// A plan compiles what it launches: not the single kernels of a chain that became one. What does not compile is named with its place.
+func TestPlanPrepares(t *testing.T) {
+	d := fresh(t)
+	g := graph.New("chain")
+	x := g.Input("x", tensor.T(tensor.F32, 300))
+	y := ops.Exp(ops.Neg(ops.Tanh(x)))
+	p, err := plan.Compile([]graph.Value{y}, plan.Options{Device: d})
+	require.NoError(t, err)
+	n, of := compiled(d)
+	require.Equal(t, 1, n)
+	require.Equal(t, 4, of)
+	_, err = p.Run(context.Background(), plan.Feed{x: tensor.New(x.Type())})
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+
+	g = graph.New("broken")
+	x = g.Input("x", tensor.T(tensor.F32, 300))
+	y = g.Apply(broken{1}, g.Apply(broken{0}, x)[0])[0]
+	_, err = plan.Compile([]graph.Value{y}, plan.Options{Device: d})
+	require.ErrorContains(t, err, "first_is_wrong")
+	require.ErrorContains(t, err, "prepare_test.go")
+	require.ErrorContains(t, err, "broken(")
+	require.False(t, errors.Is(err, device.ErrNoKernel))
+}
