@@ -120,6 +120,9 @@ func (j *job) row(step int, r stepResult, lr float64, took time.Duration) report
 		row.MFU = float64(r.flops) / s / j.flopRate
 	}
 	row.Add(r.numbers(""))
+	if r.scale > 0 {
+		row.Add(map[string]float64{"loss_scale": r.scale})
+	}
 	return row
 }
 

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ func newUpdateParts(t config.Train, compute tensor.DType, rowTokens int, group *
 		}
 	}
 	if compute == tensor.F16 {
-		u.scaler = optim.NewLossScaler(optim.ScalerOptions{Init: firstScale(rowTokens)})
+		u.scaler = optim.NewLossScaler(optim.ScalerOptions{Init: cmp.Or(t.LossScale, firstScale(rowTokens)), Interval: t.ScaleInterval})
 	}
 	if t.EMA > 0 {
 		if u.average, err = optim.NewEMA(group, optim.EMAOptions{Decay: t.EMA, Warmup: t.EMAWarmup}); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -80,23 +79,11 @@ func (s *suite) resume() (string, error) {
 	}
 	c := s.config(steps)
 	c.Deterministic = true
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	_, err := trainer.Run(ctx, c, trainer.Hooks{OnStep: func(r report.Row) error {
-		if r.Step == stop {
-			cancel()
-		}
-		return nil
-	}})
-	if !errors.Is(err, trainer.ErrStopped) {
-		return "", fmt.Errorf("the stopped run: %w", err)
-	}
-	c.Resume = true
-	sum, err := s.train(c, trainer.Hooks{})
+	resumed, err := s.interrupted(c, stop)
 	if err != nil {
 		return "", err
 	}
-	digests = append(digests, sum.WeightsDigest)
+	digests = append(digests, resumed)
 	if digests[0] != digests[1] || digests[0] != digests[2] {
 		return "", fmt.Errorf("weights differ: whole %s, again %s, resumed at step %d %s", digests[0], digests[1], stop, digests[2])
 	}

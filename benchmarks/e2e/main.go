@@ -1,5 +1,5 @@
 // Command e2e runs whole trainings on a device and compares them with the processor, with themselves and with their plan: the loss curve,
-// resumption bit by bit, memory over thousands of steps, memory against the plan, two processes on one device, cold starts.
+// float16 with dynamic loss scaling, resumption bit by bit, memory over thousands of steps, memory against the plan, two processes on one device, cold starts.
 //
 //	CGO_ENABLED=0 go build -o e2e ./benchmarks/e2e && ./e2e --device cuda
 //
@@ -30,7 +30,8 @@ var checks = []struct {
 	name string
 	run  func(s *suite) (string, error)
 }{
-	{"curve", (*suite).curve}, {"resume", (*suite).resume}, {"steady", (*suite).steady}, {"planned", (*suite).planned}, {"offload", (*suite).offload}, {"two", (*suite).two},
+	{"curve", (*suite).curve}, {"float16", (*suite).float16}, {"resume", (*suite).resume}, {"steady", (*suite).steady}, {"planned", (*suite).planned},
+	{"offload", (*suite).offload}, {"two", (*suite).two},
 	{"cold", (*suite).cold},
 }
 

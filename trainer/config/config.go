@@ -100,6 +100,8 @@ type Train struct {
 	EMAEvery      int     // steps between updates of the average
 	EMAWarmup     bool    // update t of the average, from 0, keeps at most (1+t)/(10+t) of it
 	DType         string  // compute dtype: auto = bf16 on a GPU that has it, else f32
+	LossScale     float64 // of f16: the loss scale of the first step, a power of two; 0 = one that fits the tokens of a micro-batch
+	ScaleInterval int     // of f16: finite steps in a row after which the loss scale is doubled
 	Param         string  // storage of trained weights: f32; bf16 with stochastic rounding; bf16-kahan with what rounding lost beside them
 	Seed          uint64
 	Checkpointing string // recompute activations: auto, on or off
@@ -232,7 +234,7 @@ func Default(command string) Config {
 			ScheduleArgs: ScheduleArgs{Cycles: 1, CycleMult: 1, Power: 1, Decay: 0.1, DecayShape: "linear", StartDiv: 25, EndDiv: 1e4,
 				Factor: 0.1, Patience: 10, Threshold: 1e-4},
 			Optimizer: "adamw", Min8bitSize: 4096, Betas: []float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01, NoDecay: "none", Clip: 1,
-			EMAEvery: 1, DType: "auto", Param: "f32", Seed: 1, Checkpointing: "auto", Offload: "auto", Launch: "captured",
+			EMAEvery: 1, DType: "auto", ScaleInterval: 2000, Param: "f32", Seed: 1, Checkpointing: "auto", Offload: "auto", Launch: "captured",
 		},
 		Eval:   Eval{Tokens: 64},
 		Save:   Save{Every: 100, Keep: 3},

@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/optim"
 )
 
@@ -32,7 +33,7 @@ var (
 	params      = []string{"f32", "bf16", "bf16-kahan"}
 	checkpoints = []string{"auto", "on", "off"}
 	offloads    = []string{"auto", "off", "inputs", "all"}
-	launchings  = []string{"captured", "plain", "synced"}
+	launchings  = plan.Launchings
 	optimizers  = optim.Names()
 )
 
@@ -117,6 +118,8 @@ func trainFields(t *Train) []field {
 		{key: "train.ema_every", value: (*intValue)(&t.EMAEvery), example: "1", since: "1"},
 		{key: "train.ema_warmup", value: (*boolValue)(&t.EMAWarmup), example: "true"},
 		{key: "train.dtype", value: (*textValue)(&t.DType), example: "bf16", enum: dtypes},
+		{key: "train.loss_scale", value: (*floatValue)(&t.LossScale), example: "65536"},
+		{key: "train.loss_scale_interval", value: (*intValue)(&t.ScaleInterval), example: "1000", since: "2000"},
 		{key: "train.param", value: (*textValue)(&t.Param), example: "f32", enum: params},
 		{key: "train.seed", value: (*uintValue)(&t.Seed), example: "1"},
 		{key: "train.checkpointing", value: (*switchValue)(&t.Checkpointing), example: "auto", enum: checkpoints},

@@ -44,6 +44,8 @@ train:
   ema: 0
   ema_every: 1
   ema_warmup: false
+  loss_scale: 0
+  loss_scale_interval: 2000
   tf32: false
   launch: captured
   offload: auto

@@ -22,7 +22,7 @@ var otherNames = map[string]string{
 	"per_device_train_batch_size": "train.micro_batch", "gradient_accumulation_steps": "train.batch",
 	"warmup_ratio": "train.warmup", "warmup_steps": "train.warmup", "max_grad_norm": "train.clip", "grad_clip": "train.clip",
 	"adam_beta1": "train.betas", "adam_beta2": "train.betas", "adam_epsilon": "train.eps", "bf16": "train.dtype",
-	"fp16": "train.dtype", "gradient_checkpointing": "train.checkpointing", "activation_offloading": "train.offload", "enable_activation_offloading": "train.offload", "optim": "train.optimizer",
+	"fp16": "train.dtype", "initial_scale": "train.loss_scale", "loss_scale_window": "train.loss_scale_interval", "gradient_checkpointing": "train.checkpointing", "activation_offloading": "train.offload", "enable_activation_offloading": "train.offload", "optim": "train.optimizer",
 	"eval_steps": "eval.every", "save_steps": "save.every", "save_total_limit": "save.keep", "output_dir": "out",
 	"resume_from_checkpoint": "resume", "load_best_model_at_end": "save.best", "early_stopping_patience": "eval.patience",
 	"early_stopping_threshold": "eval.min_delta", "label_smoothing_factor": "train.label_smoothing", "eval_on_start": "eval.at_start", "router_aux_loss_coef": "train.router_loss", "neftune_noise_alpha": "train.neftune", "noisy_embedding_alpha": "train.neftune",

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/dlclark/regexp2/v2"
+
+	"github.com/bitsandbyes/bitsandbyes/optim"
 )
 
 // Limits that no real run reaches: they keep typing errors from becoming huge allocations.
@@ -250,6 +252,10 @@ func (k *checker) updates(t Train) {
 	k.from("train.clip_value", t.ClipValue, 0)
 	k.whole("train.percentile_clipping", t.Percentile, 0, 99)
 	k.from("train.adaptive_clip", t.AdaptiveClip, 0)
+	if s := t.LossScale; s != 0 && (!(s >= optim.MinLossScale && s <= optim.MaxLossScale) || s != math.Exp2(math.Round(math.Log2(s)))) {
+		k.fail("train.loss_scale", "is %v; it must be a power of two, so that scaling rounds nothing, from 2^-14 to 2^24, or 0 for one that fits the run", s)
+	}
+	k.whole("train.loss_scale_interval", t.ScaleInterval, 1, maxSteps)
 	k.share("train.ema", t.EMA)
 	k.whole("train.ema_every", t.EMAEvery, 0, maxSteps)
 	for i, g := range t.Groups {
