@@ -249,7 +249,7 @@ func (s *suite) child(steps int, env ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(s.ctx, exe, "--device", s.device, "--child", fmt.Sprint(steps))
+	cmd := exec.CommandContext(s.ctx, exe, "--device", s.device, "--rows", fmt.Sprint(s.rows), "--seq", fmt.Sprint(s.seq), "--child", fmt.Sprint(steps))
 	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

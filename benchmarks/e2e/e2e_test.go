@@ -11,7 +11,7 @@ import (
 
 // TestChecks runs those that stay in the process on the processor, briefly.
 func TestChecks(t *testing.T) {
-	s := &suite{ctx: t.Context(), device: "cpu:threads=2", dir: t.TempDir(), steps: 6, long: 8, shape: "tiny"}
+	s := &suite{ctx: t.Context(), device: "cpu:threads=2", dir: t.TempDir(), rows: 4, seq: 64, steps: 6, long: 8, scaled: 24, shape: "tiny"}
 	for _, c := range checks {
 		switch c.name {
 		case "steady", "planned", "offload", "float16":

@@ -40,7 +40,10 @@ type suite struct {
 	ctx    context.Context
 	device string
 	dir    string // for run directories
+	rows   int    // of a step
+	seq    int    // tokens a row, at most
 	steps  int    // of a curve
+	scaled int    // of the run whose loss scale overflows
 	long   int    // of the steady run
 	starts int    // cold ones
 	shape  string // of the planned run
@@ -50,6 +53,9 @@ type suite struct {
 func main() {
 	s := &suite{ctx: context.Background()}
 	flag.StringVar(&s.device, "device", "auto", "device to check")
+	flag.IntVar(&s.rows, "rows", 12, "rows of a step")
+	flag.IntVar(&s.seq, "seq", 128, "most tokens of a row")
+	flag.IntVar(&s.scaled, "scaled", 40, "steps of the run in float16 whose gradients overflow; about 20 are the least")
 	flag.IntVar(&s.steps, "steps", 200, "steps of a loss curve")
 	flag.IntVar(&s.long, "long", 2000, "steps over which memory stays constant")
 	flag.IntVar(&s.starts, "starts", 10, "cold starts")
@@ -120,10 +126,10 @@ func (s *suite) main(only string, child int) (err error) {
 // config is the built-in QLoRA run.
 func (s *suite) config(steps int) config.Config {
 	c := config.Default(config.Finetune)
-	c.Model, c.Data.Path, c.Data.SeqLen = "builtin:tiny", []config.Source{{Path: config.BuiltinData, Weight: 1}}, 128
+	c.Model, c.Data.Path, c.Data.SeqLen = "builtin:tiny", []config.Source{{Path: config.BuiltinData, Weight: 1}}, s.seq
 	c.Adapter.R, c.Adapter.Alpha, c.Device = 8, 16, s.device
 	t := &c.Train
-	t.Optimizer, t.Min8bitSize, t.Steps, t.Batch, t.MicroBatch, t.LR = "adamw8bit", 0, steps, 12, 12, 5e-3
+	t.Optimizer, t.Min8bitSize, t.Steps, t.Batch, t.MicroBatch, t.LR = "adamw8bit", 0, steps, s.rows, s.rows, 5e-3
 	c.Save.Every = 0
 	s.runs++
 	c.Out = filepath.Join(s.dir, fmt.Sprintf("run%d", s.runs))
