@@ -110,7 +110,8 @@ def libraries(site):
             path = os.path.join(folder, n)
             if ".so" not in n:
                 continue
-            if n.startswith("lib") and not n.endswith("_cpu.so") and "bitsandbytes" not in n:
+            module = ".cpython-" in n or ".abi3." in n or "bitsandbytes" in n  # whose libraries Python opens by name
+            if n.startswith("lib") and not module:
                 libs.setdefault(n, []).append(path)
             else:
                 modules.append(path)

@@ -1,12 +1,13 @@
 """Trains and generates with transformers, PEFT, bitsandbytes, Liger and unsloth on the shapes of `trainer bench`, one JSON line a row.
 
-    python cuda_train.py [--rows NAME,...] [--peers hf,liger,unsloth] [--steps 8] [--list]
+    python cuda_train.py [--rows NAME,...] [--peers hf,liger,unsloth] [--steps 8] [--site DIR] [--list]
 
 Each row of each peer runs in a process of its own. A line is {"row", "peer", "tokens_per_second", "seconds_per_step", "memory_bytes", ...},
 {"row", "peer", "ms_per_token", ...} of generation, or {"row", "peer", "error"}; a library that is not installed is such an error. Weights are random
 and made on the device, tokens too; a row of tokens is one document; labels are the tokens; a step is forward, backward, clipping at norm 1 and
 the optimizer. Seconds are the median of the steps after the first three. memory_bytes is torch's max_memory_allocated over all steps, the model
-included; what the process takes beside it, CUDA's context above all, is beside_bytes.
+included; what the process takes beside it, CUDA's context above all, is beside_bytes. --site names a folder of packages that carry.py made; those
+of the machine come first.
 
 The settings are the fastest that the libraries document for one GPU: everything in bfloat16, adapters too, no autocast, attention by
 scaled_dot_product_attention, NF4 with double quantization, LoRA r 16 alpha 32 on all seven projections, AdamW in 8 bits. unsloth sets its
@@ -266,11 +267,16 @@ def main():
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--device", default="cuda")
     p.add_argument("--limit", type=float, default=240, help="seconds a row may take")
+    p.add_argument("--site", default="", help="folder of packages to use beside the machine's own")
     p.add_argument("--list", action="store_true")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.list:
         return print("\n".join(ROWS))
+    if args.site:
+        if not os.path.isdir(args.site):
+            p.error(f"--site: {args.site} is no folder; unpack what carry.py made there")
+        sys.path.append(os.path.abspath(args.site))
     if args.child:
         result = child(args)
         return print("RESULT " + json.dumps(result))
@@ -282,7 +288,8 @@ def main():
 def parent(args, row, peer):
     if row not in ROWS or peer not in PEERS:
         return {"error": f"unknown; rows are {', '.join(ROWS)}; peers are {', '.join(PEERS)}"}
-    command = [sys.executable, os.path.abspath(__file__), "--child", "--rows", row, "--peers", peer, "--steps", str(args.steps), "--device", args.device]
+    command = [sys.executable, os.path.abspath(__file__), "--child", "--rows", row, "--peers", peer, "--steps", str(args.steps), "--device", args.device,
+               "--site", args.site]
     try:
         out = subprocess.run(command, capture_output=True, text=True, timeout=args.limit)
     except subprocess.TimeoutExpired:
