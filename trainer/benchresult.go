@@ -203,8 +203,11 @@ var kernelClasses = []struct{ part, class string }{
 
 // kernelClass is what a launch of an op is counted as.
 func kernelClass(op, kernel string) string {
-	if kernel == "copy" {
+	switch {
+	case kernel == "copy":
 		return "copies and casts"
+	case strings.HasPrefix(kernel, "copy "): // to host, from host
+		return "copies over the bus"
 	}
 	for _, c := range kernelClasses {
 		if strings.Contains(strings.ToLower(op), c.part) {

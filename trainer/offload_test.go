@@ -113,3 +113,26 @@ func TestOffloadLadder(t *testing.T) {
 	c.Train.Memory, c.Train.Offload = "", "inputs"
 	fails(t, context.Background(), c, trainer.Hooks{Device: threads(t, 1)}, config.ExitConfig, "train.offload", "computes in host memory")
 }
+
+// TestOffloadBench: a benchmark tells what waits, and its profile, for which launches follow each other, has the copies.
+func TestOffloadBench(t *testing.T) {
+	o := trainer.BenchOptions{Shape: "tiny", Seq: 64, Batch: 2, Steps: 2, Warmup: 1, Profile: 1, Checkpointing: "on", Offload: "off"}
+	whole, err := trainer.Bench(context.Background(), o, trainer.Hooks{Device: beside(0)})
+	require.NoError(t, err)
+	o.Offload = "inputs"
+	moved, err := trainer.Bench(context.Background(), o, trainer.Hooks{Device: beside(1)})
+	require.NoError(t, err)
+	require.Equal(t, []float64{whole.FirstLoss, whole.LastLoss}, []float64{moved.FirstLoss, moved.LastLoss})
+	require.Positive(t, moved.PlannedAway)
+	require.Equal(t, moved.PlannedAway, moved.PlannedHost-whole.PlannedHost)
+	require.Equal(t, 2*moved.PlannedAway, moved.MovedBytes)
+	require.Contains(t, moved.Text(), "activations that wait in host memory")
+	names := func(list []trainer.BenchClass) (out []string) {
+		for _, c := range list {
+			out = append(out, c.Name)
+		}
+		return out
+	}
+	require.Contains(t, names(moved.Classes), "copies over the bus")
+	require.NotContains(t, names(whole.Classes), "copies over the bus")
+}

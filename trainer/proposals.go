@@ -126,6 +126,9 @@ func (j *job) otherMeans(list []Proposal) string {
 	} else if c.Quantize.Scheme == "none" {
 		out = append(out, "quantize.scheme nf4 stores the frozen linear weights in about a seventh of their float32 bytes, a quarter of 16-bit ones")
 	}
+	if j.cfg.Train.Offload == "off" && j.hostMemory() {
+		out = append(out, "train.offload auto lets what recomputed blocks begin from wait in host memory")
+	}
 	if len(out) == 0 {
 		return ""
 	}

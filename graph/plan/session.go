@@ -154,7 +154,7 @@ func (s *Session) makeHost() error {
 	}
 	b, err := s.store.dev.(device.HostAllocator).AllocHost(s.away)
 	if err != nil {
-		return fmt.Errorf("plan: host memory for intermediates that wait there: %w", err)
+		return fmt.Errorf("plan: %s of host memory for intermediates (without Options.Move, train.offload: off, they stay on the device): %w", size(s.away), err)
 	}
 	s.host = b
 	s.gen++

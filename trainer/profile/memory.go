@@ -53,7 +53,7 @@ type Memory struct {
 	// Bytes is what is allocated on the device: the fixed parts and the arena.
 	Bytes int64 `json:"bytes"`
 	Arena int64 `json:"arena_bytes"`
-	Host  int64 `json:"host_bytes,omitempty"` // variables in host memory beside it
+	Host  int64 `json:"host_bytes,omitempty"` // in host memory beside it: variables, and activations that wait there
 	// Fixed are the parts that do not change during the step.
 	Fixed []Amount     `json:"fixed"`
 	Vars  []Tensor     `json:"variables"` // largest first, constants included
