@@ -150,6 +150,8 @@ func (a *attention) ownForward() (attnRun, error) {
 	switch {
 	case a.fewFits():
 		return a.whereAligned((*attention).fewForward, rest)
+	case a.groupPays():
+		return a.whereAligned((*attention).groupForward, rest)
 	case a.flashFits():
 		return a.whereAligned((*attention).flashForward, rest)
 	}
@@ -162,7 +164,10 @@ func (a *attention) ownBackward() (attnRun, error) {
 	if a.simtFits() {
 		rest = (*attention).simtBackward
 	}
-	if a.flashFits() {
+	switch {
+	case a.groupPays():
+		return a.whereAligned((*attention).groupBackward, rest)
+	case a.flashFits():
 		return a.whereAligned((*attention).flashBackward, rest)
 	}
 	return rest(a)

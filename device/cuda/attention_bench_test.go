@@ -26,13 +26,35 @@ func BenchmarkAttentionTiles(b *testing.B) {
 		return a
 	}
 	none := tensor.Type{}
+	forward := func(b *testing.B, a *attention, run attnRun, err error) {
+		require.NoError(b, err)
+		s := device.Spec{Op: op, In: []tensor.Type{q, k, k, none, none, none, none, none}, Out: []tensor.Type{q, lse}}
+		timeKernel(b, d, a.forwardKernel(run).bind(d, s), s, 2*2*4096*4096*32*128)
+	}
+	backward := func(b *testing.B, a *attention, run attnRun, err error) {
+		require.NoError(b, err)
+		s := device.Spec{Op: ops.AttentionGrad(op), In: []tensor.Type{q, k, k, q, lse, q, none, none, none, none, none, none}, Out: []tensor.Type{q, k, k}}
+		timeKernel(b, d, a.backwardKernel(run).bind(d, s), s, 5*2*4096*4096*32*128)
+	}
+	if d.Capability() == attnGroupCapability {
+		for _, t := range attnTilesGroup {
+			b.Run(fmt.Sprintf("forward/group/%v", t), func(b *testing.B) {
+				a := make()
+				run, err := a.groupTiled(t)
+				forward(b, a, run, err)
+			})
+		}
+		b.Run("backward/group", func(b *testing.B) {
+			a := make()
+			run, err := a.groupBackward()
+			backward(b, a, run, err)
+		})
+	}
 	for _, t := range []attnTile{{128, 64, 2}, {128, 64, 1}, {64, 64, 1}, {128, 32, 2}, {64, 128, 1}, {128, 128, 1}} {
 		b.Run(fmt.Sprintf("forward/%v", t), func(b *testing.B) {
 			a := make()
 			run, err := a.flashTiled(t)
-			require.NoError(b, err)
-			s := device.Spec{Op: op, In: []tensor.Type{q, k, k, none, none, none, none, none}, Out: []tensor.Type{q, lse}}
-			timeKernel(b, d, a.forwardKernel(run).bind(d, s), s, 2*2*4096*4096*32*128)
+			forward(b, a, run, err)
 		})
 	}
 	for _, t := range [][2]attnTile{{{64, 64, 1}, {64, 64, 1}}, {{64, 32, 1}, {64, 64, 2}}, {{128, 64, 1}, {64, 128, 1}},
@@ -40,9 +62,7 @@ func BenchmarkAttentionTiles(b *testing.B) {
 		b.Run(fmt.Sprintf("backward/%v", t), func(b *testing.B) {
 			a := make()
 			run, err := a.flashGradTiled(t[0], t[1])
-			require.NoError(b, err)
-			s := device.Spec{Op: ops.AttentionGrad(op), In: []tensor.Type{q, k, k, q, lse, q, none, none, none, none, none, none}, Out: []tensor.Type{q, k, k}}
-			timeKernel(b, d, a.backwardKernel(run).bind(d, s), s, 5*2*4096*4096*32*128)
+			backward(b, a, run, err)
 		})
 	}
 }

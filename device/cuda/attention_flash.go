@@ -62,13 +62,17 @@ func (a *attention) flashFunction(file string, t attnTile, name string) (*Functi
 	if a.gated {
 		p.Define = append(p.Define, "LOOP")
 	}
-	capped := "CAPPED 0" // soft caps cost the others registers, even where they are skipped
-	if a.op.SoftCap > 0 {
-		capped = "CAPPED 1"
-	}
-	p.Define = append(p.Define, capped)
-	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", file}
+	p.Define = append(p.Define, a.cappedDefine())
+	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", "attention_rows.cuh", file}
 	return a.dev.Function(p, name)
+}
+
+// cappedDefine tells kernels whether there is a soft cap: it costs the others registers, even where it is skipped.
+func (a *attention) cappedDefine() string {
+	if a.op.SoftCap > 0 {
+		return "CAPPED 1"
+	}
+	return "CAPPED 0"
 }
 
 // flashForward is the tensor-core kernel.

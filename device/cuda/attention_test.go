@@ -193,6 +193,7 @@ var ownAttention = []attnChoice{
 	{"plain", (*attention).plainForward, (*attention).plainBackward, func(*attention) bool { return true }},
 	{"flash", (*attention).flashForward, (*attention).flashBackward, (*attention).flashFits},
 	{"simt", (*attention).simtForward, (*attention).simtBackward, (*attention).simtFits},
+	{"group", (*attention).groupForward, (*attention).groupBackward, (*attention).groupFits},
 	{"few", (*attention).fewForward, (*attention).plainBackward, (*attention).fewFits},
 }
 

@@ -52,9 +52,10 @@ type Device struct {
 		sync.Mutex
 		at map[[32]byte]Addr
 	}
-	blas  blas
-	ways  waysChosen
-	cudnn attnLibrary
+	blas       blas
+	ways       waysChosen
+	cudnn      attnLibrary
+	warpgroups warpgroups
 }
 
 // New opens a device.

@@ -3,41 +3,6 @@
 
 #define WARPS (BM / (16 * M))
 
-struct FlashRow { int lo, hi; float top, total; };  // of a query: keys it sees, greatest score and sum so far
-
-// hide sets the scores of keys that a row does not see to minus infinity.
-INLINE void hide(float (*s)[4], const FlashRow *rows, int j0) {
-#pragma unroll
-  for (int n = 0; n < BK / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
-      if (j < rows[i / 2].lo || j >= rows[i / 2].hi) s[n][i] = -INF;
-    }
-}
-
-// weigh turns scores into weights and rescales what was summed before. A NaN is not in the maximum, but in the sum of weights.
-INLINE void weigh(float (*s)[4], float (*sum)[4], FlashRow *rows, float unit) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    FlashRow &r = rows[half];
-    float high = r.top;
-#pragma unroll
-    for (int n = 0; n < BK / 8; n++) high = fmaxf(high, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-    high = fmaxf(high, __shfl_xor_sync(FULL, high, 1));
-    high = fmaxf(high, __shfl_xor_sync(FULL, high, 2));
-    float base = high == -INF ? 0 : high * unit, shrink = power2(r.top * unit - base), part = 0;
-#pragma unroll
-    for (int n = 0; n < BK / 8; n++)
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; i++) part += s[n][i] = power2(s[n][i] * unit - base);
-    r.total = r.total * shrink + part;
-    r.top = high;
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) sum[n][2 * half] *= shrink, sum[n][2 * half + 1] *= shrink;
-  }
-}
-
 // flash computes tile number `task`; those with the most keys come first.
 INLINE void flash(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, T *__restrict__ o,
                   float *__restrict__ lse, T *memory, int *low, int *high, int task) {
@@ -86,7 +51,9 @@ INLINE void flash(const Attention &a, const T *__restrict__ q, const T *__restri
           for (int i = 0; i < 4; i++) s[m][n][i] = soft(s[m][n][i] * a.scale, a.cap);
       }
       if (!whole) hide(s[m], rows[m], j0);
-      weigh(s[m], sum[m], rows[m], unit);
+      float shrinks[2];
+      weigh(s[m], rows[m], unit, shrinks);
+      rescale(sum[m], shrinks);
     }
     accumulate<BK, M>(sum, s, turned);
   }
@@ -96,13 +63,10 @@ INLINE void flash(const Attention &a, const T *__restrict__ q, const T *__restri
     float f[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      FlashRow &r = rows[m][half];
-      r.total += __shfl_xor_sync(FULL, r.total, 1);
-      r.total += __shfl_xor_sync(FULL, r.total, 2);
-      bool none = r.lo >= r.hi;
-      f[half] = none ? 0 : 1 / r.total;
+      float end;
+      f[half] = finish(rows[m][half], unit, end);
       int t = t0 + mine + 16 * m + 8 * half + lane() / 4;
-      if (lane() % 4 == 0 && t < a.tq) lse[((i64)b * a.hq + h) * a.tq + t] = none ? NO_KEYS : r.top * unit * LN2 + logf(r.total);
+      if (lane() % 4 == 0 && t < a.tq) lse[((i64)b * a.hq + h) * a.tq + t] = end;
     }
     if (m == 0) __syncthreads();  // where no key is seen, the copies of the queries may still be under way
     int r = mine + 16 * m;

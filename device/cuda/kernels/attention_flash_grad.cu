@@ -22,27 +22,6 @@ KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restr
   }
 }
 
-// differentiate turns products of q and k into probabilities p, and dp, products of do and v, into the gradients of the former over
-// a.scale. top is lse times log2 e. seen says which of them count, where not all do.
-template <int N, class Top, class Shift, class Seen>
-INLINE void differentiate(const Attention &a, float (*s)[4], float (*dp)[4], Top top, Shift shift, bool whole, Seen seen) {
-  float unit = a.scale * LOG2E;
-#pragma unroll
-  for (int n = 0; n < N / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      float slope = 1, x = s[n][i] * unit;
-      if (CAPPED) {
-        float y = soft(s[n][i] * a.scale, a.cap), t = ratio(y, a.cap);
-        slope = 1 - t * t, x = y * LOG2E;
-      }
-      float p = power2(x - top(n, i)), ds = p * (dp[n][i] - shift(n, i));
-      if (CAPPED) ds *= slope;
-      bool out = !whole && !seen(n, i);
-      s[n][i] = out ? 0.f : p, dp[n][i] = out ? 0.f : ds;
-    }
-}
-
 // flash_dq takes BM queries of a head and goes over the keys that they see.
 INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
                      const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dq, T *memory, int *low, int *high, int task) {
@@ -92,7 +71,7 @@ INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__res
       };
       auto base = [&](int, int i) { return top[i / 2]; };
       auto less = [&](int, int i) { return shift[i / 2]; };
-      differentiate<BK>(a, s[0], dp[0], base, less, whole, seen);
+      differentiate_tile<BK>(a, s[0], dp[0], base, less, whole, seen);
       accumulate<BK, 1>(sum, dp, turned_keys);
     }
     __syncthreads();  // the keys were used
@@ -184,7 +163,7 @@ INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__re
     };
     auto base = [&](int n, int c) { return beside.top[8 * n + lane() % 4 * 2 + c % 2]; };
     auto less = [&](int n, int c) { return beside.shift[8 * n + lane() % 4 * 2 + c % 2]; };
-    differentiate<BM>(a, s[0], dp[0], base, less, whole, seen);
+    differentiate_tile<BM>(a, s[0], dp[0], base, less, whole, seen);
     accumulate<BM, 1>(sum_v, s, turned_spot(ds));
     accumulate<BM, 1>(sum_k, dp, turned_spot(qs));
     if (M > 1) continue;

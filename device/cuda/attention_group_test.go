@@ -1,0 +1,71 @@
+package cuda
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/internal/ffi"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// TestAttentionGroup: the kernels by warpgroups over more tiles than are in memory, documents, windows and queries that see nothing.
+func TestAttentionGroup(t *testing.T) {
+	d := testDevice(t)
+	require.NoError(t, d.groupsRight(tensor.BF16))
+	require.NoError(t, d.groupsRight(tensor.F16))
+	causal, group := ops.Attention{Scale: 0.1, Causal: true}, ownAttention[3]
+	for _, c := range []attnCase{
+		{name: "long", b: 1, tq: 530, tk: 530, hq: 2, hkv: 1, d: 64, op: causal},
+		{name: "documents", b: 2, tq: 300, tk: 300, hq: 2, hkv: 2, d: 128, op: causal, doc: starts(2, 300, 1, 140, 9, 33)},
+		{name: "window", b: 1, tq: 400, tk: 400, hq: 1, hkv: 1, d: 64, op: ops.Attention{Scale: 0.1, Causal: true, Window: 130}},
+		{name: "cached", b: 3, tq: 70, tk: 260, hq: 2, hkv: 1, d: 64, op: ops.Attention{Scale: 0.1, Causal: true, HeadMajor: true},
+			offset: []int32{0, 100, 190}, lens: []int32{0, 120, 260}},
+	} {
+		c.dtype = tensor.BF16
+		t.Run(c.name, func(t *testing.T) {
+			c.compute(t, d, group).near(t, c.reference(t), attnLimits[c.dtype])
+		})
+	}
+}
+
+// TestGroupPrograms: NVIDIA's compiler takes every kernel by warpgroups.
+func TestGroupPrograms(t *testing.T) {
+	if hasGPU() {
+		t.Skip("the device compiles them in the other tests")
+	}
+	emulator.Use(t)
+	driver := emulated(t)
+	compiler := realCompiler(t, attnGroupCapability)
+	t.Setenv(ffi.PathVariable, driver)
+	require.NoError(t, emulator.Set("compile=0,capability=90"))
+	defer func() { require.NoError(t, emulator.Reset()) }()
+	d, err := New(Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, d.Close()) }()
+	for _, c := range []struct {
+		dtype   tensor.DType
+		size    int
+		softCap float32
+	}{{tensor.BF16, 64, 0}, {tensor.BF16, 128, 0}, {tensor.BF16, 128, 4}, {tensor.F16, 128, 0}} {
+		_ = d.groupsRight(c.dtype) // nothing is computed here
+		q := tensor.T(c.dtype, 1, 256, 2, c.size)
+		a, err := newAttention(d, ops.Attention{Scale: 1, SoftCap: c.softCap}, device.Spec{In: []tensor.Type{q, q, q}})
+		require.NoError(t, err)
+		for _, tile := range attnTilesGroup {
+			_, err = a.groupTiled(tile)
+			require.NoError(t, err)
+		}
+		_, err = a.groupBackward()
+		require.NoError(t, err)
+	}
+	sources := d.Programs()
+	require.GreaterOrEqual(t, len(sources), 2+4*(len(attnTilesGroup)+2))
+	for _, s := range sources {
+		_, err := compiler.Compile(s)
+		require.NoError(t, err)
+	}
+}

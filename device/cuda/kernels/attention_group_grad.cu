@@ -1,0 +1,274 @@
+// The gradient of attention by warpgroups (compute capability 9.0), in the two passes of attention_flash_grad.cu: every sum is made by one warpgroup
+// in one order. While the elements of a tile are computed, the products of the tile before go on. D (64 or 128), T and CAPPED are defined outside; blocks have
+// BM = 128 rows, queries or keys, 64 a warpgroup, and go over tiles of BK = 64 of the others, M of which are in memory at a time.
+
+#define THREADS (BM * 2)
+#define TILE_BYTES (BK * D * 2)
+
+// Pairs are two tensors whose tiles of BK rows come together: keys and values, or queries and their gradients.
+struct Pairs {
+  u8 *memory;
+  __device__ __forceinline__ u8 *first(int i) const { return memory + i % M * (2 * TILE_BYTES); }
+  __device__ __forceinline__ u8 *second(int i) const { return first(i) + TILE_BYTES; }
+  __device__ __forceinline__ void fetch(int i, const T *x, const T *y, i64 step, int from, int to) const {
+    fetch_swizzled<BK, THREADS>(first(i), x, step, from, to);
+    fetch_swizzled<BK, THREADS>(second(i), y, step, from, to);
+  }
+};
+
+// arrived waits for the copies of all threads but those of the last `AFTER` tiles.
+template <int AFTER> INLINE void arrived() {
+  copy_wait<AFTER>();
+  copies_to_groups();
+  __syncthreads();
+}
+
+// add begins sum += weights x a tile's rows.
+INLINE void add(float (*sum)[4], const u32 (*weights)[4], const u8 *tile) {
+  Operand b = turned_operand(tile, BK);
+#pragma unroll
+  for (int k = 0; k < BK; k += 16) group_held<D, 1>(sum[0], weights[k / 16], ahead(b, k * 128), 1);
+}
+
+INLINE void pack_tile(u32 (*weights)[4], const float (*x)[4]) {
+#pragma unroll
+  for (int n = 0; n < BK; n += 16) pack(weights[n / 16], x + n / 8);
+}
+
+INLINE void hold(u32 (*held)[4], const T *rows) {
+  Spot left = left_spot(rows);
+#pragma unroll
+  for (int c = 0; c < D; c += 16) load_at(held[c / 16], ahead(left, c));
+}
+
+// Query is what a lane has of its queries: both left operands, products, weights as operands, and the gradient.
+struct Query {
+  u32 held[D / 16][4], held_dout[D / 16][4], weights[BK / 16][4];
+  float s[BK / 8][4], dp[BK / 8][4], sum[D / 8][4], top[2], shift[2];
+  int lo[2], hi[2];
+
+  __device__ __forceinline__ void multiply(const Pairs &tiles, int i) {
+    Operand keys = row_operand(tiles.first(i)), values = row_operand(tiles.second(i));
+    groups_begin();
+#pragma unroll
+    for (int k = 0; k < D; k += 16) group_held<BK, 0>(s[0], held[k / 16], ahead(keys, column_step(BK, k)), k > 0);
+#pragma unroll
+    for (int k = 0; k < D; k += 16) group_held<BK, 0>(dp[0], held_dout[k / 16], ahead(values, column_step(BK, k)), k > 0);
+    groups_commit();
+  }
+  template <int MASKED> __device__ __forceinline__ void rate(const Attention &a, int j0) {
+    settle<BK>(s), settle<BK>(dp);
+    auto seen = [&](int n, int i) {
+      int j = j0 + 8 * n + lane() % 4 * 2 + i % 2;
+      return lo[i / 2] <= j && j < hi[i / 2];
+    };
+    auto base = [&](int, int i) { return top[i / 2]; };
+    auto less = [&](int, int i) { return shift[i / 2]; };
+    differentiate_tile<BK>(a, s, dp, base, less, !MASKED, seen);
+  }
+  // first and next are the steps of tiles, as in attention_group.cu; done waits for the last product.
+  template <int MASKED> __device__ __forceinline__ void first(const Attention &a, const Pairs &tiles, int j0) {
+    multiply(tiles, 0);
+    groups_wait<0>();
+    rate<MASKED>(a, j0);
+  }
+  template <int MASKED> __device__ __forceinline__ void next(const Attention &a, const Pairs &tiles, int i, int j0) {
+    multiply(tiles, i);
+    add(sum, weights, tiles.first(i - 1));
+    groups_commit();
+    groups_wait<1>();
+    rate<MASKED>(a, j0);
+  }
+  __device__ __forceinline__ void done() {
+    groups_wait<0>();
+    settle<D>(sum);
+    pack_tile(weights, dp);
+  }
+};
+
+// attend_group_dq takes BM queries of a head and goes over the keys that they see.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dq) {
+  SHARED_DYNAMIC(u8, dynamic);
+  __shared__ int low[BM], high[BM];
+  Pairs tiles = {first_tile(dynamic)};
+  T *queries = (T *)(tiles.memory + 2 * M * TILE_BYTES), *douts = queries + BM * STRIDE;
+  int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - (int)blockIdx.x / heads, mine = threadIdx.x / WARP * 16;
+  int h = (int)blockIdx.x % heads % a.hq, b = (int)blockIdx.x % heads / a.hq, t0 = tile * BM;
+  i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d, numbers = ((i64)b * a.hq + h) * a.tq;
+  k += b * a.key_batch + h / a.rep * a.key_head, v += b * a.key_batch + h / a.rep * a.key_head;
+  fetch<BM, THREADS>(queries, q + base, step, t0, a.tq, a.d);
+  fetch<BM, THREADS>(douts, dout + base, step, t0, a.tq, a.d);
+  for (int i = threadIdx.x; i < BM; i += THREADS) {
+    low[i] = 1, high[i] = 0;
+    if (t0 + i < a.tq) sees(a, b, t0 + i, low[i], high[i]);
+  }
+  __syncthreads();
+  Span all = span_of(low, high, BM), own = span_of(low + mine, high + mine, 16);
+  int n = (all.hi - all.lo + BK - 1) / BK;
+  auto begin = [&](int i) {
+    if (i < n) tiles.fetch(i, k, v, a.key_row, all.lo + i * BK, all.hi);
+    copy_commit();
+  };
+  auto whole = [&](int i) { return own.full_lo <= all.lo + i * BK && all.lo + (i + 1) * BK <= own.full_hi; };
+#pragma unroll
+  for (int i = 0; i < M - 2; i++) begin(i);
+  Query x = {};
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int r = mine + 8 * i + lane() / 4;
+    bool there = t0 + r < a.tq;
+    x.lo[i] = low[r], x.hi[i] = high[r];
+    x.top[i] = there ? lse[numbers + t0 + r] * LOG2E : 0, x.shift[i] = there ? delta[numbers + t0 + r] : 0;
+  }
+  if (n > 0) {
+    arrived<M - 3>();
+    begin(M - 2);
+    hold(x.held, queries + mine * STRIDE), hold(x.held_dout, douts + mine * STRIDE);
+    whole(0) ? x.first<0>(a, tiles, all.lo) : x.first<1>(a, tiles, all.lo);
+    for (int i = 1; i < n; i++) {
+      x.done();
+      arrived<M - 3>();
+      begin(i + M - 2);
+      whole(i) ? x.next<0>(a, tiles, i, all.lo + i * BK) : x.next<1>(a, tiles, i, all.lo + i * BK);
+    }
+    x.done();
+    groups_begin();
+    add(x.sum, x.weights, tiles.first(n - 1));
+    groups_commit();
+    groups_wait<0>();
+    settle<D>(x.sum);
+  }
+  copy_wait<0>();
+  __syncthreads();
+  deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, x.sum, a.scale, a.scale);
+}
+
+// Beside are the numbers of a tile's queries: the first key that each sees, how many, its lse times log2 e and delta.
+struct alignas(8) Beside {
+  int low[BK];
+  u32 count[BK];
+  float top[BK], shift[BK];
+};
+
+// Steps are the tiles of queries that a block of keys goes over: those of [from, to) for each head.
+struct Steps {
+  const T *q, *dout;
+  const float *lse, *delta;
+  int b, h0, from, to, each, n;
+  int lo, hi;  // of this thread's query, for Beside
+  float top, shift;
+
+  // begin starts copying tile number i, and reads its numbers, which put writes long after.
+  __device__ __forceinline__ void begin(const Attention &a, const Pairs &tiles, int i) {
+    if (i < n) {
+      int h = h0 + i / each, t0 = from + i % each * BK, t = t0 + threadIdx.x;
+      i64 base = ((i64)b * a.tq * a.hq + h) * a.d, step = (i64)a.hq * a.d;
+      tiles.fetch(i, q + base, dout + base, step, t0, to);
+      lo = hi = 0, top = shift = 0;
+      if (threadIdx.x < BK && t < to) {
+        sees(a, b, t, lo, hi);
+        i64 number = ((i64)b * a.hq + h) * a.tq + t;
+        top = lse[number] * LOG2E, shift = delta[number];
+      }
+    }
+    copy_commit();
+  }
+  __device__ __forceinline__ void put(Beside &x) const {
+    if (threadIdx.x < BK) x.low[threadIdx.x] = lo, x.count[threadIdx.x] = hi - lo, x.top[threadIdx.x] = top, x.shift[threadIdx.x] = shift;
+  }
+};
+
+// barrier keeps the compiler from reading the numbers of all columns first, which takes registers.
+INLINE void barrier() {
+#ifndef BYES_EMULATE
+  asm volatile("" ::: "memory");
+#endif
+}
+
+// Key is what a lane has of its keys: products, whose rows are keys, weights as operands, and both gradients.
+struct Key {
+  Operand keys, values;
+  u32 weights[BK / 16][4], weights_dp[BK / 16][4];
+  float s[BK / 8][4], dp[BK / 8][4], sum_k[D / 8][4], sum_v[D / 8][4];
+
+  __device__ __forceinline__ void multiply(const Pairs &tiles, int i) {
+    Operand queries = row_operand(tiles.first(i)), douts = row_operand(tiles.second(i));
+    groups_begin();
+#pragma unroll
+    for (int k = 0; k < D; k += 16) group_lying<BK>(s[0], ahead(keys, column_step(BM, k)), ahead(queries, column_step(BK, k)), k > 0);
+#pragma unroll
+    for (int k = 0; k < D; k += 16) group_lying<BK>(dp[0], ahead(values, column_step(BM, k)), ahead(douts, column_step(BK, k)), k > 0);
+    groups_commit();
+  }
+  // rate has j as the key of a lane's first row. It looks at all masks: a way without them would take registers.
+  __device__ __forceinline__ void rate(const Attention &a, const Beside &x, int j) {
+    settle<BK>(s), settle<BK>(dp);
+#pragma unroll
+    for (int n = 0; n < BK / 8; n++) {
+      int t = 8 * n + lane() % 4 * 2;
+      Pack<float, 2> top = load_pack<2>(x.top + t), shift = load_pack<2>(x.shift + t);
+      Pack<int, 2> low = load_pack<2>(x.low + t);
+      Pack<u32, 2> count = load_pack<2>(x.count + t);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int c = i % 2;
+        bool out = (u32)(j + i / 2 * 8 - low.v[c]) >= count.v[c];
+        differentiate(a, s[n][i], dp[n][i], top.v[c], shift.v[c], out);
+      }
+      if (n % 2) pack(weights[n / 2], s + n - 1), pack(weights_dp[n / 2], dp + n - 1);
+      barrier();
+    }
+  }
+  // step is a tile of queries. Its sums are waited for by done: beside two of them there are no registers to compute elements meanwhile,
+  // which the other warpgroup does.
+  __device__ __forceinline__ void step(const Attention &a, const Pairs &tiles, const Beside &x, int i, int j) {
+    multiply(tiles, i);
+    groups_wait<0>();
+    rate(a, x, j);
+    groups_begin();
+    add(sum_v, weights, tiles.second(i));
+    add(sum_k, weights_dp, tiles.first(i));
+    groups_commit();
+  }
+  __device__ __forceinline__ void done() {
+    groups_wait<0>();
+    settle<D>(sum_k), settle<D>(sum_v);
+  }
+};
+
+// attend_group_dkv takes BM keys of a key head and goes over the queries that see them, of all heads that share it.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attend_group_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
+                 const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv) {
+  SHARED_DYNAMIC(u8, dynamic);
+  __shared__ Beside beside[2];
+  __shared__ int range[2];
+  u8 *keys = first_tile(dynamic), *values = keys + BM * D * 2;
+  Pairs tiles = {values + BM * D * 2};
+  int heads = a.b * a.hkv, j0 = (int)blockIdx.x / heads * BM, g = (int)blockIdx.x % heads % a.hkv, b = (int)blockIdx.x % heads / a.hkv;
+  int mine = threadIdx.x / WARP * 16, end = min(j0 + BM, a.tk), from, to;
+  i64 at = b * a.key_batch + g * a.key_head;
+  fetch_swizzled<BM, THREADS>(keys, k + at, a.key_row, j0, a.tk);
+  fetch_swizzled<BM, THREADS>(values, v + at, a.key_row, j0, a.tk);
+  range_of(a, b, j0, end, range, from, to);
+  int each = (max(to - from, 0) + BK - 1) / BK, j = j0 + mine + lane() / 4;
+  Steps steps = {q, dout, lse, delta, b, g * a.rep, from, to, each, each * a.rep};
+  Key x = {};
+  int group = threadIdx.x / GROUP * (GROUP / 2) * 128;  // bytes of a column of the rows before
+  x.keys = row_operand(keys + group), x.values = row_operand(values + group);
+  steps.begin(a, tiles, 0);
+  for (int i = 0; i < steps.n; i++) {
+    steps.put(beside[i % 2]);
+    arrived<0>();
+    steps.begin(a, tiles, i + 1);
+    x.step(a, tiles, beside[i % 2], i, j);
+    x.done();
+  }
+  copy_wait<0>();
+  __syncthreads();
+  T *stage = (T *)tiles.memory + mine * STRIDE;
+  deliver(dk + at, a.key_row, j0 + mine, end, a.d, stage, x.sum_k, a.scale, a.scale);
+  deliver(dv + at, a.key_row, j0 + mine, end, a.d, stage, x.sum_v, 1, 1);
+}

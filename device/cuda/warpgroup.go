@@ -1,0 +1,74 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// warpgroups is what is known of a device's products by warpgroups, for each type: kernels that use them are chosen only where a device has been
+// seen to compute them right.
+type warpgroups struct {
+	mu      sync.Mutex
+	checked map[tensor.DType]error
+}
+
+// groupsRight has the device check its products by warpgroups of a type at the first question.
+func (d *Device) groupsRight(dt tensor.DType) error {
+	if d.capability != attnGroupCapability {
+		return fmt.Errorf("products by warpgroups are of compute capability 9.0")
+	}
+	w := &d.warpgroups
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err, ok := w.checked[dt]
+	if !ok {
+		err = d.checkGroups(dt)
+		if w.checked == nil {
+			w.checked = map[tensor.DType]error{}
+		}
+		w.checked[dt] = err
+	}
+	return err
+}
+
+func (d *Device) checkGroups(dt tensor.DType) (err error) {
+	f, err := d.Function(Program{Files: []string{"tensor_core.cuh", "attention_tiles.cuh", "warpgroup.cuh", "warpgroup_check.cu"},
+		Define: []string{"T " + cType(dt), "D 128"}}, "check_groups")
+	if err != nil {
+		return err
+	}
+	b, err := d.Alloc(4)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Free()) }()
+	s, ok := d.Stream(0).(*Stream)
+	if !ok {
+		return errors.New("cuda: no queue")
+	}
+	p := device.Ptr{Buf: b}
+	at, err := d.address(p, 4)
+	if err != nil {
+		return err
+	}
+	wrong := make([]byte, 4)
+	if err := s.Upload(p, wrong); err != nil {
+		return err
+	}
+	g := Rows(1, 128)
+	g.Shared = swizzleAlign + (64+128)*128*2
+	if err := d.enter(func() error { return (&Call{Dev: d, Stream: s}).Launch(f, g, at) }); err != nil {
+		return err
+	}
+	if err := s.Download(wrong, p); err != nil {
+		return err
+	}
+	if n := tensor.View[int32](wrong)[0]; n != 0 {
+		return fmt.Errorf("%d elements of products by warpgroups are wrong on this device", n)
+	}
+	return nil
+}
