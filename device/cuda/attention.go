@@ -124,7 +124,7 @@ func (a *attention) backwardKernel(run attnRun) *Kernel {
 // forward chooses the implementation; extra are the types of doc_start, q_offset and kv_len.
 func (a *attention) forward(extra []tensor.Type) (attnRun, error) {
 	if g, ok := a.graph(extra, false); ok {
-		if run, err := a.withCUDNN(g, (*attention).ownForward); err == nil {
+		if run, err := a.withCUDNN(g, (*attention).ownForward, (*attention).restForward); err == nil {
 			return run, nil
 		}
 	}
@@ -134,43 +134,51 @@ func (a *attention) forward(extra []tensor.Type) (attnRun, error) {
 // backward chooses the implementation; extra are the types of doc_start, q_offset, kv_len and dlse.
 func (a *attention) backward(extra []tensor.Type) (attnRun, error) {
 	if g, ok := a.graph(extra, true); ok {
-		if run, err := a.withCUDNN(g, (*attention).ownBackward); err == nil {
+		if run, err := a.withCUDNN(g, (*attention).ownBackward, (*attention).restBackward); err == nil {
 			return run, nil
 		}
 	}
 	return a.ownBackward()
 }
 
-// ownForward is the fastest kernel of our own; the last two take any address.
+// ownForward is the fastest kernel of our own.
 func (a *attention) ownForward() (attnRun, error) {
-	rest := (*attention).plainForward
-	if a.simtFits() {
-		rest = (*attention).simtForward
-	}
 	switch {
 	case a.fewFits():
-		return a.whereAligned((*attention).fewForward, rest)
+		return a.whereAligned((*attention).fewForward, (*attention).restForward)
 	case a.groupPays():
-		return a.whereAligned((*attention).groupForward, rest)
+		return a.whereAligned((*attention).groupForward, (*attention).restForward)
 	case a.flashFits():
-		return a.whereAligned((*attention).flashForward, rest)
+		return a.whereAligned((*attention).flashForward, (*attention).restForward)
 	}
-	return rest(a)
+	return a.restForward()
+}
+
+// restForward takes operands at any address.
+func (a *attention) restForward() (attnRun, error) {
+	if a.simtFits() {
+		return a.simtForward()
+	}
+	return a.plainForward()
 }
 
 // ownBackward is the gradient by own kernels.
 func (a *attention) ownBackward() (attnRun, error) {
-	rest := (*attention).plainBackward
-	if a.simtFits() {
-		rest = (*attention).simtBackward
-	}
 	switch {
 	case a.groupPays():
-		return a.whereAligned((*attention).groupBackward, rest)
+		return a.whereAligned((*attention).groupBackward, (*attention).restBackward)
 	case a.flashFits():
-		return a.whereAligned((*attention).flashBackward, rest)
+		return a.whereAligned((*attention).flashBackward, (*attention).restBackward)
 	}
-	return rest(a)
+	return a.restBackward()
+}
+
+// restBackward takes operands at any address.
+func (a *attention) restBackward() (attnRun, error) {
+	if a.simtFits() {
+		return a.simtBackward()
+	}
+	return a.plainBackward()
 }
 
 // attnAlignment is what the addresses of operands must be a multiple of for 16-byte accesses.

@@ -247,15 +247,17 @@ func (p *cudnnPass) enqueue(c *Call, io *attnIO, scratch Addr) error {
 	return p.call.Enqueue(uintptr(c.Stream.Handle()), &at, uint64(scratch)+uint64(p.workspace))
 }
 
-// withCUDNN is the library's pass where it takes the graph, with own kernels behind it: for operands that are not aligned, and for rows
-// with more documents than the plan has slots, which only the device knows.
-func (a *attention) withCUDNN(g cudnn.Attention, own func(a *attention) (attnRun, error)) (attnRun, error) {
+// withCUDNN is the library's pass where it takes the graph, with own kernels behind it: for rows that have no list of documents, which only the
+// device knows, and, from rest, for operands that are not aligned.
+func (a *attention) withCUDNN(g cudnn.Attention, own, rest func(a *attention) (attnRun, error)) (attnRun, error) {
 	p, err := a.newCUDNN(g)
 	if err != nil {
 		return attnRun{}, err
 	}
 	behind := *a
-	behind.gated = g.Packed
+	if behind.gated = g.Packed; !g.Packed {
+		own = rest
+	}
 	o, err := own(&behind)
 	if err != nil {
 		return attnRun{}, err

@@ -22,6 +22,7 @@ func variants() []Attention {
 	var out []Attention
 	for _, base := range []Attention{
 		{DType: BF16, B: 2, Tq: 4096, Tk: 4096, Hq: 32, Hkv: 8, D: 128, Scale: 0.1, Causal: true},
+		{DType: BF16, B: 20, Tq: 512, Tk: 512, Hq: 32, Hkv: 8, D: 128, Scale: 0.1, Causal: true}, // short documents of long rows
 		{DType: F16, B: 1, Tq: 333, Tk: 333, Hq: 12, Hkv: 12, D: 64, Scale: 0.1},
 		{DType: BF16, B: 1, Tq: 1000, Tk: 1000, Hq: 8, Hkv: 1, D: 96, Scale: 0.1, Causal: true, Window: 100, SoftCap: 30},
 	} {
