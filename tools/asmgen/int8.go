@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -162,6 +163,88 @@ func panelColsInt8(c *build.Context) {
 		}
 		c.VPXORD(flip, r, r)
 	})
+}
+
+// wideColsInt8 is panelColsInt8 for whole strips of 32, all that a task packs at once: a line of each row holds two of them, and rows that are a
+// power of two apart would not stay in the cache from one strip to the next.
+func wideColsInt8(c *build.Context) {
+	begin(c, "packWideInt8AVX512", "func(kc int, dst *uint32, strips, stride int, src *int8, lds int, flip uint32)",
+		"packWideInt8AVX512 writes src[(4*k+i)*lds+32*s+l], l < 32, exclusive-or byte i of flip, to byte i of dst[s*stride+32*k+l] for k < kc and",
+		"s < strips. kc and strips are at least 1.",
+		"Needs AVX-512BW.")
+	flip := broadcastFlip(c)
+	kc, dst, strips, src, lds := param(c, "kc"), param(c, "dst"), param(c, "strips"), param(c, "src"), param(c, "lds")
+	three, next, stride, k := c.GP64(), c.GP64(), param(c, "stride"), c.GP64()
+	c.LEAQ(operand.Mem{Base: lds, Index: lds, Scale: 2}, three)
+	c.SHLQ(operand.U8(2), stride)
+	words, bytes := c.ZMM(), c.ZMM()
+	c.VMOVDQU32(acrossLanes(c), words)
+	c.VBROADCASTI32X4(acrossBytes(c), bytes)
+	from, to, left := c.GP64(), c.GP64(), c.GP64()
+	c.MOVQ(kc, k)
+	c.Label("step")
+	c.LEAQ(operand.Mem{Base: src, Index: lds, Scale: 4}, next)
+	c.MOVQ(src, from)
+	c.MOVQ(dst, to)
+	c.MOVQ(strips, left)
+	c.Label("strip")
+	ahead := c.GP64()
+	c.LEAQ(operand.Mem{Base: from, Index: lds, Scale: 8}, ahead) // two steps
+	for i := range 4 {
+		c.PREFETCHT0(rowOf(ahead, lds, three, i, 0))
+	}
+	for half := range 2 {
+		r := c.ZMM()
+		c.VMOVDQU(rowOf(from, lds, three, 0, 16*half), r.AsX())
+		for i := 1; i < 4; i++ {
+			c.VINSERTI32X4(operand.U8(i), rowOf(from, lds, three, i, 16*half), r, r)
+		}
+		c.VPERMD(r, words, r) // lane l: four columns of each row
+		c.VPSHUFB(bytes, r, r)
+		c.VPXORD(flip, r, r)
+		c.VMOVDQU32(r, at(to, 64*half))
+	}
+	c.ADDQ(operand.U8(32), from)
+	c.ADDQ(stride, to)
+	c.DECQ(left)
+	c.JNZ(operand.LabelRef("strip"))
+	c.MOVQ(next, src)
+	c.ADDQ(operand.U32(128), dst)
+	c.DECQ(k)
+	c.JNZ(operand.LabelRef("step"))
+	c.VZEROUPPER()
+	c.RET()
+}
+
+// rowOf addresses row i < 4 from the first one.
+func rowOf(base, one, three reg.GPVirtual, i, disp int) operand.Mem {
+	switch i {
+	case 0:
+		return at(base, disp)
+	case 3:
+		return operand.Mem{Base: base, Index: three, Scale: 1, Disp: disp}
+	}
+	return operand.Mem{Base: base, Index: one, Scale: uint8(i), Disp: disp}
+}
+
+// acrossLanes are the indices of words that put word l of each lane into lane l.
+func acrossLanes(c *build.Context) operand.Mem {
+	m := c.StaticGlobal("acrossLanes")
+	c.DataAttributes(attr.RODATA | attr.NOPTR)
+	for i := range 16 {
+		c.AddDatum(4*i, operand.U32(i%4*4+i/4))
+	}
+	return m
+}
+
+// acrossBytes are the indices of bytes that transpose the 4x4 bytes of a lane.
+func acrossBytes(c *build.Context) operand.Mem {
+	m := c.StaticGlobal("acrossBytes")
+	c.DataAttributes(attr.RODATA | attr.NOPTR)
+	for i := range 16 {
+		c.AddDatum(i, operand.U8(i%4*4+i/4))
+	}
+	return m
 }
 
 func broadcastFlip(c *build.Context) reg.VecVirtual {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
@@ -13,6 +14,10 @@ import (
 
 // transposeAhead16 is how many bytes ahead of the loads each row is prefetched.
 const transposeAhead16 = 256
+
+// colsAhead is the logarithm of the rows that columns are prefetched ahead. Rows are often a power of two apart, so that many of them share a
+// set of the first cache: with 32 rows they pushed each other out before they were read.
+const colsAhead = 3
 
 func panelRowsDoc(name, what string, block int, needs string) []string {
 	return []string{
@@ -181,17 +186,17 @@ func panelCols(c *build.Context, size, rows int, load func(src operand.Mem, lds,
 	kc, dst, w, src, lds, have := param(c, "kc"), param(c, "dst"), param(c, "w"), param(c, "src"), param(c, "lds"), param(c, "have")
 	c.IMUL3Q(operand.U8(size), lds, lds)
 	var from, to [2]reg.OpmaskVirtual
-	bits := c.GP64()
+	mask := c.GP64()
 	for _, side := range []struct {
 		n reg.GPVirtual
 		k *[2]reg.OpmaskVirtual
 	}{{have, &from}, {w, &to}} {
-		c.MOVQ(operand.I32(-1), bits)
-		c.BZHIQ(side.n, bits, bits)
+		c.MOVQ(operand.I32(-1), mask)
+		c.BZHIQ(side.n, mask, mask)
 		side.k[0], side.k[1] = c.K(), c.K()
-		c.KMOVW(bits.As32(), side.k[0])
-		c.SHRQ(operand.U8(16), bits)
-		c.KMOVW(bits.As32(), side.k[1])
+		c.KMOVW(mask.As32(), side.k[0])
+		c.SHRQ(operand.U8(16), mask)
+		c.KMOVW(mask.As32(), side.k[1])
 	}
 	step := c.GP64()
 	advance, three := c.GP64(), c.GP64()
@@ -200,7 +205,7 @@ func panelCols(c *build.Context, size, rows int, load func(src operand.Mem, lds,
 	c.MOVQ(w, step)
 	ahead := c.GP64()
 	c.MOVQ(advance, ahead)
-	c.SHLQ(operand.U8(5), ahead) // 32 steps: rows are apart, each is a miss
+	c.SHLQ(operand.U8(colsAhead-bits.TrailingZeros(uint(rows))), ahead)
 	c.ADDQ(src, ahead)
 	c.SHLQ(operand.U8(2), step)
 	// A second register that reads nothing would be slow where it lies outside the matrix.

@@ -42,7 +42,7 @@ func (f *fetch) some(used *float32) (next uintptr, step int) {
 
 // nextStream is what the worker of a task packs after steps up to k of the phase: its next steps, or another task's first.
 func (j *blocks) nextStream(task, k int) fetch {
-	if j.streamB && j.directB || !j.streamB && j.directA {
+	if j.streamB && (j.directB || j.nearB) || !j.streamB && j.directA {
 		return fetch{}
 	}
 	if k >= j.kp {

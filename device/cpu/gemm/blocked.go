@@ -15,15 +15,17 @@ const (
 	shortKC = 128 // the same where B packs itself and shortM rows or fewer do not make up for a strip that leaves the first cache
 	shortM  = 48
 	group   = 64   // columns of B that are packed at a time, and what blocks of K are rounded to
+	wide    = 128  // the same where a column is one byte
 	rowsMax = 112  // rows of A that are packed at a time where A streams, at most
 	sumCols = 1024 // lanes of a block where the sums of a narrower C are kept in scratch, at most
 	line    = 64   // bytes; parts of the scratch start at multiples
 	// fewColumns is N up to which float32 rows of A are multiplied where they lie: packing them would cost more than it gains.
 	fewColumns = 64
 	// fewSteps is K below which that holds for any N: the assembly transposes 16 steps at a time.
-	fewSteps = 16
-	copies   = 4       // threads up to which each packs the resident operand for itself
-	inline   = 1 << 19 // multiply-adds below which a product stays on the calling goroutine
+	fewSteps  = 16
+	copies    = 4       // threads up to which each packs the resident operand for itself
+	nearBytes = 8 << 20 // of an operand up to which asking for it ahead costs more than it gains
+	inline    = 1 << 19 // multiply-adds below which a product stays on the calling goroutine
 )
 
 // resident is how many floats of a packed operand stay in the second cache of a core: a little over half of it, so that 512 x 512 fit 2 MiB
@@ -65,7 +67,8 @@ type blocks struct {
 	shared      bool // the resident operand is packed once, in tasks of its own
 	directA     bool // the operand is multiplied where it lies
 	directB     bool
-	blockM      int // extents of blocks of C and K
+	nearB       bool // see choice
+	blockM      int  // extents of blocks of C and K
 	blockN      int
 	phase       int // of K, a multiple of kc or all of it
 	kc          int
@@ -95,6 +98,8 @@ type choice struct {
 	packsB           bool // B is decoded straight into strips
 	lanesB           bool // the lanes of B are stored rows
 	narrow           bool // C is not of the type of the sums, which are kept in scratch
+	wideB            bool // tasks have more columns of B: a line of its rows holds two strips
+	nearB            bool // B streams well enough without asking for it ahead
 }
 
 // plan cuts a product of m x n x k into blocks.
@@ -127,6 +132,7 @@ func (j *blocks) plan(m, n, k int, c choice) {
 	if c.narrow {
 		j.blockM, j.blockN = even(j.blockM, sumCols/c.mr*c.mr, c.mr), even(j.blockN, sumCols, group)
 	}
+	j.nearB = c.nearB
 	j.directA = c.directA && (n <= fewColumns || k < fewSteps)
 	j.directB = c.directB && j.streamB && j.blockM <= j.mr
 	j.units(c)
@@ -140,6 +146,8 @@ func (j *blocks) units(c choice) {
 	if !j.streamB {
 		lanes, least = min(j.m, j.blockM), j.mr
 		j.unit = rowsMax / j.mr * j.mr
+	} else if c.wideB {
+		j.unit = wide
 	} else if c.costlyB {
 		if c.packsB && c.lanesB {
 			j.unit = least // it fits the first cache; columns would be less of a cache line than is read
@@ -185,7 +193,7 @@ func boundFloats(m, n, k int, c choice) int {
 	steps += c.extra
 	res := max(m, roundUp(n, c.nr)) * (k + (k/group+1)*c.extra)
 	res = min(res, max(resident, group*maxKC)/group*(group+1)+2*group*group)
-	return max(min(c.threads, copies), 1)*(res+16) + max(c.threads, 1)*(max(rowsMax, group)*steps+group*steps+16)
+	return max(min(c.threads, copies), 1)*(res+16) + max(c.threads, 1)*(max(rowsMax, wide)*steps+group*steps+16)
 }
 
 // place cuts up mem, of floats() floats.

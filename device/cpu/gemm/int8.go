@@ -81,7 +81,7 @@ func Int8(p *pool.Pool, scratch []byte, args Int8Args) error {
 	if j.small() {
 		return j.runSmall(p)
 	}
-	j.plan(j.M, j.N, ceil(j.K, j.kern.per), j.kern.choice(p.Threads()))
+	j.plan(j.M, j.N, ceil(j.K, j.kern.per), j.choice(p.Threads()))
 	floats := j.floats(p.Threads())
 	if len(scratch) < 4*floats+line {
 		return fmt.Errorf("gemm: int8: product M=%d N=%d K=%d on %d threads needs %d bytes of scratch, got %d; size it with Int8ScratchBytes",
@@ -149,6 +149,12 @@ func Int8ScratchBytes(m, n, k, threads int) int64 {
 
 func (k *kernel8) choice(threads int) choice {
 	return choice{threads: threads, extra: 1, mr: k.mr, nr: k.nr}
+}
+
+func (j *job8) choice(threads int) choice {
+	c := j.kern.choice(threads)
+	c.wideB = j.kern.packWide != nil && !j.B.Trans
+	return c
 }
 
 func (j *job8) open(_, _, _, _ int) {}

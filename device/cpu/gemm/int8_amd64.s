@@ -3112,7 +3112,7 @@ TEXT ·packColsInt8AVX512(SB), NOSPLIT, $0-52
 	LEAQ         (SI)(SI*2), R10
 	MOVQ         DX, R8
 	MOVQ         R9, R11
-	SHLQ         $0x05, R11
+	SHLQ         $0x01, R11
 	ADDQ         BX, R11
 	SHLQ         $0x02, R8
 	CMPQ         DX, $0x10
@@ -3199,6 +3199,97 @@ one:
 	JNZ         one
 	VZEROUPPER
 	RET
+
+// func packWideInt8AVX512(kc int, dst *uint32, strips int, stride int, src *int8, lds int, flip uint32)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·packWideInt8AVX512(SB), NOSPLIT, $0-52
+	MOVL            flip+48(FP), AX
+	VPBROADCASTD    AX, Z0
+	MOVQ            kc+0(FP), AX
+	MOVQ            dst+8(FP), CX
+	MOVQ            strips+16(FP), DX
+	MOVQ            src+32(FP), BX
+	MOVQ            lds+40(FP), SI
+	MOVQ            stride+24(FP), R8
+	LEAQ            (SI)(SI*2), DI
+	SHLQ            $0x02, R8
+	VMOVDQU32       acrossLanes<>+0(SB), Z1
+	VBROADCASTI32X4 acrossBytes<>+0(SB), Z2
+	MOVQ            AX, R9
+
+step:
+	LEAQ (BX)(SI*4), AX
+	MOVQ CX, R10
+	MOVQ DX, R11
+
+strip:
+	LEAQ         (BX)(SI*8), R12
+	PREFETCHT0   (R12)
+	PREFETCHT0   (R12)(SI*1)
+	PREFETCHT0   (R12)(SI*2)
+	PREFETCHT0   (R12)(DI*1)
+	VMOVDQU      (BX), X3
+	VINSERTI32X4 $0x01, (BX)(SI*1), Z3, Z3
+	VINSERTI32X4 $0x02, (BX)(SI*2), Z3, Z3
+	VINSERTI32X4 $0x03, (BX)(DI*1), Z3, Z3
+	VPERMD       Z3, Z1, Z3
+	VPSHUFB      Z2, Z3, Z3
+	VPXORD       Z0, Z3, Z3
+	VMOVDQU32    Z3, (R10)
+	VMOVDQU      16(BX), X4
+	VINSERTI32X4 $0x01, 16(BX)(SI*1), Z4, Z4
+	VINSERTI32X4 $0x02, 16(BX)(SI*2), Z4, Z4
+	VINSERTI32X4 $0x03, 16(BX)(DI*1), Z4, Z4
+	VPERMD       Z4, Z1, Z4
+	VPSHUFB      Z2, Z4, Z4
+	VPXORD       Z0, Z4, Z4
+	VMOVDQU32    Z4, 64(R10)
+	ADDQ         $0x20, BX
+	ADDQ         R8, R10
+	DECQ         R11
+	JNZ          strip
+	MOVQ         AX, BX
+	ADDQ         $0x00000080, CX
+	DECQ         R9
+	JNZ          step
+	VZEROUPPER
+	RET
+
+DATA acrossLanes<>+0(SB)/4, $0x00000000
+DATA acrossLanes<>+4(SB)/4, $0x00000004
+DATA acrossLanes<>+8(SB)/4, $0x00000008
+DATA acrossLanes<>+12(SB)/4, $0x0000000c
+DATA acrossLanes<>+16(SB)/4, $0x00000001
+DATA acrossLanes<>+20(SB)/4, $0x00000005
+DATA acrossLanes<>+24(SB)/4, $0x00000009
+DATA acrossLanes<>+28(SB)/4, $0x0000000d
+DATA acrossLanes<>+32(SB)/4, $0x00000002
+DATA acrossLanes<>+36(SB)/4, $0x00000006
+DATA acrossLanes<>+40(SB)/4, $0x0000000a
+DATA acrossLanes<>+44(SB)/4, $0x0000000e
+DATA acrossLanes<>+48(SB)/4, $0x00000003
+DATA acrossLanes<>+52(SB)/4, $0x00000007
+DATA acrossLanes<>+56(SB)/4, $0x0000000b
+DATA acrossLanes<>+60(SB)/4, $0x0000000f
+GLOBL acrossLanes<>(SB), RODATA|NOPTR, $64
+
+DATA acrossBytes<>+0(SB)/1, $0x00
+DATA acrossBytes<>+1(SB)/1, $0x04
+DATA acrossBytes<>+2(SB)/1, $0x08
+DATA acrossBytes<>+3(SB)/1, $0x0c
+DATA acrossBytes<>+4(SB)/1, $0x01
+DATA acrossBytes<>+5(SB)/1, $0x05
+DATA acrossBytes<>+6(SB)/1, $0x09
+DATA acrossBytes<>+7(SB)/1, $0x0d
+DATA acrossBytes<>+8(SB)/1, $0x02
+DATA acrossBytes<>+9(SB)/1, $0x06
+DATA acrossBytes<>+10(SB)/1, $0x0a
+DATA acrossBytes<>+11(SB)/1, $0x0e
+DATA acrossBytes<>+12(SB)/1, $0x03
+DATA acrossBytes<>+13(SB)/1, $0x07
+DATA acrossBytes<>+14(SB)/1, $0x0b
+DATA acrossBytes<>+15(SB)/1, $0x0f
+GLOBL acrossBytes<>(SB), RODATA|NOPTR, $16
 
 // func dotInt8AVX2(rounds int, x *int8, y *int8) int32
 // Requires: AVX, AVX2

@@ -41,6 +41,13 @@ func packRowsInt8AVX512(kc int, dst *uint32, w int, put int, src *int8, lds int,
 //go:noescape
 func packColsInt8AVX512(kc int, dst *uint32, w int, src *int8, lds int, have int, flip uint32)
 
+// packWideInt8AVX512 writes src[(4*k+i)*lds+32*s+l], l < 32, exclusive-or byte i of flip, to byte i of dst[s*stride+32*k+l] for k < kc and
+// s < strips. kc and strips are at least 1.
+// Needs AVX-512BW.
+//
+//go:noescape
+func packWideInt8AVX512(kc int, dst *uint32, strips int, stride int, src *int8, lds int, flip uint32)
+
 // dotInt8AVX2 is the sum of x[i]*y[i] for i < 64*rounds, modulo 2^32. Needs AVX2; rounds is at least 1.
 //
 //go:noescape

@@ -20,6 +20,8 @@ type kernel8 struct {
 type packers8 struct {
 	packRows func(kc int, dst *uint32, w, put int, src *int8, lds, lanes int, flip uint32)
 	packCols func(kc int, dst *uint32, w int, src *int8, lds, have int, flip uint32)
+	// packWide is packCols for whole strips of nr side by side, stride units from one to the next.
+	packWide func(kc int, dst *uint32, strips, stride int, src *int8, lds int, flip uint32)
 }
 
 // kernels8 holds what this processor runs. A kernel that is absent stands for the next lower one.

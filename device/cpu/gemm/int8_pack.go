@@ -17,7 +17,7 @@ const flips = 0x80808080
 func (j *job8) packA(dst []float32, lane, w, k0, kb int, _ []float32) {
 	strip := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), w*(kb+1))
 	start := unsafe.Slice((*int32)(unsafe.Pointer(&strip[w*kb])), w)
-	j.strip(strip[:w*kb], &j.A, !j.A.Trans, w, lane, w, k0, kb, 0)
+	j.strip(strip[:w*kb], &j.A, !j.A.Trans, w, lane, w, 0, k0, kb, 0)
 	if j.kern.per != 4 {
 		clear(start)
 		return
@@ -34,20 +34,36 @@ func (j *job8) packB(dst []float32, lane, lanes, k0, kb int, _ []float32) {
 	if j.kern.per == 4 {
 		flip = flips
 	}
+	done := j.packWhole(dst, lane, lanes/w, k0, kb, flip)
 	for s := 0; s < lanes; s += w {
 		strip := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[s*kb])), w*kb)
-		j.strip(strip, &j.B, j.B.Trans, w, lane+s, min(w, lanes-s), k0, kb, flip)
+		have, first := min(w, lanes-s), done
+		if have < w {
+			first = 0
+		}
+		j.strip(strip, &j.B, j.B.Trans, w, lane+s, have, first, k0, kb, flip)
 	}
 }
 
-// strip packs `have` lanes from lane0 on into a strip of w, kb units from k0 on. What lies beyond K is zero but for flip, what is in
-// missing lanes is not defined. laneRows says that lanes are the stored rows, otherwise they are its columns.
-func (j *job8) strip(dst []uint32, x *Mat8, laneRows bool, w, lane0, have, k0, kb int, flip uint32) {
+// packWhole packs whole strips side by side and returns how many units of each it did: those that do not stick out of K, or none.
+func (j *job8) packWhole(dst []float32, lane, strips, k0, kb int, flip uint32) int {
+	units := min(kb, j.K/j.kern.per-k0)
+	if j.kern.packWide == nil || j.B.Trans || strips == 0 || units <= 0 {
+		return 0
+	}
+	src := &j.B.Data[k0*j.kern.per*j.B.LD+lane]
+	j.kern.packWide(units, (*uint32)(unsafe.Pointer(&dst[0])), strips, j.nr*kb, src, j.B.LD, flip)
+	return units
+}
+
+// strip packs `have` lanes from lane0 on into a strip of w, kb units from k0 on, of which the first ones are done. What lies beyond K is zero
+// but for flip, what is in missing lanes is not defined. laneRows says that lanes are the stored rows, otherwise they are its columns.
+func (j *job8) strip(dst []uint32, x *Mat8, laneRows bool, w, lane0, have, first, k0, kb int, flip uint32) {
 	per := j.kern.per
 	k0 *= per
 	whole := min(kb, (j.K-k0)/per) // units that do not stick out of K
-	first := 0
 	switch {
+	case first > 0:
 	case !laneRows && j.kern.packCols != nil && whole > 0:
 		j.kern.packCols(whole, &dst[0], w, &x.Data[k0*x.LD+lane0], x.LD, have, flip)
 		first = whole

@@ -157,3 +157,31 @@ func BenchmarkInt8(b *testing.B) {
 		}
 	}
 }
+
+// TestInt8WideStrips compares strips packed side by side with plain indexing, for rows with gaps and strips with room behind them.
+func TestInt8WideStrips(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	for _, kern := range available() {
+		k := kern.int8Kernel()
+		if k.packWide == nil {
+			continue
+		}
+		for _, s := range [][3]int{{1, 1, 0}, {2, 1, 5}, {3, 2, 1}, {17, 4, 64}, {64, 3, 0}} {
+			kc, strips, gap := s[0], s[1], s[2]
+			x := int8Mat(r, false, 4*kc, 32*strips, gap, gap%3)
+			stride := 32*kc + gap
+			got, want := make([]uint32, strips*stride), make([]uint32, strips*stride)
+			for at := range want {
+				got[at], want[at] = 77, 77
+				if strip, i := at/stride, at%stride; i < 32*kc {
+					want[at] = flips
+					for b := range 4 {
+						want[at] ^= uint32(uint8(x.at(4*(i/32)+b, 32*strip+i%32))) << (8 * b)
+					}
+				}
+			}
+			k.packWide(kc, &got[0], strips, stride, &x.Data[0], x.LD, flips)
+			require.Equal(t, want, got, "%v %v", kern, s)
+		}
+	}
+}

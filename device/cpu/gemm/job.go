@@ -57,8 +57,13 @@ func (j *job) choice(threads int) choice {
 	_, packs := j.B.Source.(Packer)
 	plain := func(x *Mat) bool { return x.Source == nil && x.DType == tensor.F32 && j.kern.direct }
 	return choice{threads: threads, costlyA: j.A.Source != nil, costlyB: j.B.Source != nil, narrow: j.C.DType != tensor.F32,
-		packsB: packs, lanesB: j.B.Trans,
+		packsB: packs, lanesB: j.B.Trans, nearB: j.nearB(),
 		directA: plain(&j.A), directB: plain(&j.B) && !j.B.Trans, mr: j.kern.mr, nr: j.kern.nr}
+}
+
+// nearB says that B is copied along its rows and small enough to be in the last cache.
+func (j *job) nearB() bool {
+	return j.kern.rowsF32 != nil && j.B.Source == nil && !j.B.Trans && j.K*j.N*j.B.DType.Size() <= nearBytes
 }
 
 // ScratchBytes is how much scratch Gemm needs at most for products of these or smaller extents, whatever the types and the kernel.

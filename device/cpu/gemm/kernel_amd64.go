@@ -39,7 +39,7 @@ func init() {
 	}
 	if isa.VNNI() {
 		kernels8[AVX512] = &kernel8{mr: 14, nr: 32, per: 4, tile: int8AVX512, laneSums: laneSumsAVX512, dot: dotInt8AVX2,
-			packers8: packers8{packRows: packRowsInt8AVX512, packCols: packColsInt8AVX512}}
+			packers8: packers8{packRows: packRowsInt8AVX512, packCols: packColsInt8AVX512, packWide: packWideInt8AVX512}}
 	}
 }
 

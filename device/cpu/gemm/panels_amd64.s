@@ -818,7 +818,7 @@ TEXT ·packColsF32AVX512(SB), NOSPLIT, $0-48
 	LEAQ   (SI)(SI*2), SI
 	MOVQ   DX, SI
 	MOVQ   R8, R9
-	SHLQ   $0x05, R9
+	SHLQ   $0x03, R9
 	ADDQ   BX, R9
 	SHLQ   $0x02, SI
 	CMPQ   DX, $0x10
@@ -891,7 +891,7 @@ TEXT ·packColsBF16AVX512(SB), NOSPLIT, $0-48
 	LEAQ   (SI)(SI*2), SI
 	MOVQ   DX, SI
 	MOVQ   R8, R9
-	SHLQ   $0x05, R9
+	SHLQ   $0x03, R9
 	ADDQ   BX, R9
 	SHLQ   $0x02, SI
 	CMPQ   DX, $0x10
@@ -967,7 +967,7 @@ TEXT ·packColsF16AVX512(SB), NOSPLIT, $0-48
 	LEAQ   (SI)(SI*2), SI
 	MOVQ   DX, SI
 	MOVQ   R8, R9
-	SHLQ   $0x05, R9
+	SHLQ   $0x03, R9
 	ADDQ   BX, R9
 	SHLQ   $0x02, SI
 	CMPQ   DX, $0x10
@@ -1039,7 +1039,7 @@ TEXT ·packColsPairsAVX512(SB), NOSPLIT, $0-48
 	LEAQ   (SI)(SI*2), R8
 	MOVQ   DX, R8
 	MOVQ   R9, R10
-	SHLQ   $0x05, R10
+	SHLQ   $0x02, R10
 	ADDQ   BX, R10
 	SHLQ   $0x02, R8
 	CMPQ   DX, $0x10
