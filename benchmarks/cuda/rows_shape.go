@@ -11,7 +11,7 @@ import (
 
 func init() {
 	add(
-		embedRow(8192, 128256, 4096), embedGradRow(8192, 128256, 4096), embedGradRow(16384, 50257, 768),
+		embedRow(8192, 128256, 4096), embedGradRow(8192, 128256, 4096), embedGradRow(16384, 50257, 768), embedGradRow(4096, 49152, 576),
 		moveRow("transpose", ops.Permute{Rank: 2, Perm: [tensor.MaxRank]int8{1, 0}}, 8192, 4096),
 		moveRow("transpose of heads", ops.Permute{Rank: 4, Perm: [tensor.MaxRank]int8{0, 2, 1, 3}}, 2, 4096, 32, 128),
 		sortRow(1, 128256, 50),

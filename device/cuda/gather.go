@@ -13,6 +13,11 @@ func init() {
 	Register(buildGather)
 	Register(func(d *Device, op ops.ScatterAddRows, s device.Spec) (*Kernel, error) {
 		outer, _, inner := aroundAxis(s.Out[0].Shape, int(op.Axis))
+		if outer == 1 {
+			if t, err := d.newTableSum(s.Out[0], s.In[1], inner); t != nil || err != nil {
+				return t.kernel(), err
+			}
+		}
 		sc := scatter{outer: outer, inner: inner, m: s.In[1].Size(), n: int(op.Size), kind: ops.ScatterSum, fresh: true}
 		return sc.kernel(d, s.Out[0], s.In[1], func(c *Call) (index, updates Addr) { return c.In[1], c.In[0] })
 	})

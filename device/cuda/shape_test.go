@@ -136,6 +136,26 @@ func TestRowsByIndex(t *testing.T) {
 	}
 }
 
+// TestTableSums: a table of few and of many rows for its owners, rows that many positions name, and more positions than a list has room for.
+func TestTableSums(t *testing.T) {
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for _, width := range []int{1, 5, 32, 520} {
+			t.Run(fmt.Sprint(dt, width), func(t *testing.T) {
+				bothDevices(t, ops.ScatterAddRows{Size: 1300}, 0, numbers(2, false, dt, 900, width), positions(2, -20, 1400, 900))
+				bothDevices(t, ops.ScatterAddRows{Size: 700}, 1, numbers(3, false, dt, 600, width), positions(3, 250, 9, 600))
+			})
+		}
+	}
+	d := testDevice(t)
+	few, err := d.newTableSum(tensor.T(tensor.F32, 9, 4), tensor.T(tensor.I32, 20), 4)
+	require.NoError(t, err)
+	require.NotNil(t, few)
+	many, err := d.newTableSum(tensor.T(tensor.F32, 9, 4), tensor.T(tensor.I32, d.SharedMax()/4), 4)
+	require.NoError(t, err)
+	require.Nil(t, many)
+	bothDevices(t, ops.ScatterAddRows{Size: 40}, 0, numbers(2, false, tensor.F32, d.SharedMax()/4, 3), positions(2, -1, 42, d.SharedMax()/4))
+}
+
 // TestLongSort: lanes that do not fit a block, several of them, in both directions, with what has no order among equals.
 func TestLongSort(t *testing.T) {
 	for _, dt := range []tensor.DType{tensor.F32, tensor.F64, tensor.I64} {
