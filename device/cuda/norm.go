@@ -140,7 +140,7 @@ func (o norm) stages(d *Device, tensors, blocks int) (stages, bytes int) {
 // program has the kernels of rows that fit and of those that do not, sums as in norm.cu.
 func (o norm) program(sums, stages int) Program {
 	packs := max(o.fit.packs, 1)
-	return Program{Files: []string{"tensor_core.cuh", "norm.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.fit.width), fmt.Sprint("K ", packs),
+	return Program{Files: []string{"tensor_core.cuh", "packed.cuh", "norm.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.fit.width), fmt.Sprint("K ", packs),
 		fmt.Sprint("GROUP ", o.fit.group), fmt.Sprint("THREADS ", o.fit.threads), fmt.Sprint("EXACT ", b2i(o.fit.group*packs*o.fit.width == o.n)),
 		fmt.Sprint("CENTRE ", b2i(o.centre)), fmt.Sprint("MORE ", b2i(o.more)), fmt.Sprint("SUMS ", sums), fmt.Sprint("BLOCKS ", o.resident(false)),
 		fmt.Sprint("GRAD_BLOCKS ", o.resident(true)), fmt.Sprint("STAGES ", stages)}}

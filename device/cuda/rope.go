@@ -53,7 +53,7 @@ func ropeFunction(d *Device, op ops.RoPEOp, dt tensor.DType, width int) (*Functi
 	if op.Interleaved {
 		pairs = "INTERLEAVED 1"
 	}
-	return d.Function(Program{Files: []string{"rope.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width), pairs}}, "rope")
+	return d.Function(Program{Files: []string{"packed.cuh", "rope.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width), pairs}}, "rope")
 }
 
 // ropeGeometry gives a token as many threads as it has work for, and a block as many tokens as it has threads left.

@@ -40,7 +40,7 @@ func (d *Device) newTableSum(out, index tensor.Type, inner int) (*tableSum, erro
 	}
 	for _, u := range slices.Compact([]int{units(elem, t.row)[0], elem}) {
 		p := scatter{kind: ops.ScatterSum, fresh: true}.program(out.DType, index.DType, u/elem)
-		p.Files = append(p.Files, "scatter_table.cu")
+		p.Files = append(p.Files, "packed.cuh", "scatter_table.cu")
 		f, err := d.Function(p, "scatter_table")
 		if err != nil {
 			return nil, err

@@ -130,18 +130,10 @@ template <int M> struct Rows {
 #endif
 };
 
-// keep_packed makes the compiler read packs anew where they are used next: values of 16 bits then stay packed between the uses, in half the
-// registers.
-INLINE void keep_packed(P (&x)[K]) {
-#ifndef BYES_EMULATE
-  if (sizeof(T) != 2 || V < 2) return;
+// keep_row holds a row packed between its uses.
+INLINE void keep_row(P (&x)[K]) {
 #pragma unroll
-  for (int k = 0; k < K; k++) {
-    u32 *words = reinterpret_cast<u32 *>(&x[k]);
-#pragma unroll
-    for (int j = 0; j < V / 2; j++) asm volatile("" : "+r"(words[j]));
-  }
-#endif
+  for (int k = 0; k < K; k++) keep_packed(x[k]);
 }
 
 // row_mean is the mean of a row, 0 without CENTRE.
@@ -178,7 +170,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) norm_rows(T *y, T *sum, const T *x, co
       if (mine && inside(column(at, k), n)) store_pack(sum + at.row * n + column(at, k), xs[0][k]);
     }
     A mean = row_mean(xs[0], at, turn), s[1] = {0};
-    keep_packed(xs[0]);
+    keep_row(xs[0]);
 #pragma unroll
     for (int k = 0; k < K; k++) {
       if (!inside(column(at, k), n)) continue;
@@ -190,8 +182,8 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) norm_rows(T *y, T *sum, const T *x, co
     }
     row_sums<GROUP>(s, turn);
     A rstd = (A)1 / root(s[0] * at.share + eps);
-    keep_packed(xs[0]);
-    keep_packed(ws);
+    keep_row(xs[0]);
+    keep_row(ws);
     if (!mine) continue;
 #pragma unroll
     for (int k = 0; k < K; k++) {
@@ -272,12 +264,12 @@ KERNEL __launch_bounds__(THREADS, GRAD_BLOCKS) norm_grad(T *dx, A *dw, A *db, co
     P xs[2 + MORE][K];
     in.take(xs, at, rows, n);
     A mean = row_mean(xs[0], at, turn), rstd, shift, tilt;
-    keep_packed(xs[0]);
-    keep_packed(ws);
+    keep_row(xs[0]);
+    keep_row(ws);
     grad_stats(xs[0], xs[1], ws, n, at, eps, turn, mean, rstd, shift, tilt);
-    keep_packed(xs[0]);
-    keep_packed(xs[1]);
-    keep_packed(ws);
+    keep_row(xs[0]);
+    keep_row(xs[1]);
+    keep_row(ws);
     if (at.row >= rows) continue;
 #pragma unroll
     for (int k = 0; k < K; k++) {

@@ -36,7 +36,7 @@ INLINE void turn(P &a, P &b, const A (&c)[V], const A (&s)[V]) {
 }
 
 // rope: a block has threads (x, y), y of them tokens. sign is -1 to turn back.
-KERNEL __launch_bounds__(256) rope(T *y, const T *x, const float *cos, const float *sin, i64 tokens, int heads, int size, int half, float sign) {
+KERNEL __launch_bounds__(256, 3) rope(T *y, const T *x, const float *cos, const float *sin, i64 tokens, int heads, int size, int half, float sign) {
   i64 token = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   if (token >= tokens) return;
   int places = half / V, groups = (heads + HEADS - 1) / HEADS;
@@ -59,6 +59,8 @@ KERNEL __launch_bounds__(256) rope(T *y, const T *x, const float *cos, const flo
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
       if (first + h >= heads) continue;
+      keep_packed(a[h]);
+      keep_packed(b[h]);
       turn(a[h], b[h], c, s);
       store_pack(to + (first + h) * size + lo, a[h]);
       store_pack(to + (first + h) * size + hi, b[h]);

@@ -7,7 +7,7 @@
 
 #define OWNERS 256
 #define TABLE_WARPS 16
-#define TABLE_AHEAD 4  // rows of u under way in a warp
+#define TABLE_AHEAD 6  // rows of u under way in a warp
 #define TABLE_FEW 8    // positions of a row that a warp takes alone
 #define TABLE_FULL (65536 / (TABLE_FEW + 1) + 1)  // rows with more, at most
 #define NO_ROW 0xffffu
@@ -38,9 +38,11 @@ INLINE void add_rows(C (&sum)[V], const P *__restrict__ u, i32 width, i32 c, u32
   }
 #pragma unroll
   for (int i = 0; i < TABLE_AHEAD; i++)
-    if (i < count && c < width)
+    if (i < count && c < width) {
+      keep_packed(x[i]);
 #pragma unroll
       for (int v = 0; v < V; v++) sum[v] = meet(sum[v], carry(x[i].v[v]));
+    }
 }
 
 // add_positions adds those of a row's `many` positions whose number is `first` modulo `step`, a power of two.
