@@ -18,6 +18,8 @@ func init() {
 		memoryRow("RMSNorm backward with weight", ops.RMSNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true}, x, w, x),
 		memoryRow("RMSNorm forward", ops.RMSNormOp{Eps: 1e-5}, q, qw),
 		memoryRow("RMSNorm backward", ops.RMSNormGradOp{Eps: 1e-5, NeedX: true}, q, qw, q),
+		memoryRow("residual sum and its RMSNorm", ops.AddNormOp{Eps: 1e-5}, x, x, w, operand{}),
+		memoryRow("RMSNorm backward, added to the stream's", ops.AddRMSNormGradOp{Eps: 1e-5}, x, x, w, x),
 		memoryRow("LayerNorm forward", ops.LayerNormOp{Eps: 1e-5}, x, w, w),
 		memoryRow("LayerNorm backward with parameters", ops.LayerNormGradOp{Eps: 1e-5, NeedX: true, NeedW: true, NeedB: true}, x, w, x),
 	)

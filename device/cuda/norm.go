@@ -126,7 +126,10 @@ const normStages = 4
 // stages is how many rows of so many tensors a block holds in shared memory, and their bytes, where so many blocks share that of a multiprocessor:
 // 0 where rows are read when they are needed, as there is no room, they aren't read by 16 bytes, or the device cannot copy beside its work.
 func (o norm) stages(d *Device, tensors, blocks int) (stages, bytes int) {
-	const apart = 12 << 10 // what a block has beside its rows, at most
+	apart := 3 << 10 // what a block has beside its rows, at most
+	if o.fit.threads > o.fit.group {
+		apart = 12 << 10 // and to add the sums of its groups
+	}
 	row := tensors * o.fit.packs * o.fit.threads * accessBytes
 	if o.fit.packs == 0 || o.fit.width*o.dtype.Size() != accessBytes || d.capability < 80 {
 		return 0, 0

@@ -68,7 +68,11 @@ func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, a
 		ways = []way{whole, tiles}
 	}
 	// What is found for some rows holds for as many tiles of them.
-	what := fmt.Sprintf("up to %d rows of %v, %v, trans %v, add %v", (m+31)/32*32, x.DType, w, o.Trans, add)
+	tile := 64
+	if m <= thinRows {
+		tile = 16
+	}
+	what := fmt.Sprintf("up to %d rows of %v, %v, trans %v, add %v", ceilDiv(m, tile)*tile, x.DType, w, o.Trans, add)
 	return d.pick(what, s, ways)
 }
 
