@@ -51,7 +51,7 @@ func TestMemoryOfExactMatch(t *testing.T) {
 	c.Data.Path[0].Path, c.Data.Val, c.Train.Steps, c.Train.LR = path, 0.25, 30, 3e-2
 	p, err := trainer.Plan(context.Background(), c, trainer.Hooks{})
 	require.NoError(t, err)
-	c.Train.Memory = strconv.FormatInt(p.TotalBytes, 10)
+	c.Train.Memory = strconv.FormatInt(p.TotalBytes, 10) + "B"
 	var most int64
 	s := run(t, c, trainer.Hooks{OnStep: func(r report.Row) error { most = r.MemoryBytes; return nil }})
 	require.LessOrEqual(t, most, p.TotalBytes)
@@ -73,7 +73,7 @@ func TestFit(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, two.TotalBytes, whole.TotalBytes)
 
-	c.Train.Memory = strconv.FormatInt(two.TotalBytes, 10)
+	c.Train.Memory = strconv.FormatInt(two.TotalBytes, 10) + "B"
 	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory, "train.fit")
 	c.Out, c.Train.Fit = filepath.Join(t.TempDir(), "run"), true
 	fitted, err := trainer.Plan(context.Background(), c, trainer.Hooks{})

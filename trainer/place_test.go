@@ -23,7 +23,7 @@ func TestPlacedInHost(t *testing.T) {
 	whole, err := Bench(context.Background(), o, Hooks{})
 	require.NoError(t, err)
 	const table = 512 * 64 * 2 // bf16
-	o.Memory = fmt.Sprintf("%d", whole.PlannedBytes-table/2)
+	o.Memory = fmt.Sprintf("%dB", whole.PlannedBytes-table/2)
 	dev := queued.New(cpu.New(cpu.Options{}), queued.Options{Total: 1 << 30})
 	placed, err := Bench(context.Background(), o, Hooks{Device: dev})
 	require.NoError(t, err)
