@@ -22,7 +22,7 @@ type Function struct {
 	mu     sync.Mutex
 	handle driver.Function
 	uses   Resources
-	params []int // sizes of the parameters, nil where the driver does not tell
+	params []int // sizes of the parameters, nil where nothing tells
 	shared int   // dynamic shared memory that launches may ask for
 }
 
@@ -61,6 +61,7 @@ type module struct {
 
 	mu     sync.Mutex
 	handle driver.Module
+	params map[string][]int // sizes of the kernels' parameters, as far as the image tells
 }
 
 // Function returns a kernel of a program. While an op's kernel is built (Build) nothing is compiled yet: what Prepare, or else the first launch,
@@ -155,6 +156,7 @@ func (d *Device) load(m *module) error {
 			return err
 		})
 		if err == nil {
+			m.params = nvrtc.Params(image)
 			return nil
 		}
 		c.cache.Drop(c.compiler, m.src)
@@ -190,7 +192,10 @@ func (f *Function) read() (err error) {
 	if f.handle, err = api.Function(f.module.handle, f.name); err != nil {
 		return err
 	}
-	f.params = api.Params(f.handle)
+	told := false
+	if f.params, told = f.module.params[f.name]; !told {
+		f.params = api.Params(f.handle)
+	}
 	for _, q := range []struct {
 		at driver.FuncAttr
 		to *int

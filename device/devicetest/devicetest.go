@@ -4,7 +4,9 @@ package devicetest
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -189,7 +191,9 @@ func testOps(t *testing.T, dev device.Device, o Options) {
 	ref := cpu.New(cpu.Options{Threads: 1})
 	defer func() { _ = ref.Close() }() // holds no memory
 	ran := 0
-	for _, c := range optest.All() {
+	all := optest.All()
+	ahead := newAhead(dev, o, all)
+	for i, c := range all {
 		for _, d := range c.Types() {
 			t.Run(fmt.Sprintf("%s/%v", c.Name, d), func(t *testing.T) {
 				if o.Skip != nil {
@@ -198,11 +202,54 @@ func testOps(t *testing.T, dev device.Device, o Options) {
 					}
 				}
 				ran++
+				ahead.reach(i)
 				require.NoError(t, c.OnDevice(dev, ref, d))
 			})
 		}
 	}
 	t.Logf("%d op cases ran", ran)
+}
+
+// ahead prepares the kernels of cases that come soon: together, on all processors, where one case after the other would compile one by one.
+type ahead struct {
+	dev   device.Device
+	prep  device.Preparer // nil: nothing is prepared
+	skip  func(c *optest.Case, d tensor.DType) string
+	cases []optest.Case
+	next  int
+}
+
+// newAhead looks ahead only where all cases run.
+func newAhead(dev device.Device, o Options, cases []optest.Case) *ahead {
+	a := &ahead{dev: dev, skip: o.Skip, cases: cases}
+	if f := flag.Lookup("test.run"); f == nil || strings.Count(f.Value.String(), "/") < 2 {
+		a.prep, _ = dev.(device.Preparer)
+	}
+	return a
+}
+
+// reach is called before case i.
+func (a *ahead) reach(i int) {
+	const cases = 32
+	if a.prep == nil || i < a.next {
+		return
+	}
+	a.next = min(i+cases, len(a.cases))
+	var kernels []device.Kernel
+	for k := range a.cases[i:a.next] {
+		c := &a.cases[i+k]
+		for _, d := range c.Types() {
+			if a.skip != nil && a.skip(c, d) != "" {
+				continue
+			}
+			for _, n := range c.New(d).Graph.Nodes() {
+				if k, err := a.dev.Kernel(device.Spec{Op: n.Op, In: n.InTypes(), Out: n.Out}); err == nil { // what fails fails in its case
+					kernels = append(kernels, k)
+				}
+			}
+		}
+	}
+	_ = a.prep.Prepare(kernels) // likewise
 }
 
 func alloc(t *testing.T, dev device.Device, n int64) device.Ptr {

@@ -88,6 +88,7 @@ type Handle struct {
 	h      uintptr
 	mu     sync.Mutex
 	stream uintptr
+	packs  map[uintptr]struct{} // descriptions of operands that calls hold
 }
 
 // NewHandle makes a context of the current device.
@@ -96,19 +97,23 @@ func (l *Library) NewHandle() (*Handle, error) {
 	if err := l.check(l.fn.Create.Call(uintptr(unsafe.Pointer(h))), "making a handle"); err != nil {
 		return nil, err
 	}
-	return &Handle{lib: l, h: *h}, nil
+	return &Handle{lib: l, h: *h, packs: map[uintptr]struct{}{}}, nil
 }
 
 // Library is the library the handle belongs to.
 func (h *Handle) Library() *Library { return h.lib }
 
-// Close frees the context.
+// Close frees the context and what calls hold.
 func (h *Handle) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.h == 0 {
 		return nil
 	}
+	for pack := range h.packs {
+		h.lib.fn.Free.Call(pack)
+	}
+	clear(h.packs)
 	err := h.lib.check(h.lib.fn.Destroy.Call(h.h), "freeing a handle")
 	h.h = 0
 	return err

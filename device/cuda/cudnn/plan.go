@@ -232,6 +232,7 @@ func (c *Call) describe(at *Operands, workspace uint64) error {
 		pointers[len(p.roles)+i] = uintptr(unsafe.Pointer(&p.scalars[i])) // on the heap, and kept by the plan
 	}
 	if c.pack != 0 {
+		delete(p.handle.packs, c.pack)
 		p.handle.lib.fn.Free.Call(c.pack)
 		c.pack = 0
 	}
@@ -246,5 +247,6 @@ func (c *Call) describe(at *Operands, workspace uint64) error {
 		return b.err
 	}
 	c.pack, c.at, c.workspace = d, *at, workspace
+	p.handle.packs[d] = struct{}{}
 	return nil
 }

@@ -84,7 +84,8 @@ func (a *API) Launch(f Function, grid, block [3]uint32, shared int, s Stream, b 
 	return a.check("cuLaunchKernel", r)
 }
 
-// Params are the sizes of a kernel's parameters in bytes, or nil where the driver is too old to tell.
+// Params are the sizes of a kernel's parameters in bytes, or nil where the driver is too old to tell. It asks for one more than there are, since
+// an error is all that tells the end.
 func (a *API) Params(f Function) []int {
 	if !a.c.ParamInfo.Present() {
 		return nil
