@@ -97,7 +97,8 @@ func train(ctx context.Context, m *trainer.Model, session *plan.Session, batches
 	tokens, targets, pos, docStart := in("tokens"), in("targets"), in("pos"), in("doc_start")
 	lr := g.Input("lr", tensor.T(tensor.F32))
 	// Several examples share a row; positions begin again with each, and attention does not look across their borders.
-	h := m.Hidden(models.Inputs{Tokens: tokens, Pos: pos, DocStart: docStart})
+	most, longest := batches.DocumentBounds()
+	h := m.Hidden(models.Inputs{Tokens: tokens, Pos: pos, DocStart: docStart, Bounds: ops.DocumentBounds{Most: most, Longest: longest}})
 	loss := ops.MeanLoss(m.TokenLoss(h, targets), targets)
 	params := layers.Trainable(m.Model) // the adapter's: no gradient of a frozen weight is ever built
 	grads, err := autograd.Grad(loss, params...)
