@@ -1,102 +1,30 @@
-package optim
+package optim_test
 
 import (
-	"context"
-	"encoding/json"
-	"fmt"
 	"math"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
-	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
-	"github.com/bitsandbyes/bitsandbyes/graph/plan"
-	"github.com/bitsandbyes/bitsandbyes/internal/golden"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
-
-// bnbCase is a case of optim.json: steps of an optimizer with given gradients.
-type bnbCase struct {
-	Name, Cls, DType, P0, Grads, Error string
-	Informative                        any
-	N                                  int
-	Group                              struct {
-		LR, Eps, Alpha float64
-		Betas          []float64
-		Decay          float64 `json:"weight_decay"`
-		TAlpha         float64 `json:"t_alpha"`
-		TBeta3         float64 `json:"t_beta3"`
-	}
-	Args struct {
-		Bits     int     `json:"optim_bits"`
-		Min8     int     `json:"min_8bit_size"`
-		MaxUnorm float64 `json:"max_unorm"`
-	} `json:"opt_args"`
-	Steps map[string]struct {
-		Param, State1, State2, Absmax1, Absmax2 string
-		Unorm                                   string `json:"unorm_vec"`
-	}
-}
-
-func bnbOptim(t testing.TB) ([]bnbCase, func(key string) *tensor.Tensor) {
-	dir := filepath.Join(golden.Dir(t), "bnb")
-	raw, err := os.ReadFile(filepath.Join(dir, "optim.json"))
-	require.NoError(t, err)
-	var all struct{ Cases []bnbCase }
-	require.NoError(t, json.Unmarshal(raw, &all))
-	f, err := checkpoint.OpenSafetensors(vfs.OS{}, filepath.Join(dir, "optim.safetensors"))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, f.Close()) })
-	return all.Cases, func(key string) *tensor.Tensor {
-		x, err := f.Read(key)
-		require.NoError(t, err)
-		return x
-	}
-}
-
-// optimizer makes the optimizer of a case from the class name and the hyperparameters that the library reports.
-func (c *bnbCase) optimizer(t *testing.T) *Optimizer {
-	name := strings.ToLower(c.Cls)
-	if !strings.HasSuffix(name, "bit") {
-		name += fmt.Sprintf("%dbit", c.Args.Bits)
-	}
-	h := Config{Eps: c.Group.Eps, WeightDecay: c.Group.Decay, Min8bitSize: c.Args.Min8, MaxUnorm: c.Args.MaxUnorm}
-	if h.MaxUnorm == 0 {
-		h.MaxUnorm = -1
-	}
-	copy(h.Betas[:], c.Group.Betas)
-	switch {
-	case strings.HasPrefix(name, "ademamix"):
-		h.Beta3, h.Alpha, h.TAlpha, h.TBeta3 = c.Group.Betas[2], c.Group.Alpha, c.Group.TAlpha, c.Group.TBeta3
-	case strings.HasPrefix(name, "rmsprop"):
-		h.Alpha = c.Group.Betas[0]
-	case strings.HasPrefix(name, "sgd"), strings.HasPrefix(name, "lars"):
-		h.Momentum = c.Group.Betas[0]
-	}
-	o, err := New(name, h)
-	require.NoError(t, err)
-	return o
-}
 
 // TestGoldenBNBOptim replays the steps of bitsandbytes' CUDA optimizers, by class name, through a group: parameters in their dtype and
 // every state. A parameter behind an 8-bit code that differs, perhaps only at a step that was not recorded, may be far off.
 // Informative cases and those that the library refuses are run and logged.
 func TestGoldenBNBOptim(t *testing.T) {
-	cases, read := bnbOptim(t)
-	dev := device(t, 2)
+	cases, read := bnb.OptimCases(t)
+	dev := cpu.New(cpu.Options{Threads: 2})
+	defer func() { require.NoError(t, dev.Close()) }()
 	var all tally
 	for _, c := range cases {
 		t.Run(c.Name, func(t *testing.T) {
-			y := c.replay(t, dev, read)
+			y := run(t, c.Trial(t, dev, read), 1, read)
 			switch {
 			case c.Error != "":
 				t.Logf("the library: %.60s; here: finite parameters", c.Error)
@@ -109,6 +37,42 @@ func TestGoldenBNBOptim(t *testing.T) {
 		})
 	}
 	t.Logf("%d cases: %+v", len(cases), all)
+	all.check(t)
+}
+
+// TestGoldenBNBOptimResume loads what the library recorded after a step and compares the steps that follow.
+func TestGoldenBNBOptimResume(t *testing.T) {
+	cases, read := bnb.OptimCases(t)
+	dev := cpu.New(cpu.Options{Threads: 2})
+	defer func() { require.NoError(t, dev.Close()) }()
+	var all tally
+	ran := 0
+	for _, c := range cases {
+		if c.Error != "" || c.Informative != nil {
+			continue
+		}
+		ran++
+		t.Run(c.Name, func(t *testing.T) {
+			from := 3
+			r := c.Trial(t, dev, read)
+			want := c.Steps[strconv.Itoa(from)]
+			d, err := r.Group.StateDict(r.Store, c.Hyper.LR)
+			require.NoError(t, err)
+			for key, from := range map[string]string{"state1": want.State1, "state2": want.State2, "absmax1": want.Absmax1, "absmax2": want.Absmax2} {
+				name := "state.0.__bnb_optimizer_quant_state__." + key
+				if from != "" {
+					x, err := tensor.FromBytes(d.Tensors[name].Type(), read(from).Bytes())
+					require.NoError(t, err)
+					d.Tensors[name] = x
+				}
+			}
+			d.Document = []byte(strings.Replace(string(d.Document), `"step":0`, `"step":`+strconv.Itoa(from), 1))
+			require.NoError(t, r.Group.LoadStateDict(d, r.Store))
+			require.NoError(t, r.Store.Set(r.Param, read(want.Param)))
+			all.add(run(t, r, from+1, read))
+		})
+	}
+	t.Logf("%d cases: %+v", ran, all)
 	all.check(t)
 }
 
@@ -140,86 +104,23 @@ func (y *tally) add(o tally) {
 	y.Param, y.State, y.Scale, y.Unorm = max(y.Param, o.Param), max(y.State, o.State), max(y.Scale, o.Scale), max(y.Unorm, o.Unorm)
 }
 
-// trial is a case in progress.
+// trial is a case in progress and what was found.
 type trial struct {
-	*bnbCase
-	p       *graph.Var
-	group   *Group
-	store   *plan.Store
+	*bnb.OptimTrial
 	differs []bool // elements behind a code that differs
 	tally   tally
 }
 
-func (c *bnbCase) replay(t *testing.T, dev *cpu.Device, read func(string) *tensor.Tensor) tally {
-	return c.trial(t, dev, read).run(t, 1, read)
-}
-
-// trial makes the group of a case and sets the parameters.
-func (c *bnbCase) trial(t *testing.T, dev *cpu.Device, read func(string) *tensor.Tensor) *trial {
-	p0 := read(c.P0)
-	r := &trial{bnbCase: c, p: graph.NewVar("p", p0.Type()), store: plan.NewStore(dev), differs: make([]bool, c.N)}
-	t.Cleanup(func() { require.NoError(t, r.store.Close()) })
-	var err error
-	r.group, err = NewGroup([]*graph.Var{r.p}, Options{Optimizer: c.optimizer(t), GradDType: p0.DType()})
-	require.NoError(t, err)
-	require.NoError(t, r.store.Set(r.p, p0))
-	return r
-}
-
-// run makes the steps from a first one on.
-func (r *trial) run(t *testing.T, first int, read func(string) *tensor.Tensor) tally {
-	g := graph.New("step")
-	r.group.Apply(g, Scalars{LR: ops.Fill(g, tensor.F32, r.Group.LR)})
-	step, err := plan.Compile([]graph.Value{ops.Fill(g, tensor.F32, 0)}, plan.Options{Device: r.store.Device(), Store: r.store})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, step.Close()) }()
-	grads := read(r.Grads)
-	width := int(r.p.Type.Bytes())
-	for i := first; i <= grads.Shape().Dim(0); i++ {
-		grad, err := tensor.FromBytes(r.p.Type, grads.Bytes()[(i-1)*width:i*width])
-		require.NoError(t, err)
-		grad = grad.Clone()
-		r.spoil(t, grad, i)
-		require.NoError(t, r.store.Set(r.group.GradVars()[0], grad))
-		_, err = step.Run(context.Background(), nil)
-		require.NoError(t, err)
-		r.compare(t, i, read)
-	}
+// run makes the steps of a trial from a first one on and compares them.
+func run(t *testing.T, o *bnb.OptimTrial, first int, read func(string) *tensor.Tensor) tally {
+	r := &trial{OptimTrial: o, differs: make([]bool, o.N)}
+	r.Run(t, first, read, func(step int) { r.compare(t, step, read) })
 	return r.tally
-}
-
-var spoilt = regexp.MustCompile(`\[(\d+)\]=(-?inf|nan)`)
-
-// spoil puts the non-finite gradients that a case describes ("step 2: grad[5]=nan, [300]=inf") into the gradient of a step.
-func (c *bnbCase) spoil(t *testing.T, grad *tensor.Tensor, step int) {
-	text, ok := strings.CutPrefix(fmt.Sprint(c.Informative), fmt.Sprintf("step %d: grad", step))
-	if !ok {
-		return
-	}
-	for _, m := range spoilt.FindAllStringSubmatch(text, -1) {
-		i, err := strconv.Atoi(m[1])
-		require.NoError(t, err)
-		v, err := strconv.ParseFloat(m[2], 64)
-		require.NoError(t, err)
-		grad.Set(i, v)
-	}
-}
-
-// value returns a state by name, nil where the optimizer has none.
-func (r *trial) value(t *testing.T, name string) *tensor.Tensor {
-	for _, v := range r.group.StateVars() {
-		if strings.HasSuffix(v.Name, "."+name) {
-			x, err := r.store.Get(v)
-			require.NoError(t, err)
-			return x
-		}
-	}
-	return nil
 }
 
 // compare looks at everything that was recorded of a step.
 func (r *trial) compare(t *testing.T, step int, read func(string) *tensor.Tensor) {
-	p, err := r.store.Get(r.p)
+	p, err := r.Store.Get(r.Param)
 	require.NoError(t, err)
 	for i := range r.N {
 		require.False(t, r.Error != "" && math.IsNaN(p.At(i)))
@@ -238,7 +139,7 @@ func (r *trial) compare(t *testing.T, step int, read func(string) *tensor.Tensor
 		{"absmax1", want.Absmax1, 0, blocks, r.scale}, {"absmax2", want.Absmax2, 0, blocks, r.scale},
 		{"absmax3", want.Absmax1, blocks, blocks, r.scale}, {"unorm_vec", want.Unorm, 0, 1, r.unorm},
 	} {
-		got := r.value(t, s.name)
+		got := r.State(t, s.name)
 		if s.key == "" || got == nil && strings.HasSuffix(s.name, "3") { // only some rules have a third
 			continue
 		}
@@ -285,7 +186,7 @@ func (r *trial) unorm(got, want *tensor.Tensor, _, _ int) {
 func (r *trial) param(got, want *tensor.Tensor) {
 	limit := 1e-5 * largest(want, 0, r.N)
 	if strings.HasPrefix(r.Cls, "Ad") && !strings.HasPrefix(r.Cls, "Adagrad") || strings.HasPrefix(r.Cls, "LAMB") {
-		limit = max(limit, 3e-4*r.Group.LR)
+		limit = max(limit, 3e-4*r.Hyper.LR)
 	}
 	y := &r.tally
 	for i, d := range r.differs {
@@ -295,7 +196,7 @@ func (r *trial) param(got, want *tensor.Tensor) {
 		case got.DType() == tensor.F32:
 			y.Params++
 			y.ParamsFar += count(!(diff <= limit))
-			y.Param = max(y.Param, diff/r.Group.LR)
+			y.Param = max(y.Param, diff/r.Hyper.LR)
 		default:
 			y.Halves++
 			y.HalvesOff += count(diff > 0)

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -130,41 +129,6 @@ func compareLayout(t *testing.T, name string, dims []int, state map[string]map[s
 		}
 	}
 	require.Len(t, d.Tensors, count)
-}
-
-// TestGoldenBNBOptimResume loads what the library recorded after a step and compares the steps that follow.
-func TestGoldenBNBOptimResume(t *testing.T) {
-	cases, read := bnbOptim(t)
-	dev := device(t, 2)
-	var all tally
-	ran := 0
-	for _, c := range cases {
-		if c.Error != "" || c.Informative != nil {
-			continue
-		}
-		ran++
-		t.Run(c.Name, func(t *testing.T) {
-			from := 3
-			r := c.trial(t, dev, read)
-			want := c.Steps[strconv.Itoa(from)]
-			d, err := r.group.StateDict(r.store, c.Group.LR)
-			require.NoError(t, err)
-			for key, from := range map[string]string{"state1": want.State1, "state2": want.State2, "absmax1": want.Absmax1, "absmax2": want.Absmax2} {
-				name := "state.0." + hidden + "." + key
-				if from != "" {
-					x, err := tensor.FromBytes(d.Tensors[name].Type(), read(from).Bytes())
-					require.NoError(t, err)
-					d.Tensors[name] = x
-				}
-			}
-			d.Document = []byte(strings.Replace(string(d.Document), `"step":0`, `"step":`+strconv.Itoa(from), 1))
-			require.NoError(t, r.group.LoadStateDict(d, r.store))
-			require.NoError(t, r.store.Set(r.p, read(want.Param)))
-			all.add(r.run(t, from+1, read))
-		})
-	}
-	t.Logf("%d cases: %+v", ran, all)
-	all.check(t)
 }
 
 func TestStateDictRefused(t *testing.T) {

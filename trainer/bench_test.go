@@ -31,6 +31,7 @@ func TestBench(t *testing.T) {
 		require.Greater(t, r.PositionsPerSec, r.TokensPerSec, "a document's first token has no target")
 		require.Positive(t, r.MFU)
 		require.Positive(t, r.Launches)
+		require.Equal(t, "plain", r.Launch, "a processor records nothing")
 		require.Equal(t, o.Generate > 0, r.TokenSeconds > 0)
 		for _, c := range r.Classes {
 			require.NotContains(t, c.Name, "other", "a kernel without a class")
@@ -96,4 +97,6 @@ func TestBenchRefusals(t *testing.T) {
 	}
 	_, err := Bench(context.Background(), BenchOptions{Shape: "llama-3.1-8b", Device: "cpu", Memory: "4GB", PlanOnly: true}, Hooks{})
 	require.Equal(t, config.ExitMemory, config.ExitCode(err))
+	require.ErrorContains(t, err, "--batch and --seq", "a benchmark has no --fit")
+	require.NotContains(t, err.Error(), " \n")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/profile"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
@@ -78,7 +79,7 @@ type BenchClass struct {
 func (b *bench) planned() *BenchResult {
 	j, o := b.job, b.opts
 	r := &BenchResult{Shape: o.Shape, Mode: o.Mode, Docs: o.Docs, Batch: o.Batch, Seq: o.Seq, Optimizer: o.Optimizer, Compute: j.compute.String(),
-		Device: j.dev.Info().Name, Launch: o.Execution.Launch, Checkpointing: o.Checkpointing, Recompute: j.recompute, Blocks: j.model.Config().Layers,
+		Device: j.dev.Info().Name, Launch: launched(j.dev, o.Execution), Checkpointing: o.Checkpointing, Recompute: j.recompute, Blocks: j.model.Config().Layers,
 		PlannedBytes: j.total, PlannedArena: j.session.ArenaBytes(), PlannedHost: j.session.HostBytes(), CompileSeconds: b.took.compile.Seconds(),
 		Steps: o.Steps, UpdateLaunch: j.plans.apply.Report().Launches}
 	r.Parameters, r.Trained = j.countParams()
@@ -199,6 +200,15 @@ var kernelClasses = []struct{ part, class string }{
 	{"int8", "8-bit products"}, {"matmul", "products"}, {"einsum", "products"}, {"norm", "norms"}, {"rope", "rotary embedding"},
 	{"quantize", "quantization"}, {"update", "optimizer"}, {"optim", "optimizer"}, {"adam", "optimizer"}, {"sum_squares", "optimizer"},
 	{"pack", "optimizer"}, {"gather", "embedding"}, {"scatter", "embedding"}, {"embed", "embedding"}, {"reduce", "reductions"},
+}
+
+// launched is how launches reach a device: one that records nothing is launched plainly, whatever was asked for.
+func launched(dev device.Device, e Execution) string {
+	way := e.Launching()
+	if _, ok := dev.(device.Capturer); !ok {
+		way = max(way, plan.Plain)
+	}
+	return plan.Launchings[way]
 }
 
 // kernelClass is what a launch of an op is counted as.

@@ -3,6 +3,7 @@ package trainer
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 
@@ -81,11 +82,16 @@ func (j *job) refuse(short *plan.BudgetError, budget int64, fit bool) error {
 		return errors.Join(short, err)
 	}
 	hint := "--fit (train.fit) takes the first that fits and leaves batch and row length alone; --memory (train.memory) is the budget"
-	if fit {
+	if j.shape != nil { // a benchmark, which has its own names for these settings
+		hint = "--batch and --seq make the steps smaller, --checkpointing on recomputes; --memory is the budget"
+	} else if fit {
 		hint = "train.fit cannot go lower: it changes neither the batch nor data.seq_len"
 	}
 	return fmt.Errorf("%w\n\nSettings and what they need, of %s:\n%s%s%s", short, report.Bytes(budget), proposalTable(list), j.otherMeans(list), hint)
 }
+
+// trailing is the space that columns end with.
+var trailing = regexp.MustCompile(`(?m) +$`)
 
 // proposalTable prints proposals, one a line.
 func proposalTable(list []Proposal) string {
@@ -105,7 +111,7 @@ func proposalTable(list []Proposal) string {
 	if err := w.Flush(); err != nil {
 		return err.Error()
 	}
-	return b.String()
+	return trailing.ReplaceAllString(b.String(), "")
 }
 
 // otherMeans says what beside these settings would make the run smaller.

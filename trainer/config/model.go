@@ -65,7 +65,7 @@ func ParseBytes(s string) (int64, error) {
 	if err != nil || !ok {
 		return 0, fmt.Errorf("%q is not a size: write a number and a unit, such as 16GiB or 800MB", s)
 	}
-	if bare := strings.TrimSpace(text[cut:]) == ""; bare && number < 1<<20 {
+	if bare := strings.TrimSpace(text[cut:]) == ""; bare && number < 1<<16 {
 		return 0, fmt.Errorf("%q has no unit, and would be bytes: write for example %sGiB", s, text[:cut])
 	}
 	bytes := number * unit

@@ -121,12 +121,12 @@ func TestValidatePreferences(t *testing.T) {
 }
 
 func TestParseBytes(t *testing.T) {
-	for text, want := range map[string]int64{"1b": 1, "1048576": 1 << 20, "16GiB": 16 << 30, "16g": 16 << 30, "16GB": 16e9, "1.5 kib": 1536, " 2 MB ": 2e6} {
+	for text, want := range map[string]int64{"1b": 1, "65536": 1 << 16, "16GiB": 16 << 30, "16g": 16 << 30, "16GB": 16e9, "1.5 kib": 1536, " 2 MB ": 2e6} {
 		got, err := ParseBytes(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	for _, text := range []string{"", "GiB", "-1", "1x", "0", "1e5", "9999999TB", "1", "16", "1048575", "1.2.3", "nan", "50%"} {
+	for _, text := range []string{"", "GiB", "-1", "1x", "0", "1e5", "9999999TB", "1", "16", "65535", "1.2.3", "nan", "50%"} {
 		_, err := ParseBytes(text)
 		require.Error(t, err, text)
 	}
