@@ -87,7 +87,7 @@ func (w *world) like(t *rapid.T, v graph.Value) graph.Value {
 func (w *world) step(t *rapid.T) {
 	x := w.pick(t)
 	var y graph.Value
-	switch rapid.IntRange(0, 14).Draw(t, "kind") {
+	switch rapid.IntRange(0, 15).Draw(t, "kind") {
 	case 0:
 		y = ops.Tanh(x)
 	case 1:
@@ -119,6 +119,8 @@ func (w *world) step(t *rapid.T) {
 	case 14: // a product is added in place: to the bit, as the factor is a power of two and the product has one block
 		x = ops.Reshape(x, -1, 4)
 		y = ops.Add(ops.Tanh(ops.Linear(x, ops.Neg(x))), ops.Scale(ops.Linear(x, ops.Sigmoid(x)), 0.25))
+	case 15: // on another lane
+		y = ops.ReduceAll(x, ops.CombineSum)
 	}
 	if y.Type().Size() <= 4096 && y.Type().Size() > 0 && y.Type().Size()%4 == 0 {
 		w.vals = append(w.vals, y)
