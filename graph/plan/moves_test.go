@@ -206,6 +206,25 @@ func TestMoveSession(t *testing.T) {
 	require.NoError(t, session.Close())
 }
 
+// TestMoveWithoutRoom: where the host has no memory for what should wait there, the error says how to do without, and a plan that moves less runs.
+func TestMoveWithoutRoom(t *testing.T) {
+	const output = 256 // of a run, pinned too
+	dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 64 << 20, Host: (towerBlocks-1)*towerInput + output})
+	w := newTower(t, plan.Options{Device: dev, Move: plan.MoveSaved}, false)
+	for range 2 {
+		_, err := w.plan.Run(context.Background(), plan.Feed{w.x: filled(w.x.Type(), 1)})
+		require.ErrorContains(t, err, "train.offload: off")
+		require.ErrorContains(t, err, "do not fit beside 0 of")
+	}
+	require.NoError(t, w.plan.Close())
+	require.NoError(t, w.store.Close())
+	require.Zero(t, dev.Allocated())
+	w = newTower(t, plan.Options{Device: dev, Move: plan.MoveInputs}, true)
+	w.run(t, 2)
+	require.NoError(t, w.plan.Close())
+	require.NoError(t, w.store.Close())
+}
+
 // TestMoveRefused: where the host's memory is the device's own there is nothing to move to.
 func TestMoveRefused(t *testing.T) {
 	g := graph.New("g")

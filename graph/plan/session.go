@@ -146,11 +146,11 @@ func (s *Session) makeHost() error {
 	if s.away == 0 || s.host != nil && s.host.Size() >= s.away {
 		return nil
 	}
-	if s.host != nil {
-		if err := errors.Join(s.store.dev.Stream(0).Sync(), s.host.Free()); err != nil {
+	if old := s.host; old != nil {
+		s.host = nil
+		if err := errors.Join(s.store.dev.Stream(0).Sync(), old.Free()); err != nil {
 			return err
 		}
-		s.host = nil
 	}
 	b, err := s.store.dev.(device.HostAllocator).AllocHost(s.away)
 	if err != nil {

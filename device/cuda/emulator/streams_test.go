@@ -281,6 +281,14 @@ func TestEmulatorCaptureRules(t *testing.T) {
 			require.Equal(s.t, unsupported, s.try("cuMemAlloc_v2", out(new(uint64)), 16))
 			return invalidated
 		},
+		"an allocation of host memory": func(s *streams) int {
+			require.Equal(s.t, unsupported, s.try("cuMemHostAlloc", out(new(uintptr)), 16, 3))
+			return invalidated
+		},
+		"host memory given back": func(s *streams) int {
+			require.Equal(s.t, unsupported, s.try("cuMemFreeHost", s.host))
+			return invalidated
+		},
 		"the end on another stream": func(s *streams) int {
 			s.follow(s.two, s.one)
 			require.Equal(s.t, unmatched, s.try("cuStreamEndCapture", s.two, out(new(uintptr))))

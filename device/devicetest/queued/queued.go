@@ -16,6 +16,7 @@ import (
 // Options of a device.
 type Options struct {
 	Total int64 // bytes of memory, which all of it is free; 0: a mebibyte of range for each growing buffer
+	Host  int64 // bytes of host memory that it hands out at once; 0: no limit
 	BF16  bool  // arithmetic in bfloat16 is the default
 	// Order seeds the order of work on several streams. 0: what was enqueued on a stream is done only for the sake of work that must come after it.
 	Order uint64
@@ -33,6 +34,7 @@ type Device struct {
 	lost   error
 	fails  int // launches until the device is lost; 0: never
 	held   int64
+	pinned int64 // of the host
 	choice device.Arithmetic
 
 	// Counts of what was asked for.
@@ -97,7 +99,9 @@ func (b *buffer) Bytes() []byte { return b.bytes }
 
 // Free implements device.Buffer: as a driver does, it waits for the queue.
 func (b *buffer) Free() error {
-	if !b.host {
+	if b.host {
+		b.dev.pinned -= b.size
+	} else {
 		b.dev.held -= b.size
 	}
 	return errors.Join(b.dev.drainAll(), b.Buffer.Free())
@@ -140,10 +144,14 @@ func (d *Device) Reserve(limit int64) (device.Growable, error) {
 
 // AllocHost implements device.HostAllocator.
 func (d *Device) AllocHost(n int64) (device.Buffer, error) {
+	if d.opts.Host > 0 && d.pinned+n > d.opts.Host {
+		return nil, fmt.Errorf("queued: %d bytes of host memory do not fit beside %d of %d", n, d.pinned, d.opts.Host)
+	}
 	b, err := d.inner.Alloc(n)
 	if err != nil {
 		return nil, err
 	}
+	d.pinned += n
 	h := &buffer{Buffer: b, dev: d, host: true, size: n, bytes: make([]byte, n)}
 	return h, nil
 }

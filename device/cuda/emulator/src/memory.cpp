@@ -121,11 +121,13 @@ API cuMemFree_v2(Pointer p) {
 
 API cuMemHostAlloc(void **out, size_t bytes, unsigned) {
   ENTER_CONTEXT
+  if (int code = forbidden()) return code;
   return allocate((Pointer *)out, bytes, true);
 }
 
 API cuMemFreeHost(void *p) {
   ENTER_CONTEXT
+  if (int code = forbidden()) return code;
   finish_all();
   return release((Pointer)p, true);
 }
