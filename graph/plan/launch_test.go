@@ -204,3 +204,29 @@ func TestBigOutputs(t *testing.T) {
 	require.NoError(t, err)
 	require.InDelta(t, 3.0, out[0].At(5<<20-1), 0)
 }
+
+// TestNoRoomForOutputs: a run whose outputs find no host memory does not begin, so that variables are as before; a feed that is refused keeps none of it.
+func TestNoRoomForOutputs(t *testing.T) {
+	const outputs = 512 // two, aligned
+	for _, room := range []int64{outputs - 1, outputs} {
+		dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 20, Host: room})
+		store := plan.NewStore(dev)
+		c := newCounter(t, plan.Options{Device: dev, Store: store}, graph.NewVar("v", tensor.T(tensor.F32)), 4)
+		for range 2 {
+			_, err := c.plan.Run(context.Background(), plan.Feed{})
+			require.Error(t, err)
+		}
+		if room >= outputs {
+			c.add(t, 1, 1)
+			c.add(t, 1, 2)
+		} else {
+			_, err := c.plan.Run(context.Background(), plan.Feed{c.x: 1.0})
+			require.ErrorContains(t, err, "host memory for outputs")
+			kept, err := store.Get(c.v)
+			require.NoError(t, err)
+			require.Zero(t, kept.At(0))
+		}
+		require.NoError(t, c.plan.Close())
+		require.NoError(t, store.Close())
+	}
+}

@@ -40,15 +40,16 @@ func (p *Plan) Start(ctx context.Context, feed Feed) (*Pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	main := p.dev.Stream(0)
-	if err := p.upload(main, feed, arena); err != nil {
-		return nil, err
-	}
-	if err := p.execute(main); err != nil {
-		return nil, err
-	}
-	slot, err := p.slots.take(p)
+	slot, err := p.slots.take(p) // first: a run that has been enqueued changes variables
 	if err != nil {
+		return nil, err
+	}
+	main := p.dev.Stream(0)
+	if err = p.upload(main, feed, arena); err == nil {
+		err = p.execute(main)
+	}
+	if err != nil {
+		p.slots.give(slot)
 		return nil, err
 	}
 	if slot == nil {
@@ -146,6 +147,9 @@ func (h *hostSlots) take(p *Plan) (*hostSlot, error) {
 }
 
 func (h *hostSlots) give(s *hostSlot) {
+	if s == nil {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.free = append(h.free, s)
