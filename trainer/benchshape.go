@@ -47,6 +47,9 @@ func BenchShapes() []string {
 // shapeConfig is the architecture of a shape, or of a config.json.
 func shapeConfig(name string) (models.Config, error) {
 	raw, ok := benchShapes[name]
+	if name == "" {
+		return models.Config{}, badConfig("shape", "says what to train: %s, or the path of a config.json", strings.Join(BenchShapes(), ", "))
+	}
 	if !ok && !strings.HasSuffix(name, ".json") {
 		return models.Config{}, badConfig("shape", "%q is not known; known: %s, or the path of a config.json", name, strings.Join(BenchShapes(), ", "))
 	}

@@ -36,7 +36,7 @@ type loaded struct {
 func openModel(o Options) (*loaded, error) {
 	weights, cfg, err := models.OpenWeights(o.FS, o.Model)
 	if err != nil {
-		return nil, &InputError{err}
+		return nil, &InputError{fmt.Errorf("model %s: %w; give a Hugging Face directory, or a llama2.c file or its folder", o.Model, err)}
 	}
 	m := &loaded{store: plan.NewStore(o.Device), byName: map[string]param{}}
 	m.session = plan.NewSession(m.store)

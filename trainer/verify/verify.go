@@ -100,7 +100,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	file, err := checkpoint.OpenSafetensors(o.FS, o.Against)
 	if err != nil {
-		return nil, &InputError{err}
+		return nil, &InputError{fmt.Errorf("the file to compare with: %w", err)}
 	}
 	r, err := compareAll(ctx, o, file)
 	return r, errors.Join(err, file.Close())
