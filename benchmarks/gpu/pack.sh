@@ -5,9 +5,12 @@
 #
 # Golden data is packed too, from $BYES_TESTDATA or ../shared/data where there is any. For another architecture set GOARCH.
 set -euo pipefail
-readonly out=$(mkdir -p "${1:?usage: pack.sh FOLDER}" && cd "$1" && pwd)
+folder=${1:?usage: pack.sh FOLDER}
+mkdir -p "$folder"
+out=$(CDPATH='' cd -- "$folder" && pwd) # not in readonly, which would hide that it failed
+readonly out
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export CGO_ENABLED=0
+export CGO_ENABLED=0 GOOS=${GOOS:-linux}
 
 readonly TESTS=(device/cuda device/cuda/cublaslt device/cuda/cudnn device/cuda/nvrtc models lora optim trainer/verify)
 readonly PROGRAMS=(cmd/trainer benchmarks/cuda benchmarks/trainings benchmarks/e2e)
@@ -23,7 +26,12 @@ for dir in "${PROGRAMS[@]}"; do
 done
 readonly data=${BYES_TESTDATA:-../shared/data}
 rm -rf "$out/data"
-if [[ -d $data ]]; then cp -rL "$data" "$out/data" && chmod -R u+w "$out/data"; else echo "no golden data at $data: its tests will skip"; fi
+if [[ -d $data ]]; then
+  cp -rL "$data" "$out/data"
+  chmod -R u+w "$out/data"
+else
+  echo "no golden data at $data: its tests will skip"
+fi
 cp benchmarks/gpu/run.sh "$out/"
 { git rev-parse HEAD; git status --porcelain; } >"$out/version"
 du -sh "$out"

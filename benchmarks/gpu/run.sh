@@ -8,7 +8,7 @@
 #   LIMIT  seconds for each part (600)                ONLY   parts whose name matches this expression
 #   OPS    op cases, by the beginning of their names, that make a part each ("a" to "z")
 #
-# compute-sanitizer is looked for in PATH and in CUDA's folders; where there is none its step says so. Exit 1 if anything failed.
+# compute-sanitizer is looked for in PATH and in CUDA's folders; where there is none its step says so. Exit 1 if anything failed or nothing ran.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly OUT=${OUT:-out} LIMIT=${LIMIT:-600} ONLY=${ONLY:-.} STEPS=(tests sanitizer kernels trainings e2e)
@@ -115,6 +115,7 @@ main() {
   rm -f "$OUT"/*.row "$OUT"/*.log "$OUT"/*.note
   bin/trainer doctor --quick | tee "$OUT/doctor.txt" | head -n 5
   for s in "${steps[@]}"; do "step_$s"; done
+  if ! compgen -G "$OUT/*.row" >/dev/null; then echo "run.sh: no part ran: ONLY=$ONLY names none of them, or its program is missing" >&2; exit 1; fi
   summarize
   echo "$summary"
   ! grep -q '\*\*' "$OUT"/*.row
