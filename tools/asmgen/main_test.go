@@ -61,3 +61,36 @@ func TestFunctionsKeepToTheirLevel(t *testing.T) {
 		t.Error("no function for AVX2 found")
 	}
 }
+
+// TestNoCodeIsDead looks for instructions behind a jump or a return that no other jump leads to.
+func TestNoCodeIsDead(t *testing.T) {
+	jump := regexp.MustCompile(`(?m)^\tJ[A-Z]+ +(\w+)$`)
+	for _, o := range outputs {
+		file := filepath.Join("..", "..", filepath.FromSlash(o.file)+"_amd64.s")
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, function := range strings.Split(string(content), "\nTEXT ")[1:] {
+			targets := map[string]bool{}
+			for _, m := range jump.FindAllStringSubmatch(function, -1) {
+				targets[m[1]] = true
+			}
+			name, body, _ := strings.Cut(function, "\n")
+			dead := false
+			for line := range strings.Lines(body) {
+				label, isLabel := strings.CutSuffix(strings.TrimSpace(line), ":")
+				switch {
+				case isLabel:
+					dead = dead && !targets[label]
+				case !strings.HasPrefix(line, "\t") || strings.HasPrefix(line, "\t//"):
+				case dead:
+					t.Errorf("%s: %s: nothing leads to %q", file, name, strings.TrimSpace(line))
+					dead = false
+				default:
+					dead = strings.HasPrefix(line, "\tJMP ") || strings.HasPrefix(line, "\tRET")
+				}
+			}
+		}
+	}
+}

@@ -88,7 +88,7 @@ func (s *tileSpec) emit(c *build.Context) {
 	c.Label("fewer")
 	for n := s.mr - 1; n > 1; n-- {
 		c.CMPQ(t.rows, operand.U8(n))
-		c.JEQ(operand.LabelRef(fmt.Sprintf("round%d", n)))
+		c.JEQ(operand.LabelRef(fmt.Sprintf("rows%d", n)))
 	}
 	for n := 1; n < s.mr; n++ {
 		s.loop(c, t, n)
@@ -124,6 +124,9 @@ func (s *tileSpec) arguments(c *build.Context) tileRegs {
 // loop emits the sums of n rows and the way to the stores.
 func (s *tileSpec) loop(c *build.Context, t tileRegs, n int) {
 	round, step, done := fmt.Sprintf("round%d", n), fmt.Sprintf("step%d", n), fmt.Sprintf("done%d", n)
+	if n > 1 && n < s.mr {
+		c.Label(fmt.Sprintf("rows%d", n))
+	}
 	if s.unrolled(n) {
 		s.packedLoop(c, t, n)
 	}

@@ -105,13 +105,13 @@ done6:
 
 fewer:
 	CMPQ AX, $0x05
-	JEQ  round5
+	JEQ  rows5
 	CMPQ AX, $0x04
-	JEQ  round4
+	JEQ  rows4
 	CMPQ AX, $0x03
-	JEQ  round3
+	JEQ  rows3
 	CMPQ AX, $0x02
-	JEQ  round2
+	JEQ  rows2
 
 round1:
 	PREFETCHT0 (R10)
@@ -146,6 +146,7 @@ done1:
 	JEQ    set1
 	JMP    add1
 
+rows2:
 round2:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
@@ -184,6 +185,7 @@ done2:
 	JEQ    set2
 	JMP    add2
 
+rows3:
 round3:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
@@ -227,6 +229,7 @@ done3:
 	JEQ    set3
 	JMP    add3
 
+rows4:
 round4:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
@@ -275,6 +278,7 @@ done4:
 	JEQ    set4
 	JMP    add4
 
+rows5:
 round5:
 	PREFETCHT0 (R10)
 	ADDQ       CX, R10
@@ -799,29 +803,29 @@ done14:
 
 fewer:
 	CMPQ DX, $0x0d
-	JEQ  round13
+	JEQ  rows13
 	CMPQ DX, $0x0c
-	JEQ  round12
+	JEQ  rows12
 	CMPQ DX, $0x0b
-	JEQ  round11
+	JEQ  rows11
 	CMPQ DX, $0x0a
-	JEQ  round10
+	JEQ  rows10
 	CMPQ DX, $0x09
-	JEQ  round9
+	JEQ  rows9
 	CMPQ DX, $0x08
-	JEQ  round8
+	JEQ  rows8
 	CMPQ DX, $0x07
-	JEQ  round7
+	JEQ  rows7
 	CMPQ DX, $0x06
-	JEQ  round6
+	JEQ  rows6
 	CMPQ DX, $0x05
-	JEQ  round5
+	JEQ  rows5
 	CMPQ DX, $0x04
-	JEQ  round4
+	JEQ  rows4
 	CMPQ DX, $0x03
-	JEQ  round3
+	JEQ  rows3
 	CMPQ DX, $0x02
-	JEQ  round2
+	JEQ  rows2
 
 round1:
 	PREFETCHT0 (R10)
@@ -855,6 +859,7 @@ done1:
 	JEQ    set1
 	JMP    add1
 
+rows2:
 round2:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
@@ -890,6 +895,7 @@ done2:
 	JEQ    set2
 	JMP    add2
 
+rows3:
 round3:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
@@ -928,6 +934,7 @@ done3:
 	JEQ    set3
 	JMP    add3
 
+rows4:
 round4:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
@@ -969,6 +976,7 @@ done4:
 	JEQ    set4
 	JMP    add4
 
+rows5:
 round5:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
@@ -1013,6 +1021,7 @@ done5:
 	JEQ    set5
 	JMP    add5
 
+rows6:
 round6:
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
@@ -1059,6 +1068,8 @@ done6:
 	CMPB   add+88(FP), $0x00
 	JEQ    set6
 	JMP    add6
+
+rows7:
 	CMPQ DI, $0x0000001c
 	JNE  round7
 	CMPQ SI, $0x04
@@ -1234,6 +1245,8 @@ done7:
 	CMPB   add+88(FP), $0x00
 	JEQ    set7
 	JMP    add7
+
+rows8:
 	CMPQ DI, $0x00000020
 	JNE  round8
 	CMPQ SI, $0x04
@@ -1426,6 +1439,8 @@ done8:
 	CMPB   add+88(FP), $0x00
 	JEQ    set8
 	JMP    add8
+
+rows9:
 	CMPQ DI, $0x00000024
 	JNE  round9
 	CMPQ SI, $0x04
@@ -1633,6 +1648,8 @@ done9:
 	CMPB   add+88(FP), $0x00
 	JEQ    set9
 	JMP    add9
+
+rows10:
 	CMPQ DI, $0x00000028
 	JNE  round10
 	CMPQ SI, $0x04
@@ -1855,6 +1872,8 @@ done10:
 	CMPB   add+88(FP), $0x00
 	JEQ    set10
 	JMP    add10
+
+rows11:
 	CMPQ DI, $0x0000002c
 	JNE  round11
 	CMPQ SI, $0x04
@@ -2092,6 +2111,8 @@ done11:
 	CMPB   add+88(FP), $0x00
 	JEQ    set11
 	JMP    add11
+
+rows12:
 	CMPQ DI, $0x00000030
 	JNE  round12
 	CMPQ SI, $0x04
@@ -2344,6 +2365,8 @@ done12:
 	CMPB   add+88(FP), $0x00
 	JEQ    set12
 	JMP    add12
+
+rows13:
 	CMPQ DI, $0x00000034
 	JNE  round13
 	CMPQ SI, $0x04

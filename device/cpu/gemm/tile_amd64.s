@@ -93,13 +93,13 @@ done6:
 
 fewer:
 	CMPQ AX, $0x05
-	JEQ  round5
+	JEQ  rows5
 	CMPQ AX, $0x04
-	JEQ  round4
+	JEQ  rows4
 	CMPQ AX, $0x03
-	JEQ  round3
+	JEQ  rows3
 	CMPQ AX, $0x02
-	JEQ  round2
+	JEQ  rows2
 
 round1:
 	PREFETCHT0 (R9)
@@ -132,6 +132,7 @@ done1:
 	JEQ          set1
 	JMP          add1
 
+rows2:
 round2:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
@@ -166,6 +167,7 @@ done2:
 	JEQ          set2
 	JMP          add2
 
+rows3:
 round3:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
@@ -203,6 +205,7 @@ done3:
 	JEQ          set3
 	JMP          add3
 
+rows4:
 round4:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
@@ -243,6 +246,7 @@ done4:
 	JEQ          set4
 	JMP          add4
 
+rows5:
 round5:
 	PREFETCHT0 (R9)
 	ADDQ       R10, R9
@@ -721,29 +725,29 @@ done14:
 
 fewer:
 	CMPQ AX, $0x0d
-	JEQ  round13
+	JEQ  rows13
 	CMPQ AX, $0x0c
-	JEQ  round12
+	JEQ  rows12
 	CMPQ AX, $0x0b
-	JEQ  round11
+	JEQ  rows11
 	CMPQ AX, $0x0a
-	JEQ  round10
+	JEQ  rows10
 	CMPQ AX, $0x09
-	JEQ  round9
+	JEQ  rows9
 	CMPQ AX, $0x08
-	JEQ  round8
+	JEQ  rows8
 	CMPQ AX, $0x07
-	JEQ  round7
+	JEQ  rows7
 	CMPQ AX, $0x06
-	JEQ  round6
+	JEQ  rows6
 	CMPQ AX, $0x05
-	JEQ  round5
+	JEQ  rows5
 	CMPQ AX, $0x04
-	JEQ  round4
+	JEQ  rows4
 	CMPQ AX, $0x03
-	JEQ  round3
+	JEQ  rows3
 	CMPQ AX, $0x02
-	JEQ  round2
+	JEQ  rows2
 
 round1:
 	PREFETCHT0 (R9)
@@ -777,6 +781,7 @@ done1:
 	JEQ          set1
 	JMP          add1
 
+rows2:
 round2:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -812,6 +817,7 @@ done2:
 	JEQ          set2
 	JMP          add2
 
+rows3:
 round3:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -850,6 +856,7 @@ done3:
 	JEQ          set3
 	JMP          add3
 
+rows4:
 round4:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -891,6 +898,7 @@ done4:
 	JEQ          set4
 	JMP          add4
 
+rows5:
 round5:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -935,6 +943,7 @@ done5:
 	JEQ          set5
 	JMP          add5
 
+rows6:
 round6:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -981,6 +990,8 @@ done6:
 	CMPB         add+84(FP), $0x00
 	JEQ          set6
 	JMP          add6
+
+rows7:
 	CMPQ SI, $0x0000001c
 	JNE  round7
 	CMPQ BX, $0x04
@@ -1156,6 +1167,8 @@ done7:
 	CMPB         add+84(FP), $0x00
 	JEQ          set7
 	JMP          add7
+
+rows8:
 	CMPQ SI, $0x00000020
 	JNE  round8
 	CMPQ BX, $0x04
@@ -1348,6 +1361,8 @@ done8:
 	CMPB         add+84(FP), $0x00
 	JEQ          set8
 	JMP          add8
+
+rows9:
 	CMPQ SI, $0x00000024
 	JNE  round9
 	CMPQ BX, $0x04
@@ -1555,6 +1570,8 @@ done9:
 	CMPB         add+84(FP), $0x00
 	JEQ          set9
 	JMP          add9
+
+rows10:
 	CMPQ SI, $0x00000028
 	JNE  round10
 	CMPQ BX, $0x04
@@ -1777,6 +1794,8 @@ done10:
 	CMPB         add+84(FP), $0x00
 	JEQ          set10
 	JMP          add10
+
+rows11:
 	CMPQ SI, $0x0000002c
 	JNE  round11
 	CMPQ BX, $0x04
@@ -2014,6 +2033,8 @@ done11:
 	CMPB         add+84(FP), $0x00
 	JEQ          set11
 	JMP          add11
+
+rows12:
 	CMPQ SI, $0x00000030
 	JNE  round12
 	CMPQ BX, $0x04
@@ -2266,6 +2287,8 @@ done12:
 	CMPB         add+84(FP), $0x00
 	JEQ          set12
 	JMP          add12
+
+rows13:
 	CMPQ SI, $0x00000034
 	JNE  round13
 	CMPQ BX, $0x04
@@ -3221,29 +3244,29 @@ done14:
 
 fewer:
 	CMPQ AX, $0x0d
-	JEQ  round13
+	JEQ  rows13
 	CMPQ AX, $0x0c
-	JEQ  round12
+	JEQ  rows12
 	CMPQ AX, $0x0b
-	JEQ  round11
+	JEQ  rows11
 	CMPQ AX, $0x0a
-	JEQ  round10
+	JEQ  rows10
 	CMPQ AX, $0x09
-	JEQ  round9
+	JEQ  rows9
 	CMPQ AX, $0x08
-	JEQ  round8
+	JEQ  rows8
 	CMPQ AX, $0x07
-	JEQ  round7
+	JEQ  rows7
 	CMPQ AX, $0x06
-	JEQ  round6
+	JEQ  rows6
 	CMPQ AX, $0x05
-	JEQ  round5
+	JEQ  rows5
 	CMPQ AX, $0x04
-	JEQ  round4
+	JEQ  rows4
 	CMPQ AX, $0x03
-	JEQ  round3
+	JEQ  rows3
 	CMPQ AX, $0x02
-	JEQ  round2
+	JEQ  rows2
 
 round1:
 	PREFETCHT0 (R9)
@@ -3279,6 +3302,7 @@ done1:
 	JEQ          set1
 	JMP          add1
 
+rows2:
 round2:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -3318,6 +3342,7 @@ done2:
 	JEQ          set2
 	JMP          add2
 
+rows3:
 round3:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -3362,6 +3387,7 @@ done3:
 	JEQ          set3
 	JMP          add3
 
+rows4:
 round4:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -3411,6 +3437,7 @@ done4:
 	JEQ          set4
 	JMP          add4
 
+rows5:
 round5:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -3465,6 +3492,7 @@ done5:
 	JEQ          set5
 	JMP          add5
 
+rows6:
 round6:
 	PREFETCHT0 (R9)
 	PREFETCHT0 64(R9)
@@ -3523,6 +3551,8 @@ done6:
 	CMPB         add+84(FP), $0x00
 	JEQ          set6
 	JMP          add6
+
+rows7:
 	CMPQ SI, $0x0000001c
 	JNE  round7
 	CMPQ BX, $0x04
@@ -3768,6 +3798,8 @@ done7:
 	CMPB         add+84(FP), $0x00
 	JEQ          set7
 	JMP          add7
+
+rows8:
 	CMPQ SI, $0x00000020
 	JNE  round8
 	CMPQ BX, $0x04
@@ -4040,6 +4072,8 @@ done8:
 	CMPB         add+84(FP), $0x00
 	JEQ          set8
 	JMP          add8
+
+rows9:
 	CMPQ SI, $0x00000024
 	JNE  round9
 	CMPQ BX, $0x04
@@ -4337,6 +4371,8 @@ done9:
 	CMPB         add+84(FP), $0x00
 	JEQ          set9
 	JMP          add9
+
+rows10:
 	CMPQ SI, $0x00000028
 	JNE  round10
 	CMPQ BX, $0x04
@@ -4659,6 +4695,8 @@ done10:
 	CMPB         add+84(FP), $0x00
 	JEQ          set10
 	JMP          add10
+
+rows11:
 	CMPQ SI, $0x0000002c
 	JNE  round11
 	CMPQ BX, $0x04
@@ -5006,6 +5044,8 @@ done11:
 	CMPB         add+84(FP), $0x00
 	JEQ          set11
 	JMP          add11
+
+rows12:
 	CMPQ SI, $0x00000030
 	JNE  round12
 	CMPQ BX, $0x04
@@ -5378,6 +5418,8 @@ done12:
 	CMPB         add+84(FP), $0x00
 	JEQ          set12
 	JMP          add12
+
+rows13:
 	CMPQ SI, $0x00000034
 	JNE  round13
 	CMPQ BX, $0x04
