@@ -32,6 +32,22 @@ func TestAttentionGroup(t *testing.T) {
 	}
 }
 
+// TestGroupsWhileRecording: a device checks its products while another goroutine records the first queue.
+func TestGroupsWhileRecording(t *testing.T) {
+	d := testDevice(t)
+	if d.Capability() != attnGroupCapability {
+		t.Skip("no products by warpgroups")
+	}
+	d.warpgroups.checked = nil
+	g, err := d.Capture(d.Stream(0), func() error {
+		done := make(chan error)
+		go func() { done <- d.groupsRight(tensor.BF16) }()
+		return <-done
+	})
+	require.NoError(t, err)
+	require.NoError(t, g.Free())
+}
+
 // TestGroupPrograms: NVIDIA's compiler takes every kernel by warpgroups.
 func TestGroupPrograms(t *testing.T) {
 	if hasGPU() {

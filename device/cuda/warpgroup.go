@@ -46,9 +46,9 @@ func (d *Device) checkGroups(dt tensor.DType) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Free()) }()
-	s, ok := d.Stream(0).(*Stream)
-	if !ok {
-		return errors.New("cuda: no queue")
+	s, err := d.stream(tuneStream) // kernels are built while others use the device's queues
+	if err != nil {
+		return err
 	}
 	p := device.Ptr{Buf: b}
 	at, err := d.address(p, 4)

@@ -69,7 +69,7 @@ struct Tile {
   // first is the first tile of keys, next another, beside the products of the values of the one before, which done waits for. There is no
   // branch between the beginning of a product and its wait, and the last wait comes after one: else the compiler would wait at once.
   template <int MASKED> __device__ __forceinline__ void first(const Attention &a, const Ring &ring, float unit) {
-    groups_begin();
+    groups_begin(MASKED);
     scores(s, held, ring.key_tile(0));
     groups_commit();
     groups_wait<0>();
@@ -77,7 +77,7 @@ struct Tile {
   }
   template <int MASKED> __device__ __forceinline__ void next(const Attention &a, const Ring &ring, float unit, int i) {
     rescale(sum, shrinks);
-    groups_begin();
+    groups_begin(MASKED);
     scores(s, held, ring.key_tile(i));
     groups_commit();
     outputs(sum, weights, ring.value_tile(i - 1));
@@ -101,7 +101,7 @@ attend_group(Attention a, const T *__restrict__ q, const T *__restrict__ k, cons
   __shared__ int low[BM], high[BM];
   u8 *memory = first_tile(dynamic);
   T *queries = (T *)(memory + 2 * M * TILE_BYTES);
-  int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - (int)blockIdx.x / heads, mine = threadIdx.x / WARP * 16;
+  int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - (int)blockIdx.x / heads, mine = threadIdx.x / WARP * 16, group = threadIdx.x / GROUP * (GROUP / 2);
   int h = (int)blockIdx.x % heads % a.hq, b = (int)blockIdx.x % heads / a.hq, t0 = tile * BM;
   i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d, at = b * a.key_batch + h / a.rep * a.key_head;
 
@@ -111,7 +111,7 @@ attend_group(Attention a, const T *__restrict__ q, const T *__restrict__ k, cons
     if (t0 + i < a.tq) sees(a, b, t0 + i, low[i], high[i]);
   }
   __syncthreads();
-  Span all = span_of(low, high, BM), own = span_of(low + mine, high + mine, 16);
+  Span all = span_of(low, high, BM), own = span_of(low + group, high + group, GROUP / 2);
   Ring ring = {memory, memory + M * TILE_BYTES, k + at, v + at, a.key_row, all.lo, all.hi, (all.hi - all.lo + BK - 1) / BK};
 #pragma unroll
   for (int i = 0; i < M - 1; i++) ring.begin(i);

@@ -47,9 +47,9 @@ struct Query {
   float s[BK / 8][4], dp[BK / 8][4], sum[D / 8][4], top[2], shift[2];
   int lo[2], hi[2];
 
-  __device__ __forceinline__ void multiply(const Pairs &tiles, int i) {
+  template <int MASKED> __device__ __forceinline__ void multiply(const Pairs &tiles, int i) {
     Operand keys = row_operand(tiles.first(i)), values = row_operand(tiles.second(i));
-    groups_begin();
+    groups_begin(MASKED);
 #pragma unroll
     for (int k = 0; k < D; k += 16) group_held<BK, 0>(s[0], held[k / 16], ahead(keys, column_step(BK, k)), k > 0);
 #pragma unroll
@@ -68,12 +68,12 @@ struct Query {
   }
   // first and next are the steps of tiles, as in attention_group.cu; done waits for the last product.
   template <int MASKED> __device__ __forceinline__ void first(const Attention &a, const Pairs &tiles, int j0) {
-    multiply(tiles, 0);
+    multiply<MASKED>(tiles, 0);
     groups_wait<0>();
     rate<MASKED>(a, j0);
   }
   template <int MASKED> __device__ __forceinline__ void next(const Attention &a, const Pairs &tiles, int i, int j0) {
-    multiply(tiles, i);
+    multiply<MASKED>(tiles, i);
     add(sum, weights, tiles.first(i - 1));
     groups_commit();
     groups_wait<1>();
@@ -94,7 +94,7 @@ attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
   __shared__ int low[BM], high[BM];
   Pairs tiles = {first_tile(dynamic)};
   T *queries = (T *)(tiles.memory + 2 * M * TILE_BYTES), *douts = queries + BM * STRIDE;
-  int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - (int)blockIdx.x / heads, mine = threadIdx.x / WARP * 16;
+  int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - (int)blockIdx.x / heads, mine = threadIdx.x / WARP * 16, group = threadIdx.x / GROUP * (GROUP / 2);
   int h = (int)blockIdx.x % heads % a.hq, b = (int)blockIdx.x % heads / a.hq, t0 = tile * BM;
   i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d, numbers = ((i64)b * a.hq + h) * a.tq;
   k += b * a.key_batch + h / a.rep * a.key_head, v += b * a.key_batch + h / a.rep * a.key_head;
@@ -105,7 +105,7 @@ attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
     if (t0 + i < a.tq) sees(a, b, t0 + i, low[i], high[i]);
   }
   __syncthreads();
-  Span all = span_of(low, high, BM), own = span_of(low + mine, high + mine, 16);
+  Span all = span_of(low, high, BM), own = span_of(low + group, high + group, GROUP / 2);
   int n = (all.hi - all.lo + BK - 1) / BK;
   auto begin = [&](int i) {
     if (i < n) tiles.fetch(i, k, v, a.key_row, all.lo + i * BK, all.hi);

@@ -1,6 +1,7 @@
 // Products of warpgroups (wgmma, compute capability 9.0): four warps multiply 64 x 16 by 16 x N, the sums in their registers, the right operand, and the
 // left one if it is not held in registers, in shared memory. A product is begun, committed and waited for; until then nobody touches its
-// registers or what it reads.
+// registers or what it reads. The four warps execute the same instruction: a branch around products depends on what is the same for the group, not on a
+// warp's rows, and groups_begin is told which `way` (0 or 1) it took.
 //
 // A swizzled tile has R rows of 64 * B elements of 16 bits as B columns of R rows of 128 bytes, at a multiple of 1024 bytes; of a row's eight
 // chunks of 16 bytes number c lies where number c ^ (row % 8) would. Sums are as those of mma: rows of warp w of the group are 16 * w and on.
@@ -33,7 +34,8 @@ INLINE float element(const Operand &o, int k, int n) {
   return swizzled(o.at + n * 128 + k * 2);
 }
 
-INLINE void groups_begin() { __syncwarp(); }
+// groups_begin waits for the warps of the group: a warp that is at another branch's `way` makes the launch fail.
+INLINE void groups_begin(int way = 0) { emulate_barrier(1 + threadIdx.x / GROUP * 2 + way, GROUP); }
 INLINE void groups_commit() {}
 template <int N> INLINE void groups_wait() { __syncwarp(); }
 INLINE void copies_to_groups() {}
@@ -137,7 +139,7 @@ GROUP_128(bf16, "bf16")
 GROUP_64(f16, "f16")
 GROUP_128(f16, "f16")
 
-INLINE void groups_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+INLINE void groups_begin(int = 0) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE void groups_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // groups_wait waits until at most N of the committed products are under way.
 template <int N> INLINE void groups_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
@@ -146,7 +148,7 @@ INLINE void copies_to_groups() { asm volatile("fence.proxy.async.shared::cta;" :
 template <int N, int TURNED> INLINE void group_held(float *c, const u32 *a, Operand b, int add) { Group<T, N>::template held<TURNED>(c, a, b, add); }
 template <int N> INLINE void group_lying(float *c, Operand a, Operand b, int add) { Group<T, N>::lying(c, a, b, add); }
 #else
-INLINE void groups_begin() {}
+INLINE void groups_begin(int = 0) {}
 INLINE void groups_commit() {}
 template <int N> INLINE void groups_wait() {}
 INLINE void copies_to_groups() {}
