@@ -44,14 +44,14 @@ var _ graph.Decomposable = Documents{}
 // listFor is the list that an attention of q and k takes, if there is one: libraries take packed rows of 16-bit values whose
 // queries are their keys.
 func (b DocumentBounds) listFor(op Attention, d AttentionDims, dtype tensor.DType) (list Documents, ok bool) {
-	if !op.Causal || op.HeadMajor || d.Tq != d.Tk || (dtype != tensor.F16 && dtype != tensor.BF16) {
-		return list, false
+	if !op.Causal || op.HeadMajor || d.Tq != d.Tk || (dtype != tensor.F16 && dtype != tensor.BF16) || d.B > MaxDocuments {
+		return list, false // a row is a document at least
 	}
 	most, longest := b.Most, b.Longest
 	if most <= 0 {
 		most = d.B * max((d.Tq+documentTokens-1)/documentTokens, 2)
 	}
-	if longest <= 0 {
+	if longest <= 0 || longest > d.Tq {
 		longest = d.Tq
 	}
 	most = min(most, d.B*d.Tq, MaxDocuments)
