@@ -57,6 +57,23 @@ func TestCodedProducts(t *testing.T) {
 	}
 }
 
+// TestEmptyCodedProducts: a product over an empty inner axis is zero, or what it is added to.
+func TestEmptyCodedProducts(t *testing.T) {
+	d := testDevice(t)
+	rng := rand.New(rand.NewPCG(2, 1))
+	for _, m := range []int{2, 40} {
+		for _, o := range []ops.QuantMatMul{{Scheme: quant.NF4, Blocksize: 64, N: 5}, {Scheme: quant.NF4, Blocksize: 64, K: 5, Trans: true}} {
+			_, parts := randomWeight(rng, o.Scheme, o.Blocksize, o.N, o.K, false)
+			x, to := tensor.New(tensor.T(tensor.BF16, m, 0)), normal(tensor.BF16, rng, m, 5)
+			in := append([]*tensor.Tensor{x}, parts...)
+			zeros := tensor.New(to.Type())
+			require.Equal(t, zeros.Bytes(), kernelRun{op: o, in: in, out: []tensor.Type{to.Type()}}.run(t, d, nil)[0].Bytes())
+			in = append([]*tensor.Tensor{to}, in...)
+			require.Equal(t, to.Bytes(), kernelRun{op: ops.AddQuantMatMul{QuantMatMul: o}, in: in, out: []tensor.Type{to.Type()}}.run(t, d, nil)[0].Bytes())
+		}
+	}
+}
+
 // transposed is the transpose of a matrix.
 func transposed(x *tensor.Tensor) *tensor.Tensor {
 	m, n := x.Type().Dim(0), x.Type().Dim(1)

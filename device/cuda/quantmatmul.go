@@ -35,7 +35,10 @@ func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, a
 		return nil, device.ErrNoKernel
 	}
 	w := weight4{o.Scheme, o.Blocksize, o.N, o.K, o.Nested}
-	m := x.Size() / max(x.Dim(-1), 1)
+	m := 1 // also where rows are empty
+	for i := range x.Rank() - 1 {
+		m *= x.Dim(i)
+	}
 	var t *thin
 	var err error
 	if !o.Trans && m > 0 && o.N > 0 && o.K > 0 {
@@ -46,7 +49,7 @@ func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, a
 	if t != nil && m <= 8 {
 		return t.kernel(), nil
 	}
-	whole := way{"decoded", func() (*Kernel, error) { return d.wholeProduct(w, x, o.Trans, add) }}
+	whole := way{"decoded", func() (*Kernel, error) { return d.wholeProduct(w, tensor.T(x.DType, m, x.Dim(-1)), o.Trans, add) }}
 	c, err := d.codedProduct(w, x.DType, m, o.Trans, add)
 	if err != nil {
 		return nil, err
@@ -76,18 +79,17 @@ func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, a
 	return d.pick(what, s, ways)
 }
 
-// wholeProduct decodes the weight first.
-func (d *Device) wholeProduct(w weight4, x tensor.Type, trans, add bool) (*Kernel, error) {
+// wholeProduct decodes the weight first. rows are those of x, a matrix.
+func (d *Device) wholeProduct(w weight4, rows tensor.Type, trans, add bool) (*Kernel, error) {
 	n := w.rows
 	if trans {
 		n = w.cols
 	}
-	m := x.Size() / max(x.Dim(-1), 1)
-	rows, weight, y := tensor.T(x.DType, m, x.Dim(-1)), tensor.T(x.DType, w.rows, w.cols), tensor.T(x.DType, m, n)
+	weight, y := tensor.T(rows.DType, w.rows, w.cols), tensor.T(rows.DType, rows.Dim(0), n)
 	if add {
-		return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.AddMatMul{TransB: !trans, Alpha: 1}, In: []tensor.Type{y, rows, weight}, Out: []tensor.Type{y}}, 0, 1, decoded)
+		return d.dequantizedProduct(w, rows.DType, device.Spec{Op: ops.AddMatMul{TransB: !trans, Alpha: 1}, In: []tensor.Type{y, rows, weight}, Out: []tensor.Type{y}}, 0, 1, decoded)
 	}
-	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.MatMul{TransB: !trans}, In: []tensor.Type{rows, weight}, Out: []tensor.Type{y}}, 0, decoded)
+	return d.dequantizedProduct(w, rows.DType, device.Spec{Op: ops.MatMul{TransB: !trans}, In: []tensor.Type{rows, weight}, Out: []tensor.Type{y}}, 0, decoded)
 }
 
 // decoded stands for the dequantized weight among the operands of dequantizedProduct.
