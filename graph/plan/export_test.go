@@ -46,6 +46,19 @@ func (p *Plan) InPlace() (reused, inVars, copies int) {
 	return reused, inVars, copies
 }
 
+// EarlyWaits counts launches that wait for a copy to host memory which may still be under way: they use its bytes again before it is over by the
+// estimate.
+func (p *Plan) EarlyWaits() (n int) {
+	for i := range p.steps {
+		for _, w := range p.steps[i].waits {
+			if st := &p.steps[w]; st.move == toHost && i <= st.hold {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // CheckArena replays the plan on a shadow of the arena in which each 256-byte block remembers which value was last written
 // there: every operand must still be what its producer left. It also checks that intervals live together are disjoint and lie
 // inside the arena.

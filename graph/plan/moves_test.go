@@ -68,6 +68,7 @@ func newTower(t require.TestingT, o plan.Options, recomputed bool) *tower {
 	w.plan, err = plan.Compile([]graph.Value{w.loss}, o)
 	require.NoError(t, err)
 	require.NoError(t, w.plan.CheckArena())
+	require.Zero(t, w.plan.EarlyWaits())
 	return w
 }
 
@@ -242,14 +243,14 @@ func lossOf(t *testing.T, g *graph.Graph) []graph.Value {
 	return grads
 }
 
-// TestRandomMoves: whatever is chosen to wait in host memory, and in whatever order the lanes work, three steps of a random graph and its gradients give
-// the bits of the plan without.
+// TestRandomMoves: whatever is chosen to wait in host memory, however many lanes there are and in whatever order they work, three steps of a random graph
+// and its gradients give the bits of the plan without.
 func TestRandomMoves(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		w.differentiate(t)
 		seed := rapid.Uint64().Draw(t, "choice")
-		dev := queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Order: seed % 4})
+		dev := narrow{queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Order: seed % 4}), rapid.IntRange(1, 3).Draw(t, "lanes")}
 		choose := func(saved []plan.Saved) []bool {
 			rng, out := rand.New(rand.NewPCG(seed, 1)), make([]bool, len(saved))
 			for i := range out {
@@ -263,6 +264,15 @@ func TestRandomMoves(t *testing.T) {
 		require.Equal(t, want, w.steps(t, o), "%v", w.g)
 	})
 }
+
+// narrow is a device with fewer lanes than there are kinds of launches.
+type narrow struct {
+	*queued.Device
+	lanes int
+}
+
+// Lanes implements device.Parallel.
+func (n narrow) Lanes() int { return n.lanes }
 
 // differentiate adds the gradients of the outputs' sum to the outputs.
 func (w *world) differentiate(t *rapid.T) {
