@@ -9,6 +9,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
@@ -60,11 +61,21 @@ func TestMovesToHost(t *testing.T) {
 		return sums, r
 	}
 	want, plain := steps(plan.Options{})
-	for way := range plan.Launchings {
-		got, r := steps(plan.Options{Move: plan.MoveInputs, Launch: plan.Launching(way)})
-		require.Equal(t, want, got, plan.Launchings[way])
-		require.Positive(t, r.Away)
-		require.Less(t, r.Arena, plain.Arena)
+	orders := []string{""} // of a GPU
+	if onEmulator() {
+		orders = []string{"late", "1", "2", "3"}
+		t.Cleanup(func() { require.NoError(t, emulator.Reset()) })
+	}
+	for _, order := range orders {
+		if order != "" {
+			require.NoError(t, emulator.Set("streams="+order))
+		}
+		for way := range plan.Launchings {
+			got, r := steps(plan.Options{Move: plan.MoveInputs, Launch: plan.Launching(way)})
+			require.Equal(t, want, got, "%s, order %s", plan.Launchings[way], order)
+			require.Positive(t, r.Away)
+			require.Less(t, r.Arena, plain.Arena)
+		}
 	}
 	require.Greater(t, device.Parallel(dev).Lanes(), int(graph.Copy))
 }
