@@ -130,9 +130,17 @@ func (p *Plan) launch(st *step, s device.Stream, way Launching) error {
 		err = s.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.node.Op.Name(), err)
+		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.what(), err)
 	}
 	return nil
+}
+
+// what is launched, for people.
+func (st *step) what() string {
+	if st.kernel == nil {
+		return kernelName(*st) + " of the value of " + st.node.Op.Name()
+	}
+	return st.node.Op.Name()
 }
 
 func (p *Plan) start(st *step, s device.Stream) error {

@@ -3,6 +3,7 @@ package plan_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -224,6 +225,68 @@ func TestMoveWithoutRoom(t *testing.T) {
 	w.run(t, 2)
 	require.NoError(t, w.plan.Close())
 	require.NoError(t, w.store.Close())
+}
+
+// faulty is a device that refuses one of its copies to and from host memory.
+type faulty struct {
+	*queued.Device
+	at int // counts down to it
+}
+
+func (f *faulty) Stream(i int) device.Stream {
+	if i == int(graph.Copy) {
+		return faultyStream{f.Device.Stream(i), f}
+	}
+	return f.Device.Stream(i)
+}
+
+type faultyStream struct {
+	device.Stream
+	dev *faulty
+}
+
+func (s faultyStream) Copy(dst, src device.Ptr, n int64) error {
+	if s.dev.at--; s.dev.at == 0 {
+		return errors.New("no copy today")
+	}
+	return s.Stream.Copy(dst, src, n)
+}
+
+// TestMoveFails: a copy that is refused ends the run, or the recording, with an error that says which it was; the next one is as if nothing had happened.
+func TestMoveFails(t *testing.T) {
+	for _, at := range []int{1, 2, towerBlocks, 2*towerBlocks - 2} {
+		for before := range 3 { // a plain run, a recording, and none left to fail
+			dev := &faulty{Device: queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 64 << 20, Order: uint64(at)})}
+			w := newTower(t, plan.Options{Device: dev, Move: plan.MoveInputs}, true)
+			loss := func() (float64, error) {
+				r, err := w.plan.Run(context.Background(), plan.Feed{w.x: filled(w.x.Type(), 50)})
+				return r.Float(w.loss), err
+			}
+			var want float64
+			for range before {
+				got, err := loss()
+				require.NoError(t, err)
+				want = got
+			}
+			dev.at = at
+			got, err := loss()
+			if before < 2 {
+				require.ErrorContains(t, err, "host of the value of ")
+				require.ErrorContains(t, err, "no copy today")
+				got, err = loss()
+			}
+			require.NoError(t, err)
+			if before > 0 {
+				require.Equal(t, want, got)
+			}
+			again, err := loss()
+			require.NoError(t, err)
+			require.Equal(t, got, again)
+			require.NoError(t, w.plan.Close())
+			require.NoError(t, w.store.Close())
+			require.Zero(t, dev.Allocated())
+		}
+	}
 }
 
 // TestMoveRefused: where the host's memory is the device's own there is nothing to move to.
