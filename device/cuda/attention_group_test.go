@@ -48,6 +48,16 @@ func TestGroupsWhileRecording(t *testing.T) {
 	require.NoError(t, g.Free())
 }
 
+// TestGroupsOfOldCompilers: a compiler that does not know the device has no products by warpgroups for it, and none is tried.
+func TestGroupsOfOldCompilers(t *testing.T) {
+	d := testDevice(t)
+	arch, err := d.arch()
+	require.NoError(t, err)
+	d.compile.arch = "compute_86"
+	defer func() { d.compile.arch = arch }()
+	require.ErrorContains(t, d.checkGroups(tensor.BF16), "code for compute_86 has no products by warpgroups")
+}
+
 // TestGroupPrograms: NVIDIA's compiler takes every kernel by warpgroups.
 func TestGroupPrograms(t *testing.T) {
 	if hasGPU() {

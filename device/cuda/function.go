@@ -138,6 +138,14 @@ func (d *Device) compiler() error {
 	return nil
 }
 
+// arch is the architecture that kernels are compiled for, see nvrtc.Compiler.Arch.
+func (d *Device) arch() (string, error) {
+	d.compile.mu.Lock()
+	defer d.compile.mu.Unlock()
+	err := d.compiler()
+	return d.compile.arch, err
+}
+
 // load brings a program's code to the device, once. Code from the cache that the driver refuses is compiled once more.
 func (d *Device) load(m *module) error {
 	m.mu.Lock()
