@@ -261,13 +261,21 @@ func (c *programs) unload(api *driver.API) error {
 	defer c.mu.Unlock()
 	var errs []error
 	for _, m := range c.order {
-		if m.handle != 0 {
-			errs = append(errs, api.UnloadModule(m.handle))
-		}
+		errs = append(errs, m.unload(api))
 	}
 	clear(c.modules)
 	c.order = nil
 	return errors.Join(errs...)
+}
+
+// unload waits for who loads the module; who comes later finds the device closed.
+func (m *module) unload(api *driver.API) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handle == 0 {
+		return nil
+	}
+	return api.UnloadModule(m.handle)
 }
 
 // source puts a program together.

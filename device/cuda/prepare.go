@@ -65,11 +65,14 @@ func (d *Device) Prepare(kernels []device.Kernel) []error {
 			}
 		}
 	}
-	d.loadAll(modules)
+	failed := d.loadAll(modules)
 	var errs []error
 	for i, k := range kernels {
 		for _, f := range needsOf(k) {
-			err := f.make() // what failed before fails here again, with the same words
+			err := failed[f.module] // not compiled again for each kernel that needs it
+			if err == nil {
+				err = f.make()
+			}
 			if err == nil {
 				continue
 			}
@@ -90,9 +93,10 @@ func needsOf(k device.Kernel) []*Function {
 	return nil
 }
 
-// loadAll loads modules. The largest begin first, so that none of them is left for the end.
-func (d *Device) loadAll(modules []*module) {
+// loadAll loads modules and returns the errors of those that failed. The largest begin first, so that none of them is left for the end.
+func (d *Device) loadAll(modules []*module) map[*module]error {
 	slices.SortStableFunc(modules, func(a, b *module) int { return len(b.src.Text) - len(a.src.Text) })
+	errs := make([]error, len(modules))
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(modules), maxCompilers) {
@@ -102,9 +106,16 @@ func (d *Device) loadAll(modules []*module) {
 				if i >= len(modules) {
 					return
 				}
-				_ = d.load(modules[i]) // Prepare asks again, in the order of the kernels
+				errs[i] = d.load(modules[i])
 			}
 		})
 	}
 	wg.Wait()
+	failed := map[*module]error{}
+	for i, err := range errs {
+		if err != nil {
+			failed[modules[i]] = err
+		}
+	}
+	return failed
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
@@ -72,6 +73,11 @@ func TestPrepareCompiles(t *testing.T) {
 		require.NoError(t, errs[2], "others are prepared all the same")
 		require.ErrorContains(t, errs[3], "first_is_wrong")
 	}
+	errs := d.Prepare([]device.Kernel{one, two, kernel(broken{0}, 1)})
+	var first, again *nvrtc.CompileError
+	require.ErrorAs(t, errs[0], &first)
+	require.ErrorAs(t, errs[2], &again)
+	require.Same(t, first, again, "a program is compiled once a call, however many kernels need it")
 	p, _ := allocate(t, d, 64)
 	late := kernel(ops.Pointwise{F: ops.FnNeg}, 1)
 	require.NoError(t, late.Launch(d.Stream(0), []device.Ptr{p}, []device.Ptr{p}, device.Ptr{}), "the first launch prepares")
