@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,28 +18,32 @@ import (
 
 // queues is a backend of devices with queues, which are the processor's in the end. It has one only while a test runs, or the other tests
 // would take it for a GPU.
-type queues struct{ opened *[]*queued.Device }
+type queues struct{}
+
+var (
+	opened         []*queued.Device                                                    // by the test that runs; nil while none does
+	registerQueues = sync.OnceValue(func() error { return device.Register(queues{}) }) // a test may run twice in one process
+)
 
 func (queues) Name() string { return "opencl" }
 
-func (q queues) Count() int {
-	if q.opened == nil || *q.opened == nil {
+func (queues) Count() int {
+	if opened == nil {
 		return 0
 	}
 	return 1
 }
 
-func (q queues) Open(int) (device.Device, error) {
+func (queues) Open(int) (device.Device, error) {
 	d := queued.New(cpu.New(cpu.Options{Threads: 2}), queued.Options{Total: 1 << 30})
-	*q.opened = append(*q.opened, d)
+	opened = append(opened, d)
 	return d, nil
 }
 
 // TestExecution: every command that computes takes --launch and --deterministic, by the names that runs give them too, and what its plans do
 // follows.
 func TestExecution(t *testing.T) {
-	var opened []*queued.Device
-	require.NoError(t, device.Register(queues{&opened}))
+	require.NoError(t, registerQueues())
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
