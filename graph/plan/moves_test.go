@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -227,10 +228,11 @@ func TestMoveWithoutRoom(t *testing.T) {
 	require.NoError(t, w.store.Close())
 }
 
-// faulty is a device that refuses one of its copies to and from host memory.
+// faulty is a device that refuses one of its copies to and from host memory, or forgets those to it.
 type faulty struct {
 	*queued.Device
-	at int // counts down to it
+	at      int // counts down to the one
+	forgets bool
 }
 
 func (f *faulty) Stream(i int) device.Stream {
@@ -248,6 +250,9 @@ type faultyStream struct {
 func (s faultyStream) Copy(dst, src device.Ptr, n int64) error {
 	if s.dev.at--; s.dev.at == 0 {
 		return errors.New("no copy today")
+	}
+	if h, ok := dst.Buf.(device.HostBuffer); ok && h.Bytes() != nil && s.dev.forgets {
+		return nil
 	}
 	return s.Stream.Copy(dst, src, n)
 }
@@ -287,6 +292,18 @@ func TestMoveFails(t *testing.T) {
 			require.Zero(t, dev.Allocated())
 		}
 	}
+}
+
+// TestMoveVerified: with Verify nothing comes back from host memory that the same run has not put there.
+func TestMoveVerified(t *testing.T) {
+	dev := &faulty{Device: orders()[0]}
+	w := newTower(t, plan.Options{Device: dev, Move: plan.MoveInputs, Launch: plan.Plain}, true)
+	w.run(t, 1)
+	dev.forgets = true
+	w.run(t, 1)
+	sum, err := w.store.Get(w.sums[0])
+	require.NoError(t, err)
+	require.True(t, math.IsNaN(sum.At(0)))
 }
 
 // TestMoveRefused: where the host's memory is the device's own there is nothing to move to.

@@ -58,12 +58,21 @@ func (p *Plan) ready(ctx context.Context) (memory, error) {
 	return m, err
 }
 
-// spoil fills the memory of intermediates with NaN, which the integers of a step do not have either: what is read was written by the same run.
+// spoil fills the memory of intermediates, also that of the host which they wait in, with NaN, which the integers of a step do not have either: what is
+// read was written by the same run.
 func (p *Plan) spoil(m memory) error {
-	if p.size == 0 {
-		return nil
+	part := bytes.Repeat([]byte{0xff}, int(min(max(p.size, p.hostSize), 1<<20)))
+	for _, of := range []struct {
+		buf  device.Buffer
+		size int64
+	}{{m.device, p.size}, {m.host, p.hostSize}} {
+		for at := int64(0); at < of.size; at += int64(len(part)) {
+			if err := p.dev.Stream(0).Upload(device.Ptr{Buf: of.buf, Off: at}, part[:min(of.size-at, int64(len(part)))]); err != nil {
+				return err
+			}
+		}
 	}
-	return p.dev.Stream(0).Upload(device.Ptr{Buf: m.device}, bytes.Repeat([]byte{0xff}, int(p.size)))
+	return nil
 }
 
 // bind computes addresses when the arena is new.
