@@ -107,8 +107,11 @@ func (s *Stream) Record() device.Event {
 		}
 		return s.dev.api.Record(e.handle, s.handle)
 	})
-	if e.err == nil {
+	switch {
+	case e.err == nil:
 		runtime.AddCleanup(e, s.dev.giveEvent, e.handle)
+	case e.handle != 0:
+		s.dev.giveEvent(e.handle)
 	}
 	return e
 }

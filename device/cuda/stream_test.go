@@ -89,3 +89,26 @@ func TestStreamsNeedTheirWaits(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedEventsAreKept: an event that could not be recorded goes back to those that are free.
+func TestFailedEventsAreKept(t *testing.T) {
+	d := testDevice(t)
+	s := d.Stream(0).(*Stream)
+	free := func() int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.events)
+	}
+	spare, err := d.takeEvent()
+	require.NoError(t, err)
+	d.giveEvent(spare)
+	_, err = d.Capture(s, func() error {
+		require.Error(t, d.enter(func() error { return d.api.Sync(s.handle) }), "the recording is spoilt")
+		before := free()
+		require.Error(t, s.Wait(s.Record()))
+		require.GreaterOrEqual(t, free(), before)
+		return nil
+	})
+	require.Error(t, err)
+	require.NoError(t, s.Sync())
+}
