@@ -153,15 +153,16 @@ def plain(info):
 
 
 def pack(site, out, part):
-    """Writes site as parts of a tar.xz of at most so many bytes each, and returns their paths."""
+    """Writes site as parts of a tar.xz of at most so many bytes each, and returns their paths, which sort in their order."""
     whole = os.path.join(out, "site.tar.xz")
     with lzma.open(whole, "wb", preset=9) as z, tarfile.open(fileobj=z, mode="w") as tar:
         for name in sorted(os.listdir(site)):
             tar.add(os.path.join(site, name), arcname=name, filter=plain)
     parts = []
+    digits = max(2, len(str(os.path.getsize(whole) // part)))
     with open(whole, "rb") as f:
         while piece := f.read(part):
-            parts.append("%s.%02d" % (whole, len(parts)))
+            parts.append("%s.%0*d" % (whole, digits, len(parts)))
             with open(parts[-1], "wb") as p:
                 p.write(piece)
     os.remove(whole)
@@ -174,6 +175,8 @@ def main():
     p.add_argument("--part", type=int, default=30, help="megabytes of a part, at most")
     p.add_argument("--keep-site", action="store_true", help="leave the unpacked folder OUTPUT/site too")
     a = p.parse_args()
+    if a.part < 1:
+        p.error("--part: %d; a part has at least 1 megabyte" % a.part)
     site = os.path.join(a.output, "site")
     if os.path.exists(site):
         sys.exit("%s is there already: delete it, or name another folder" % site)
