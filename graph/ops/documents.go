@@ -44,8 +44,12 @@ var _ graph.Decomposable = Documents{}
 // listFor is the list that an attention of q and k takes, if there is one: libraries take packed rows of 16-bit values whose
 // queries are their keys.
 func (b DocumentBounds) listFor(op Attention, d AttentionDims, dtype tensor.DType) (list Documents, ok bool) {
-	if !op.Causal || op.HeadMajor || d.Tq != d.Tk || (dtype != tensor.F16 && dtype != tensor.BF16) || d.B > MaxDocuments {
-		return list, false // a row is a document at least
+	if !op.Causal || op.HeadMajor || d.Tq != d.Tk || (dtype != tensor.F16 && dtype != tensor.BF16) {
+		return list, false
+	}
+	// Few batches or none would have a list: a row is a document at least, and a bound leaves room for a quarter more.
+	if d.B > MaxDocuments || b.Most > MaxDocuments*5/4 {
+		return list, false
 	}
 	most, longest := b.Most, b.Longest
 	if most <= 0 {

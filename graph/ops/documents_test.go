@@ -23,7 +23,9 @@ func TestDocumentRoom(t *testing.T) {
 		{2, 3000, ops.DocumentBounds{}, 20, 3000},
 		{2, 300, ops.DocumentBounds{Most: 7, Longest: 100}, 8, 128},
 		{1, 1, ops.DocumentBounds{Most: 7, Longest: 100}, 2, 1},
-		{2, 4096, ops.DocumentBounds{Most: math.MaxInt, Longest: math.MaxInt}, most, 4096},
+		{2, 4096, ops.DocumentBounds{Most: most * 5 / 4, Longest: math.MaxInt}, most, 4096},
+		{2, 4096, ops.DocumentBounds{Most: most*5/4 + 1}, 0, 0},
+		{2, 4096, ops.DocumentBounds{Most: math.MaxInt}, 0, 0},
 		{most, 3, ops.DocumentBounds{}, most, 3},
 		{most + 1, 3, ops.DocumentBounds{}, 0, 0},
 	} {
