@@ -68,12 +68,16 @@ func (p *Plan) prepare() error {
 		return nil
 	}
 	var kernels []device.Kernel
-	var of []*graph.Node // the first that launches each
-	seen := map[device.Kernel]bool{}
+	var of []*graph.Node         // the first that launches each
+	seen := map[kernelKey]bool{} // a device's kernels need not be comparable
 	for i := range p.steps {
-		if k := p.steps[i].kernel; k != nil && !seen[k] {
-			seen[k] = true
-			kernels, of = append(kernels, k), append(of, p.steps[i].node)
+		st := &p.steps[i]
+		if st.kernel == nil {
+			continue
+		}
+		if key := keyOf(st.node); !seen[key] {
+			seen[key] = true
+			kernels, of = append(kernels, st.kernel), append(of, st.node)
 		}
 	}
 	for i, err := range dev.Prepare(kernels) {

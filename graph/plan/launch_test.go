@@ -230,3 +230,37 @@ func TestNoRoomForOutputs(t *testing.T) {
 		require.NoError(t, store.Close())
 	}
 }
+
+// listing is a kernel that cannot be compared, and preparing a device that counts those it is to prepare.
+type listing struct {
+	device.Kernel
+	_ []string
+}
+
+type preparing struct {
+	device.Device
+	kernels []device.Kernel
+}
+
+func (d *preparing) Kernel(s device.Spec) (device.Kernel, error) {
+	k, err := d.Device.Kernel(s)
+	return listing{Kernel: k}, err
+}
+
+func (d *preparing) Prepare(kernels []device.Kernel) []error {
+	d.kernels = kernels
+	return nil
+}
+
+// TestPrepareEachKernelOnce: what several nodes launch is one of those that are prepared, whatever a kernel's type is.
+func TestPrepareEachKernelOnce(t *testing.T) {
+	dev := &preparing{Device: cpu.New(cpu.Options{Threads: 1})}
+	g := graph.New("g")
+	x := g.Input("x", tensor.T(tensor.F32, 4, 4))
+	y := ops.Dot(ops.Dot(ops.Dot(x, x), x), x)
+	p, err := plan.Compile([]graph.Value{ops.Sum(y)}, plan.Options{Device: dev, NoFuse: true})
+	require.NoError(t, err)
+	require.Greater(t, p.Report().Launches, len(dev.kernels))
+	require.Len(t, dev.kernels, 2)
+	require.NoError(t, p.Close())
+}
