@@ -92,6 +92,7 @@ func TestExecution(t *testing.T) {
 	require.Zero(t, code, msg)
 	require.Positive(t, opened[0].Captures, "without being asked, the second run of a plan is recorded")
 	require.Equal(t, device.Arithmetic{}, opened[0].Choice())
+	commands["quantize"] = []string{"builtin:tiny", filepath.Join(dir, "again"), "--scheme", "nf4"} // which opens no device
 	for name, args := range commands {
 		code, _, msg = command(t, append([]string{name, "--launch", "eager"}, args...)...)
 		require.Equal(t, 2, code, name)
