@@ -42,7 +42,7 @@ func (e *MismatchError) Error() string {
 // since the kernel may work in place.
 func (p *Plan) inspected(st *step, s device.Stream) error {
 	if st.kernel == nil {
-		return p.start(st, s)
+		return st.failed(p.start(st, s))
 	}
 	var before []*tensor.Tensor
 	dec := p.oracle(st)
@@ -63,7 +63,7 @@ func (p *Plan) inspected(st *step, s device.Stream) error {
 		err = s.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.node.Op.Name(), err)
+		return st.failed(err)
 	}
 	outs, err := p.results(st, s)
 	if err != nil {

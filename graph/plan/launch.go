@@ -133,18 +133,19 @@ func (p *Plan) launch(st *step, s device.Stream, way Launching) error {
 	if err == nil && way == Synced {
 		err = s.Sync()
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %s: %w", st.node.Where(), st.what(), err)
-	}
-	return nil
+	return st.failed(err)
 }
 
-// what is launched, for people.
-func (st *step) what() string {
-	if st.kernel == nil {
-		return kernelName(*st) + " of the value of " + st.node.Op.Name()
+// failed says where an error belongs to, if it is one.
+func (st *step) failed(err error) error {
+	if err == nil {
+		return nil
 	}
-	return st.node.Op.Name()
+	what := st.node.Op.Name()
+	if st.kernel == nil {
+		what = kernelName(*st) + " of the value of " + what
+	}
+	return fmt.Errorf("%s: %s: %w", st.node.Where(), what, err)
 }
 
 func (p *Plan) start(st *step, s device.Stream) error {
