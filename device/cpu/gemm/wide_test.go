@@ -137,8 +137,8 @@ func TestScratchBounds(t *testing.T) {
 			}
 			require.NoError(t, j.layout(make([]byte, large), threads))
 			var b blocks
-			k8 := kern.int8Kernel()
-			b.plan(m, n, ceil(k, k8.per), k8.choice(threads))
+			j8 := job8{Int8Args: Int8Args{B: Mat8{Trans: rapid.Bool().Draw(t, "trans8")}}, kern: kern.int8Kernel()}
+			b.plan(m, n, ceil(k, j8.kern.per), j8.choice(threads))
 			require.LessOrEqual(t, int64(4*b.floats(threads)+line), large8)
 		}
 	})
