@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,8 +15,8 @@ import (
 // script copies a script into a folder whose name has a space, and returns how to run it there, with what programs it finds first.
 func script(t *testing.T, name string, programs map[string]string) func(env []string, args ...string) (string, error) {
 	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("there is no bash")
+	if err != nil || runtime.GOOS != "linux" {
+		t.Skip("the scripts are for Linux, with bash")
 	}
 	dir := filepath.Join(t.TempDir(), "a folder", "benchmarks", "gpu")
 	text, err := os.ReadFile(name)
@@ -25,8 +26,7 @@ func script(t *testing.T, name string, programs map[string]string) func(env []st
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o777))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o777))
 	}
-	put(name, string(text))
-	put("run.sh", "run")
+	put("run.sh", "what pack.sh copies")
 	put(name, string(text))
 	put("version", "one")
 	for path, text := range programs {
