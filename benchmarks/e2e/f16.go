@@ -109,8 +109,11 @@ func (s *suite) interrupted(c config.Config, stop int64) (string, error) {
 		}
 		return nil
 	}})
-	if !errors.Is(err, trainer.ErrStopped) {
-		return "", fmt.Errorf("the stopped run: %w", err)
+	switch {
+	case err == nil:
+		return "", fmt.Errorf("the run that was to stop after step %d went on to its end", stop)
+	case !errors.Is(err, trainer.ErrStopped):
+		return "", fmt.Errorf("the run that was to stop after step %d: %w", stop, err)
 	}
 	c.Resume = true
 	sum, err := s.train(c, trainer.Hooks{})

@@ -14,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly OUT=${OUT:-out} LIMIT=${LIMIT:-600} ONLY=${ONLY:-.} STEPS=(tests sanitizer kernels trainings e2e)
 processors=$(nproc)
 readonly JOBS=${JOBS:-$((processors < 16 ? processors : 16))}
+[[ $JOBS =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: JOBS is $JOBS: want how many parts run at once, 1 or more" >&2; exit 2; }
 read -ra ops <<<"${OPS:-$(echo {a..z})}"
 export BYES_TEST_DEVICE=${BYES_TEST_DEVICE:-cuda}
 if [[ -d data ]]; then export BYES_TESTDATA=${BYES_TESTDATA:-$PWD/data}; fi
