@@ -217,6 +217,8 @@ func TestEmulatorFinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := open(t)
+			l.set("order=forward") // the first block and thread that goes wrong is told
+			t.Cleanup(func() { require.NoError(t, emulator.Reset()) })
 			y, host := l.alloc(64)
 			f := l.function("KERNEL k(float *y, i64 n) { "+c.body+" }", "k")
 			l.launch(f, 64, 0, y, 1<<16)
