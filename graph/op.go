@@ -102,6 +102,14 @@ type Merger interface {
 	Merged(n *Node, i int) (op Op, in []Value, ok bool)
 }
 
+// Sharer ops can be computed together with another op that reads one of their inputs, which is then read once.
+type Sharer interface {
+	Op
+	// Shared returns the op that computes n, a node of this op, and other. It takes in and gives n's outputs and then other's. ok is false where there
+	// is none.
+	Shared(n, other *Node) (op Op, in []Value, ok bool)
+}
+
 // Caster ops are elementwise and give the values of their one input another element type.
 type Caster interface {
 	Elementwise

@@ -17,6 +17,9 @@ func init() {
 		gemmShapeRow("x·Wᵀ, one token", ops.MatMul{TransB: true}, 1, out, in),
 	)
 	add(loraRows(tokens, in, out, rank)...)
+	for _, s := range [][3]int{{tokens / 2, out, rank}, {tokens / 2, in, rank}, {tokens, in / 4, rank}, {tokens / 2, out, 2 * rank}} {
+		add(pairRows(s[0], s[1], s[2])...)
+	}
 	for _, m := range []int{1, 128, tokens} {
 		for _, threshold := range []float32{0, 6} {
 			add(linear8Row(m, in, out, threshold))
@@ -69,6 +72,22 @@ func loraRows(tokens, in, out, rank int) []Row {
 		row("dx += t·A", ops.AddMatMul{Alpha: 2}, true, bf(tokens, in), bf(tokens, rank), bf(rank, in)),
 		row("dB = dyᵀ·s", ops.MatMul{TransA: true}, false, bf(tokens, out), bf(tokens, rank)),
 		row("dA = tᵀ·x", ops.MatMul{TransA: true}, false, bf(tokens, rank), bf(tokens, in)),
+	}
+}
+
+// pairRows are the two products of an adapter's gradients that read the gradient of its layer's output, as a step has them, and both at once.
+func pairRows(tokens, out, rank int) []Row {
+	bf := func(dims ...int) operand { return floats(tensor.BF16, dims...) }
+	dy, b, s, grad := bf(tokens, out), bf(out, rank), bf(tokens, rank), floats(tensor.F32, out, rank)
+	row := func(name string, op graph.Op, operands ...operand) Row {
+		least := size([]operand{dy, b, s, s}) + 2*size([]operand{grad})
+		return Row{Work: "LoRA gradients", Detail: fmt.Sprintf("%s, rank %d, %d tokens, %d columns", name, rank, tokens, out), Bytes: least,
+			Make: func(r *rig) (*work, error) { return r.build(op, true, operands) }}
+	}
+	return []Row{
+		row("t = dy·B", ops.MatMul{}, dy, b),
+		row("dB += dyᵀ·s", ops.AddMatMul{TransA: true, Alpha: 2}, grad, dy, s),
+		row("t and dB at once", ops.MatMulPair{AlphaT: 1, AlphaD: 2, Add: true}, dy, b, s, grad),
 	}
 }
 

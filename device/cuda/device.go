@@ -56,6 +56,7 @@ type Device struct {
 	ways       waysChosen
 	cudnn      attnLibrary
 	warpgroups warpgroups
+	pairBytes  int64 // see buildMatMulPair; tests lower it
 }
 
 // New opens a device.
@@ -64,7 +65,7 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
-	d := &Device{api: api, sync: o.Sync, streams: map[int]*Stream{}, live: map[*region]struct{}{}, graphs: map[*Graph]struct{}{}}
+	d := &Device{api: api, sync: o.Sync, streams: map[int]*Stream{}, live: map[*region]struct{}{}, graphs: map[*Graph]struct{}{}, pairBytes: pairBytes}
 	d.cudnn.off = o.NoCUDNN
 	d.arithmetic.Store(&device.Arithmetic{})
 	if d.number, err = api.Device(o.Index); err != nil {

@@ -29,6 +29,7 @@ var passes = []pass{
 	{name: "accumulate", run: accumulate, after: []string{"lower", "widen", "chain"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "scale", run: scale, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "merge", run: merge, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
+	{name: "share", run: share, after: []string{"lower", "accumulate", "scale", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "recompute", run: recompute, after: []string{"lower", "accumulate", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "castSlabs", run: castSlabs, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "fuse", run: fuse, after: []string{"lower", "accumulate", "recompute"}, skip: func(o Options) bool { return o.NoFuse }},

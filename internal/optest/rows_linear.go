@@ -39,7 +39,7 @@ func matmulCases() []Case {
 			}, scaleMatMul(op, fmt.Sprintf("scale_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), a, b), wideMatMul(op, fmt.Sprintf("wide_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), a, b), addMatMul(op, fmt.Sprintf("add_matmul%v%dx%dx%d_%d", s.batch, s.m, s.k, s.n, i), dims(s.batch, s.m, s.n), a, b))
 		}
 	}
-	return append(out,
+	return append(append(out, matmulPairs()...),
 		Case{Name: "matmul_square", In: []Arg{{Dims: []int{9, 9}}, {Dims: []int{9, 9}}}, Bench: []int{512, 512},
 			Tol:   map[tensor.DType]float64{tensor.F32: 5e-6},
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Dot(in[0], in[1])) }},
@@ -89,6 +89,24 @@ func addMatMul(op ops.MatMul, name string, c, a, b []int) Case {
 		Bad: [][]Arg{{{Dims: []int{3, 3}}, {Dims: []int{3, 5}}, {Dims: []int{6, 3}}}, {{Dims: []int{8}}, {Dims: []int{3, 3}}, {Dims: []int{3, 3}}},
 			{{Dims: []int{9}, DType: tensor.F64}, {Dims: []int{3, 3}, DType: tensor.F32}, {Dims: []int{3, 3}, DType: tensor.F32}}},
 	}
+}
+
+// matmulPairs are two products that share an operand.
+func matmulPairs() (out []Case) {
+	for _, s := range [][3]int{{5, 8, 3}, {33, 40, 8}, {70, 136, 16}, {1, 1, 1}, {0, 4, 8}, {4, 0, 8}} {
+		m, n, rank := s[0], s[1], s[2]
+		x, b, more := Arg{Dims: []int{m, n}}, Arg{Dims: []int{n, rank}}, Arg{Dims: []int{m, rank}}
+		for _, add := range []bool{false, true} {
+			op, in, bad := ops.MatMulPair{AlphaT: 1.5, AlphaD: -0.75, Add: add}, []Arg{x, b, more}, [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{5, 2}}, {Dims: []int{4, 2}}}, {{Dims: []int{3, 5}}, {Dims: []int{5, 2}}, {Dims: []int{3, 4}}},
+				{{Dims: []int{1, 3, 5}}, {Dims: []int{1, 5, 2}}, {Dims: []int{1, 3, 2}}}}
+			if add {
+				in, bad = append(in, Arg{Dims: []int{n, rank}}), [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{5, 2}}, {Dims: []int{3, 2}}, {Dims: []int{4, 2}}}}
+			}
+			out = append(out, Case{Name: fmt.Sprintf("matmul_pair%dx%dx%d_%v", m, n, rank, add), In: in, Tol: map[tensor.DType]float64{tensor.F32: 5e-6}, Bad: bad,
+				Build: func(g *graph.Graph, in []graph.Value) []graph.Value { return g.Apply(op, in...) }})
+		}
+	}
+	return out
 }
 
 func dims(batch []int, last ...int) []int { return append(append([]int(nil), batch...), last...) }

@@ -1,0 +1,114 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+func init() { Register(buildMatMulPair) }
+
+const (
+	// pairRank is the largest rank of kernels/thin_pair.cu. Beyond it the parts of both results, float32, are as much as what is saved by reading X once.
+	pairRank = 32
+	// pairBytes is how large X must be. Of less, the parts of both results, and the launch that adds them up, take as long as reading X again.
+	pairBytes  = 16 << 20
+	pairRows   = 32 // of a unit
+	pairStages = 5  // units in shared memory at most: 128 KB of X on their way, four times what a memory of 4 TB/s needs
+	pairShared = 200 << 10
+)
+
+// buildMatMulPair is for products that take their time from reading X. The others stay two products.
+func buildMatMulPair(d *Device, o ops.MatMulPair, s device.Spec) (*Kernel, error) {
+	if s.In[0].Bytes() < d.pairBytes {
+		return nil, device.ErrNoKernel
+	}
+	p, err := d.newThinPair(o, s)
+	if p == nil || err != nil {
+		return nil, err
+	}
+	return &Kernel{Label: "thin_pair", ScratchBytes: p.scratch, Enqueue: p.enqueue}, nil
+}
+
+// thinPair is both products by kernels/thin_pair.cu.
+type thinPair struct {
+	args              thinPairArgs
+	add               bool
+	rank              int
+	threads, shared   int
+	partT, scratch    int64 // bytes of the parts of T, and of all
+	multiply, collect *Function
+}
+
+// thinPairArgs is struct ThinPair.
+type thinPairArgs struct {
+	x, b, s, c, t, d      Addr
+	partT, partD          Addr
+	units                 int64
+	m, n, blocks, aligned int32
+	alphaT, alphaD        float32
+}
+
+// newThinPair returns ErrNoKernel where the kernel lacks the case.
+func (d *Device) newThinPair(o ops.MatMulPair, s device.Spec) (*thinPair, error) {
+	x, out := s.In[0], s.Out[1].DType
+	m, n, rank := x.Dim(0), x.Dim(1), s.In[1].Dim(1)
+	switch {
+	case d.capability < 80, x.DType.Size() != 2, out != x.DType && out != tensor.F32, s.In[2].Dim(1) != rank, rank%8 != 0, rank == 0, rank > pairRank,
+		m == 0, n == 0, n%8 != 0, m > 1<<30, n > 1<<30:
+		return nil, device.ErrNoKernel
+	}
+	warps, stages, shared := d.pairShape(rank)
+	if stages == 0 {
+		return nil, device.ErrNoKernel
+	}
+	p := &thinPair{rank: rank, add: o.Add, threads: warps * WarpSize, shared: shared}
+	columns := 64 * warps
+	groups := ceilDiv(n, columns)
+	units := int64(ceilDiv(m, pairRows)) * int64(groups)
+	blocks := int(min(units, int64(d.sms)))
+	p.args = thinPairArgs{units: units, m: int32(m), n: int32(n), blocks: int32(blocks), alphaT: o.AlphaT, alphaD: o.AlphaD}
+	p.partT = aligned(int64(groups) * int64(m) * int64(rank) * 4)
+	p.scratch = p.partT + aligned(int64(blocks+groups)*int64(columns)*int64(rank)*4)
+	program := Program{Files: []string{"tensor_core.cuh", "thin_pair.cu"}, Define: []string{"T " + cType(x.DType), "TD " + cType(out), fmt.Sprint("RANK ", rank),
+		fmt.Sprint("WARPS ", warps), fmt.Sprint("STAGES ", stages)}}
+	var err error
+	if p.multiply, err = d.Function(program, "thin_pair"); err != nil {
+		return nil, err
+	}
+	p.collect, err = d.Function(program, "thin_pair_sum")
+	return p, err
+}
+
+// pairShape is how many warps a block has, a multiprocessor's only one, how many units wait in shared memory, 0 where too few fit, and its bytes.
+func (d *Device) pairShape(rank int) (warps, stages, shared int) {
+	warps = 8
+	if d.shared < 150<<10 {
+		warps = 4
+	}
+	stage := pairRows * (64*warps*2 + (rank/8|1)*16)
+	sums := 2 * warps / 2 * pairRows * rank * 4 // of T, of two units
+	if stages = min((min(d.shared, pairShared)-sums)/stage, pairStages); stages < 3 {
+		return 0, 0, 0
+	}
+	return warps, stages, stages*stage + sums
+}
+
+func (p *thinPair) enqueue(c *Call) error {
+	a := &p.args
+	a.x, a.b, a.s, a.c, a.t, a.d = c.In[0], c.In[1], c.In[2], 0, c.Out[0], c.Out[1]
+	if p.add {
+		a.c = c.In[3]
+	}
+	a.partT, a.partD = c.Scratch, c.Scratch+Addr(p.partT)
+	a.aligned = int32(b2i((a.x|a.s)%accessBytes == 0))
+	if err := c.Launch(p.multiply, Geometry{Grid: [3]int{int(a.blocks)}, Block: [3]int{p.threads}, Shared: p.shared}, a); err != nil {
+		return err
+	}
+	const threads, each = 128, 4
+	rank := p.rank
+	t, d := ceilDiv(int(a.m)*rank, threads*each), ceilDiv(int(a.n)*rank, threads*each)
+	return c.Launch(p.collect, Geometry{Grid: [3]int{t + d}, Block: [3]int{threads}}, a, int32(t))
+}
