@@ -8,20 +8,19 @@ import (
 
 // coded is a product by a weight in 4 bits that kernels/gemm_quant.cu decodes on its way to tensor cores: x·Wᵀ, or x·W where trans.
 type coded struct {
-	spec           gemmSpec
-	add            bool // the first operand is what the product is added to
-	w              weight4
-	args           gemmArgs
-	scales         scaleArgs
-	height, shared int
-	fast, any      *Function // any takes operands that are no multiples of 16
-	reduce         *Function
-	scratch        int64
+	spec      gemmSpec
+	add       bool // the first operand is what the product is added to
+	w         weight4
+	args      gemmArgs
+	scales    scaleArgs
+	shared    int
+	fast, any *Function // any takes operands that are no multiples of 16
+	reduce    *Function
+	scratch   int64
 }
 
 const (
-	codedRows   = 512 // rows of x at most: every 128 of them decode the weight again
-	codedFixed  = 256 // where nothing is measured: see codedProduct
+	codedRows   = 64  // of x, one tile: with more, decoding the weight once for all was faster at each size measured
 	codedWidth  = 128 // WIDTH of kernels/gemm_quant.cu
 	codedDeep   = 64  // inner indices of a step
 	codedStages = 3
@@ -40,11 +39,8 @@ func (d *Device) codedProduct(w weight4, dtype tensor.DType, m int, trans, add b
 		return nil, nil
 	}
 	s := gemmSpec{m: m, n: n, k: k, batch: 1, alpha: 1, a: gemmMat{dtype: dtype, ld: k}, b: gemmMat{dtype: dtype, ld: w.cols, trans: !trans}, c: gemmMat{dtype: dtype, ld: n}, add: add}
-	p := &coded{spec: s, add: add, w: w, args: s.args(), height: 64}
-	if m > 64 {
-		p.height = 128
-	}
-	p.shared = (codedStages*p.height + 2*codedWidth) * 2 * codedDeep
+	p := &coded{spec: s, add: add, w: w, args: s.args()}
+	p.shared = (codedStages*codedRows + 2*codedWidth) * 2 * codedDeep
 	p.splits(d.sms)
 	for _, f := range []struct {
 		at      **Function
@@ -67,7 +63,7 @@ func (d *Device) codedProduct(w weight4, dtype tensor.DType, m int, trans, add b
 func (p *coded) program(aligned int) Program {
 	s := p.spec
 	q := p.w.program(s.a.dtype, "gemm_quant.cu", "TC "+cType(s.c.dtype), "SUM float", "TRANS_A 0", fmt.Sprint("TRANS_B ", b2i(s.b.trans)), "CHUNKS 8",
-		fmt.Sprint("HEIGHT ", p.height), fmt.Sprint("STAGES ", codedStages), fmt.Sprint("ALIGNED ", aligned))
+		fmt.Sprint("HEIGHT ", codedRows), fmt.Sprint("STAGES ", codedStages), fmt.Sprint("ALIGNED ", aligned))
 	q.Files, q.Exact = codedFiles, false // values are computed by functions that are never contracted
 	return q
 }
@@ -76,8 +72,7 @@ func (p *coded) program(aligned int) Program {
 func (p *coded) splits(processors int) {
 	const shortest = 512 // inner indices of a part that are worth the second pass
 	s := p.spec
-	blocks := ceilDiv(s.m, p.height) * ceilDiv(s.n, codedWidth)
-	n := min(2*processors/blocks, s.k/shortest, 64)
+	n := min(2*processors/ceilDiv(s.n, codedWidth), s.k/shortest, 64)
 	if n < 2 {
 		return
 	}
@@ -106,7 +101,7 @@ func (p *coded) enqueue(c *Call) error {
 	if (a.a|a.b)%accessBytes != 0 || p.spec.k%8 != 0 {
 		f = p.any
 	}
-	g := Geometry{Grid: [3]int{ceilDiv(p.spec.m, p.height), ceilDiv(p.spec.n, codedWidth), int(a.splits)}, Block: [3]int{256}, Shared: p.shared}
+	g := Geometry{Grid: [3]int{1, ceilDiv(p.spec.n, codedWidth), int(a.splits)}, Block: [3]int{256}, Shared: p.shared}
 	if err := c.Launch(f, g, a, &p.scales); err != nil || a.splits == 1 {
 		return err
 	}

@@ -108,12 +108,13 @@ func TestLinearLossWide(t *testing.T) {
 			}
 			check(op, outs, out[1], gloss, nil)
 		}
-		s := spec(ops.LinearLossUnitOp{}, in, row, row, x.Type())
-		plain, err := buildLinearLossUnit(d, s, lossCut{budget: 1})
+		l, err := newLinearLoss(d, spec(ops.LinearLossUnitOp{}, in, row, row, x.Type()))
 		require.NoError(t, err)
-		wide, err := buildLinearLossUnit(d, s, lossCut{budget: 1, widen: true})
+		g := &linearLossGrad{linearLoss: l, dw: -1}
+		scratch, err := g.cutTokens(lossCut{budget: 1, widen: true})
 		require.NoError(t, err)
-		require.Equal(t, aligned(4*int64(size.v*size.c)), wide.ScratchBytes-plain.ScratchBytes)
+		require.Equal(t, aligned(4*int64(size.v*size.c)), g.head.bytes) // what products need beside it differs between devices
+		require.GreaterOrEqual(t, scratch, g.z+g.head.bytes)
 	}
 }
 

@@ -41,8 +41,13 @@ func (c *chain) text() string {
 	b.WriteString("#pragma unroll\n    for (int u = 0; u < U; u++) {\n")
 	b.WriteString("      const i64 at = first + (i64)u * blockDim.x * N;\n")
 	c.compute(&b)
-	for k := range c.outs {
-		fmt.Fprintf(&b, "      if (full) store_pack(y%d + at, q%d);\n      else some_put(y%d, at, n, q%d);\n", k, k, k, k)
+	for k, t := range c.outs {
+		if typ := elementType(t.DType); paired(t.DType) {
+			fmt.Fprintf(&b, "      if (full) store_pairs<N>(y%d + at, h%d);\n      else some_put(y%d, at, n, of_pairs<%s, N>(h%d));\n", k, c.result[k], k, typ, c.result[k])
+		} else {
+			fmt.Fprintf(&b, "      const Pack<%s, N> q%d = Trim<%s>::pack<N>(v%d);\n", typ, k, typ, c.result[k])
+			fmt.Fprintf(&b, "      if (full) store_pack(y%d + at, q%d);\n      else some_put(y%d, at, n, q%d);\n", k, k, k, k)
+		}
 	}
 	b.WriteString("    }\n  }\n}\n")
 	return b.String()
@@ -140,25 +145,29 @@ func (c *chain) loads(b *strings.Builder) {
 	var full, part strings.Builder
 	for i, o := range c.inputs {
 		typ := elementType(o.typ.DType)
+		pack, load, of := fmt.Sprintf("Pack<%s, N>", typ), "load_pack", ""
+		if paired(o.typ.DType) {
+			pack, load, of = "Pack<u32, N / 2>", "load_pairs", "to_pairs"
+		}
 		switch o.access {
 		case scalar:
 			continue
 		case whole:
-			fmt.Fprintf(&full, "p%d[u] = load_pack<N>(x%d + at); ", i, i)
-			fmt.Fprintf(&part, "p%d[u] = some<N>(x%d, at, n); ", i, i)
+			fmt.Fprintf(&full, "p%d[u] = %s<N>(x%d + at); ", i, load, i)
+			fmt.Fprintf(&part, "p%d[u] = %s(some<N>(x%d, at, n)); ", i, of, i)
 		case packed:
-			fmt.Fprintf(&full, "p%d[u] = load_pack<N>(x%d + walk<R>(axes, w%d, at)); ", i, i, i)
-			fmt.Fprintf(&part, "if (at < n) p%d[u] = some<N>(x%d + walk<R>(axes, w%d, at), 0, N); ", i, i, i)
+			fmt.Fprintf(&full, "p%d[u] = %s<N>(x%d + walk<R>(axes, w%d, at)); ", i, load, i, i)
+			fmt.Fprintf(&part, "if (at < n) p%d[u] = %s(some<N>(x%d + walk<R>(axes, w%d, at), 0, N)); ", i, of, i, i)
 		case shared:
 			fmt.Fprintf(b, "    %s p%d[U];\n", typ, i)
 			fmt.Fprintf(&full, "p%d[u] = x%d[walk<R>(axes, w%d, at)]; ", i, i, i)
 			fmt.Fprintf(&part, "if (at < n) p%d[u] = x%d[walk<R>(axes, w%d, at)]; ", i, i, i)
 			continue
 		case strewn:
-			fmt.Fprintf(&full, "p%d[u] = strewn<N, R>(x%d, axes, w%d, at, n); ", i, i, i)
-			fmt.Fprintf(&part, "p%d[u] = strewn<N, R>(x%d, axes, w%d, at, n); ", i, i, i)
+			fmt.Fprintf(&full, "p%d[u] = %s(strewn<N, R>(x%d, axes, w%d, at, n)); ", i, of, i, i)
+			fmt.Fprintf(&part, "p%d[u] = %s(strewn<N, R>(x%d, axes, w%d, at, n)); ", i, of, i, i)
 		}
-		fmt.Fprintf(b, "    Pack<%s, N> p%d[U];\n", typ, i)
+		fmt.Fprintf(b, "    %s p%d[U];\n", pack, i)
 	}
 	if full.Len() == 0 {
 		return
@@ -171,33 +180,76 @@ func (c *chain) loads(b *strings.Builder) {
 	b.WriteString("    }\n")
 }
 
-// compute is the chain itself, on N elements at a time; each intermediate is rounded to its type. q0, q1, ... are what is stored.
+// compute is the chain itself, on N elements at a time; each intermediate is rounded to its type. Values of 16 bits are words h of two and, for functions
+// that want floats, v.
 func (c *chain) compute(b *strings.Builder) {
 	for i, o := range c.inputs {
-		class := elementType(valueClass(o.typ.DType))
-		switch o.access {
-		case scalar:
-		case shared:
+		class, typ := elementType(valueClass(o.typ.DType)), elementType(o.typ.DType)
+		switch {
+		case o.access == scalar:
+		case o.access == shared:
 			fmt.Fprintf(b, "      const %s s%d = wide(p%d[u]);\n", class, i, i)
+		case paired(o.typ.DType):
+			fmt.Fprintf(b, "      u32 h%d[N / 2]; PAIR h%d[i] = p%d[u].v[i];\n", i, i, i)
+			widenPairs(b, i, typ)
 		default:
 			fmt.Fprintf(b, "      %s v%d[N]; EACH v%d[j] = wide(p%d[u].v[j]);\n", class, i, i, i)
 		}
 	}
-	last := len(c.instrs) - 1
 	for i := range c.instrs {
-		in, v := &c.instrs[i], len(c.inputs)+i
-		if in.fn == ops.FnFill && !slices.Contains(c.result, v) {
-			continue
-		}
-		fmt.Fprintf(b, "      %s v%d[N]; EACH v%d[j] = %s;\n", elementType(valueClass(in.typ)), v, v, c.expression(i))
-		if i < last && in.typ != valueClass(in.typ) {
-			fmt.Fprintf(b, "      Trim<%s>::all<N>(v%d);\n", elementType(in.typ), v)
+		if v := len(c.inputs) + i; c.instrs[i].fn != ops.FnFill || slices.Contains(c.result, v) {
+			c.instruction(b, i, v)
 		}
 	}
-	for k, t := range c.outs {
-		typ := elementType(t.DType)
-		fmt.Fprintf(b, "      const Pack<%s, N> q%d = Trim<%s>::pack<N>(v%d);\n", typ, k, typ, c.result[k])
+}
+
+// instruction is instruction i, whose value is number v.
+func (c *chain) instruction(b *strings.Builder, i, v int) {
+	in := &c.instrs[i]
+	typ, class := elementType(in.typ), elementType(valueClass(in.typ))
+	if name, ok := pairFunctions[in.fn]; ok && paired(in.typ) && !slices.ContainsFunc(in.args, func(a int) bool { return c.typeOf(a) != in.typ }) {
+		fmt.Fprintf(b, "      u32 h%d[N / 2]; PAIR h%d[i] = %s<%s>(%s, %s);\n", v, v, name, typ, c.pair(in.args[0]), c.pair(in.args[1]))
+		widenPairs(b, v, typ)
+		return
 	}
+	to := "v"
+	if paired(in.typ) {
+		to = "r" // not yet rounded
+	}
+	fmt.Fprintf(b, "      %s %s%d[N]; ", class, to, v)
+	if name, ok := laneFunctions[in.fn]; ok && c.computeClass(in) == tensor.F32 && c.operand(in.args[0]) == fmt.Sprintf("v%d[j]", in.args[0]) {
+		fmt.Fprintf(b, "%s(%s%d, v%d);\n", name, to, v, in.args[0])
+	} else {
+		fmt.Fprintf(b, "EACH %s%d[j] = %s;\n", to, v, c.expression(i))
+	}
+	switch {
+	case paired(in.typ):
+		fmt.Fprintf(b, "      u32 h%d[N / 2]; round_pairs<%s, N>(h%d, r%d);\n", v, typ, v, v)
+		widenPairs(b, v, typ)
+	case i < len(c.instrs)-1 && in.typ != valueClass(in.typ):
+		fmt.Fprintf(b, "      Trim<%s>::all<N>(v%d);\n", typ, v)
+	}
+}
+
+// pairFunctions compute on words of two values of 16 bits, laneFunctions on the N values of a thread: see kernels/pointwise.cuh.
+var (
+	pairFunctions = map[ops.Func]string{ops.FnAdd: "add_pair", ops.FnSub: "sub_pair", ops.FnMul: "mul_pair"}
+	laneFunctions = map[ops.Func]string{ops.FnSigmoid: "logistic_all<false, N>", ops.FnSiLU: "logistic_all<true, N>"}
+)
+
+// paired is whether values are kept two to a word.
+func paired(d tensor.DType) bool { return d == tensor.BF16 || d == tensor.F16 }
+
+func widenPairs(b *strings.Builder, v int, typ string) {
+	fmt.Fprintf(b, "      f32 v%d[N]; widen_pairs<%s, N>(v%d, h%d);\n", v, typ, v, v)
+}
+
+// pair is how word i of value v, which has 16 bits, is referred to.
+func (c *chain) pair(v int) string {
+	if x := c.operand(v); x != fmt.Sprintf("v%d[j]", v) {
+		return fmt.Sprintf("twice<%s>(%s)", elementType(c.typeOf(v)), x)
+	}
+	return fmt.Sprintf("h%d[i]", v)
 }
 
 // expression is what instruction i computes for element j.

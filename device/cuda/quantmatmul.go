@@ -28,8 +28,8 @@ func buildAddQuantMatMul(d *Device, o ops.AddQuantMatMul, s device.Spec) (*Kerne
 }
 
 // quantProduct computes few rows of x from the codes as they are stored (quant_thin), some by tiles that are decoded on their way to tensor cores
-// (gemm_quant), and more by the whole weight dequantized to the kernel's scratch. Values are the same in all. Between 9 and 512 rows those that
-// can are timed; without a trial tiles are taken up to 256 rows, as 128 of them decode a weight again in less time than it takes to write and read it once.
+// (gemm_quant), and more by the whole weight dequantized to the kernel's scratch. Values are the same in all. Between 9 and 64 rows those that can are timed;
+// without a trial tiles are taken unless the decoded weight stays in the last cache.
 func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, add bool) (*Kernel, error) {
 	if x.DType == tensor.F64 {
 		return nil, device.ErrNoKernel
@@ -65,7 +65,7 @@ func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, a
 	case c == nil:
 	case t != nil:
 		ways = append(ways, tiles)
-	case m <= codedFixed:
+	case 2*w.size() > d.l2: // the decoded weight, which would go to memory and back
 		ways = []way{tiles, whole}
 	default:
 		ways = []way{whole, tiles}

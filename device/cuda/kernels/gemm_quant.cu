@@ -1,7 +1,7 @@
 // Products of rows in 16 bits and a weight in 4 bits on tensor cores, which decode the weight on its way: x·Wᵀ (TRANS_B 1), or x·W. A block of 8 warps
 // computes HEIGHT x 128 of C. Tiles of x are copied to shared memory STAGES - 1 steps of 64 inner indices ahead; a tile of the weight is decoded from
 // registers, where its codes lie for two steps, while the tile before it is multiplied. Values are those of fourbit.cuh rounded to T, as where the whole
-// weight is decoded first. Defined by the program: T, TC, SUM, TRANS_A 0, TRANS_B, CHUNKS 8, HEIGHT (64 or 128), STAGES, SHIFT (blocks of 32 or more). Columns
+// weight is decoded first. Defined by the program: T, TC, SUM, TRANS_A 0, TRANS_B, CHUNKS 8, HEIGHT (64), STAGES, SHIFT (blocks of 32 or more). Columns
 // of the weight are a multiple of 32. Dynamic shared memory: (STAGES·HEIGHT + 2·128) · 128 bytes.
 
 #define WIDTH 128  // columns of a block

@@ -57,36 +57,86 @@ template <class T> struct Trim {
     return y;
   }
 };
-template <> struct Trim<f16> {
-  template <int N> static __device__ __forceinline__ void all(f32 (&x)[N]) { EACH x[j] = to_float(narrow<f16>(x[j])); }
-  template <int N> static __device__ __forceinline__ Pack<f16, N> pack(const f32 (&x)[N]) {
-    Pack<f16, N> y;
-    EACH y.v[j] = narrow<f16>(x[j]);
-    return y;
+
+// Values of 16 bits stay as they lie in memory, two to a word, until a function wants them as floats: sums, differences and products are computed on
+// words. A sum, a difference or a product of two values of 16 bits rounded once has the bits of that in f32 rounded to 16: f32 has more than twice the digits
+// and two more, and what is too small for all of its digits is a multiple of its least number, or less than half of the least of 16 bits.
+#define PAIR _Pragma("unroll") for (int i = 0; i < N / 2; i++)
+
+// load_pairs and store_pairs read and write N values, to_pairs takes them from a pack, of_pairs gives one.
+template <int N, class T> INLINE Pack<u32, N / 2> load_pairs(const T *x) { return load_pack<N / 2>(reinterpret_cast<const u32 *>(x)); }
+template <int N, class T> INLINE void store_pairs(T *y, const u32 (&w)[N / 2]) {
+  Pack<u32, N / 2> p;
+  PAIR p.v[i] = w[i];
+  store_pack(reinterpret_cast<u32 *>(y), p);
+}
+template <class T, int N> INLINE Pack<u32, N / 2> to_pairs(const Pack<T, N> &p) {
+  Pack<u32, N / 2> w;
+  PAIR w.v[i] = (u32)p.v[2 * i].bits | (u32)p.v[2 * i + 1].bits << 16;
+  return w;
+}
+template <class T, int N> INLINE Pack<T, N> of_pairs(const u32 (&w)[N / 2]) {
+  Pack<T, N> p;
+  PAIR p.v[2 * i].bits = (u16)w[i], p.v[2 * i + 1].bits = (u16)(w[i] >> 16);
+  return p;
+}
+template <class T, int N> INLINE void round_pairs(u32 (&w)[N / 2], const f32 (&x)[N]) { PAIR w[i] = narrow_pair<T>(x[2 * i], x[2 * i + 1]); }
+// twice is a value of T in both halves of a word.
+template <class T> INLINE u32 twice(f32 x) { return narrow_pair<T>(x, x); }
+
+template <class T> INLINE f32 low(u32 w);
+template <class T> INLINE f32 high(u32 w);
+template <> __device__ __forceinline__ f32 low<bf16>(u32 w) { return __uint_as_float(w << 16); }
+template <> __device__ __forceinline__ f32 high<bf16>(u32 w) { return __uint_as_float(w & 0xffff0000u); }
+template <> __device__ __forceinline__ f32 low<f16>(u32 w) { return float_f16((u16)w); }
+template <> __device__ __forceinline__ f32 high<f16>(u32 w) { return float_f16((u16)(w >> 16)); }
+template <class T, int N> INLINE void widen_pairs(f32 (&x)[N], const u32 (&w)[N / 2]) { PAIR x[2 * i] = low<T>(w[i]), x[2 * i + 1] = high<T>(w[i]); }
+
+#define PAIRS(NAME, T, ASM, OP)                                                                                                      \
+  template <> __device__ __forceinline__ u32 NAME<T>(u32 a, u32 b) { PAIRS_BODY(T, ASM, OP) }
+#define PAIRS_FLOAT(T, ASM, OP) return narrow_pair<T>(low<T>(a) OP low<T>(b), high<T>(a) OP high<T>(b));
+#define PAIRS_ASM(T, ASM, OP) u32 r; asm(ASM : "=r"(r) : "r"(a), "r"(b)); return r;
+template <class T> INLINE u32 add_pair(u32 a, u32 b);
+template <class T> INLINE u32 sub_pair(u32 a, u32 b);
+template <class T> INLINE u32 mul_pair(u32 a, u32 b);
+#if defined(BYES_EMULATE) || __CUDA_ARCH__ < 800
+#define PAIRS_BODY PAIRS_FLOAT
+#else
+#define PAIRS_BODY PAIRS_ASM
+#endif
+PAIRS(add_pair, f16, "add.rn.f16x2 %0, %1, %2;", +)
+PAIRS(sub_pair, f16, "sub.rn.f16x2 %0, %1, %2;", -)
+PAIRS(mul_pair, f16, "mul.rn.f16x2 %0, %1, %2;", *)
+// Before 9.0 there are only products with sums: a·1 + b, b·-1 + a, a·b + -0.
+PAIRS(add_pair, bf16, "{.reg .b32 c; mov.b32 c, 0x3f803f80; fma.rn.bf16x2 %0, %1, c, %2;}", +)
+PAIRS(sub_pair, bf16, "{.reg .b32 c; mov.b32 c, 0xbf80bf80; fma.rn.bf16x2 %0, %2, c, %1;}", -)
+PAIRS(mul_pair, bf16, "{.reg .b32 c; mov.b32 c, 0x80008000; fma.rn.bf16x2 %0, %1, %2, c;}", *)
+
+// reciprocal_start is 1/x within an ulp.
+INLINE f32 reciprocal_start(f32 x) {
+#ifdef BYES_EMULATE
+  return 1 / x;
+#else
+  f32 r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+#endif
+}
+
+// logistic_all computes 1/(1 + e^-a), or with SILU a/(1 + e^-a), with the bits of these divisions but without a branch an element: the rounded reciprocal
+// takes a step from the approximate one, and a quotient from that one more (Markstein, "Computation of elementary functions on the IBM RISC System/6000
+// processor", 1990, theorem 8), as long as nothing in it is denormal or infinite. Both of one a share all but the last step.
+template <bool SILU, int N> INLINE void logistic_all(f32 (&y)[N], const f32 (&a)[N]) {
+  bool usual = true;
+  EACH usual &= (fabsf(a[j]) >= 1e-27f) & (fabsf(a[j]) <= 87);
+  f32 d[N];
+  EACH {
+    d[j] = 1 + expf(-a[j]);
+    const f32 start = reciprocal_start(d[j]), r = __fmaf_rn(start, __fmaf_rn(-d[j], start, 1), start), q = a[j] * r;
+    y[j] = SILU ? __fmaf_rn(__fmaf_rn(-d[j], q, a[j]), r, q) : r;
   }
-};
-template <> struct Trim<bf16> {
-  template <int N> static __device__ __forceinline__ void all(f32 (&x)[N]) {
-#pragma unroll
-    for (int j = 0; j + 1 < N; j += 2) {
-      u32 r = narrow_pair<bf16>(x[j], x[j + 1]);
-      x[j] = __uint_as_float(r << 16);
-      x[j + 1] = __uint_as_float(r & 0xffff0000u);
-    }
-    if (N % 2) x[N - 1] = to_float(narrow<bf16>(x[N - 1]));
-  }
-  template <int N> static __device__ __forceinline__ Pack<bf16, N> pack(const f32 (&x)[N]) {
-    Pack<bf16, N> y;
-#pragma unroll
-    for (int j = 0; j + 1 < N; j += 2) {
-      u32 r = narrow_pair<bf16>(x[j], x[j + 1]);
-      y.v[j].bits = (u16)r;
-      y.v[j + 1].bits = (u16)(r >> 16);
-    }
-    if (N % 2) y.v[N - 1] = narrow<bf16>(x[N - 1]);
-    return y;
-  }
-};
+  if (!usual) EACH y[j] = (SILU ? a[j] : 1) / d[j];
+}
 
 // some reads the elements at..at+N-1 that are below n, some_put writes them.
 template <int N, class T> INLINE Pack<T, N> some(const T *x, i64 at, i64 n) {
