@@ -194,7 +194,7 @@ func (a *attention) whereAligned(fast, slow func(*attention) (attnRun, error)) (
 	if err != nil {
 		return attnRun{}, err
 	}
-	s, err := slow(a)
+	s, err := seldom(a.dev, func() (attnRun, error) { return slow(a) })
 	if err != nil {
 		return attnRun{}, err
 	}

@@ -255,10 +255,13 @@ func (a *attention) withCUDNN(g cudnn.Attention, own, rest func(a *attention) (a
 		return attnRun{}, err
 	}
 	behind := *a
-	if behind.gated = g.Packed; !g.Packed {
-		own = rest
+	behind.gated = g.Packed
+	var o attnRun
+	if g.Packed {
+		o, err = own(&behind)
+	} else {
+		o, err = seldom(a.dev, func() (attnRun, error) { return rest(&behind) })
 	}
-	o, err := own(&behind)
 	if err != nil {
 		return attnRun{}, err
 	}

@@ -78,7 +78,7 @@ func (d *Device) Function(p Program, name string) (*Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.building.note(f) {
+	if d.building.seldom.Load() > 0 || d.building.note(f) {
 		return f, nil
 	}
 	return f, f.make()
@@ -192,6 +192,16 @@ func (f *Function) make() error {
 	}
 	f.made.Store(true)
 	return nil
+}
+
+// ready is make for a launch on a stream. A thread that records a graph may load nothing, so another one does.
+func (f *Function) ready(s *Stream) error {
+	if s.record == nil || f.made.Load() {
+		return f.make()
+	}
+	done := make(chan error)
+	go func() { done <- f.make() }() // not on this thread, which a recording holds
+	return <-done
 }
 
 // read asks the driver for the kernel and its attributes.

@@ -17,7 +17,7 @@ func (c *Call) Launch(f *Function, g Geometry, args ...any) error {
 	if s.err != nil {
 		return s.err
 	}
-	if err := f.make(); err != nil {
+	if err := f.ready(s); err != nil {
 		return err
 	}
 	grid, block, err := f.shape(g)

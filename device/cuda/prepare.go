@@ -11,8 +11,9 @@ import (
 
 // building notes which functions an op's kernel asks for while it is built. One kernel is built at a time: libraries time their algorithms then.
 type building struct {
-	mu    sync.Mutex
-	under atomic.Bool
+	mu     sync.Mutex
+	under  atomic.Bool
+	seldom atomic.Int32 // what is named now is left for the launch that needs it
 	list  struct {
 		sync.Mutex
 		needs []*Function
@@ -47,6 +48,14 @@ func (b *building) note(f *Function) bool {
 	defer b.list.Unlock()
 	b.list.needs = append(b.list.needs, f)
 	return true
+}
+
+// seldom calls build, which names functions that launches hardly ever need, such as those for operands at odd addresses. Nothing of them is compiled
+// before such a launch comes.
+func seldom[T any](d *Device, build func() (T, error)) (T, error) {
+	d.building.seldom.Add(1)
+	defer d.building.seldom.Add(-1)
+	return build()
 }
 
 // maxCompilers bounds how many programs are compiled at once: each takes some hundred megabytes.
