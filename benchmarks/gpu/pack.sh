@@ -15,9 +15,12 @@ export CGO_ENABLED=0 GOOS=${GOOS:-linux}
 readonly TESTS=(device/cuda device/cuda/cublaslt device/cuda/cudnn device/cuda/nvrtc models lora optim trainer/verify)
 readonly PROGRAMS=(cmd/trainer benchmarks/cuda benchmarks/trainings benchmarks/e2e)
 
+rm -rf "$out/tests"
 mkdir -p "$out/bin"
-for dir in "${TESTS[@]}"; do
-  go test -c -ldflags='-s -w' -o "$out/bin/$(basename "$dir").test" "./$dir"
+for dir in "${TESTS[@]}"; do # each in a folder as its package's, beside its testdata
+  mkdir -p "$out/tests/$dir"
+  go test -c -ldflags='-s -w' -o "$out/tests/$dir/$(basename "$dir").test" "./$dir"
+  if [[ -d $dir/testdata ]]; then cp -rL "$dir/testdata" "$out/tests/$dir/"; fi
 done
 for dir in "${PROGRAMS[@]}"; do
   name=$(basename "$dir")

@@ -4,36 +4,55 @@
 #   ./run.sh                     tests, sanitizer, kernels, trainings, e2e, in this order
 #   ./run.sh tests kernels       these only
 #
-#   OUT    folder of logs and summary.md (./out)      JOBS   parts of tests at once (processors, 16 at most)
+#   LOGS   folder of logs and summary.md (./out)      JOBS   parts of tests at once (processors, 16 at most)
 #   LIMIT  seconds for each part (600)                ONLY   parts whose name matches this expression
-#   OPS    op cases, by the beginning of their names, that make a part each ("a" to "z")
+#   TOTAL  seconds for everything: what does not fit is stopped, or not begun and named (no limit)
+#   INTO   a folder that gets summary.md, the tables' data and all logs as one archive: what to carry home
 #
-# compute-sanitizer is looked for in PATH and in CUDA's folders; where there is none its step says so. Exit 1 if anything failed or nothing ran.
+# Compiled kernels are kept in LOGS/cache unless BYES_CACHE names a folder. compute-sanitizer is looked for in PATH and in CUDA's folders; where there
+# is none its step says so. Exit 1 if anything failed, was stopped or did not begin, or nothing ran.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-readonly OUT=${OUT:-out} LIMIT=${LIMIT:-600} ONLY=${ONLY:-.} STEPS=(tests sanitizer kernels trainings e2e)
+mkdir -p "${LOGS:=out}"
+LOGS=$(CDPATH='' cd -- "$LOGS" && pwd) || exit 2
+readonly LOGS LIMIT=${LIMIT:-600} TOTAL=${TOTAL:-1000000} ONLY=${ONLY:-.} INTO=${INTO:-} STEPS=(tests sanitizer kernels trainings e2e)
 processors=$(nproc)
 readonly JOBS=${JOBS:-$((processors < 16 ? processors : 16))}
-[[ $JOBS =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: JOBS is $JOBS: want how many parts run at once, 1 or more" >&2; exit 2; }
-read -ra ops <<<"${OPS:-$(echo {a..z})}"
-export BYES_TEST_DEVICE=${BYES_TEST_DEVICE:-cuda}
+readonly AFTER=10 # seconds that the summary takes
+for n in JOBS LIMIT TOTAL; do
+  [[ ${!n} =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: $n is ${!n}: want a whole number, 1 or more" >&2; exit 2; }
+done
+export BYES_TEST_DEVICE=${BYES_TEST_DEVICE:-cuda} BYES_CACHE=${BYES_CACHE:-$LOGS/cache}
 if [[ -d data ]]; then export BYES_TESTDATA=${BYES_TESTDATA:-$PWD/data}; fi
-mkdir -p "$OUT"
-readonly summary=$OUT/summary.md
+readonly summary=$LOGS/summary.md
+
+# Tests of device/cuda that take long, with a process each, and one that measures free memory, which goes alone. The others are dealt to SHARDS processes.
+readonly SHARDS=6 ALONE=TestAllocTellsWhatIsFree
+readonly LONG=(TestGoldenBNB/Blockwise4 TestGoldenBNB/Blockwise8 TestGoldenBNB/Linear4bit TestProducts TestNorms TestAttentionCuDNN TestCodedProducts
+  TestChainsEqualTheProcessor TestSoftmaxShapes TestAttentionOwn)
+
+# seconds are how long a part that begins now may take.
+seconds() { local left=$((TOTAL - SECONDS - AFTER)); echo $((left < LIMIT ? left : LIMIT)); }
 
 # part NAME COMMAND... runs a command with a limit of time, if ONLY wants it; its log is NAME.log, its line of the table NAME.row.
 part() {
   [[ $1 =~ $ONLY ]] || return 0
-  local name=$1 start=$SECONDS rc=0 log=$OUT/$1.log result
+  local name=$1 start=$SECONDS rc=0 log=$LOGS/$1.log result limit
   shift
-  timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 || rc=$?
-  case $rc in
-    0) result=ok ;;
-    124 | 137) result="**stopped after $LIMIT s**" ;;
-    *) result="**failed ($rc)**" ;;
-  esac
-  if [[ $rc == 0 ]] && grep -q 'no tests to run' "$log"; then result="no such tests"; fi
-  echo "| $name | $result | $(counted PASS "$log") | $(counted FAIL "$log") | $(counted SKIP "$log") | $(errors_of "$log") | $((SECONDS - start)) |" >"$OUT/$name.row"
+  limit=$(seconds)
+  if ((limit < 3)); then
+    result="**not begun**"
+    : >"$log"
+  else
+    timeout -k 5 "$limit" "$@" >"$log" 2>&1 || rc=$?
+    case $rc in
+      0) result=ok ;;
+      124 | 137) result="**stopped after $limit s**" ;;
+      *) result="**failed ($rc)**" ;;
+    esac
+    if [[ $rc == 0 ]] && grep -q 'no tests to run' "$log"; then result="no such tests"; fi
+  fi
+  echo "| $name | $result | $(counted PASS "$log") | $(counted FAIL "$log") | $(counted SKIP "$log") | $(errors_of "$log") | $((SECONDS - start)) |" >"$LOGS/$name.row"
   echo "$name: $result, $((SECONDS - start)) s"
 }
 
@@ -43,46 +62,76 @@ counted() {
     { line = $0; sub(/^ +/, "", line) } index(line, want) == 1 { split(line, w, " "); if (!(w[3] in parent)) count++ } END { print count + 0 }' "$2"
 }
 
-# errors_of is what compute-sanitizer counted, where it ran.
+# errors_of is what compute-sanitizer counted, where it ran to its end.
 errors_of() { sed -nE 's/.*ERROR SUMMARY: ([0-9]+) error.*/\1/p' "$1" | awk '{ n += $1 } END { if (NR) print n }'; }
 
-# parts lists the parts of all tests: name and arguments. The op cases of the conformance suite are split, patterns go level by level.
-parts() {
-  local p t
-  for p in "${ops[@]}"; do echo "ops_$p bin/cuda.test -test.run ^TestDevice\$/^Ops\$/^$p"; done
-  for t in cublaslt cudnn nvrtc; do echo "$t bin/$t.test"; done
-  for t in models lora optim verify; do echo "golden_$t bin/$t.test -test.run Golden"; done
+# in_test NAME is the folder of a test program, which has its testdata.
+in_test() { local found=(tests/*/"$1.test" tests/*/*/"$1.test" tests/*/*/*/"$1.test"); for f in "${found[@]}"; do if [[ -e $f ]]; then dirname "$f"; return; fi; done; echo tests; }
+
+# shards deals the tests of device/cuda that have no part of their own.
+shards() {
+  local own
+  own=$(printf '%s\n' "${LONG[@]%/*}" TestDevice TestDeviceOwnProducts "$ALONE")
+  env -C "$(in_test cuda)" ./cuda.test -test.list '^Test' | grep -vxF "$own" |
+    awk -v n=$SHARDS '/^Test/ { list[NR % n] = list[NR % n] "|" $1 } END { for (i in list) print "rest_" i " cuda -test.run ^(" substr(list[i], 2) ")$" }'
 }
 
-head_line() { echo "| part | result | passed | failed | skipped | sanitizer | s |"; echo "|---|---|---|---|---|---|---|"; }
+# ops lists parts that share the op cases of the conformance suite.
+ops() { for ((i = 1; i <= JOBS; i++)); do echo "ops_$i cuda $i/$JOBS -test.run ^TestDevice(OwnProducts)?\$/^Ops\$"; done; }
 
-# at_once reads parts and runs JOBS of them at a time, each behind the words of $1.
+# parts lists the parts of all tests: name, program and arguments, the longest first.
+parts() {
+  local t level
+  for t in "${LONG[@]}"; do
+    level=${t#*/}
+    if [[ $level == "$t" ]]; then echo "$t cuda -test.run ^$t\$"; else echo "$level cuda -test.run ^${t%/*}\$/^$level\$"; fi
+  done
+  echo "device cuda -test.run ^TestDevice\$ -test.skip ^TestDevice\$/^Ops\$"
+  shards
+  ops
+  for t in models lora optim verify; do echo "golden_$t $t -test.run Golden"; done
+  for t in cublaslt cudnn nvrtc; do echo "$t $t"; done
+}
+
+# at_once reads parts and runs JOBS of them at a time, their names after $1, their programs behind the words of $2.
 at_once() {
-  local prefix=$1 before=$2 name rest words
-  while read -r name rest; do
+  local prefix=$1 name test words share
+  local -a before
+  read -ra before <<<"$2"
+  while read -r name test words; do
     while (($(jobs -rp | wc -l) >= JOBS)); do wait -n || true; done
-    read -ra words <<<"$before $rest -test.v -test.timeout 0"
-    part "$prefix$name" "${words[@]}" &
+    share=
+    if [[ $words =~ ^([0-9]+/[0-9]+)\ (.*) ]]; then share=${BASH_REMATCH[1]} words=${BASH_REMATCH[2]}; fi
+    read -ra words <<<"$words"
+    part "$prefix$name" env -C "$(in_test "$test")" ${share:+"BYES_TEST_PART=$share"} "${before[@]}" "./$test.test" "${words[@]}" -test.v -test.timeout 0 &
   done
   wait
 }
 
 step_tests() {
-  # What measures free memory and the time of launches goes alone.
-  part rest bin/cuda.test -test.skip '^TestDevice$/^Ops$' -test.v -test.timeout 0
+  echo "alone cuda -test.run ^$ALONE\$" | at_once "" ""
   parts | at_once "" ""
 }
 
 step_sanitizer() {
-  local tool
+  local tool least=60
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /usr/local/cuda*/compute-sanitizer/compute-sanitizer 2>/dev/null | head -n 1)
-  if [[ -z $tool ]]; then echo "no compute-sanitizer found" | tee "$OUT/sanitizer_none.note"; return; fi
-  { parts | grep '^ops_'; echo "device bin/cuda.test -test.run ^TestDevice\$/^(Copies|Streams|Capture|CaptureStreams|Reserve|HostMemory|Kernels)\$"; } |
-    at_once sanitizer_ "$tool --tool memcheck --error-exitcode 99"
+  if [[ -z $tool ]]; then echo "no compute-sanitizer found" | tee "$LOGS/sanitizer_none.note"; return; fi
+  # Op cases begin for so long that the program comes to its own end, where errors are counted.
+  local for_cases=$(($(seconds) - 45))
+  if ((for_cases < least)); then for_cases=$least; fi
+  { ops; echo "device cuda -test.run ^TestDevice\$ -test.skip ^TestDevice\$/^Ops\$"; } |
+    PATH=$(dirname "$tool"):$PATH BYES_TEST_SECONDS=$for_cases at_once sanitizer_ "${tool##*/} --tool memcheck --error-exitcode 99"
+  { echo; echo "Under compute-sanitizer ($(cat "$LOGS"/sanitizer_*.row | awk -F'|' '{ p += $4; f += $5 } END { print p " cases passed, " f " failed" }'), "
+    echo "$(cat "$LOGS"/sanitizer_*.log | grep -c 'the time that BYES_TEST_SECONDS gives is over') left out for time, $(cat "$LOGS"/sanitizer_*.log |
+      grep -c '^========= Invalid') accesses outside memory); clean op cases by name:"
+    echo
+    cat "$LOGS"/sanitizer_ops_*.log | sed -nE 's|^ +--- PASS: TestDevice[A-Za-z]*/Ops/([^/]+)/([a-z0-9]+) .*|\1 \2|p' | sort -u |
+      awk '{ of[$1] = of[$1] " " $2 } END { for (c in of) print "    " c ":" of[c] }' | sort; } >"$LOGS/sanitizer_cases.md"
 }
 
-step_kernels() { part kernels bin/kernels -json "$OUT/kernels.json"; }
-step_trainings() { part trainings bin/trainings -trainer "$PWD/bin/trainer" -out "$OUT/trainings.jsonl"; }
+step_kernels() { part kernels bin/kernels -json "$LOGS/kernels.json"; }
+step_trainings() { part trainings bin/trainings -trainer "$PWD/bin/trainer" -out "$LOGS/trainings.jsonl"; }
 step_e2e() { part e2e bin/e2e -device cuda; }
 
 # summarize writes one file: the machine, a table of all parts, what failed, and the tables of the benchmarks.
@@ -91,20 +140,31 @@ summarize() {
   {
     echo "# $(head -n 1 version), $(date -u +%FT%TZ)"
     echo
-    bin/trainer doctor --quick 2>&1 | sed 's/^/    /'
+    sed 's/^/    /' "$LOGS/doctor.txt"
     echo
-    head_line
-    cat "$OUT"/*.row
-    cat "$OUT"/*.note
-    for log in "$OUT"/*.log; do
+    echo "| part | result | passed | failed | skipped | sanitizer | s |"
+    echo "|---|---|---|---|---|---|---|"
+    cat "$LOGS"/*.row
+    cat "$LOGS"/*.note
+    for log in "$LOGS"/*.log; do
       grep -q -m 1 -e '--- FAIL' -e '^panic:' -e '=========.* Invalid' -e 'FAIL ' "$log" || continue
       printf '\n## %s\n\n' "$(basename "$log" .log)"
       grep -m 40 -A 6 -e '--- FAIL' -e '^panic:' -e '=========.* Invalid' -e '^FAIL ' "$log" | sed 's/^/    /'
     done
+    if [[ -s $LOGS/sanitizer_cases.md ]]; then sed '/by name:$/q' "$LOGS/sanitizer_cases.md" | tr '\n' ' ' | sed 's/; clean.*/ (sanitizer_cases.md has their names)/'; echo; fi
     for log in kernels trainings e2e; do
-      if [[ -s $OUT/$log.log ]]; then printf '\n## %s\n\n' "$log"; cat "$OUT/$log.log"; fi
+      if [[ -s $LOGS/$log.log ]]; then printf '\n## %s\n\n' "$log"; cat "$LOGS/$log.log"; fi
     done
   } >"$summary" 2>/dev/null
+}
+
+# collect puts what is worth carrying home into INTO, few files of some megabytes.
+collect() {
+  local f
+  mkdir -p "$INTO" || return
+  for f in summary.md kernels.json trainings.jsonl sanitizer_cases.md; do if [[ -s $LOGS/$f ]]; then cp "$LOGS/$f" "$INTO/"; fi; done
+  tar -C "$LOGS" --exclude=./cache -czf "$INTO/logs.tar.gz" .
+  echo "$INTO"
 }
 
 main() {
@@ -113,14 +173,15 @@ main() {
   for s in "${steps[@]}"; do
     declare -F "step_$s" >/dev/null || { echo "run.sh: no step $s; there are: ${STEPS[*]}" >&2; exit 2; }
   done
-  rm -f "$OUT"/*.row "$OUT"/*.log "$OUT"/*.note
-  bin/trainer doctor --quick >"$OUT/doctor.txt" 2>&1
-  head -n 5 "$OUT/doctor.txt"
+  rm -f "$LOGS"/*.row "$LOGS"/*.log "$LOGS"/*.note "$LOGS"/sanitizer_cases.md
+  bin/trainer doctor --quick >"$LOGS/doctor.txt" 2>&1
+  head -n 5 "$LOGS/doctor.txt"
   for s in "${steps[@]}"; do "step_$s"; done
-  if ! compgen -G "$OUT/*.row" >/dev/null; then echo "run.sh: no part ran: ONLY=$ONLY names none of them, or its program is missing" >&2; exit 1; fi
+  if ! compgen -G "$LOGS/*.row" >/dev/null; then echo "run.sh: no part ran: ONLY=$ONLY names none of them, or its program is missing" >&2; exit 1; fi
   summarize
   echo "$summary"
-  ! grep -q '\*\*' "$OUT"/*.row
+  if [[ -n $INTO ]]; then collect; fi
+  ! grep -q '\*\*' "$LOGS"/*.row
 }
 
 main "$@"

@@ -64,22 +64,74 @@ func TestPackNeedsItsData(t *testing.T) {
 	require.Contains(t, out, "linux-")
 }
 
-// TestRunTellsHowItWent: what failed, and that nothing ran, shows in the exit status.
+// listing is a test program that names its tests when asked, and else does what a script says.
+func listing(does string) string {
+	return `if [[ $1 == -test.list ]]; then printf '%s\n' TestA TestB TestDevice TestProducts TestAllocTellsWhatIsFree ok; exit; fi
+` + does
+}
+
+const cudaTest = "tests/device/cuda/cuda.test"
+
+// TestRunTellsHowItWent: what failed, was stopped or did not begin, and that nothing ran, shows in the exit status.
 func TestRunTellsHowItWent(t *testing.T) {
 	for _, c := range []struct {
-		only, cuda, says string
-		ok               bool
+		only, total, cuda, says string
+		ok                      bool
 	}{
-		{"rest", "echo '--- PASS: TestOne (0.00s)'", "rest: ok", true},
-		{"rest", "exit 3", "rest: **failed (3)**", false},
-		{"ops_b", "exit 3", "ops_b: **failed (3)**", false},
-		{"misspelt", "", "no part ran", false},
+		{"alone", "90", "echo '--- PASS: TestOne (0.00s)'", "alone: ok", true},
+		{"alone", "90", "exit 3", "alone: **failed (3)**", false},
+		{"ops_2", "90", "[[ $BYES_TEST_PART == 2/2 && ${PWD##*/} == cuda ]]", "ops_2: ok", true},
+		{"ops_1", "90", "exit 3", "ops_1: **failed (3)**", false},
+		{"rest_[12]", "90", "[[ $2 =~ ^.\\(Test[AB]\\).$ ]]", "rest_2: ok", true},
+		{"device", "13", "sleep 60", "device: **stopped after", false},
+		{"golden_lora", "10", "", "golden_lora: **not begun**", false},
+		{"misspelt", "90", "", "no part ran", false},
 	} {
-		run := script(t, "run.sh", map[string]string{"bin/trainer": "echo fine", "bin/cuda.test": c.cuda})
-		out, err := run([]string{"ONLY=" + c.only, "OUT=an out", "OPS=a b"})
+		run := script(t, "run.sh", map[string]string{"bin/trainer": "echo fine", cudaTest: listing(c.cuda), "tests/lora/lora.test": "", "bin/kernels": "exit 1"})
+		out, err := run([]string{"ONLY=" + c.only, "LOGS=an out", "JOBS=2", "TOTAL=" + c.total}, "tests", "kernels")
 		require.Equal(t, c.ok, err == nil, out)
 		require.NotContains(t, out, "kernels: ", "a part that ONLY does not name")
 		require.Contains(t, out, c.says)
 		require.Equal(t, !strings.Contains(c.says, "no part"), strings.Contains(out, "summary.md"))
 	}
+}
+
+// TestRunAsksForWholeNumbers: a limit that is none is refused before anything runs.
+func TestRunAsksForWholeNumbers(t *testing.T) {
+	run := script(t, "run.sh", map[string]string{"bin/trainer": "echo called"})
+	for _, wrong := range []string{"JOBS=0", "LIMIT=x", "TOTAL=-3"} {
+		out, err := run([]string{wrong})
+		require.Error(t, err)
+		require.Contains(t, out, "want a whole number")
+		require.NotContains(t, out, "called")
+	}
+}
+
+// TestSanitizerCountsCases: what ran under compute-sanitizer is named, with what there was no time for, and comes home with few files.
+func TestSanitizerCountsCases(t *testing.T) {
+	run := script(t, "run.sh", map[string]string{"bin/trainer": "echo fine",
+		cudaTest: listing(`[[ $BYES_TEST_SECONDS -ge 60 ]] || exit 4
+echo "=== RUN   TestDevice/Ops/add/f32"
+echo "    --- PASS: TestDevice/Ops/add/f32 (0.01s)"
+echo "    devicetest.go:1: the time that BYES_TEST_SECONDS gives is over"
+echo "    --- SKIP: TestDevice/Ops/zero/f32 (0.00s)"`),
+		"path/compute-sanitizer": `[[ "$1 $2" == "--tool memcheck" ]] || exit 5
+"${@:5}"; rc=$?; echo "========= ERROR SUMMARY: 0 errors"; exit $rc`,
+	})
+	home := filepath.Join(t.TempDir(), "to carry")
+	out, err := run([]string{"JOBS=2", "INTO=" + home, "LOGS=out"}, "sanitizer")
+	require.NoError(t, err, out)
+	for _, part := range []string{"sanitizer_ops_1: ok", "sanitizer_ops_2: ok", "sanitizer_device: ok"} {
+		require.Contains(t, out, part)
+	}
+	files, err := os.ReadDir(home)
+	require.NoError(t, err)
+	require.Len(t, files, 3)
+	text, err := os.ReadFile(filepath.Join(home, "summary.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(text), "3 cases passed, 0 failed")
+	require.Contains(t, string(text), "3 left out for time, 0 accesses")
+	text, err = os.ReadFile(filepath.Join(home, "sanitizer_cases.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(text), "    add: f32")
 }

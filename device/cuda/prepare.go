@@ -14,7 +14,7 @@ type building struct {
 	mu     sync.Mutex
 	under  atomic.Bool
 	seldom atomic.Int32 // what is named now is left for the launch that needs it
-	list  struct {
+	list   struct {
 		sync.Mutex
 		needs []*Function
 	}

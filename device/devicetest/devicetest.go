@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -191,21 +192,22 @@ func testOps(t *testing.T, dev device.Device, o Options) {
 	ref := cpu.New(cpu.Options{Threads: 1})
 	defer func() { _ = ref.Close() }() // holds no memory
 	ran := 0
-	all := optest.All()
+	all, until := samples(t)
 	ahead := newAhead(dev, o, all)
 	for i, c := range all {
-		for _, d := range c.Types() {
-			t.Run(fmt.Sprintf("%s/%v", c.Name, d), func(t *testing.T) {
-				if o.Skip != nil {
-					if why := o.Skip(&c, d); why != "" {
-						t.Skip(why)
-					}
+		t.Run(fmt.Sprintf("%s/%v", c.Name, c.dtype), func(t *testing.T) {
+			if o.Skip != nil {
+				if why := o.Skip(&c.Case, c.dtype); why != "" {
+					t.Skip(why)
 				}
-				ran++
-				ahead.reach(i)
-				require.NoError(t, c.OnDevice(dev, ref, d))
-			})
-		}
+			}
+			if !until.IsZero() && time.Now().After(until) {
+				t.Skipf("the time that %s gives is over", SecondsEnv)
+			}
+			ran++
+			ahead.reach(i)
+			require.NoError(t, c.OnDevice(dev, ref, c.dtype))
+		})
 	}
 	t.Logf("%d op cases ran", ran)
 }
@@ -215,12 +217,12 @@ type ahead struct {
 	dev   device.Device
 	prep  device.Preparer // nil: nothing is prepared
 	skip  func(c *optest.Case, d tensor.DType) string
-	cases []optest.Case
+	cases []sample
 	next  int
 }
 
 // newAhead looks ahead only where all cases run.
-func newAhead(dev device.Device, o Options, cases []optest.Case) *ahead {
+func newAhead(dev device.Device, o Options, cases []sample) *ahead {
 	a := &ahead{dev: dev, skip: o.Skip, cases: cases}
 	if f := flag.Lookup("test.run"); f == nil || strings.Count(f.Value.String(), "/") < 2 {
 		a.prep, _ = dev.(device.Preparer)
@@ -230,22 +232,19 @@ func newAhead(dev device.Device, o Options, cases []optest.Case) *ahead {
 
 // reach is called before case i.
 func (a *ahead) reach(i int) {
-	const cases = 32
+	const cases = 96
 	if a.prep == nil || i < a.next {
 		return
 	}
 	a.next = min(i+cases, len(a.cases))
 	var kernels []device.Kernel
-	for k := range a.cases[i:a.next] {
-		c := &a.cases[i+k]
-		for _, d := range c.Types() {
-			if a.skip != nil && a.skip(c, d) != "" {
-				continue
-			}
-			for _, n := range c.New(d).Graph.Nodes() {
-				if k, err := a.dev.Kernel(device.Spec{Op: n.Op, In: n.InTypes(), Out: n.Out}); err == nil { // what fails fails in its case
-					kernels = append(kernels, k)
-				}
+	for _, c := range a.cases[i:a.next] {
+		if a.skip != nil && a.skip(&c.Case, c.dtype) != "" {
+			continue
+		}
+		for _, n := range c.New(c.dtype).Graph.Nodes() {
+			if k, err := a.dev.Kernel(device.Spec{Op: n.Op, In: n.InTypes(), Out: n.Out}); err == nil { // what fails fails in its case
+				kernels = append(kernels, k)
 			}
 		}
 	}
