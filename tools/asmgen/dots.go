@@ -8,8 +8,12 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// dotsAhead is how many bytes ahead of the loads a row is prefetched, beyond the end of the processor's own view of a page.
-const dotsAhead = 1024
+// Rows of w are prefetched at the same place of the next four rows, if these begin at most dotsNext bytes on: shorter rows end before
+// what is asked for within them comes. Else dotsAhead bytes ahead of the loads, beyond the end of the processor's own view of a page.
+const (
+	dotsAhead = 1024
+	dotsNext  = 16 << 10
+)
 
 // rowDots emits the inner products of 1, 2 or 4 rows of x with four rows of w, whose elements of size bytes load makes float32.
 func rowDots(c *build.Context, name, element, what string, size int, load func(m operand.Mem, mask reg.Register, r reg.VecVirtual)) {
@@ -35,18 +39,25 @@ func rowDots(c *build.Context, name, element, what string, size int, load func(m
 	c.MOVQ(operand.I32(-1), ones)
 	c.BZHIQ(bits, ones, ones)
 	c.KMOVW(ones.As32(), tail)
-	rowX, rowW := fourRows(x, ldx, threeX), fourRows(w, ldw, threeW)
+	next := c.GP64()
+	c.LEAQ(operand.Mem{Base: threeW, Index: ldw, Scale: 1}, next)
+	c.CMPQ(next, operand.I32(dotsNext))
+	c.JLE(operand.LabelRef("ahead"))
+	c.MOVQ(operand.I32(dotsAhead), next)
+	c.Label("ahead")
+	c.ADDQ(w, next)
+	rowX, rowW, rowNext := fourRows(x, ldx, threeX), fourRows(w, ldw, threeW), fourRows(next, ldw, threeW)
 	for _, rows := range []int{4, 2, 1} {
-		next := fmt.Sprintf("not%d", rows)
+		other := fmt.Sprintf("not%d", rows)
 		c.CMPQ(m, operand.U8(rows))
-		c.JNE(operand.LabelRef(next))
-		dotsOf(c, rows, size, x, w, steps, tail, rowX, rowW, load)
-		c.Label(next)
+		c.JNE(operand.LabelRef(other))
+		dotsOf(c, rows, size, x, w, next, steps, tail, rowX, rowW, rowNext, load)
+		c.Label(other)
 	}
 	c.RET()
 }
 
-func dotsOf(c *build.Context, rows, size int, x, w, steps reg.GPVirtual, tail reg.OpmaskVirtual, rowX, rowW func(r, disp int) operand.Mem,
+func dotsOf(c *build.Context, rows, size int, x, w, next, steps reg.GPVirtual, tail reg.OpmaskVirtual, rowX, rowW, rowNext func(r, disp int) operand.Mem,
 	load func(m operand.Mem, mask reg.Register, r reg.VecVirtual)) {
 	acc := make([][4]reg.VecVirtual, rows)
 	for i := range acc {
@@ -78,11 +89,12 @@ func dotsOf(c *build.Context, rows, size int, x, w, steps reg.GPVirtual, tail re
 	c.JZ(operand.LabelRef(last))
 	c.Label(loop)
 	for r := range 4 {
-		c.PREFETCHT0(rowW(r, dotsAhead))
+		c.PREFETCHT0(rowNext(r, 0))
 	}
 	step(nil)
 	c.ADDQ(operand.U8(64), x)
 	c.ADDQ(operand.U8(16*size), w)
+	c.ADDQ(operand.U8(16*size), next)
 	c.DECQ(steps)
 	c.JNZ(operand.LabelRef(loop))
 	c.Label(last)
