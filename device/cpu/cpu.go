@@ -68,7 +68,8 @@ type Device struct {
 	threads int
 	pool    *pool.Pool
 	mu      sync.Mutex
-	held    int64 // bytes allocated and not freed
+	held    int64  // bytes allocated and not freed
+	chunk   []byte // what is left for buffers that share large pages
 	stream  stream
 }
 

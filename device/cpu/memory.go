@@ -13,6 +13,13 @@ import (
 // system, so that it can use them: large operands otherwise miss the address cache, and Go's heap asks for none.
 const hugePage = 2 << 20
 
+// Buffers of poolLeast to hugePage bytes, as most weights are, are cut from chunks of Go's heap that the system is asked to hold in large
+// pages too. Nothing of a chunk is used twice, and the collector frees it with its last buffer.
+const (
+	poolLeast = 16 << 10
+	poolChunk = 8 << 20
+)
+
 // maxAlloc refuses sizes that can only be a mistake: 64 TiB.
 const maxAlloc = 1 << 46
 
@@ -31,15 +38,33 @@ func (d *Device) Alloc(bytes int64) (device.Buffer, error) {
 		return nil, fmt.Errorf("cpu: cannot allocate %d bytes", bytes)
 	}
 	b := &buffer{dev: d}
-	if bytes < hugePage {
+	switch {
+	case bytes < poolLeast:
 		b.data = tensor.AlignedBytes(int(bytes))
-	} else if err := b.mapped(bytes); err != nil {
-		return nil, err
+	case bytes < hugePage:
+		b.data = d.pooled(int(bytes))
+	default:
+		if err := b.mapped(bytes); err != nil {
+			return nil, err
+		}
 	}
 	d.mu.Lock()
 	d.held += bytes
 	d.mu.Unlock()
 	return b, nil
+}
+
+// pooled cuts n zeroed bytes from a chunk.
+func (d *Device) pooled(n int) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.chunk) < n {
+		d.chunk = tensor.AlignedBytes(poolChunk)
+		wantLargePages(d.chunk)
+	}
+	b := d.chunk[:n:n]
+	d.chunk = d.chunk[min((n+63)&^63, len(d.chunk)):]
+	return b
 }
 
 func (b *buffer) mapped(bytes int64) (err error) {

@@ -19,3 +19,11 @@ func mapBytes(n int64) ([]byte, func() error, error) {
 	_ = unix.Madvise(b[:n&^(hugePage-1)], unix.MADV_HUGEPAGE) // a kernel without large pages refuses: small ones do
 	return b, func() error { return unix.Munmap(whole) }, nil
 }
+
+// wantLargePages asks for large pages where whole ones fit into b.
+func wantLargePages(b []byte) {
+	at := int(-uintptr(unsafe.Pointer(&b[0])) & (hugePage - 1))
+	if n := (len(b) - at) &^ (hugePage - 1); n > 0 {
+		_ = unix.Madvise(b[at:at+n], unix.MADV_HUGEPAGE) // as in mapBytes
+	}
+}

@@ -8,3 +8,5 @@ import "github.com/bitsandbyes/bitsandbyes/tensor"
 func mapBytes(n int64) ([]byte, func() error, error) {
 	return tensor.AlignedBytes(int(n)), func() error { return nil }, nil
 }
+
+func wantLargePages([]byte) {}

@@ -42,6 +42,45 @@ func TestLargeBuffers(t *testing.T) {
 	require.ErrorContains(t, err, "cannot allocate")
 }
 
+// TestPooledBuffers: buffers that share a chunk do not overlap, begin at cache lines, are zero, and stay whole while others of the chunk go.
+func TestPooledBuffers(t *testing.T) {
+	d := New(Options{Threads: 1})
+	defer d.Close() //nolint:errcheck // ends workers
+	var held []device.Buffer
+	var total int64
+	for i := range 200 {
+		n := int64(poolLeast - 1 + i*977)
+		b, err := d.Alloc(n)
+		require.NoError(t, err)
+		data := b.(*buffer).data
+		require.Len(t, data, int(n))
+		require.Equal(t, len(data), cap(data), "a kernel cannot grow into the next buffer")
+		require.Zero(t, uintptr(unsafe.Pointer(&data[0]))%64)
+		require.Equal(t, -1, bytes.IndexFunc(data, func(r rune) bool { return r != 0 }), "fresh memory is zero")
+		for j := range data {
+			data[j] = byte(i + 1)
+		}
+		if i%3 == 0 {
+			require.NoError(t, b.Free())
+			continue
+		}
+		held, total = append(held, b), total+n
+	}
+	require.Equal(t, total, d.Allocated())
+	runtime.GC()
+	i := 0
+	for _, b := range held {
+		for i%3 == 0 {
+			i++
+		}
+		data := b.(*buffer).data
+		require.Equal(t, len(data), bytes.Count(data, []byte{byte(i + 1)}), "buffer %d", i)
+		require.NoError(t, b.Free())
+		i++
+	}
+	require.Zero(t, d.Allocated())
+}
+
 // TestMemoryIsGivenBack: freed and dropped buffers leave nothing behind.
 func TestMemoryIsGivenBack(t *testing.T) {
 	if _, err := os.Stat("/proc/self/statm"); err != nil {

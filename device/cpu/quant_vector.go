@@ -9,10 +9,12 @@ import (
 )
 
 const (
-	// vectorGrain is the codes of a task of a product of few vectors, at least: some 10 µs.
-	vectorGrain = 1 << 18
-	// vectorTasks is how many tasks such a product has at most, and the transposed one, which adds up as many sums at the end.
-	vectorTasks, vectorChunks = 64, 8
+	// sumGrain is the codes of a task of a transposed product of few vectors, at least: some 20 µs. The sums of its tasks are added at the
+	// end, so their number follows from the shape and is at most sumTasks.
+	sumGrain, sumTasks = 1 << 18, 8
+	// dotGrain is the codes of a task of a product of few vectors, at least: some 2 µs. A task begins with codes that nothing has fetched, so
+	// from dotEach tasks a thread on they have dotLong codes.
+	dotGrain, dotLong, dotEach, dotMost = 1 << 15, 1 << 18, 2, 64
 	// vectorTables is the tables that are made at a time, if rows are not longer: they and a vector stay in the first cache.
 	vectorTables = 128
 	// addColumns is the columns of a task that adds up.
@@ -41,14 +43,29 @@ type vectors4 struct {
 
 func newVectors4(p *product4, unit int) *vectors4 {
 	v := &vectors4{product4: p, unit: unit, blocks: p.w.Cols / p.w.Blocksize}
-	most := vectorTasks
 	v.group, v.dotFn, v.addFn = max(vectorTables/v.blocks, 2)&^1, v.dot, v.add
 	if p.trans {
-		v.group, most, v.dotFn = 4, vectorChunks, v.sum
+		v.group, v.dotFn = 4, v.sum
 	}
 	v.groups = (p.rows + v.group - 1) / v.group
-	v.tasks = min(max(p.rows*p.w.Cols/vectorGrain, 1), most, v.groups)
+	size := p.rows * p.w.Cols
+	if p.trans {
+		v.tasks = min(max(size/sumGrain, 1), sumTasks, v.groups)
+	} else {
+		v.tasks = min(dotTasks(size, p.d.threads), v.groups)
+	}
 	return v
+}
+
+// dotTasks is how many tasks the rows of a product by size codes are cut into: as many for each thread. Rows are independent of each other,
+// so results do not depend on it.
+func dotTasks(size, threads int) int {
+	n := max(size/dotGrain, 1)
+	if n <= threads {
+		return n
+	}
+	n = max(min(n, dotEach*threads), min(size/dotLong, dotMost))
+	return n / threads * threads
 }
 
 func (v *vectors4) kernel() *Kernel {
