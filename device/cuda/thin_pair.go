@@ -34,21 +34,21 @@ func buildMatMulPair(d *Device, o ops.MatMulPair, s device.Spec) (*Kernel, error
 
 // thinPair is both products by kernels/thin_pair.cu.
 type thinPair struct {
-	args              thinPairArgs
-	add               bool
-	rank              int
-	threads, shared   int
-	partT, scratch    int64 // bytes of the parts of T, and of all
-	multiply, collect *Function
+	args            thinPairArgs
+	add             bool
+	rank            int
+	threads, shared int
+	partT, scratch  int64     // bytes of the parts of T, and of all
+	fast, any, sum  *Function // any takes operands that are no multiples of 16
 }
 
 // thinPairArgs is struct ThinPair.
 type thinPairArgs struct {
-	x, b, s, c, t, d      Addr
-	partT, partD          Addr
-	units                 int64
-	m, n, blocks, aligned int32
-	alphaT, alphaD        float32
+	x, b, s, c, t, d Addr
+	partT, partD     Addr
+	units            int64
+	m, n, blocks, _  int32
+	alphaT, alphaD   float32
 }
 
 // newThinPair returns ErrNoKernel where the kernel lacks the case.
@@ -56,11 +56,11 @@ func (d *Device) newThinPair(o ops.MatMulPair, s device.Spec) (*thinPair, error)
 	x, out := s.In[0], s.Out[1].DType
 	m, n, rank := x.Dim(0), x.Dim(1), s.In[1].Dim(1)
 	switch {
-	case d.capability < 80, x.DType.Size() != 2, out != x.DType && out != tensor.F32, s.In[2].Dim(1) != rank, rank%8 != 0, rank == 0, rank > pairRank,
+	case d.capability < 80, x.DType.Size() != 2, out != x.DType && out != tensor.F32, o.TransS && m%8 != 0, rank%8 != 0, rank == 0, rank > pairRank,
 		m == 0, n == 0, n%8 != 0, m > 1<<30, n > 1<<30:
 		return nil, device.ErrNoKernel
 	}
-	warps, stages, shared := d.pairShape(rank)
+	warps, stages, shared := d.pairShape(rank, o.TransS)
 	if stages == 0 {
 		return nil, device.ErrNoKernel
 	}
@@ -72,23 +72,32 @@ func (d *Device) newThinPair(o ops.MatMulPair, s device.Spec) (*thinPair, error)
 	p.args = thinPairArgs{units: units, m: int32(m), n: int32(n), blocks: int32(blocks), alphaT: o.AlphaT, alphaD: o.AlphaD}
 	p.partT = aligned(int64(groups) * int64(m) * int64(rank) * 4)
 	p.scratch = p.partT + aligned(int64(blocks+groups)*int64(columns)*int64(rank)*4)
-	program := Program{Files: []string{"tensor_core.cuh", "thin_pair.cu"}, Define: []string{"T " + cType(x.DType), "TD " + cType(out), fmt.Sprint("RANK ", rank),
-		fmt.Sprint("WARPS ", warps), fmt.Sprint("STAGES ", stages)}}
+	program := func(aligned int) Program {
+		return Program{Files: []string{"tensor_core.cuh", "thin_pair.cu"}, Define: []string{"T " + cType(x.DType), "TD " + cType(out), fmt.Sprint("RANK ", rank),
+			fmt.Sprint("WARPS ", warps), fmt.Sprint("STAGES ", stages), fmt.Sprint("TRANS_S ", b2i(o.TransS)), fmt.Sprint("ALIGNED ", aligned)}}
+	}
 	var err error
-	if p.multiply, err = d.Function(program, "thin_pair"); err != nil {
+	if p.fast, err = d.Function(program(1), "thin_pair"); err != nil {
 		return nil, err
 	}
-	p.collect, err = d.Function(program, "thin_pair_sum")
+	if p.any, err = d.Function(program(0), "thin_pair"); err != nil {
+		return nil, err
+	}
+	p.sum, err = d.Function(program(1), "thin_pair_sum")
 	return p, err
 }
 
 // pairShape is how many warps a block has, a multiprocessor's only one, how many units wait in shared memory, 0 where too few fit, and its bytes.
-func (d *Device) pairShape(rank int) (warps, stages, shared int) {
+func (d *Device) pairShape(rank int, transS bool) (warps, stages, shared int) {
 	warps = 8
 	if d.shared < 150<<10 {
 		warps = 4
 	}
-	stage := pairRows * (64*warps*2 + (rank/8|1)*16)
+	row, rows := rank/8, pairRows // chunks and rows of S
+	if transS {
+		row, rows = pairRows/8, rank
+	}
+	stage := pairRows*64*warps*2 + rows*(row|1)*16
 	sums := 2 * warps / 2 * pairRows * rank * 4 // of T, of two units
 	if stages = min((min(d.shared, pairShared)-sums)/stage, pairStages); stages < 3 {
 		return 0, 0, 0
@@ -103,12 +112,15 @@ func (p *thinPair) enqueue(c *Call) error {
 		a.c = c.In[3]
 	}
 	a.partT, a.partD = c.Scratch, c.Scratch+Addr(p.partT)
-	a.aligned = int32(b2i((a.x|a.s)%accessBytes == 0))
-	if err := c.Launch(p.multiply, Geometry{Grid: [3]int{int(a.blocks)}, Block: [3]int{p.threads}, Shared: p.shared}, a); err != nil {
+	f := p.fast
+	if (a.x|a.s)%accessBytes != 0 {
+		f = p.any
+	}
+	if err := c.Launch(f, Geometry{Grid: [3]int{int(a.blocks)}, Block: [3]int{p.threads}, Shared: p.shared}, a); err != nil {
 		return err
 	}
 	const threads, each = 128, 4
 	rank := p.rank
 	t, d := ceilDiv(int(a.m)*rank, threads*each), ceilDiv(int(a.n)*rank, threads*each)
-	return c.Launch(p.collect, Geometry{Grid: [3]int{t + d}, Block: [3]int{threads}}, a, int32(t))
+	return c.Launch(p.sum, Geometry{Grid: [3]int{t + d}, Block: [3]int{threads}}, a, int32(t))
 }

@@ -45,9 +45,12 @@ func newPair(op ops.MatMulPair, m, n, rank int, dt, to tensor.DType, value func(
 		return x
 	}
 	x, b, s := draw(dt, m, n), draw(dt, n, rank), draw(dt, m, rank)
+	if op.TransS {
+		s = draw(dt, rank, m)
+	}
 	p := pairOf{op: op, in: []*tensor.Tensor{x, b, s}, out: []tensor.Type{tensor.T(dt, m, rank), tensor.T(to, n, rank)}}
 	p.wantT = naive(x, b, m, rank, n, ops.MatMul{})
-	p.wantD = naive(x, s, n, rank, m, ops.MatMul{TransA: true})
+	p.wantD = naive(x, s, n, rank, m, ops.MatMul{TransA: true, TransB: op.TransS})
 	for i := range p.wantT {
 		p.wantT[i] *= float64(op.AlphaT)
 	}
@@ -125,9 +128,9 @@ func TestThinPair(t *testing.T) {
 func testThinPair(t *testing.T, d *Device) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	small := func() float64 { return float64(rng.IntN(5) - 2) }
-	for i, s := range [][3]int{{1, 8, 8}, {31, 8, 16}, {32, 512, 24}, {97, 1096, 16}, {130, 520, 32}, {8, 8200, 8}, {263, 1544, 16}, {1100, 72, 16}} {
+	for i, s := range [][3]int{{8, 16, 8}, {104, 1032, 16}, {48, 520, 24}, {264, 264, 32}, {1, 8, 8}, {31, 8, 16}, {32, 512, 24}, {97, 1096, 16}, {130, 520, 32}, {8, 8200, 8}, {263, 1544, 16}, {1100, 72, 16}} {
 		dt := []tensor.DType{tensor.BF16, tensor.F16}[i%2]
-		op := ops.MatMulPair{AlphaT: 1, AlphaD: []float32{1, 2, -0.5}[i%3], Add: i%4 != 0}
+		op := ops.MatMulPair{AlphaT: 1, AlphaD: []float32{1, 2, -0.5}[i%3], Add: i%4 != 0, TransS: i < 4}
 		to := []tensor.DType{tensor.F32, dt}[i/2%2]
 		t.Run(fmt.Sprintf("%vx%v rank %v %v", s[0], s[1], s[2], dt), func(t *testing.T) {
 			p := newPair(op, s[0], s[1], s[2], dt, to, small)
@@ -176,7 +179,10 @@ func TestThinPairRefuses(t *testing.T) {
 		_, err := d.Kernel(p.spec())
 		require.ErrorIs(t, err, device.ErrNoKernel, "%+v", c)
 	}
-	p := newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1}, 64, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
-	_, err := testDevice(t).Kernel(p.spec())
+	p := newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1, TransS: true}, 60, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
+	_, err := d.Kernel(p.spec())
+	require.ErrorIs(t, err, device.ErrNoKernel, "rows of S that are no multiple of 16 bytes")
+	p = newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1}, 64, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
+	_, err = testDevice(t).Kernel(p.spec())
 	require.ErrorIs(t, err, device.ErrNoKernel, "what is small is two products")
 }

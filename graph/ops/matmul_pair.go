@@ -7,12 +7,12 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// MatMulPair is two products of one large matrix X (M, N): T = AlphaT·X·B with B (N, R), and D = AlphaD·Xᵀ·S with S (M, R). With Add there is a
-// fourth input C of D's shape, in float32 or X's dtype, which D is added to and takes the dtype of. Both are summed as MatMul's and AddMatMul's.
+// MatMulPair is two products of one large matrix X (M, N): T = AlphaT·X·B with B (N, R), and D = AlphaD·Xᵀ·S with S (M, R), which is
+// stored (R, M) with TransS. With Add there is a fourth input C of D's shape, in float32 or X's dtype, which D is added to and takes the dtype of. Both are summed as MatMul's and AddMatMul's.
 // It is what a plan makes of the gradients of an adapter, which both read that of the layer's output: X need be read only once.
 type MatMulPair struct {
 	AlphaT, AlphaD float32
-	Add            bool
+	TransS, Add    bool
 }
 
 var (
@@ -47,7 +47,7 @@ func (o MatMulPair) Infer(in []tensor.Type) ([]tensor.Type, error) {
 			return nil, fmt.Errorf("input %d must be a matrix, got %v", i, t)
 		}
 	}
-	if in[1].Dim(1) != in[2].Dim(1) {
+	if in[1].Dim(1) != o.rank(in[2]) {
 		return nil, fmt.Errorf("both products must have equally many columns, got %v and %v", in[1], in[2])
 	}
 	t, err := MatMul{}.Infer(in[:2])
@@ -55,7 +55,7 @@ func (o MatMulPair) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, fmt.Errorf("first product: %w", err)
 	}
 	if !o.Add {
-		d, err := MatMul{TransA: true}.Infer([]tensor.Type{in[0], in[2]})
+		d, err := o.product().Infer([]tensor.Type{in[0], in[2]})
 		if err != nil {
 			return nil, fmt.Errorf("second product: %w", err)
 		}
@@ -68,8 +68,19 @@ func (o MatMulPair) Infer(in []tensor.Type) ([]tensor.Type, error) {
 	return append(t, d...), nil
 }
 
-// second is the second product with the sum.
-func (o MatMulPair) second() AddMatMul { return AddMatMul{TransA: true, Alpha: o.AlphaD} }
+// rank is the number of columns of S.
+func (o MatMulPair) rank(s tensor.Type) int {
+	if o.TransS {
+		return s.Dim(0)
+	}
+	return s.Dim(1)
+}
+
+// product is the second product, and second that with the sum.
+func (o MatMulPair) product() MatMul { return MatMul{TransA: true, TransB: o.TransS} }
+func (o MatMulPair) second() AddMatMul {
+	return AddMatMul{TransA: true, TransB: o.TransS, Alpha: o.AlphaD}
+}
 
 // Decompose implements graph.Decomposable.
 func (o MatMulPair) Decompose(in []Value) []Value {
@@ -77,7 +88,7 @@ func (o MatMulPair) Decompose(in []Value) []Value {
 	if o.Add {
 		return []Value{t, one(o.second(), in[3], in[0], in[2])}
 	}
-	return []Value{t, Scale(one(MatMul{TransA: true}, in[0], in[2]), float64(o.AlphaD))}
+	return []Value{t, Scale(one(o.product(), in[0], in[2]), float64(o.AlphaD))}
 }
 
 // VJP implements graph.Differentiable by the gradients of both products.
@@ -96,7 +107,7 @@ func (o MatMulPair) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 		all := o.second().VJP(&graph.Node{In: append([]Value{n.In[3]}, in...)}, gy[1:], append([]bool{need[3]}, wants...))
 		out[3], more = all[0], all[1:]
 	} else {
-		more = MatMul{TransA: true}.VJP(&graph.Node{In: in}, []Value{Scale(gy[1], float64(o.AlphaD))}, wants)
+		more = o.product().VJP(&graph.Node{In: in}, []Value{Scale(gy[1], float64(o.AlphaD))}, wants)
 	}
 	out[2] = more[1]
 	if out[0].Valid() && more[0].Valid() {
@@ -109,7 +120,7 @@ func (o MatMulPair) VJP(n *graph.Node, gy []Value, need []bool) []Value {
 
 // Cost implements graph.Coster.
 func (MatMulPair) Cost(in, out []tensor.Type) (flops, bytes int64) {
-	return 2 * int64(in[0].Size()) * int64(in[1].Dim(-1)+in[2].Dim(-1)), sumBytes(in) + sumBytes(out)
+	return 4 * int64(in[0].Size()) * int64(in[1].Dim(-1)), sumBytes(in) + sumBytes(out)
 }
 
 // Alias implements graph.Aliaser: D takes the place of C.
@@ -131,27 +142,27 @@ func (o ScaleMatMul) Shared(n, other *graph.Node) (graph.Op, []Value, bool) {
 		return nil, nil, false
 	}
 	pair, in, second := MatMulPair{AlphaT: o.Alpha, AlphaD: 1}, n.In[:2:2], other.In
-	transposed := MatMul{TransA: true}
+	var product MatMul
 	switch d := other.Op.(type) {
 	case MatMul:
-		if d != transposed {
-			return nil, nil, false
-		}
+		product = d
 	case ScaleMatMul:
-		if d.MatMul != transposed {
-			return nil, nil, false
-		}
-		pair.AlphaD = d.Alpha
+		product, pair.AlphaD = d.MatMul, d.Alpha
 	case AddMatMul:
-		if (MatMul{d.TransA, d.TransB}) != transposed || other.In[0].Rank() != 2 || other.In[0].Dim(1) != other.In[2].Dim(-1) {
+		if other.In[0].Rank() != 2 {
 			return nil, nil, false
 		}
-		pair.AlphaD, pair.Add, second = d.Alpha, true, other.In[1:]
+		product, pair.AlphaD, pair.Add, second = MatMul{d.TransA, d.TransB}, d.Alpha, true, other.In[1:]
 	default:
 		return nil, nil, false
 	}
-	if rank := in[1].Dim(1); second[0] != in[0] || second[1].Dim(1) != rank || 4*rank > min(in[0].Dim(0), in[0].Dim(1)) {
+	pair.TransS = product.TransB
+	rank := in[1].Dim(1)
+	if !product.TransA || second[0] != in[0] || pair.rank(second[1].Type()) != rank || 4*rank > min(in[0].Dim(0), in[0].Dim(1)) {
 		return nil, nil, false // of another matrix, or not thin
+	}
+	if pair.Add && other.In[0].Dim(1) != rank {
+		return nil, nil, false // added to something of another shape
 	}
 	in = append(in, second[1])
 	if pair.Add {

@@ -79,3 +79,56 @@ func TestShare(t *testing.T) {
 		require.Zero(t, names["matmul_pair"])
 	}
 }
+
+// TestShareForms: the second product may come first, have a factor, and read its thin operand in either layout. What is not thin, or of another
+// matrix, or needs the other's result, stays apart.
+func TestShareForms(t *testing.T) {
+	const m, n, rank = 20, 16, 4
+	dev := withKernels(ops.MatMulPair{})
+	names := func(build func(g *graph.Graph, x, b graph.Value) []graph.Value) map[string]int {
+		g := graph.New("forms")
+		x, b := g.Input("x", tensor.T(tensor.F32, m, n)), g.Input("b", tensor.T(tensor.F32, n, rank))
+		p, err := plan.Compile(build(g, x, b), plan.Options{Device: dev, Verify: true})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, p.Close()) }()
+		out := map[string]int{}
+		for _, l := range p.Launches() {
+			out[l.Node.Op.Name()]++
+		}
+		return out
+	}
+	product := func(g *graph.Graph, op graph.Op, in ...graph.Value) graph.Value { return g.Apply(op, in...)[0] }
+	for _, trans := range []bool{false, true} {
+		for _, first := range []bool{false, true} {
+			got := names(func(g *graph.Graph, x, b graph.Value) []graph.Value {
+				s := g.Input("s", tensor.T(tensor.F32, m, rank))
+				if trans {
+					s = g.Input("s", tensor.T(tensor.F32, rank, m))
+				}
+				second := func() graph.Value { return ops.Scale(product(g, ops.MatMul{TransA: true, TransB: trans}, x, s), 3) }
+				if first {
+					d := second()
+					return []graph.Value{d, product(g, ops.MatMul{}, x, b)}
+				}
+				return []graph.Value{product(g, ops.MatMul{}, x, b), second()}
+			})
+			require.Equal(t, map[string]int{"matmul_pair": 1}, got, "trans %v, second first %v", trans, first)
+		}
+	}
+	for name, build := range map[string]func(g *graph.Graph, x, b graph.Value) []graph.Value{
+		"needs the other": func(g *graph.Graph, x, b graph.Value) []graph.Value {
+			s := product(g, ops.MatMul{}, x, b)
+			return []graph.Value{product(g, ops.MatMul{TransA: true}, x, s)}
+		},
+		"another matrix": func(g *graph.Graph, x, b graph.Value) []graph.Value {
+			y, s := g.Input("y", tensor.T(tensor.F32, m, n)), g.Input("s", tensor.T(tensor.F32, m, rank))
+			return []graph.Value{product(g, ops.MatMul{}, x, b), product(g, ops.MatMul{TransA: true}, y, s)}
+		},
+		"not thin": func(g *graph.Graph, x, _ graph.Value) []graph.Value {
+			w, s := g.Input("w", tensor.T(tensor.F32, n, 8)), g.Input("s", tensor.T(tensor.F32, m, 8))
+			return []graph.Value{product(g, ops.MatMul{}, x, w), product(g, ops.MatMul{TransA: true}, x, s)}
+		},
+	} {
+		require.Zero(t, names(build)["matmul_pair"], name)
+	}
+}

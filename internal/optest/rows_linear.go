@@ -96,6 +96,10 @@ func matmulPairs() (out []Case) {
 	for _, s := range [][3]int{{5, 8, 3}, {33, 40, 8}, {70, 136, 16}, {1, 1, 1}, {0, 4, 8}, {4, 0, 8}} {
 		m, n, rank := s[0], s[1], s[2]
 		x, b, more := Arg{Dims: []int{m, n}}, Arg{Dims: []int{n, rank}}, Arg{Dims: []int{m, rank}}
+		out = append(out, Case{Name: fmt.Sprintf("matmul_pair%dx%dx%d_trans", m, n, rank), In: []Arg{x, b, {Dims: []int{rank, m}}}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
+			Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+				return g.Apply(ops.MatMulPair{AlphaT: 1, AlphaD: 3, TransS: true}, in...)
+			}})
 		for _, add := range []bool{false, true} {
 			op, in, bad := ops.MatMulPair{AlphaT: 1.5, AlphaD: -0.75, Add: add}, []Arg{x, b, more}, [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{5, 2}}, {Dims: []int{4, 2}}}, {{Dims: []int{3, 5}}, {Dims: []int{5, 2}}, {Dims: []int{3, 4}}},
 				{{Dims: []int{1, 3, 5}}, {Dims: []int{1, 5, 2}}, {Dims: []int{1, 3, 2}}}}

@@ -1,6 +1,7 @@
 // Two thin products that share a large operand X (M, N), which is read once: T = alpha_t X B with B (N, R), and D = alpha_d Xᵀ S (+ C) with
 // S (M, R): what an adapter's gradients read of the gradient of its layer's output. Compiled with T (the type of X, B, S and of the result T),
-// TD (that of C and D), RANK (R: 8, 16, 24 or 32), WARPS (a multiple of 2) and STAGES.
+// TD (that of C and D), RANK (R: 8, 16, 24 or 32), WARPS (a multiple of 2), STAGES,
+// TRANS_S (S is stored (R, M), M a multiple of 8) and ALIGNED (X and S begin at multiples of 16 bytes).
 //
 // X is cut in groups of COLS columns, and those in units of ROWS rows, which are numbered group by group. Every block takes equally many units
 // that follow each other, a ring of STAGES of them in shared memory. A warp adds 16 rows and 128 columns of a unit to the unit's part of T, which the
@@ -13,10 +14,17 @@
 #define COLS (WARPS * 64)
 #define CHUNKS (COLS / 8)   // of 16 bytes, of a row of a unit
 #define TILES (RANK / 8)
-#define S_ROW ((TILES | 1) * 16)  // bytes of a row of S: an odd number of chunks, so that eight rows meet all banks
+#if TRANS_S
+#define S_CHUNKS (ROWS / 8)  // of a row of S, which is a column of it
+#define S_ROWS RANK
+#else
+#define S_CHUNKS TILES
+#define S_ROWS ROWS
+#endif
+#define S_ROW ((S_CHUNKS | 1) * 16)  // bytes of a row of S in shared memory: an odd number of chunks, so that eight rows meet all banks
 #define PARTS (WARPS / 2)         // of a unit's columns, in T
 #define X_BYTES (ROWS * COLS * 2)
-#define STAGE_BYTES (X_BYTES + ROWS * S_ROW)
+#define STAGE_BYTES (X_BYTES + S_ROWS * S_ROW)
 
 struct ThinPair {
   const T *x, *b, *s;
@@ -25,7 +33,7 @@ struct ThinPair {
   TD *d;
   float *part_t, *part_d;
   i64 units;
-  int m, n, blocks, aligned;
+  int m, n, blocks, reserved;
   float alpha_t, alpha_d;
 };
 
@@ -33,28 +41,34 @@ struct ThinPair {
 INLINE i64 first(const ThinPair &p, i64 block) { return block * p.units / p.blocks; }
 
 // copy_chunk brings eight elements to shared memory, or zeros where there are none.
-INLINE void copy_chunk(u8 *to, const T *from, bool there, int aligned) {
-  if (aligned || !there) {
-    copy_async(to, from, there ? 16 : 0);
-  } else {
-    u16 *e = (u16 *)to;
-    for (int i = 0; i < 8; i++) e[i] = from[i].bits;
-  }
+INLINE void copy_chunk(u8 *to, const T *from, bool there) {
+#if ALIGNED
+  copy_async(to, from, there ? 16 : 0);
+#else
+  u16 *e = (u16 *)to;
+  for (int i = 0; i < 8; i++) e[i] = there ? from[i].bits : 0;
+#endif
 }
 
-// stage starts copying a unit of X and its rows of S.
+// stage starts copying a unit of X and its rows of S. A pass of the block is four rows of X.
 INLINE void stage(const ThinPair &p, u8 *to, int group, int unit) {
-  int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, col = group * COLS + chunk * 8;
-  bool inside = col < p.n;
-  const T *from = p.x + (i64)unit * ROWS * p.n + col;
+  int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, col = group * COLS + chunk * 8, at = unit * ROWS;
+  int rows = col < p.n ? p.m - at - row : 0, place = (chunk ^ row) * 16;
+  const T *from = p.x + (i64)(at + row) * p.n + col;
+  u8 *line = to + row * (COLS * 2);
 #pragma unroll
-  for (int i = 0; i < ROWS; i += 4, row += 4) {
-    bool there = inside && unit * ROWS + row < p.m;
-    copy_chunk(to + row * (COLS * 2) + (chunk ^ row & 7) * 16, there ? from + (i64)row * p.n : p.x, there, p.aligned);
-  }
-  for (int i = threadIdx.x; i < ROWS * TILES; i += THREADS) {
-    int r = i / TILES, at = unit * ROWS + r;
-    copy_chunk(to + X_BYTES + r * S_ROW + i % TILES * 16, at < p.m ? p.s + (i64)at * RANK + i % TILES * 8 : p.s, at < p.m, p.aligned);
+  for (int i = 0; i < ROWS; i += 4, from += 4 * (i64)p.n) copy_chunk(line + i * (COLS * 2) + (place ^ i % 8 * 16), from, i < rows);
+#pragma unroll
+  for (int i = 0; i < S_ROWS * S_CHUNKS; i += THREADS) {
+    int e = i + threadIdx.x, r = e / S_CHUNKS, c = e % S_CHUNKS;
+#if TRANS_S
+    bool there = at + c * 8 < p.m;
+    const T *s = p.s + (i64)r * p.m + at + c * 8;
+#else
+    bool there = at + r < p.m;
+    const T *s = p.s + (i64)at * RANK + e * 8;
+#endif
+    if (e < S_ROWS * S_CHUNKS) copy_chunk(to + X_BYTES + r * S_ROW + c * 16, s, there);
   }
 }
 
@@ -78,28 +92,33 @@ INLINE void load_b(const ThinPair &p, u32 (*b)[TILES][2], int group) {
 INLINE void multiply_t(SharedAt x, const u32 (*b)[TILES][2], float *sums) {
   int warp = threadIdx.x / WARP, r = lane() % 8, i = lane() / 8;
   SharedAt at = x + (warp % 2 * 16 + i % 2 * 8 + r) * (COLS * 2) + warp / 2 * 256;
-  float c[TILES][4] = {};
+  float c[TILES][4] = {}, odd[TILES][4] = {};  // two chains of sums, so that products wait for each other less
 #pragma unroll
   for (int k = 0; k < 8; k++) {
     u32 a[4];
     load_matrices(a, at + (k / 4 * 128 + ((k % 4 * 2 + i / 2) ^ r) * 16));
 #pragma unroll
-    for (int n = 0; n < TILES; n++) mma<T>(c[n], a, b[k][n]);
+    for (int n = 0; n < TILES; n++) mma<T>(k % 2 ? odd[n] : c[n], a, b[k][n]);
   }
 #pragma unroll
   for (int n = 0; n < TILES; n++) {
-    Pack<float, 4> v = {c[n][0], c[n][1], c[n][2], c[n][3]};
+    Pack<float, 4> v;
+#pragma unroll
+    for (int q = 0; q < 4; q++) v.v[q] = c[n][q] + odd[n][q];
     store_pack(sums + ((warp * TILES + n) * WARP + lane()) * 4, v);
   }
 }
 
 // sum_t adds up what the warps left of T and writes it to the group's part.
 INLINE void sum_t(const ThinPair &p, const float *sums, int group, int unit) {
-  for (int e = threadIdx.x; e < 2 * TILES * 64; e += THREADS) {
+#pragma unroll
+  for (int first = 0; first < TILES * 128; first += THREADS) {
+    int e = first + threadIdx.x;
+    if (e >= TILES * 128) return;
     Pack<float, 2> v = load_pack<2>(sums + 2 * e);
 #pragma unroll
     for (int k = 1; k < PARTS; k++) {
-      Pack<float, 2> w = load_pack<2>(sums + 2 * (k * 2 * TILES * 64 + e));
+      Pack<float, 2> w = load_pack<2>(sums + 2 * (k * TILES * 128 + e));
       v.v[0] += w.v[0], v.v[1] += w.v[1];
     }
     int l = e / 2 % WARP, tile = e / 64, row = unit * ROWS + tile / TILES * 16 + e % 2 * 8 + l / 4;
@@ -115,7 +134,11 @@ INLINE void multiply_d(SharedAt x, SharedAt s, float (*d)[TILES][4]) {
     u32 b[TILES + 1][2];
 #pragma unroll
     for (int n = 0; n < TILES; n += 2)  // of the last of an odd number the second half is not used
+#if TRANS_S
+      load_matrices(b[n], s + (min(n + i / 2, TILES - 1) * 8 + r) * S_ROW + (k / 8 + i % 2) * 16);
+#else
       load_matrices_transposed(b[n], s + (k + i % 2 * 8 + r) * S_ROW + min(n + i / 2, TILES - 1) * 16);
+#endif
     SharedAt at = x + (k + i / 2 * 8 + r) * (COLS * 2) + warp * 128;
 #pragma unroll
     for (int m = 0; m < 4; m++) {
