@@ -86,11 +86,11 @@ func buildAttention(d *Device, op ops.Attention, s device.Spec) (*Kernel, error)
 		return nil, err
 	}
 	a.listed(s.In[6])
-	run, err := a.forward(s.In[3:6])
+	k, err := attnForward.build(a, s)
 	if err != nil {
 		return nil, fmt.Errorf("attention: %w", err)
 	}
-	return a.forwardKernel(run), nil
+	return k, nil
 }
 
 func (a *attention) forwardKernel(run attnRun) *Kernel {
@@ -106,11 +106,11 @@ func buildAttentionGrad(d *Device, op ops.AttentionGrad, s device.Spec) (*Kernel
 		return nil, err
 	}
 	a.listed(s.In[10])
-	run, err := a.backward(s.In[6:10])
+	k, err := attnBackward.build(a, s)
 	if err != nil {
 		return nil, fmt.Errorf("attention_grad: %w", err)
 	}
-	return a.backwardKernel(run), nil
+	return k, nil
 }
 
 func (a *attention) backwardKernel(run attnRun) *Kernel {
@@ -119,26 +119,6 @@ func (a *attention) backwardKernel(run attnRun) *Kernel {
 		return run.enqueue(c, &attnIO{q: c.In[0], k: c.In[1], v: c.In[2], o: c.In[3], lse: c.In[4], dout: c.In[5], dlse: c.In[9],
 			dq: c.Out[0], dk: c.Out[1], dv: c.Out[2], lengths: c.In[10], offsets: c.In[11]}, c.Scratch)
 	}}
-}
-
-// forward chooses the implementation; extra are the types of doc_start, q_offset and kv_len.
-func (a *attention) forward(extra []tensor.Type) (attnRun, error) {
-	if g, ok := a.graph(extra, false); ok {
-		if run, err := a.withCUDNN(g, (*attention).ownForward, (*attention).restForward); err == nil {
-			return run, nil
-		}
-	}
-	return a.ownForward()
-}
-
-// backward chooses the implementation; extra are the types of doc_start, q_offset, kv_len and dlse.
-func (a *attention) backward(extra []tensor.Type) (attnRun, error) {
-	if g, ok := a.graph(extra, true); ok {
-		if run, err := a.withCUDNN(g, (*attention).ownBackward, (*attention).restBackward); err == nil {
-			return run, nil
-		}
-	}
-	return a.ownBackward()
 }
 
 // ownForward is the fastest kernel of our own.

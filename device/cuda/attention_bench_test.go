@@ -37,18 +37,22 @@ func BenchmarkAttentionTiles(b *testing.B) {
 		timeKernel(b, d, a.backwardKernel(run).bind(d, s), s, 5*2*4096*4096*32*128)
 	}
 	if d.Capability() == attnGroupCapability {
-		for _, t := range attnTilesGroup {
+		for _, t := range groupTilesForward {
 			b.Run(fmt.Sprintf("forward/group/%v", t), func(b *testing.B) {
 				a := make()
 				run, err := a.groupTiled(t)
 				forward(b, a, run, err)
 			})
 		}
-		b.Run("backward/group", func(b *testing.B) {
-			a := make()
-			run, err := a.groupBackward()
-			backward(b, a, run, err)
-		})
+		for _, tq := range groupTilesDQ {
+			for _, tk := range groupTilesDKV {
+				b.Run(fmt.Sprintf("backward/group/%v/%v", tq, tk), func(b *testing.B) {
+					a := make()
+					run, err := a.groupGradTiled(tq, tk)
+					backward(b, a, run, err)
+				})
+			}
+		}
 	}
 	for _, t := range []attnTile{{128, 64, 2}, {128, 64, 1}, {64, 64, 1}, {128, 32, 2}, {64, 128, 1}, {128, 128, 1}} {
 		b.Run(fmt.Sprintf("forward/%v", t), func(b *testing.B) {

@@ -63,6 +63,17 @@ func (d *Device) openCUDNN() (*attnLibrary, error) {
 	return l, l.err
 }
 
+// cudnnVersion is the version of the library, or why there is none.
+func (d *Device) cudnnVersion() (string, error) {
+	d.cudnn.mu.Lock()
+	defer d.cudnn.mu.Unlock()
+	l, err := d.openCUDNN()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprint(l.handle.Library().Version()), nil
+}
+
 // cudnnPlan makes or finds the plan of a graph.
 func (d *Device) cudnnPlan(g cudnn.Attention) (*cudnn.Plan, error) {
 	d.cudnn.mu.Lock()

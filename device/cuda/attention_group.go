@@ -2,11 +2,18 @@ package cuda
 
 import "fmt"
 
-// Tiles of the kernels by warpgroups; groups are how many tiles of each operand that is gone over are in memory at a time.
+// groupTile is how a block of the kernels by warpgroups works: rows of its own, rows of the tiles that it goes over, how many of these are in memory
+// at a time, and whether one warpgroup is half a step behind the other.
+type groupTile struct {
+	rows, over, held int
+	apart            bool
+}
+
+// Tiles in order of preference; the others are there to be timed.
 var (
-	attnTilesGroup = []attnTile{{128, 128, 2}, {128, 64, 3}}
-	attnTileDQ     = attnTile{128, 64, 3}
-	attnTileDKV    = attnTile{64, 128, 3}
+	groupTilesForward = []groupTile{{128, 128, 2, true}, {128, 128, 2, false}, {128, 64, 3, true}}
+	groupTilesDQ      = []groupTile{{128, 64, 4, true}, {128, 64, 4, false}}
+	groupTilesDKV     = []groupTile{{128, 64, 4, true}, {128, 64, 4, false}, {128, 64, 3, true}}
 )
 
 const (
@@ -26,14 +33,14 @@ func (a *attention) groupPays() bool {
 }
 
 // groupForward is attention by warpgroups.
-func (a *attention) groupForward() (attnRun, error) { return a.groupTiled(attnTilesGroup[0]) }
+func (a *attention) groupForward() (attnRun, error) { return a.groupTiled(groupTilesForward[0]) }
 
-func (a *attention) groupTiled(t attnTile) (attnRun, error) {
-	f, err := a.groupFunction("attention_group.cu", t.queries, t.keys, t.groups, "attend_group")
+func (a *attention) groupTiled(t groupTile) (attnRun, error) {
+	f, err := a.groupFunction("attention_group.cu", t, "attend_group")
 	if err != nil {
 		return attnRun{}, err
 	}
-	g := a.groupBlocks(a.Tq, a.Hq, t.queries, 2*t.groups*t.keys, t.queries)
+	g := a.groupBlocks(a.Tq, a.Hq, t, (2*t.held+1)*t.over, t.rows)
 	return attnRun{label: "attention_group", enqueue: func(c *Call, io *attnIO, _ Addr) error {
 		return c.Launch(f, g, &a.args, io.q, io.k, io.v, io.o, io.lse)
 	}}, nil
@@ -41,23 +48,26 @@ func (a *attention) groupTiled(t attnTile) (attnRun, error) {
 
 // groupBackward is its gradient.
 func (a *attention) groupBackward() (attnRun, error) {
+	return a.groupGradTiled(groupTilesDQ[0], groupTilesDKV[0])
+}
+
+func (a *attention) groupGradTiled(tq, tk groupTile) (attnRun, error) {
 	const file = "attention_group_grad.cu"
-	tq, tk := attnTileDQ, attnTileDKV
 	delta, err := a.flashFunction("attention_flash_grad.cu", attnTilesDQ[len(attnTilesDQ)-1], "attend_flash_delta")
 	if err != nil {
 		return attnRun{}, err
 	}
-	dq, err := a.groupFunction(file, tq.queries, tq.keys, tq.groups, "attend_group_dq")
+	dq, err := a.groupFunction(file, tq, "attend_group_dq")
 	if err != nil {
 		return attnRun{}, err
 	}
-	dkv, err := a.groupFunction(file, tk.keys, tk.queries, tk.groups, "attend_group_dkv")
+	dkv, err := a.groupFunction(file, tk, "attend_group_dkv")
 	if err != nil {
 		return attnRun{}, err
 	}
 	byRow := Over(int64(a.B)*int64(a.Tq)*int64(a.Hq)*8, 256, 1)
-	byQuery := a.groupBlocks(a.Tq, a.Hq, tq.queries, 2*tq.groups*tq.keys, 2*tq.queries)
-	byKey := a.groupBlocks(a.Tk, a.Hkv, tk.keys, 2*tk.groups*tk.queries+2*tk.keys, 0)
+	byQuery := a.groupBlocks(a.Tq, a.Hq, tq, 2*tq.held*tq.over, 2*tq.rows)
+	byKey := a.groupBlocks(a.Tk, a.Hkv, tk, 2*tk.held*tk.over+2*tk.rows, 0)
 	return attnRun{label: "attention_group_grad", scratch: a.numbers(), enqueue: func(c *Call, io *attnIO, numbers Addr) error {
 		if err := c.Launch(delta, byRow, &a.args, io.o, io.dout, io.dlse, numbers); err != nil {
 			return err
@@ -69,16 +79,20 @@ func (a *attention) groupBackward() (attnRun, error) {
 	}}, nil
 }
 
-// groupFunction compiles for blocks of so many rows, which go over tiles of `over` rows, `held` of them in memory.
-func (a *attention) groupFunction(file string, rows, over, held int, name string) (*Function, error) {
-	p := a.program(file, fmt.Sprintf("D %d", a.D), fmt.Sprintf("BM %d", rows), fmt.Sprintf("BK %d", over), fmt.Sprintf("M %d", held), a.cappedDefine())
+func (a *attention) groupFunction(file string, t groupTile, name string) (*Function, error) {
+	apart := 0
+	if t.apart {
+		apart = 1
+	}
+	p := a.program(file, fmt.Sprintf("D %d", a.D), fmt.Sprintf("BM %d", t.rows), fmt.Sprintf("BK %d", t.over), fmt.Sprintf("M %d", t.held),
+		fmt.Sprintf("APART %d", apart), a.cappedDefine())
 	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", "attention_rows.cuh", "warpgroup.cuh", file}
 	return a.dev.Function(p, name)
 }
 
-// groupBlocks is a grid of a block for every `each` positions of every head, with memory for rows of swizzled tiles and of padded ones.
-func (a *attention) groupBlocks(positions, heads, each, swizzled, padded int) Geometry {
-	g := Rows((positions+each-1)/each*a.B*heads, 2*each)
+// groupBlocks is a grid of a block for every t.rows positions of every head, with memory for rows of swizzled tiles and of padded ones.
+func (a *attention) groupBlocks(positions, heads int, t groupTile, swizzled, padded int) Geometry {
+	g := Rows((positions+t.rows-1)/t.rows*a.B*heads, 2*t.rows)
 	g.Shared = swizzleAlign + 2*swizzled*a.D + a.flashBytes(padded)
 	return g
 }

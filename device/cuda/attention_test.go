@@ -178,14 +178,14 @@ type attnChoice struct {
 	fits              func(a *attention) bool
 }
 
-// chosen is what the device chooses.
+// chosen is what the device chooses where it times nothing.
 var chosen = attnChoice{name: "chosen"}
 
-func (attnChoice) pick(a *attention, own func(*attention) (attnRun, error), any func([]tensor.Type) (attnRun, error), extra []tensor.Type) (attnRun, error) {
+func (attnChoice) pick(a *attention, own func(*attention) (attnRun, error), pass attnPass, extra []tensor.Type) (attnRun, error) {
 	if own != nil {
 		return own(a)
 	}
-	return any(extra)
+	return pass.byRule(a, extra)
 }
 
 // ownAttention are the kernels that need no library, each with what it can take.
@@ -223,7 +223,7 @@ func (c *attnCase) compute(t testing.TB, d *Device, choice attnChoice) attnResul
 	a, err := newAttention(d, op, s)
 	require.NoError(t, err)
 	a.listed(s.In[6])
-	run, err := choice.pick(a, choice.forward, a.forward, s.In[3:6])
+	run, err := choice.pick(a, choice.forward, attnForward, s.In[3:6])
 	require.NoError(t, err)
 	r.labels[0] = run.label
 	out := launch(t, d, a.forwardKernel(run).bind(d, s), in, s.Out)
@@ -233,7 +233,7 @@ func (c *attnCase) compute(t testing.TB, d *Device, choice attnChoice) attnResul
 	a, err = newAttention(d, op, s)
 	require.NoError(t, err)
 	a.listed(s.In[10])
-	run, err = choice.pick(a, choice.backward, a.backward, s.In[6:10])
+	run, err = choice.pick(a, choice.backward, attnBackward, s.In[6:10])
 	require.NoError(t, err)
 	r.labels[1] = run.label
 	out = launch(t, d, a.backwardKernel(run).bind(d, s), in, s.Out)

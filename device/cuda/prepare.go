@@ -58,23 +58,36 @@ func seldom[T any](d *Device, build func() (T, error)) (T, error) {
 	return build()
 }
 
+// compileNeeds compiles on all processors what the kernel that is being built has asked for so far, for a trial of it. What fails is said by its launch.
+func (d *Device) compileNeeds() {
+	d.building.list.Lock()
+	needs := slices.Clone(d.building.list.needs)
+	d.building.list.Unlock()
+	d.loadAll(modulesOf(needs))
+}
+
+// modulesOf are the programs of functions that are not ready to be launched.
+func modulesOf(needs []*Function) []*module {
+	var modules []*module
+	for _, f := range needs {
+		if m := f.module; !f.made.Load() && !slices.Contains(modules, m) {
+			modules = append(modules, m)
+		}
+	}
+	return modules
+}
+
 // maxCompilers bounds how many programs are compiled at once: each takes some hundred megabytes.
 const maxCompilers = 16
 
 // Prepare implements device.Preparer: it compiles the programs that the kernels need and that are neither on the device nor in the cache, on as many
 // threads as there are processors.
 func (d *Device) Prepare(kernels []device.Kernel) []error {
-	var modules []*module
-	seen := map[*module]bool{}
+	var needs []*Function
 	for _, k := range kernels {
-		for _, f := range needsOf(k) {
-			if m := f.module; !f.made.Load() && !seen[m] {
-				seen[m] = true
-				modules = append(modules, m)
-			}
-		}
+		needs = append(needs, needsOf(k)...)
 	}
-	failed := d.loadAll(modules)
+	failed := d.loadAll(modulesOf(needs))
 	var errs []error
 	for i, k := range kernels {
 		for _, f := range needsOf(k) {

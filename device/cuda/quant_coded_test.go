@@ -113,7 +113,7 @@ func TestFastestWay(t *testing.T) {
 	for turn := range 2 {
 		d.ways.cache, d.ways.chosen = nil, nil // as in another process
 		runs := 0
-		k, err := d.pickBy("a test", s, []way{build(40, &runs), build(1, &runs)})
+		k, err := d.pickBy("a test", s, []way{build(40, &runs), build(1, &runs)}, nil)
 		require.NoError(t, err)
 		require.Equal(t, "1", k.Label)
 		require.Equal(t, turn == 0, runs > 0, "timed once")

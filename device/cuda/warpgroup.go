@@ -41,7 +41,7 @@ func (d *Device) checkGroups(dt tensor.DType) (err error) {
 		return errors.Join(err, fmt.Errorf("code for %s has no products by warpgroups", arch))
 	}
 	f, err := d.Function(Program{Files: []string{"tensor_core.cuh", "attention_tiles.cuh", "warpgroup.cuh", "warpgroup_check.cu"},
-		Define: []string{"T " + cType(dt), "D 128"}}, "check_groups")
+		Define: []string{"T " + cType(dt), "D 128", "APART 0"}}, "check_groups")
 	if err != nil {
 		return err
 	}

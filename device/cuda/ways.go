@@ -42,7 +42,7 @@ func (d *Device) pick(what string, s device.Spec, ways []way) (*Kernel, error) {
 		names[i] = w.name
 	}
 	key := fmt.Sprintf("ways %s, kernels %x, cublaslt %d, %s, %d processors: %s", strings.Join(names, " "), kernelsDigest(), lib.Library().Version(), d.name, d.sms, what)
-	return d.pickBy(key, s, ways)
+	return d.pickBy(key, s, ways, nil)
 }
 
 // kernelsDigest is a digest of the kernels' sources: other kernels, other times.
@@ -56,8 +56,8 @@ var kernelsDigest = sync.OnceValue(func() []byte {
 	return h.Sum(nil)[:8]
 })
 
-// pickBy is pick with all that the choice depends on in the key.
-func (d *Device) pickBy(key string, s device.Spec, ways []way) (*Kernel, error) {
+// pickBy is pick with all that the choice depends on in the key. A trial's operands are noise; place, where it is given, puts others into calls.
+func (d *Device) pickBy(key string, s device.Spec, ways []way, place func(*Call)) (*Kernel, error) {
 	if name, ok := d.ways.remembered(key); ok {
 		for _, w := range ways {
 			if w.name == name {
@@ -72,7 +72,7 @@ func (d *Device) pickBy(key string, s device.Spec, ways []way) (*Kernel, error) 
 			return nil, err
 		}
 	}
-	best, err := d.race(s, built)
+	best, err := d.race(s, built, place)
 	var none *noMemoryError
 	switch {
 	case errors.As(err, &none):
@@ -88,7 +88,7 @@ func (d *Device) pickBy(key string, s device.Spec, ways []way) (*Kernel, error) 
 
 // race returns the number of the fastest kernel of a spec, -1 if none could be launched. They run on operands of their own, several sets in turn, so that
 // a GPU's last cache holds no more of them than in a step.
-func (d *Device) race(s device.Spec, list []*Kernel) (best int, err error) {
+func (d *Device) race(s device.Spec, list []*Kernel, place func(*Call)) (best int, err error) {
 	in, out := sizes(s.In), sizes(s.Out)
 	each, scratch := int64(0), int64(0)
 	for _, n := range append(append([]int64{}, in...), out...) {
@@ -99,6 +99,7 @@ func (d *Device) race(s device.Spec, list []*Kernel) (best int, err error) {
 	}
 	sets := int(min(max(2*d.l2/max(each, 1), 1), 8))
 	best = -1
+	d.compileNeeds()
 	err = d.enter(func() (err error) {
 		at, err := d.api.Alloc(int64(sets)*each + scratch)
 		if err != nil {
@@ -117,7 +118,13 @@ func (d *Device) race(s device.Spec, list []*Kernel) (best int, err error) {
 		if err := r.noise(Addr(at), int64(sets)*each); err != nil {
 			return err
 		}
-		times, err := r.rounds(contenders(r, list, operandSets(at, sets, in, out), Addr(at)+Addr(int64(sets)*each)))
+		calls := operandSets(at, sets, in, out)
+		for i := range calls {
+			if place != nil {
+				place(&calls[i])
+			}
+		}
+		times, err := r.rounds(contenders(r, list, calls, Addr(at)+Addr(int64(sets)*each)))
 		best = fastest(times)
 		return err
 	})

@@ -1,6 +1,6 @@
 // Attention by warpgroups (compute capability 9.0), after Shah et al. 2024: a block takes BM queries of a head, 64 a warpgroup, and goes over the keys that they
-// see BK at a time. While the scores of a tile become weights, the products of the tile before go on. D (64 or 128), T, BM, BK, M (tiles of
-// keys and of values in memory at a time) and CAPPED are defined outside.
+// see BK at a time. While the scores of a tile become weights, the products of the tile before go on, and those of the other group. D (64 or 128), T, BM, BK,
+// M (tiles of keys in memory at a time; of values there is one more), APART and CAPPED are defined outside.
 
 #define THREADS (BM * 2)
 #define TILE_BYTES (BK * D * 2)
@@ -19,14 +19,15 @@ INLINE void outputs(float (*sum)[4], const u32 (*weights)[4], const u8 *values) 
   for (int k = 0; k < BK; k += 16) group_held<D, 1>(sum[0], weights[k / 16], ahead(b, k * 128), 1);
 }
 
-// Ring is what a block reads of keys and values: M tiles of each in memory. Tile i of the values comes with tile i + 1 of the keys.
+// Ring is what a block reads of keys and values. Tile i of the values comes with tile i + 1 of the keys. Where groups meet before the scores of tile i, one of
+// them may still multiply weights by the values of tile i - 2; it is done with the keys of i - 1.
 struct Ring {
   u8 *keys, *values;
   const T *k, *v;
   i64 step;
   int lo, hi, n;  // keys that are seen, in n tiles
   __device__ __forceinline__ u8 *key_tile(int i) const { return keys + i % M * TILE_BYTES; }
-  __device__ __forceinline__ u8 *value_tile(int i) const { return values + i % M * TILE_BYTES; }
+  __device__ __forceinline__ u8 *value_tile(int i) const { return values + i % (M + 1) * TILE_BYTES; }
   __device__ __forceinline__ void begin(int i) const {
     if (i < n) fetch_swizzled<BK, THREADS>(key_tile(i), k, step, lo + i * BK, hi);
     if (i > 0 && i <= n) fetch_swizzled<BK, THREADS>(value_tile(i - 1), v, step, lo + (i - 1) * BK, hi);
@@ -34,9 +35,7 @@ struct Ring {
   }
   // next waits for tile i of the keys and i - 1 of the values, and begins what takes the place of those before.
   __device__ __forceinline__ void next(int i) const {
-    copy_wait<M - 2>();
-    copies_to_groups();
-    __syncthreads();
+    arrived<M - 2, THREADS>();
     begin(i + M - 1);
   }
 };
@@ -66,29 +65,28 @@ struct Tile {
 #pragma unroll
     for (int n = 0; n < BK; n += 16) pack(weights[n / 16], s + n / 8);
   }
-  // first is the first tile of keys, next another, beside the products of the values of the one before, which done waits for. There is no
-  // branch between the beginning of a product and its wait, and the last wait comes after one: else the compiler would wait at once.
-  template <int MASKED> __device__ __forceinline__ void first(const Attention &a, const Ring &ring, float unit) {
-    groups_begin(MASKED);
-    scores(s, held, ring.key_tile(0));
+  // first begins and waits for the scores of the group's first tile, next for those of another, beside the products of the values of the one before, which
+  // done waits for. There is no branch between the beginning of a product and its wait, and the last wait comes after one: else the compiler would
+  // wait at once.
+  __device__ __forceinline__ void first(const Ring &ring, int i) {
+    groups_begin();
+    scores(s, held, ring.key_tile(i));
     groups_commit();
     groups_wait<0>();
-    rate<MASKED>(a, unit, ring.lo);
   }
-  template <int MASKED> __device__ __forceinline__ void next(const Attention &a, const Ring &ring, float unit, int i) {
+  __device__ __forceinline__ void next(const Ring &ring, int i) {
     rescale(sum, shrinks);
-    groups_begin(MASKED);
+    groups_begin();
     scores(s, held, ring.key_tile(i));
     groups_commit();
     outputs(sum, weights, ring.value_tile(i - 1));
     groups_commit();
     groups_wait<1>();
-    rate<MASKED>(a, unit, ring.lo + i * BK);
   }
-  __device__ __forceinline__ void last(const Ring &ring) {
+  __device__ __forceinline__ void last(const Ring &ring, int i) {
     rescale(sum, shrinks);
     groups_begin();
-    outputs(sum, weights, ring.value_tile(ring.n - 1));
+    outputs(sum, weights, ring.value_tile(i));
     groups_commit();
     groups_wait<0>();
     settle<D>(sum);
@@ -100,7 +98,7 @@ attend_group(Attention a, const T *__restrict__ q, const T *__restrict__ k, cons
   SHARED_DYNAMIC(u8, dynamic);
   __shared__ int low[BM], high[BM];
   u8 *memory = first_tile(dynamic);
-  T *queries = (T *)(memory + 2 * M * TILE_BYTES);
+  T *queries = (T *)(memory + (2 * M + 1) * TILE_BYTES);
   int heads = a.b * a.hq, tile = (a.tq + BM - 1) / BM - 1 - (int)blockIdx.x / heads, mine = threadIdx.x / WARP * 16, group = threadIdx.x / GROUP * (GROUP / 2);
   int h = (int)blockIdx.x % heads % a.hq, b = (int)blockIdx.x % heads / a.hq, t0 = tile * BM;
   i64 step = (i64)a.hq * a.d, base = ((i64)b * a.tq * a.hq + h) * a.d, at = b * a.key_batch + h / a.rep * a.key_head;
@@ -123,21 +121,28 @@ attend_group(Attention a, const T *__restrict__ q, const T *__restrict__ k, cons
   }
   float unit = LOG2E * (CAPPED ? 1 : a.scale);
   auto whole = [&](int i) { return own.full_lo <= ring.lo + i * BK && ring.lo + (i + 1) * BK <= own.full_hi; };
-  if (ring.n > 0) {
-    ring.next(0);
+  Turns mine_of = turns_of(own.lo, own.hi, ring.lo, BK);
+  int met = 0;  // groups meet n + 1 times, before tiles 0 to n
+  auto meet = [&](int upto) {
+    while (met <= upto) ring.next(met++);
+  };
+  if (mine_of.first < mine_of.last) {
+    meet(mine_of.first);
     Spot left = left_spot(queries + mine * STRIDE);
 #pragma unroll
     for (int c = 0; c < D; c += 16) load_at(x.held[c / 16], ahead(left, c));
-    whole(0) ? x.first<0>(a, ring, unit) : x.first<1>(a, ring, unit);
-    for (int i = 1; i < ring.n; i++) {
+    x.first(ring, mine_of.first);
+    for (int i = mine_of.first;; i++) {
+      if (late()) meet(i + 1);
+      whole(i) ? x.rate<0>(a, unit, ring.lo + i * BK) : x.rate<1>(a, unit, ring.lo + i * BK);
       x.done();
-      ring.next(i);
-      whole(i) ? x.next<0>(a, ring, unit, i) : x.next<1>(a, ring, unit, i);
+      if (!late()) meet(i + 1);
+      if (i + 1 == mine_of.last) break;
+      x.next(ring, i + 1);
     }
-    x.done();
-    ring.next(ring.n);
-    x.last(ring);
+    x.last(ring, mine_of.last - 1);
   }
+  if (ring.n > 0) meet(ring.n);
   copy_wait<0>();
   __syncthreads();  // where no key is seen, the copies of the queries may still be under way
   float f[2];

@@ -1,6 +1,7 @@
 // The gradient of attention by warpgroups (compute capability 9.0), in the two passes of attention_flash_grad.cu: every sum is made by one warpgroup
-// in one order. While the elements of a tile are computed, the products of the tile before go on. D (64 or 128), T and CAPPED are defined outside; blocks have
-// BM = 128 rows, queries or keys, 64 a warpgroup, and go over tiles of BK = 64 of the others, M of which are in memory at a time.
+// in one order. While the elements of a tile are computed, the products of the tile before go on, and those of the other group. D (64 or 128), T, APART and CAPPED
+// are defined outside; blocks have BM = 128 rows, queries or keys, 64 a warpgroup, and go over tiles of BK = 64 of the others, M of which are in
+// memory at a time.
 
 #define THREADS (BM * 2)
 #define TILE_BYTES (BK * D * 2)
@@ -15,13 +16,6 @@ struct Pairs {
     fetch_swizzled<BK, THREADS>(second(i), y, step, from, to);
   }
 };
-
-// arrived waits for the copies of all threads but those of the last `AFTER` tiles.
-template <int AFTER> INLINE void arrived() {
-  copy_wait<AFTER>();
-  copies_to_groups();
-  __syncthreads();
-}
 
 // add begins sum += weights x a tile's rows.
 INLINE void add(float (*sum)[4], const u32 (*weights)[4], const u8 *tile) {
@@ -47,9 +41,9 @@ struct Query {
   float s[BK / 8][4], dp[BK / 8][4], sum[D / 8][4], top[2], shift[2];
   int lo[2], hi[2];
 
-  template <int MASKED> __device__ __forceinline__ void multiply(const Pairs &tiles, int i) {
+  __device__ __forceinline__ void multiply(const Pairs &tiles, int i) {
     Operand keys = row_operand(tiles.first(i)), values = row_operand(tiles.second(i));
-    groups_begin(MASKED);
+    groups_begin();
 #pragma unroll
     for (int k = 0; k < D; k += 16) group_held<BK, 0>(s[0], held[k / 16], ahead(keys, column_step(BK, k)), k > 0);
 #pragma unroll
@@ -66,18 +60,16 @@ struct Query {
     auto less = [&](int, int i) { return shift[i / 2]; };
     differentiate_tile<BK>(a, s, dp, base, less, !MASKED, seen);
   }
-  // first and next are the steps of tiles, as in attention_group.cu; done waits for the last product.
-  template <int MASKED> __device__ __forceinline__ void first(const Attention &a, const Pairs &tiles, int j0) {
-    multiply<MASKED>(tiles, 0);
+  // first and next make the products of tiles, as in attention_group.cu; done waits for the last product.
+  __device__ __forceinline__ void first(const Pairs &tiles, int i) {
+    multiply(tiles, i);
     groups_wait<0>();
-    rate<MASKED>(a, j0);
   }
-  template <int MASKED> __device__ __forceinline__ void next(const Attention &a, const Pairs &tiles, int i, int j0) {
-    multiply<MASKED>(tiles, i);
+  __device__ __forceinline__ void next(const Pairs &tiles, int i) {
+    multiply(tiles, i);
     add(sum, weights, tiles.first(i - 1));
     groups_commit();
     groups_wait<1>();
-    rate<MASKED>(a, j0);
   }
   __device__ __forceinline__ void done() {
     groups_wait<0>();
@@ -113,7 +105,7 @@ attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
   };
   auto whole = [&](int i) { return own.full_lo <= all.lo + i * BK && all.lo + (i + 1) * BK <= own.full_hi; };
 #pragma unroll
-  for (int i = 0; i < M - 2; i++) begin(i);
+  for (int i = 0; i < M - 3; i++) begin(i);
   Query x = {};
 #pragma unroll
   for (int i = 0; i < 2; i++) {
@@ -122,24 +114,34 @@ attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
     x.lo[i] = low[r], x.hi[i] = high[r];
     x.top[i] = there ? lse[numbers + t0 + r] * LOG2E : 0, x.shift[i] = there ? delta[numbers + t0 + r] : 0;
   }
-  if (n > 0) {
-    arrived<M - 3>();
-    begin(M - 2);
-    hold(x.held, queries + mine * STRIDE), hold(x.held_dout, douts + mine * STRIDE);
-    whole(0) ? x.first<0>(a, tiles, all.lo) : x.first<1>(a, tiles, all.lo);
-    for (int i = 1; i < n; i++) {
-      x.done();
-      arrived<M - 3>();
-      begin(i + M - 2);
-      whole(i) ? x.next<0>(a, tiles, i, all.lo + i * BK) : x.next<1>(a, tiles, i, all.lo + i * BK);
+  Turns turns = turns_of(own.lo, own.hi, all.lo, BK);
+  int met = 0;
+  // Where groups meet before tile i, one of them may still have tile i - 1 to come and add with i - 2.
+  auto meet = [&](int upto) {
+    for (; met <= upto; met++) {
+      arrived<M - 4, THREADS>();
+      begin(met + M - 3);
     }
-    x.done();
+  };
+  if (turns.first < turns.last) {
+    meet(turns.first);
+    hold(x.held, queries + mine * STRIDE), hold(x.held_dout, douts + mine * STRIDE);
+    x.first(tiles, turns.first);
+    for (int i = turns.first;; i++) {
+      if (late()) meet(min(i + 1, n - 1));
+      whole(i) ? x.rate<0>(a, all.lo + i * BK) : x.rate<1>(a, all.lo + i * BK);
+      x.done();
+      if (!late()) meet(min(i + 1, n - 1));
+      if (i + 1 == turns.last) break;
+      x.next(tiles, i + 1);
+    }
     groups_begin();
-    add(x.sum, x.weights, tiles.first(n - 1));
+    add(x.sum, x.weights, tiles.first(turns.last - 1));
     groups_commit();
     groups_wait<0>();
     settle<D>(x.sum);
   }
+  meet(n - 1);
   copy_wait<0>();
   __syncthreads();
   deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, x.sum, a.scale, a.scale);
@@ -160,25 +162,44 @@ struct Steps {
   int lo, hi;  // of this thread's query, for Beside
   float top, shift;
 
-  // begin starts copying tile number i, and reads its numbers, which put writes long after.
-  __device__ __forceinline__ void begin(const Attention &a, const Pairs &tiles, int i) {
+  // begin starts copying tile number i.
+  __device__ __forceinline__ void begin(const Attention &a, const Pairs &tiles, int i) const {
     if (i < n) {
-      int h = h0 + i / each, t0 = from + i % each * BK, t = t0 + threadIdx.x;
-      i64 base = ((i64)b * a.tq * a.hq + h) * a.d, step = (i64)a.hq * a.d;
-      tiles.fetch(i, q + base, dout + base, step, t0, to);
-      lo = hi = 0, top = shift = 0;
-      if (threadIdx.x < BK && t < to) {
-        sees(a, b, t, lo, hi);
-        i64 number = ((i64)b * a.hq + h) * a.tq + t;
-        top = lse[number] * LOG2E, shift = delta[number];
-      }
+      i64 base = ((i64)b * a.tq * a.hq + h0 + i / each) * a.d;
+      tiles.fetch(i, q + base, dout + base, (i64)a.hq * a.d, from + i % each * BK, to);
     }
     copy_commit();
+  }
+  // read reads the numbers of tile i, which put writes long after.
+  __device__ __forceinline__ void read(const Attention &a, int i) {
+    int h = h0 + i / each, t = from + i % each * BK + threadIdx.x;
+    lo = hi = 0, top = shift = 0;
+    if (threadIdx.x < BK && i < n && t < to) {
+      sees(a, b, t, lo, hi);
+      i64 number = ((i64)b * a.hq + h) * a.tq + t;
+      top = lse[number] * LOG2E, shift = delta[number];
+    }
   }
   __device__ __forceinline__ void put(Beside &x) const {
     if (threadIdx.x < BK) x.low[threadIdx.x] = lo, x.count[threadIdx.x] = hi - lo, x.top[threadIdx.x] = top, x.shift[threadIdx.x] = shift;
   }
 };
+
+// ranges_of sets range[2g], range[2g + 1] to the queries that see one of the keys of group g, of those [j0, end) of row b.
+INLINE void ranges_of(const Attention &a, int b, int j0, int end, int *range) {
+  int from, to, skip, second = j0 + GROUP / 2;
+  seen_by(a, b, j0, from, skip), seen_by(a, b, end - 1, skip, to);
+  if (threadIdx.x < 4) range[threadIdx.x] = threadIdx.x % 2 ? 0 : a.tq;
+  __syncthreads();
+  for (int t = from + threadIdx.x; t < to; t += THREADS) {
+    int lo, hi;
+    sees(a, b, t, lo, hi);
+    if (lo >= hi) continue;
+    if (lo < min(second, end) && hi > j0) atomicMin(&range[0], t), atomicMax(&range[1], t + 1);
+    if (lo < end && hi > second) atomicMin(&range[2], t), atomicMax(&range[3], t + 1);
+  }
+  __syncthreads();
+}
 
 // barrier keeps the compiler from reading the numbers of all columns first, which takes registers.
 INLINE void barrier() {
@@ -221,11 +242,13 @@ struct Key {
       barrier();
     }
   }
-  // step is a tile of queries. Its sums are waited for by done: beside two of them there are no registers to compute elements meanwhile,
-  // which the other warpgroup does.
-  __device__ __forceinline__ void step(const Attention &a, const Pairs &tiles, const Beside &x, int i, int j) {
+  // begun makes the products of a tile of queries, added the sums. Neither is left under way: beside two sums there are no registers to compute
+  // elements meanwhile, which the other warpgroup does.
+  __device__ __forceinline__ void begun(const Pairs &tiles, int i) {
     multiply(tiles, i);
     groups_wait<0>();
+  }
+  __device__ __forceinline__ void added(const Attention &a, const Pairs &tiles, const Beside &x, int i, int j) {
     rate(a, x, j);
     groups_begin();
     add(sum_v, weights, tiles.second(i));
@@ -243,8 +266,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attend_group_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
                  const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv) {
   SHARED_DYNAMIC(u8, dynamic);
-  __shared__ Beside beside[2];
-  __shared__ int range[2];
+  __shared__ Beside beside[4];  // of the tile that comes, and of those that the groups work on
+  __shared__ int range[4];
   u8 *keys = first_tile(dynamic), *values = keys + BM * D * 2;
   Pairs tiles = {values + BM * D * 2};
   int heads = a.b * a.hkv, j0 = (int)blockIdx.x / heads * BM, g = (int)blockIdx.x % heads % a.hkv, b = (int)blockIdx.x % heads / a.hkv;
@@ -252,19 +275,37 @@ attend_group_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, 
   i64 at = b * a.key_batch + g * a.key_head;
   fetch_swizzled<BM, THREADS>(keys, k + at, a.key_row, j0, a.tk);
   fetch_swizzled<BM, THREADS>(values, v + at, a.key_row, j0, a.tk);
-  range_of(a, b, j0, end, range, from, to);
+  ranges_of(a, b, j0, end, range);
+  from = min(range[0], range[2]), to = max(range[1], range[3]);
+  Turns turns = turns_of(range[threadIdx.x / GROUP * 2], range[threadIdx.x / GROUP * 2 + 1], from, BK);
   int each = (max(to - from, 0) + BK - 1) / BK, j = j0 + mine + lane() / 4;
   Steps steps = {q, dout, lse, delta, b, g * a.rep, from, to, each, each * a.rep};
   Key x = {};
   int group = threadIdx.x / GROUP * (GROUP / 2) * 128;  // bytes of a column of the rows before
   x.keys = row_operand(keys + group), x.values = row_operand(values + group);
-  steps.begin(a, tiles, 0);
+#pragma unroll
+  for (int i = 0; i < M - 2; i++) steps.begin(a, tiles, i);
+  steps.read(a, 0);
+  // Where groups meet before tile i, one of them may still have the sums of tile i - 1 to make.
+  auto meet = [&](int i) {
+    if (i >= steps.n) return;
+    steps.put(beside[i % 4]);
+    arrived<M - 3, THREADS>();
+    steps.begin(a, tiles, i + M - 2);
+    steps.read(a, i + 1);
+  };
+  meet(0);
   for (int i = 0; i < steps.n; i++) {
-    steps.put(beside[i % 2]);
-    arrived<0>();
-    steps.begin(a, tiles, i + 1);
-    x.step(a, tiles, beside[i % 2], i, j);
+    int at = i % each;
+    if (at < turns.first || at >= turns.last) {
+      meet(i + 1);
+      continue;
+    }
+    x.begun(tiles, i);
+    if (late()) meet(i + 1);
+    x.added(a, tiles, beside[i % 4], i, j);
     x.done();
+    if (!late()) meet(i + 1);
   }
   copy_wait<0>();
   __syncthreads();

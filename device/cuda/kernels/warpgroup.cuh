@@ -7,6 +7,7 @@
 // chunks of 16 bytes number c lies where number c ^ (row % 8) would. Sums are as those of mma: rows of warp w of the group are 16 * w and on.
 
 #define GROUP 128  // threads of a warpgroup
+#define MEETING 8  // the barrier of groups_meet
 #define TILE_ALIGN 1024
 
 INLINE u8 *aligned_tiles(u8 *memory, u32 at) { return memory + (TILE_ALIGN - at % TILE_ALIGN) % TILE_ALIGN; }
@@ -39,6 +40,7 @@ INLINE void groups_begin(int way = 0) { emulate_barrier(1 + threadIdx.x / GROUP 
 INLINE void groups_commit() {}
 template <int N> INLINE void groups_wait() { __syncwarp(); }
 INLINE void copies_to_groups() {}
+template <int THREADS> INLINE void groups_meet() { emulate_barrier(MEETING, THREADS); }
 
 // group_held adds (64 x 16 held in registers) x (16 x N) to c, or sets c where add is 0.
 template <int N, int TURNED> INLINE void group_held(float *c, const u32 *a, Operand b, int add) {
@@ -158,6 +160,11 @@ template <int N> INLINE void group_lying(float *, Operand, Operand, int) { asm("
 
 #endif
 
+#ifndef BYES_EMULATE
+// groups_meet waits for all warpgroups of the block, which may be at different places of the program.
+template <int THREADS> INLINE void groups_meet() { asm volatile("bar.sync %0, %1;" ::"n"(MEETING), "n"(THREADS) : "memory"); }
+#endif
+
 // settle keeps the compiler from moving what reads or writes sums across a wait.
 template <int N> INLINE void settle(float (*c)[4]) {
 #ifndef BYES_EMULATE
@@ -181,3 +188,23 @@ template <int ROWS, int THREADS> INLINE void fetch_swizzled(u8 *tile, const T *x
 
 // column_step is how far the inner index k lies along the rows of a tile of so many rows, for operands whose inner index is a row's.
 INLINE constexpr int column_step(int rows, int k) { return k / 64 * rows * 128 + k % 64 * 2; }
+
+// arrived waits for the copies of all threads but those of the last AFTER commits.
+template <int AFTER, int THREADS> INLINE void arrived() {
+  copy_wait<AFTER>();
+  copies_to_groups();
+  groups_meet<THREADS>();
+}
+
+// late tells whether this thread's group works half a step behind the other: while one waits for products the other computes with its results. Both
+// meet as often, the one that is late between its two halves, so that it may still read the tile before the one that the other is done with.
+INLINE bool late() { return APART && threadIdx.x >= GROUP; }
+
+// Turns are the tiles that a warpgroup has products with, [first, last) of those that the block goes over.
+struct Turns { int first, last; };
+
+// turns_of are those of the keys [lo, hi) where the block's begin at `from` and a tile has `each`.
+INLINE Turns turns_of(int lo, int hi, int from, int each) {
+  if (lo >= hi) return {0, 0};
+  return {(lo - from) / each, (hi - from + each - 1) / each};
+}

@@ -1,0 +1,158 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// attnPass is one direction of an attention: how own kernels and the library compute it, and what makes a kernel of either.
+type attnPass struct {
+	backward bool
+	own      func(a *attention) (attnRun, error)
+	rest     func(a *attention) (attnRun, error) // own kernels for operands at any address
+	kernel   func(a *attention, run attnRun) *Kernel
+	extra    int // where inputs doc_start, q_offset and kv_len begin
+	list     int // where those of the list of documents do
+}
+
+var (
+	attnForward  = attnPass{own: (*attention).ownForward, rest: (*attention).restForward, kernel: (*attention).forwardKernel, extra: 3, list: 6}
+	attnBackward = attnPass{backward: true, own: (*attention).ownBackward, rest: (*attention).restBackward, kernel: (*attention).backwardKernel, extra: 6, list: 10}
+)
+
+// byLibrary is the pass by cuDNN, if it takes it.
+func (p attnPass) byLibrary(a *attention, extra []tensor.Type) (attnRun, bool) {
+	g, ok := a.graph(extra, p.backward)
+	if !ok {
+		return attnRun{}, false
+	}
+	run, err := a.withCUDNN(g, p.own, p.rest)
+	return run, err == nil
+}
+
+// byRule is the pass by the library where it takes it, else by own kernels.
+func (p attnPass) byRule(a *attention, extra []tensor.Type) (attnRun, error) {
+	if run, ok := p.byLibrary(a, extra); ok {
+		return run, nil
+	}
+	return p.own(a)
+}
+
+// build chooses the kernel of a pass. Where the library and own kernels by warpgroups are possible, the device times both, once for a shape and
+// what is promised of documents; forward and backward are chosen apart, since both leave lse as the op has it. A deterministic device times nothing:
+// it takes own kernels for packed rows, whose sums have one order without the workspace that the library's need, and the library for others.
+func (p attnPass) build(a *attention, s device.Spec) (*Kernel, error) {
+	extra := s.In[p.extra:p.list]
+	rule := func() (*Kernel, error) {
+		run, err := p.byRule(a, extra)
+		if err != nil {
+			return nil, err
+		}
+		return p.kernel(a, run), nil
+	}
+	own := func() (*Kernel, error) {
+		run, err := p.own(a)
+		if err != nil {
+			return nil, err
+		}
+		return p.kernel(a, run), nil
+	}
+	if _, ok := a.graph(extra, p.backward); !ok || !a.groupPays() {
+		return rule()
+	}
+	version, err := a.dev.cudnnVersion()
+	if err != nil {
+		return own() //nolint:nilerr // doctor shows why there is none
+	}
+	if a.dev.Deterministic() {
+		if a.slots > 0 {
+			return own()
+		}
+		return rule()
+	}
+	key := fmt.Sprintf("ways cudnn own, kernels %x, cudnn %s, %s, %d processors: %s %+v %v, %d documents", kernelsDigest(), version, a.dev.name, a.dev.sms,
+		s.Op.Name(), a.op, s.In[:3], a.slots)
+	return p.timed(a, s, key, rule, own)
+}
+
+// timed picks one of two ways by time. The library may refuse an attention when it is asked for a plan.
+func (p attnPass) timed(a *attention, s device.Spec, key string, rule, own func() (*Kernel, error)) (*Kernel, error) {
+	ways := []way{{"cudnn", rule}, {"own", own}}
+	if _, ok := a.dev.ways.remembered(key); ok {
+		return a.dev.pickBy(key, s, ways, nil)
+	}
+	run, ok := p.byLibrary(a, s.In[p.extra:p.list])
+	if !ok {
+		return own()
+	}
+	ways[0].build = func() (*Kernel, error) { return p.kernel(a, run), nil }
+	place, free, err := p.trialDocuments(a, s)
+	if err != nil {
+		return ways[0].build() //nolint:nilerr // no memory to try in
+	}
+	k, err := a.dev.pickBy(key, s, ways, place)
+	return k, errors.Join(err, free())
+}
+
+// trialDocuments makes the documents of a trial, and returns what gives their places to calls, and what frees them.
+func (p attnPass) trialDocuments(a *attention, s device.Spec) (place func(*Call), free func() error, err error) {
+	if a.slots == 0 {
+		return nil, func() error { return nil }, nil
+	}
+	d, doc := a.dev, s.In[p.extra]
+	lengths, offsets := s.In[p.list], s.In[p.list+1]
+	at := []int64{0, aligned(doc.Bytes()), aligned(doc.Bytes()) + aligned(lengths.Bytes())}
+	b, err := d.Alloc(at[2] + offsets.Bytes())
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Free())
+		}
+	}()
+	ptr := func(i int) device.Ptr { return device.Ptr{Buf: b, Off: at[i]} }
+	stream, err := d.stream(tuneStream)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := d.inner(device.Spec{In: []tensor.Type{doc}, Out: []tensor.Type{lengths, offsets},
+		Op: ops.Documents{Slots: a.slots, Longest: a.op.Longest, Heads: int32(a.Hq), KeyHeads: int32(a.Hkv), HeadDim: int32(a.D)}})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := stream.Upload(ptr(0), tensor.AsBytes(typicalDocuments(a.B, a.Tq, int(a.slots), int(a.op.Longest)))); err != nil {
+		return nil, nil, err
+	}
+	if err := list.Launch(stream, []device.Ptr{ptr(0)}, []device.Ptr{ptr(1), ptr(2)}, device.Ptr{}); err != nil {
+		return nil, nil, err
+	}
+	first, err := d.address(ptr(0), at[2]+offsets.Bytes())
+	return func(c *Call) {
+		c.In[p.extra], c.In[p.list], c.In[p.list+1] = first, first+Addr(at[1]), first+Addr(at[2])
+	}, b.Free, err
+}
+
+// typicalDocuments is doc_start of rows of t tokens as those are for which a list of `slots` documents, none longer than `longest`, is made: a list has room
+// for a quarter more than are expected. In each row the first is as long as is allowed, half a row at most, and the others share the rest.
+func typicalDocuments(rows, t, slots, longest int) []int32 {
+	each := max((slots*4+4)/5/rows, 1)
+	first := min(longest, t)
+	if each > 1 {
+		first = min(first, (t+1)/2)
+	}
+	others := min(longest, max((t-first+each-2)/max(each-1, 1), 1))
+	out := make([]int32, 0, rows*t)
+	for range rows {
+		for at, n := 0, first; at < t; at, n = at+n, others {
+			for range min(n, t-at) {
+				out = append(out, int32(at))
+			}
+		}
+	}
+	return out
+}
