@@ -136,13 +136,14 @@ func TestRowsByIndex(t *testing.T) {
 	}
 }
 
-// TestTableSums: a table of few and of many rows for its owners, rows that many positions name, and more positions than a list has room for.
+// TestTableSums: a table of few and of many rows for its owners, rows that many or all positions name, and more positions than a list has room for.
 func TestTableSums(t *testing.T) {
 	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
 		for _, width := range []int{1, 5, 32, 520} {
 			t.Run(fmt.Sprint(dt, width), func(t *testing.T) {
 				bothDevices(t, ops.ScatterAddRows{Size: 1300}, 0, numbers(2, false, dt, 900, width), positions(2, -20, 1400, 900))
 				bothDevices(t, ops.ScatterAddRows{Size: 700}, 1, numbers(3, false, dt, 600, width), positions(3, 250, 9, 600))
+				bothDevices(t, ops.ScatterAddRows{Size: 700}, 0, numbers(4, false, dt, 300, width), positions(4, 250, 1, 300))
 			})
 		}
 	}
