@@ -43,7 +43,11 @@ func (d *Device) stream(i int) (*Stream, error) {
 	}
 	s := &Stream{dev: d, block: new(driver.LaunchBlock)}
 	err := d.enter(func() (err error) {
-		s.handle, err = d.api.NewStream(0)
+		priority, err := d.priority(i)
+		if err != nil {
+			return err
+		}
+		s.handle, err = d.api.NewStream(priority)
 		return err
 	})
 	if err != nil {
@@ -176,5 +180,17 @@ func (s *Stream) close() error {
 	})
 }
 
-// Lanes implements device.Parallel: arithmetic, collectives and copies.
-func (d *Device) Lanes() int { return 3 }
+// Streams that plans use: for arithmetic, collectives, copies, and two for arithmetic that gives way.
+const planStreams, firstToYield = 5, 3
+
+// Lanes implements device.Parallel.
+func (d *Device) Lanes() int { return planStreams }
+
+// priority is that of a queue: blocks of a kernel begin before those of kernels in queues of a lower one. Recorded launches keep it.
+func (d *Device) priority(queue int) (int, error) {
+	least, greatest, err := d.api.Priorities()
+	if queue >= firstToYield && queue < planStreams {
+		return least, err
+	}
+	return greatest, err
+}

@@ -131,9 +131,12 @@ func (p *Plan) Launches() []Launch {
 		if st.move == fromHost {
 			l.Phase = graph.Backward // of what it is for
 		}
-		if l.Copy {
+		switch {
+		case l.Copy:
 			l.Bytes, l.Told = 2*st.bytes, true
-		} else {
+		case st.part == firstPart: // the second has the work of both
+			l.Told = true
+		default:
 			l.Flops, l.Bytes, l.Told = cost(st.node)
 		}
 		out[i] = l

@@ -13,6 +13,13 @@ func (a *API) NewStream(priority int) (Stream, error) {
 	return Stream(s), err
 }
 
+// Priorities returns the least and the greatest priority of queues in the current context, equal where it has none.
+func (a *API) Priorities() (least, greatest int, err error) {
+	var l, g int32
+	err = a.check("cuCtxGetStreamPriorityRange", a.c.StreamPriorities.Call(uintptr(unsafe.Pointer(&l)), uintptr(unsafe.Pointer(&g))))
+	return int(l), int(g), err
+}
+
 // CloseStream frees a queue once its work is done.
 func (a *API) CloseStream(s Stream) error {
 	return a.check("cuStreamDestroy", a.c.StreamDestroy.Call(uintptr(s)))
