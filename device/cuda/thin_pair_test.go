@@ -8,8 +8,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -185,4 +188,72 @@ func TestThinPairRefuses(t *testing.T) {
 	p = newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1}, 64, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
 	_, err = testDevice(t).Kernel(p.spec())
 	require.ErrorIs(t, err, device.ErrNoKernel, "what is small is two products")
+}
+
+// In a plan the pair adds to gradient variables in their place: a step of adapters in float32 on frozen layers in bfloat16 gives what it gives with
+// two products, run after run.
+func TestThinPairInPlans(t *testing.T) {
+	const rows, dim, rank, layers = 72, 96, 16, 2
+	step := func(d *Device) (pairs int, out []*tensor.Tensor) {
+		store := plan.NewStore(d)
+		rng := rand.New(rand.NewPCG(8, 9))
+		drawn := func(ty tensor.Type) *tensor.Tensor {
+			x := tensor.New(ty)
+			for i := range ty.Size() {
+				x.Set(i, rng.NormFloat64()/4)
+			}
+			return x
+		}
+		variable := func(name string, dims ...int) *graph.Var {
+			v := graph.NewVar(name, tensor.T(tensor.F32, dims...))
+			require.NoError(t, store.Set(v, drawn(v.Type)))
+			return v
+		}
+		g := graph.New("adapters")
+		x := g.Input("x", tensor.T(tensor.BF16, rows, dim))
+		h, factors, sums := x, []graph.Value(nil), []*graph.Var(nil)
+		for i := range layers {
+			a, b := g.Read(variable(fmt.Sprint("a", i), rank, dim)), g.Read(variable(fmt.Sprint("b", i), dim, rank))
+			s := ops.Linear(h, ops.Cast(a, tensor.BF16))
+			h = ops.Tanh(ops.Add(ops.Linear(h, g.Const(drawn(tensor.T(tensor.BF16, dim, dim)))), ops.Linear(s, ops.Cast(ops.Scale(b, 2), tensor.BF16))))
+			factors = append(factors, a, b)
+			sums = append(sums, variable(fmt.Sprint("da", i), rank, dim), variable(fmt.Sprint("db", i), dim, rank))
+		}
+		grads, err := autograd.GradValues(ops.Sum(ops.Square(ops.Cast(h, tensor.F32))), factors...)
+		require.NoError(t, err)
+		for i, v := range grads {
+			g.Write(sums[i], ops.Add(g.Read(sums[i]), v))
+		}
+		p, err := plan.Compile([]graph.Value{h}, plan.Options{Device: d, Store: store, Verify: true})
+		require.NoError(t, err)
+		for _, l := range p.Launches() {
+			if l.Node.Op.Name() == "matmul_pair" {
+				pairs++
+			}
+		}
+		feed := plan.Feed{x: drawn(x.Type())}
+		for range 2 {
+			_, err := p.Run(t.Context(), feed)
+			require.NoError(t, err)
+		}
+		for _, v := range sums {
+			got, err := store.Get(v)
+			require.NoError(t, err)
+			out = append(out, got)
+		}
+		require.NoError(t, p.Close())
+		require.NoError(t, store.Close())
+		return pairs, out
+	}
+	d := pairDevice(t)
+	pairs, want := step(testDevice(t))
+	require.Zero(t, pairs)
+	pairs, got := step(d)
+	require.Equal(t, layers, pairs)
+	for i := range want {
+		a, b := floats(want[i]), floats(got[i])
+		for k := range a {
+			require.InDelta(t, a[k], b[k], 0.02*(1+math.Abs(a[k])), "gradient %d", i)
+		}
+	}
 }
