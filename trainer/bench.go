@@ -132,6 +132,7 @@ type bench struct {
 	began time.Time
 	hook  func(report.Row) error // the caller's
 	took  struct{ compile, load, first time.Duration }
+	spent struct{ compile, load []BenchSpent } // of these, what later runs find done
 }
 
 func (b *bench) run(ctx context.Context, hooks Hooks) (r *BenchResult, err error) {
@@ -188,7 +189,7 @@ func (b *bench) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	b.took.compile = time.Since(began)
+	b.took.compile, b.spent.compile = time.Since(began), spentOn(j.dev, nil)
 	if b.opts.PlanOnly {
 		return nil
 	}
@@ -205,7 +206,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if err := j.dev.Stream(0).Sync(); err != nil {
 		return err
 	}
-	b.took.load = time.Since(began)
+	b.took.load, b.spent.load = time.Since(began), spentOn(j.dev, b.spent.compile)
 	return j.begin(ctx)
 }
 

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/device/devicetest/queued"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
@@ -49,6 +51,26 @@ func TestBench(t *testing.T) {
 		}
 	}
 }
+
+// What a device does once is told by the part of the start in which it was done.
+func TestBenchSpent(t *testing.T) {
+	d := &spender{list: []device.Spent{{What: "programs", Count: 3, Time: 2 * time.Second, Longest: time.Second, Name: "a.cu"}}}
+	first := spentOn(d, nil)
+	require.Equal(t, "programs 2.00 s (3, at most 1.00 s: a.cu)", spentText(first))
+	d.list[0].Count, d.list[0].Time = 4, 2500*time.Millisecond
+	d.list = append(d.list, device.Spent{What: "opened", Time: 250 * time.Millisecond}, device.Spent{What: "nothing"})
+	require.Equal(t, "programs 0.50 s (1); opened 0.25 s", spentText(spentOn(d, first)))
+	d.list[0].Longest, d.list[0].Name = 3*time.Second, "b.cu"
+	require.Contains(t, spentText(spentOn(d, first)), "at most 3.00 s: b.cu")
+	require.Empty(t, spentOn(struct{ device.Device }{}, nil))
+}
+
+type spender struct {
+	device.Device
+	list []device.Spent
+}
+
+func (s *spender) Spent() []device.Spent { return append([]device.Spent(nil), s.list...) }
 
 // TestBenchPlan draws and runs nothing, for every shape at its size.
 func TestBenchPlan(t *testing.T) {

@@ -46,6 +46,9 @@ type BenchResult struct {
 	LoadSeconds    float64 `json:"load_seconds"`
 	FirstSeconds   float64 `json:"first_step_seconds"`
 
+	CompileSpent []BenchSpent `json:"compile_spent,omitempty"` // of CompileSeconds, what later runs find done
+	LoadSpent    []BenchSpent `json:"load_spent,omitempty"`    // of LoadSeconds
+
 	Steps           int     `json:"steps"`
 	StepSeconds     float64 `json:"step_seconds"` // median, from the end of a step to the end of the next, logging included
 	StepLeast       float64 `json:"step_seconds_least"`
@@ -75,13 +78,61 @@ type BenchClass struct {
 	OfLimit float64 `json:"of_limit,omitempty"` // least time at the device's measured limits, as a share of Seconds; 0 = unknown
 }
 
+// BenchSpent is work that a device does once and keeps: compiling kernels, choosing algorithms.
+type BenchSpent struct {
+	What           string  `json:"what"`
+	Count          int     `json:"count"`
+	Seconds        float64 `json:"seconds"`
+	LongestSeconds float64 `json:"longest_seconds,omitempty"`
+	Longest        string  `json:"longest,omitempty"`
+}
+
+// spentOn is what the device has spent on such work, without what it had spent before.
+func spentOn(d device.Device, before []BenchSpent) []BenchSpent {
+	s, ok := d.(device.Spender)
+	if !ok {
+		return nil
+	}
+	var list []BenchSpent
+	for _, w := range s.Spent() {
+		row := BenchSpent{What: w.What, Count: w.Count, Seconds: w.Time.Seconds(), LongestSeconds: w.Longest.Seconds(), Longest: w.Name}
+		for _, b := range before {
+			if b.What == w.What {
+				row.Count, row.Seconds = row.Count-b.Count, row.Seconds-b.Seconds
+				if row.LongestSeconds <= b.LongestSeconds {
+					row.LongestSeconds, row.Longest = 0, "" // that was before
+				}
+			}
+		}
+		if row.Seconds >= 0.001 {
+			list = append(list, row)
+		}
+	}
+	return list
+}
+
+// spentText lists such work for people.
+func spentText(list []BenchSpent) string {
+	text := make([]string, len(list))
+	for i, s := range list {
+		text[i] = fmt.Sprintf("%s %.2f s", s.What, s.Seconds)
+		switch {
+		case s.Count > 0 && s.Longest != "":
+			text[i] += fmt.Sprintf(" (%d, at most %.2f s: %s)", s.Count, s.LongestSeconds, s.Longest)
+		case s.Count > 0:
+			text[i] += fmt.Sprintf(" (%d)", s.Count)
+		}
+	}
+	return strings.Join(text, "; ")
+}
+
 // planned is what is known before a step has run.
 func (b *bench) planned() *BenchResult {
 	j, o := b.job, b.opts
 	r := &BenchResult{Shape: o.Shape, Mode: o.Mode, Docs: o.Docs, Batch: o.Batch, Seq: o.Seq, Optimizer: o.Optimizer, Compute: j.compute.String(),
 		Device: j.dev.Info().Name, Launch: launched(j.dev, o.Execution), Checkpointing: o.Checkpointing, Recompute: j.recompute, Blocks: j.model.Config().Layers,
 		PlannedBytes: j.total, PlannedArena: j.session.ArenaBytes(), PlannedHost: j.session.HostBytes(), CompileSeconds: b.took.compile.Seconds(),
-		Steps: o.Steps, UpdateLaunch: j.plans.apply.Report().Launches}
+		CompileSpent: b.spent.compile, LoadSpent: b.spent.load, Steps: o.Steps, UpdateLaunch: j.plans.apply.Report().Launches}
 	r.Parameters, r.Trained = j.countParams()
 	r.PlannedAway, r.MovedBytes = j.away()
 	for _, l := range j.plans.train {
@@ -263,8 +314,14 @@ func (r *BenchResult) Text() string {
 		row("memory, allocated at most", "%s (%.3f GB); context, libraries, kernels and graphs %s", report.Bytes(r.PeakBytes), float64(r.PeakBytes)/1e9, report.Bytes(r.OverheadBytes))
 	}
 	row("compiling", "%.2f s", r.CompileSeconds)
+	if len(r.CompileSpent) > 0 {
+		row("  of it, done once", "%s", spentText(r.CompileSpent))
+	}
 	if r.StepSeconds > 0 {
 		row("drawing weights; first step", "%.2f s; %.2f s", r.LoadSeconds, r.FirstSeconds)
+		if len(r.LoadSpent) > 0 {
+			row("  of it, done once", "%s", spentText(r.LoadSpent))
+		}
 		row("step", "%.4f s, median of %d (%.4f to %.4f)", r.StepSeconds, r.Steps, r.StepLeast, r.StepMost)
 		row("tokens/s", "%.0f (%.0f positions/s, padding included)", r.TokensPerSec, r.PositionsPerSec)
 		row("loss", "%.4f to %.4f", r.FirstLoss, r.LastLoss)

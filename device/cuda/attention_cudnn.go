@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
@@ -43,6 +44,7 @@ func (d *Device) openCUDNN() (*attnLibrary, error) {
 		return l, l.err
 	}
 	l.tried = true
+	defer d.spent.since(spentOpening, time.Now())
 	if l.off {
 		l.err = errors.New("it is turned off")
 		return l, l.err
@@ -91,11 +93,14 @@ func (d *Device) cudnnPlan(g cudnn.Attention) (*cudnn.Plan, error) {
 	d.compile.mu.Unlock()
 	var p attnPlan
 	if p.err = err; err == nil {
+		began := time.Now()
 		p.err = d.enter(func() (err error) {
 			name := fmt.Sprintf("%s, driver CUDA %d", d.name, d.api.CUDA())
 			p.plan, err = l.handle.Plan(g, name, planCache{l.cache})
 			return err
 		})
+		d.spent.since(spentPlans, began)
+		d.spent.one(spentPlans, fmt.Sprintf("%d x %d, backward %v", g.Tq, g.Tk, g.Backward), time.Since(began))
 	}
 	if p.err == nil && p.plan.Workspace() > cudnnWorkspace {
 		p.err = fmt.Errorf("its plan needs %d bytes of workspace", p.plan.Workspace())

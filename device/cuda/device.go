@@ -56,6 +56,7 @@ type Device struct {
 	ways       waysChosen
 	cudnn      attnLibrary
 	warpgroups warpgroups
+	spent      spending
 	pairBytes  int64 // see buildMatMulPair; tests lower it
 }
 

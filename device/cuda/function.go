@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/driver"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/kernels"
@@ -153,7 +154,7 @@ func (d *Device) load(m *module) error {
 	if m.handle != 0 {
 		return nil
 	}
-	c := &d.compile
+	c, began := &d.compile, time.Now()
 	for {
 		image, fresh, err := c.cache.Build(c.compiler, m.src)
 		if err != nil {
@@ -165,6 +166,7 @@ func (d *Device) load(m *module) error {
 		})
 		if err == nil {
 			m.params = nvrtc.Params(image)
+			d.spent.one(spentPrograms, m.src.Name, time.Since(began))
 			return nil
 		}
 		c.cache.Drop(c.compiler, m.src)
@@ -179,9 +181,11 @@ func (f *Function) make() error {
 	if f.made.Load() {
 		return nil
 	}
+	began := time.Now()
 	if err := f.dev.load(f.module); err != nil {
 		return err
 	}
+	f.dev.spent.since(spentPrograms, began)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.made.Load() {

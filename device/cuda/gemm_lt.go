@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/cublaslt"
@@ -27,6 +28,7 @@ func (d *Device) library() (*cublaslt.Handle, error) {
 	b := &d.blas
 	b.once.Do(func() {
 		var lib *cublaslt.Library
+		defer d.spent.since(spentOpening, time.Now())
 		if lib, b.err = cublaslt.Open(d.api.CUDA(), d.capability); b.err != nil {
 			return
 		}
@@ -114,7 +116,7 @@ func (d *Device) libraryGemm(s gemmSpec) (*gemm, error) {
 	p.Align = s.a.dtype.Size()
 	odd, err := d.ltGemm(p, s)
 	if odd == nil && err == nil {
-		odd, err = d.ownGemm(s)
+		odd, err = seldom(d, func() (*gemm, error) { return d.ownGemm(s) })
 	}
 	if err != nil {
 		return nil, err
@@ -186,11 +188,14 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 	if a, ok := d.remembered(key, x); ok {
 		return a, true, nil
 	}
+	began := time.Now()
 	list, err := x.Algorithms(candidates, d.workspaceMax())
 	if err != nil || len(list) == 0 {
 		return cublaslt.Algorithm{}, false, err
 	}
 	times, err := d.timeAlgorithms(x, s, list)
+	d.spent.since(spentProducts, began)
+	d.spent.one(spentProducts, fmt.Sprintf("%d x %d x %d", s.m, s.n, s.k), time.Since(began))
 	var none *noMemoryError
 	switch {
 	case errors.As(err, &none):

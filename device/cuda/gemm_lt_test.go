@@ -49,6 +49,20 @@ func TestFastest(t *testing.T) {
 	}
 }
 
+// Long runs that are far behind are not repeated; short ones are, whose first look says little.
+func TestLeave(t *testing.T) {
+	const ms, us = time.Millisecond, time.Microsecond
+	times := []time.Duration{2 * ms, 1600 * us, 1900 * us, refused, 2100 * us}
+	runs := []int{2, 2, 2, 0, 2}
+	leave(times, runs)
+	require.Equal(t, []int{2, 2, 2, 0, 0}, []int{runs[0], runs[1], runs[2], runs[3], runs[4]})
+	require.Equal(t, []time.Duration{refused, refused, refused, refused, 2100 * us}, times)
+	times, runs = []time.Duration{10 * us, 150 * us, 210 * us}, []int{50, 3, 2}
+	leave(times, runs)
+	require.Equal(t, []int{50, 3, 0}, runs)
+	leave(nil, nil)
+}
+
 // Products go to the library with the types that it has, summed as they must be.
 func TestProblemsForTheLibrary(t *testing.T) {
 	s := dense(3, 5, 8, tensor.BF16, tensor.BF16, tensor.BF16, true)

@@ -119,6 +119,7 @@ const (
 	trialRounds = 3
 	trialTime   = 500 * time.Microsecond // of an algorithm in a round, or two runs
 	trialWarm   = 4 * time.Millisecond
+	trialLong   = 200 * time.Microsecond // a run of at least so long tells by itself whether an algorithm can still win
 )
 
 // refused is the time of an algorithm that the library suggests and then refuses.
@@ -150,14 +151,15 @@ func (r *trial) rounds(list []contender) ([]time.Duration, error) {
 		if err != nil {
 			return nil, err
 		}
-		runs[i] = min(max(int(trialTime/max(one, 1)), 2), 50)
 		if !warmed {
 			warmed = true
-			if _, err := r.batch(f, min(max(int(trialWarm/max(one, 1)), 2), 400)); err != nil {
+			if one, err = r.batch(f, min(max(int(trialWarm/max(one, 1)), 2), 400)); err != nil {
 				return nil, err
 			}
 		}
+		times[i], runs[i] = one, min(max(int(trialTime/max(one, 1)), 2), 50)
 	}
+	leave(times, runs)
 	for range trialRounds {
 		for i, f := range list {
 			if runs[i] == 0 {
@@ -171,6 +173,24 @@ func (r *trial) rounds(list []contender) ([]time.Duration, error) {
 		}
 	}
 	return times, nil
+}
+
+// leave gives up, by setting their runs to 0, on contenders of long runs that were a quarter slower than the best at the first look: the products of a large
+// head would be run eighty times otherwise. The others are timed from nothing.
+func leave(times []time.Duration, runs []int) {
+	least := refused
+	for _, t := range times {
+		least = min(least, t)
+	}
+	for i, t := range times {
+		switch {
+		case runs[i] == 0:
+		case t >= trialLong && t > least+least/4:
+			runs[i] = 0
+		default:
+			times[i] = refused
+		}
+	}
 }
 
 // batch is the mean time of n runs.

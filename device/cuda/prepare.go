@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 )
@@ -117,6 +118,10 @@ func needsOf(k device.Kernel) []*Function {
 
 // loadAll loads modules and returns the errors of those that failed. The largest begin first, so that none of them is left for the end.
 func (d *Device) loadAll(modules []*module) map[*module]error {
+	if len(modules) == 0 {
+		return nil
+	}
+	defer d.spent.since(spentPrograms, time.Now())
 	slices.SortStableFunc(modules, func(a, b *module) int { return len(b.src.Text) - len(a.src.Text) })
 	errs := make([]error, len(modules))
 	var next atomic.Int64

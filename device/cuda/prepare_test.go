@@ -65,6 +65,12 @@ func TestPrepareCompiles(t *testing.T) {
 	require.Nil(t, d.Prepare(good[:2]))
 	n, _ = compiled(d)
 	require.Equal(t, 2, n)
+	spent := d.Spent()
+	require.Len(t, spent, 1)
+	require.Equal(t, 2, spent[0].Count)
+	require.Positive(t, spent[0].Longest)
+	require.GreaterOrEqual(t, spent[0].Time, spent[0].Longest, "somebody waited for the longest")
+	require.NotEmpty(t, spent[0].Name)
 	for range 3 {
 		errs := d.Prepare([]device.Kernel{good[0], two, good[2], one})
 		require.Len(t, errs, 4)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/driver"
@@ -100,6 +101,11 @@ func (d *Device) race(s device.Spec, list []*Kernel, place func(*Call)) (best in
 	sets := int(min(max(2*d.l2/max(each, 1), 1), 8))
 	best = -1
 	d.compileNeeds()
+	began := time.Now()
+	defer func() {
+		d.spent.since(spentWays, began)
+		d.spent.one(spentWays, s.Op.Name(), time.Since(began))
+	}()
 	err = d.enter(func() (err error) {
 		at, err := d.api.Alloc(int64(sets)*each + scratch)
 		if err != nil {

@@ -1,0 +1,60 @@
+package cuda
+
+import (
+	"sync"
+	"time"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+)
+
+// What a device spends time on once.
+const (
+	spentPrograms = "programs compiled or loaded"
+	spentProducts = "products timed"
+	spentWays     = "kernels timed"
+	spentPlans    = "attention plans"
+	spentOpening  = "libraries opened"
+)
+
+// spending adds up what is done once, in the order in which it came up.
+type spending struct {
+	mu   sync.Mutex
+	list []device.Spent
+}
+
+// Spent implements device.Spender.
+func (d *Device) Spent() []device.Spent {
+	d.spent.mu.Lock()
+	defer d.spent.mu.Unlock()
+	return append([]device.Spent(nil), d.spent.list...)
+}
+
+// on is the row of a kind of work. The lock is held.
+func (s *spending) on(what string) *device.Spent {
+	for i := range s.list {
+		if s.list[i].What == what {
+			return &s.list[i]
+		}
+	}
+	s.list = append(s.list, device.Spent{What: what})
+	return &s.list[len(s.list)-1]
+}
+
+// since adds the time since `began` to a kind of work; use it with defer.
+func (s *spending) since(what string, began time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row := s.on(what)
+	row.Time += time.Since(began)
+}
+
+// one counts a piece of the work, which took so long for itself.
+func (s *spending) one(what, name string, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row := s.on(what)
+	row.Count++
+	if took > row.Longest {
+		row.Longest, row.Name = took, name
+	}
+}

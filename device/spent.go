@@ -1,0 +1,17 @@
+package device
+
+import "time"
+
+// Spent is what a device has taken for work that is done once for a kind of device, and found again in a cache the next time.
+type Spent struct {
+	What    string        // "programs compiled"
+	Count   int           // of these
+	Time    time.Duration // while somebody waited; work on several threads at once counts once where it is waited for together
+	Longest time.Duration // of one of them, 0 if not known
+	Name    string        // of that one
+}
+
+// Spender devices tell what such work has taken since they were opened.
+type Spender interface {
+	Spent() []Spent
+}
