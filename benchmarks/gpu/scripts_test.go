@@ -2,6 +2,7 @@
 package gpu
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,4 +135,25 @@ echo "    --- SKIP: TestDevice/Ops/zero/f32 (0.00s)"`),
 	text, err = os.ReadFile(filepath.Join(home, "sanitizer_cases.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(text), "    add: f32")
+}
+
+// TestTablesAreReplaced: a table stands once between its lines, however often it is written, and nothing else of the page changes.
+func TestTablesAreReplaced(t *testing.T) {
+	page := "before\n<!-- h200/kernels.json -->\n%s<!-- end -->\nbetween\n<!-- end -->\nafter\n"
+	run := script(t, "tables.sh", map[string]string{"path/go": `echo "| $* |"`, "../RESULTS.md": fmt.Sprintf(page, "an old row\n"), "../h200/kernels.json": "{}"})
+	for range 2 {
+		out, err := run(nil, "benchmarks/h200")
+		require.NoError(t, err, out)
+	}
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(t.TempDir()), "*", "*", "*", "RESULTS.md"))
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	text, err := os.ReadFile(found[0])
+	require.NoError(t, err)
+	require.Contains(t, string(text), fmt.Sprintf(page, "| run ./cuda -read h200/kernels.json |\n"))
+
+	run = script(t, "tables.sh", map[string]string{"path/go": "", "../RESULTS.md": "nothing", "../h200/trainings.jsonl": "{}"})
+	out, err := run(nil, "benchmarks/h200")
+	require.Error(t, err)
+	require.Contains(t, out, "no place")
 }
