@@ -33,7 +33,9 @@ const (
 	fNesterov
 )
 
-// stepRule is the equations of one rule. step advances moments in place by the scaled gradient x and moves p; it may overwrite x.
+// stepRule is the equations of one rule. step advances moments in place by the scaled gradient x, which it may overwrite, and returns what
+// emits the rest: the parameters moved, in a new register. They are loaded by p, once or, where the rule couples its decay, twice. Between the
+// two other code may stand, in which the root is taken.
 type stepRule struct {
 	name    string
 	formula string
@@ -41,8 +43,13 @@ type stepRule struct {
 	factors []factor // besides fGScale and fRate
 	flags   []factor
 	bits    []uint32
-	step    func(s *stepGen, x, p reg.VecVirtual, m []reg.VecVirtual)
+	step    func(s *stepGen, x reg.VecVirtual, p loader, m []reg.VecVirtual) mover
 }
+
+type (
+	loader func() reg.VecVirtual
+	mover  func() reg.VecVirtual
+)
 
 var stepRules = []stepRule{
 	{"adam", "Adam", 2, []factor{fB1, fN1, fB2, fN2, fEps, fAfter}, nil, nil, (*stepGen).adam},
@@ -118,6 +125,36 @@ func (s *stepGen) f(f factor) reg.VecVirtual {
 	return v
 }
 
+// mul is dst = a·f.
+func (s *stepGen) mul(f factor, a, dst reg.VecVirtual) {
+	if s.apart(f) {
+		s.c.VMULPS_BCST(at(s.k, 4*int(f)), a, dst)
+		return
+	}
+	s.c.VMULPS(s.f(f), a, dst)
+}
+
+// add is dst = a + f.
+func (s *stepGen) add(f factor, a, dst reg.VecVirtual) {
+	if s.apart(f) {
+		s.c.VADDPS_BCST(at(s.k, 4*int(f)), a, dst)
+		return
+	}
+	s.c.VADDPS(s.f(f), a, dst)
+}
+
+// over is dst = a/f.
+func (s *stepGen) over(f factor, a, dst reg.VecVirtual) {
+	if s.apart(f) {
+		s.c.VDIVPS_BCST(at(s.k, 4*int(f)), a, dst)
+		return
+	}
+	s.c.VDIVPS(s.f(f), a, dst)
+}
+
+// apart says that a factor of a wide loop has no register.
+func (s *stepGen) apart(f factor) bool { return s.wide && s.held[f] == nil }
+
 // choose sets dst to yes where the flag is set.
 func (s *stepGen) choose(flag factor, yes, dst reg.VecVirtual) {
 	if s.wide {
@@ -157,9 +194,10 @@ func (s *stepGen) averageSquare(b, n factor, x, v reg.VecVirtual) {
 }
 
 // move is p -= rate·d.
-func (s *stepGen) move(d, p reg.VecVirtual) {
-	s.c.VMULPS(s.f(fRate), d, d)
+func (s *stepGen) move(d, p reg.VecVirtual) reg.VecVirtual {
+	s.mul(fRate, d, d)
 	s.c.VSUBPS(d, p, p)
+	return p
 }
 
 // root is a new vector sqrt(v).
@@ -176,7 +214,7 @@ func (s *stepGen) root(v reg.VecVirtual) reg.VecVirtual {
 func (s *stepGen) overC2(y reg.VecVirtual) reg.VecVirtual {
 	c := s.c
 	if !s.wide || s.idle {
-		c.VDIVPS(s.f(fC2), y, y)
+		s.over(fC2, y, y)
 		return y
 	}
 	c2, over, finite := s.f(fC2), s.f(fOverC2), c.K()
@@ -189,43 +227,54 @@ func (s *stepGen) overC2(y reg.VecVirtual) reg.VecVirtual {
 	return q
 }
 
-func (s *stepGen) adam(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) adam(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	s.average(fB1, fN1, x, m[0])
 	s.averageSquare(fB2, fN2, x, m[1])
 	u := s.root(m[1])
-	s.c.VADDPS(s.f(fEps), u, u)
-	s.c.VDIVPS(u, m[0], u)
-	s.move(u, p)
-	s.c.VMULPS(s.f(fAfter), p, p)
+	return func() reg.VecVirtual {
+		s.add(fEps, u, u)
+		s.c.VDIVPS(u, m[0], u)
+		moved := s.move(u, p())
+		s.mul(fAfter, moved, moved)
+		return moved
+	}
 }
 
-func (s *stepGen) adamTorch(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) adamTorch(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	s.average(fB1, fN1, x, m[0])
 	s.averageSquare(fB2, fN2, x, m[1])
-	u := s.overC2(s.root(m[1]))
-	s.c.VADDPS(s.f(fEps), u, u)
-	s.c.VDIVPS(u, m[0], u)
-	s.c.VMULPS(s.f(fBefore), p, p)
-	s.move(u, p)
+	u := s.root(m[1])
+	return func() reg.VecVirtual {
+		u := s.overC2(u)
+		s.add(fEps, u, u)
+		s.c.VDIVPS(u, m[0], u)
+		moved := p()
+		s.mul(fBefore, moved, moved)
+		return s.move(u, moved)
+	}
 }
 
-func (s *stepGen) ademamix(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) ademamix(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	s.average(fB1, fN1, x, m[0])
 	s.averageSquare(fB2, fN2, x, m[1])
 	s.average(fB3, fN3, x, m[2])
-	u := s.overC2(s.root(m[1]))
-	s.c.VADDPS(s.f(fEps), u, u)
-	slow := s.times(s.f(fAlpha), m[2])
-	fast := s.vec()
-	s.c.VDIVPS(s.f(fC1), m[0], fast)
-	s.c.VADDPS(slow, fast, fast)
-	s.c.VDIVPS(u, fast, u)
-	s.move(u, p)
-	s.c.VMULPS(s.f(fAfter), p, p)
+	u := s.root(m[1])
+	return func() reg.VecVirtual {
+		u := s.overC2(u)
+		s.add(fEps, u, u)
+		slow := s.times(s.f(fAlpha), m[2])
+		fast := s.vec()
+		s.over(fC1, m[0], fast)
+		s.c.VADDPS(slow, fast, fast)
+		s.c.VDIVPS(u, fast, u)
+		moved := s.move(u, p())
+		s.mul(fAfter, moved, moved)
+		return moved
+	}
 }
 
 // lion takes the sign of u, but u itself where it is 0 or NaN.
-func (s *stepGen) lion(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) lion(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	c := s.c
 	u := s.copied(m[0])
 	s.average(fB1, fN1, x, u)
@@ -245,13 +294,16 @@ func (s *stepGen) lion(x, p reg.VecVirtual, m []reg.VecVirtual) {
 		c.VCMPPS(operand.U8(8), zero, u, zero)
 		c.VBLENDVPS(zero, u, d, d)
 	}
-	c.VMULPS(s.f(fBefore), p, p)
-	s.move(d, p)
+	return func() reg.VecVirtual {
+		moved := p()
+		s.mul(fBefore, moved, moved)
+		return s.move(d, moved)
+	}
 }
 
 // couple is x += wd·p where there is a decay.
-func (s *stepGen) couple(x, p reg.VecVirtual) {
-	t := s.times(s.f(fWD), p)
+func (s *stepGen) couple(x reg.VecVirtual, p loader) {
+	t := s.times(s.f(fWD), p())
 	if s.wide {
 		s.c.VADDPS(t, x, s.masks[fCoupled], x)
 		return
@@ -260,40 +312,42 @@ func (s *stepGen) couple(x, p reg.VecVirtual) {
 	s.choose(fCoupled, t, x)
 }
 
-func (s *stepGen) momentum(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) momentum(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	s.couple(x, p)
 	s.average(fB1, fN1, x, m[0])
 	s.choose(fFirst, x, m[0])
 	d, ahead := s.copied(m[0]), s.times(s.f(fB1), m[0])
 	s.c.VADDPS(ahead, x, ahead)
 	s.choose(fNesterov, ahead, d)
-	s.move(d, p)
+	return func() reg.VecVirtual { return s.move(d, p()) }
 }
 
-func (s *stepGen) plain(x, p reg.VecVirtual, _ []reg.VecVirtual) {
+func (s *stepGen) plain(x reg.VecVirtual, p loader, _ []reg.VecVirtual) mover {
 	s.couple(x, p)
-	s.move(x, p)
+	return func() reg.VecVirtual { return s.move(x, p()) }
 }
 
-func (s *stepGen) rmsprop(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) rmsprop(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	s.couple(x, p)
 	s.averageSquare(fB1, fN1, x, m[0])
-	s.overRoot(x, p, m[0])
+	return s.overRoot(x, p, m[0])
 }
 
-func (s *stepGen) adagrad(x, p reg.VecVirtual, m []reg.VecVirtual) {
+func (s *stepGen) adagrad(x reg.VecVirtual, p loader, m []reg.VecVirtual) mover {
 	s.couple(x, p)
 	t := s.times(x, x)
 	s.c.VADDPS(t, m[0], m[0])
-	s.overRoot(x, p, m[0])
+	return s.overRoot(x, p, m[0])
 }
 
 // overRoot moves p by x/(sqrt(v)+eps).
-func (s *stepGen) overRoot(x, p, v reg.VecVirtual) {
+func (s *stepGen) overRoot(x reg.VecVirtual, p loader, v reg.VecVirtual) mover {
 	u := s.root(v)
-	s.c.VADDPS(s.f(fEps), u, u)
-	s.c.VDIVPS(u, x, u)
-	s.move(u, p)
+	return func() reg.VecVirtual {
+		s.add(fEps, u, u)
+		s.c.VDIVPS(u, x, u)
+		return s.move(u, p())
+	}
 }
 
 // bits is a constant in all lanes of a register that lives through the loop.
@@ -357,11 +411,11 @@ func update(c *build.Context, r stepRule, l level) {
 				c.VMOVUPS(mem(m[i]), moments[i])
 			}
 			c.VMOVUPS(mem(p), param)
-			r.step(s, x, param, moments)
+			moved := r.step(s, x, func() reg.VecVirtual { return param }, moments)()
 			for i := range moments {
 				c.VMOVUPS(moments[i], mem(m[i]))
 			}
-			c.VMOVUPS(param, mem(p))
+			c.VMOVUPS(moved, mem(p))
 		}
 		c.ADDQ(operand.U8(64), at0)
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
@@ -17,6 +18,7 @@ func b8Cells(j int) int  { return 72 + 8*j }
 func b8Absmax(j int) int { return 96 + 4*j }
 func b8R(j int) int      { return 108 + 4*j }
 func b8Maxima(j int) int { return 120 + 4*j }
+func b8Lanes(j int) int  { return 132 + 64*j }
 
 // step8Ahead is how many bytes ahead parameters and gradients are asked for: two blocks.
 const step8Ahead = 2 * 4 * blockSize8
@@ -68,6 +70,7 @@ type gen8 struct {
 	order, lowBytes          reg.VecVirtual
 	encode                   encoder8
 	aside                    []func() // code behind the function's end
+	lag                      int      // vectors that parameters move behind their moments
 	fewer                    bool     // too many moments for the registers: addresses and scales are read where they are used
 }
 
@@ -81,31 +84,86 @@ func update8(c *build.Context, r stepRule, l level) {
 		"of a block is at 256*j. k points at the first of Factors. Needs "+needs+".")
 	g := &gen8{stepGen: stepGen{c: c, wide: l.wide, idle: true}, rule: r, fewer: r.moments > 2 || !l.wide && r.moments > 1}
 	g.a = param(c, "b")
+	for j := range r.moments {
+		g.reduce(j)
+	}
 	p, grad := param(c, "p"), param(c, "grad")
 	g.m, g.before, g.next, g.k = param(c, "m"), param(c, "before"), param(c, "next"), param(c, "k")
-	g.hold(append([]factor{fGScale, fRate}, r.factors...), r.flags)
+	if l.wide && r.moments == 2 {
+		g.lag = 1
+	}
+	g.hold(g.near(), r.flags)
 	g.holdBits(r.bits)
 	g.prepare()
-	g.i = c.GP64()
-	c.XORQ(g.i, g.i)
-	c.Label("loop")
-	vectors := g.vectors()
-	for n := range vectors {
-		g.block(p, grad, n*g.lanes())
-		for j := range r.moments {
-			if n == j*vectors/r.moments {
-				g.decodeMoment(j)
-			}
-		}
+	if l.wide {
+		g.pipeline(p, grad)
+	} else {
+		g.loop(p, grad)
 	}
-	c.ADDQ(operand.U8(vectors*g.lanes()), g.i)
-	c.CMPQ(g.i, operand.U32(blockSize8))
-	c.JLT(operand.LabelRef("loop"))
 	g.finish()
 	c.VZEROUPPER()
 	c.RET()
 	for _, emit := range g.aside {
 		emit()
+	}
+}
+
+// near are the factors that are kept in registers: where parameters lag those of their moments.
+func (g *gen8) near() []factor {
+	all := append([]factor{fGScale, fRate}, g.rule.factors...)
+	if g.lag == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(f factor) bool {
+		return f == fRate || f == fBefore || f == fAfter || f == fC2 || f == fOverC2 || f == fEps
+	})
+}
+
+// loop emits a vector of every part and goes over the block.
+func (g *gen8) loop(p, grad reg.GPVirtual) {
+	c := g.c
+	g.i = c.GP64()
+	c.XORQ(g.i, g.i)
+	c.Label("loop")
+	for j := range g.rule.moments {
+		g.encodeMoment(j, 0)
+	}
+	m, x, to := g.loads(p, grad, 0)
+	g.stepNarrow(x, m, to)
+	for j := range m {
+		c.VMOVUPS(m[j], g.room(g.m, j, 0))
+	}
+	for j := range g.rule.moments {
+		g.decodeMoment(j, 0)
+	}
+	c.ADDQ(operand.U8(g.lanes()), g.i)
+	c.CMPQ(g.i, operand.U32(blockSize8))
+	c.JLT(operand.LabelRef("loop"))
+}
+
+// pipeline emits the whole block, a vector of every part in turn. Where there are registers for it parameters move a vector behind their
+// moments: the scheduler of the processor holds less than two vectors, and would be full of what waits for roots.
+func (g *gen8) pipeline(p, grad reg.GPVirtual) {
+	const vectors = blockSize8 / 16
+	var moves []func()
+	for n := range vectors + g.lag {
+		if n < vectors {
+			for j := range g.rule.moments {
+				g.encodeMoment(j, 16*n)
+			}
+			m, x, to := g.loads(p, grad, 16*n)
+			moves = append(moves, g.stepWide(x, m, to, 16*n))
+		}
+		if n >= g.lag {
+			moves[n-g.lag]()
+		}
+		if n < vectors {
+			for j := range g.rule.moments {
+				if n%4 == j*4/g.rule.moments {
+					g.decodeMoment(j, n/4*64)
+				}
+			}
+		}
 	}
 }
 
@@ -141,14 +199,6 @@ func (g *gen8) prepare() {
 	c.VMOVDQU32(staticData("step8LowBytes"), g.lowBytes)
 }
 
-// vectors are those of one round of the loop: wide loops dequantize 64 codes at once.
-func (g *gen8) vectors() int {
-	if g.wide {
-		return 4
-	}
-	return 1
-}
-
 // table is an address that belongs to moment j.
 func (g *gen8) table(held [3]reg.GPVirtual, disp func(int) int, j int) reg.GPVirtual {
 	if held[j] != nil {
@@ -171,45 +221,47 @@ func (g *gen8) scale(held [3]reg.VecVirtual, disp func(int) int, j int) reg.VecV
 
 // room is where a vector of moment j lies.
 func (g *gen8) room(base reg.GPVirtual, j, lane int) operand.Mem {
-	return operand.Mem{Base: base, Index: g.i, Scale: 4, Disp: 4*blockSize8*j + 4*lane}
+	return g.place(base, 4, 4*blockSize8*j+4*lane)
 }
 
-// block emits one vector of every part.
-func (g *gen8) block(p, grad reg.GPVirtual, lane int) {
-	c := g.c
-	for j := range g.rule.moments {
-		g.encodeMoment(j, lane)
+// place is memory at disp and, in a loop, the present element of some bytes each.
+func (g *gen8) place(base reg.GPVirtual, size uint8, disp int) operand.Mem {
+	m := operand.Mem{Base: base, Disp: disp}
+	if g.i != nil {
+		m.Index, m.Scale = g.i, size
 	}
-	m := make([]reg.VecVirtual, g.rule.moments)
+	return m
+}
+
+// loads emits the loads of a vector: its moments, the scaled gradient, and where the parameters are.
+func (g *gen8) loads(p, grad reg.GPVirtual, lane int) (m []reg.VecVirtual, x reg.VecVirtual, to operand.Mem) {
+	c := g.c
+	m = make([]reg.VecVirtual, g.rule.moments)
 	for j := range m {
 		m[j] = g.vec()
 		c.VMOVUPS(g.room(g.m, j, lane), m[j])
 	}
-	memory := func(base reg.GPVirtual) operand.Mem {
-		return operand.Mem{Base: base, Index: g.i, Scale: 4, Disp: 4 * lane}
-	}
 	for _, base := range []reg.GPVirtual{p, grad} {
-		ahead := memory(base)
-		ahead.Disp += step8Ahead
-		c.PREFETCHT0(ahead)
+		c.PREFETCHT0(g.place(base, 4, 4*lane+step8Ahead))
 	}
-	x, param := g.vec(), g.vec()
-	c.VMULPS(memory(grad), g.f(fGScale), x)
-	c.VMOVUPS(memory(p), param)
-	if g.wide {
-		g.stepWide(x, param, m, memory(p))
-	} else {
-		g.stepNarrow(x, param, m, memory(p))
-	}
-	for j := range m {
-		c.VMOVUPS(m[j], g.room(g.m, j, lane))
+	x = g.vec()
+	c.VMULPS(g.place(grad, 4, 4*lane), g.f(fGScale), x)
+	return m, x, g.place(p, 4, 4*lane)
+}
+
+// load is a vector in a new register.
+func (g *gen8) load(from operand.Mem) loader {
+	return func() reg.VecVirtual {
+		v := g.vec()
+		g.c.VMOVUPS(from, v)
+		return v
 	}
 }
 
 // decodeMoment dequantizes a vector of the next block, or four.
-func (g *gen8) decodeMoment(j int) {
+func (g *gen8) decodeMoment(j, lane int) {
 	c := g.c
-	codes := operand.Mem{Base: g.table(g.codes, b8Codes, j), Index: g.i, Scale: 1}
+	codes := g.place(g.table(g.codes, b8Codes, j), 1, lane)
 	values := g.table(g.values, b8Values, j)
 	var v []reg.VecVirtual
 	if g.wide {
@@ -227,7 +279,7 @@ func (g *gen8) decodeMoment(j int) {
 	scale := g.scale(g.absmax, b8Absmax, j)
 	for n := range v {
 		c.VMULPS(scale, v[n], v[n])
-		c.VMOVUPS(v[n], g.room(g.next, j, n*g.lanes()))
+		c.VMOVUPS(v[n], g.room(g.next, j, lane+n*g.lanes()))
 	}
 }
 
@@ -235,7 +287,7 @@ func (g *gen8) decodeMoment(j int) {
 func (g *gen8) encodeMoment(j, lane int) {
 	c := g.c
 	q := g.vec()
-	to := operand.Mem{Base: g.table(g.to, b8To, j), Index: g.i, Scale: 1, Disp: lane}
+	to := g.place(g.table(g.to, b8To, j), 1, lane)
 	g.encode.cells = g.table(g.cells, b8Cells, j)
 	c.VMULPS(g.room(g.before, j, lane), g.scale(g.r, b8R, j), q)
 	if g.wide {
@@ -249,39 +301,51 @@ func (g *gen8) encodeMoment(j, lane int) {
 	storeBytes8(c, g.encode.avx2(q), low, to)
 }
 
-// stepWide advances, and leaves the loop for gradients that are not finite.
-func (g *gen8) stepWide(x, p reg.VecVirtual, m []reg.VecVirtual, to operand.Mem) {
+// stepWide advances the moments, and returns what moves the parameters. It leaves the way for gradients that are not finite.
+func (g *gen8) stepWide(x reg.VecVirtual, m []reg.VecVirtual, to operand.Mem, lane int) func() {
 	c := g.c
 	const nanOrInf = 0x01 | 0x08 | 0x10 | 0x80
-	gone, label := c.K(), fmt.Sprintf("gone%d", len(g.aside))
+	gone, label := c.K(), fmt.Sprintf("gone%d", lane)
 	c.VFPCLASSPSZ(operand.U8(nanOrInf), x, gone)
 	c.KORTESTW(gone, gone)
-	g.rule.step(&g.stepGen, x, p, m)
+	move := g.rule.step(&g.stepGen, x, g.load(to), m)
 	c.JNZ(operand.LabelRef(label))
 	c.Label(label + "back")
-	c.VMOVUPS(p, to)
 	const largerMagnitude = 0b1011
 	for j := range m {
+		c.VMOVUPS(m[j], g.room(g.m, j, lane))
 		c.VRANGEPS(operand.U8(largerMagnitude), m[j], g.maxima[j], g.maxima[j])
 	}
 	g.aside = append(g.aside, func() {
 		c.Label(label)
-		c.VMOVUPS(to, gone, p)
 		c.KNOTW(gone, gone)
 		for j := range m {
 			c.VMOVAPS_Z(m[j], gone, m[j])
 		}
+		c.KNOTW(gone, gone)
 		c.JMP(operand.LabelRef(label + "back"))
 	})
+	return func() {
+		p := move()
+		c.KORTESTW(gone, gone)
+		c.JNZ(operand.LabelRef(label + "p"))
+		c.Label(label + "pback")
+		c.VMOVUPS(p, to)
+		g.aside = append(g.aside, func() {
+			c.Label(label + "p")
+			c.VMOVUPS(to, gone, p)
+			c.JMP(operand.LabelRef(label + "pback"))
+		})
+	}
 }
 
 // stepNarrow is stepWide without masks and VRANGEPS.
-func (g *gen8) stepNarrow(x, p reg.VecVirtual, m []reg.VecVirtual, to operand.Mem) {
+func (g *gen8) stepNarrow(x reg.VecVirtual, m []reg.VecVirtual, to operand.Mem) {
 	c := g.c
 	gone, magnitude := g.vec(), g.vec()
 	c.VSUBPS(x, x, gone)
 	c.VCMPPS(operand.U8(3), gone, gone, gone) // unordered
-	g.rule.step(&g.stepGen, x, p, m)
+	p := g.rule.step(&g.stepGen, x, g.load(to), m)()
 	c.VBLENDVPS(gone, to, p, p)
 	c.VMOVUPS(p, to)
 	for j := range m {
@@ -292,29 +356,25 @@ func (g *gen8) stepNarrow(x, p reg.VecVirtual, m []reg.VecVirtual, to operand.Me
 	}
 }
 
-// finish writes the largest magnitudes.
+// finish leaves the largest magnitudes of each lane for the next call to reduce: that waits for them, and nothing waits for it.
 func (g *gen8) finish() {
-	c := g.c
-	a := param(c, "b")
 	for j := range g.rule.moments {
-		v := g.maxima[j]
-		if g.wide {
-			y := c.YMM()
-			c.VEXTRACTF64X4(operand.U8(1), v, y)
-			c.VPMAXUD(y, v.AsY(), v.AsY())
-		}
-		x := c.XMM()
-		if g.wide {
-			c.VEXTRACTF32X4(operand.U8(1), v.AsY(), x)
-		} else {
-			c.VEXTRACTI128(operand.U8(1), v, x)
-		}
-		c.VPMAXUD(v.AsX(), x, x)
-		for _, order := range []uint8{0x4e, 0xb1} {
-			t := c.XMM()
-			c.VPSHUFD(operand.U8(order), x, t)
-			c.VPMAXUD(t, x, x)
-		}
-		c.VMOVD(x, at(a, b8Maxima(j)))
+		g.c.VMOVUPS(g.maxima[j], at(g.a, b8Lanes(j)))
 	}
+}
+
+// reduce writes the largest magnitude of moment j of the block that the call before updated.
+func (g *gen8) reduce(j int) {
+	c := g.c
+	x := c.XMM()
+	c.VMOVUPS(at(g.a, b8Lanes(j)), x)
+	for part := 16; part < 4*g.lanes(); part += 16 {
+		c.VPMAXUD(at(g.a, b8Lanes(j)+part), x, x)
+	}
+	for _, order := range []uint8{0x4e, 0xb1} {
+		t := c.XMM()
+		c.VPSHUFD(operand.U8(order), x, t)
+		c.VPMAXUD(t, x, x)
+	}
+	c.VMOVD(x, at(g.a, b8Maxima(j)))
 }

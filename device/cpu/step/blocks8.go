@@ -66,16 +66,17 @@ type moments [3][Block]float32
 
 // block8 is what the assembly reads and writes besides its arguments, an entry a moment; it knows the fields by their place.
 type block8 struct {
-	codes  [3]*byte   // of the next block
-	values [3]*byte   // of codes: their table, or where planes is set that cut into bytes
-	to     [3]*byte   // where codes of the block before go
-	cells  [3]*uint32 // that find codes
-	absmax [3]float32 // of the next block
-	r      [3]float32 // one over that of the block before
-	maxima [3]float32 // largest magnitudes of the block after the update
+	codes  [3]*byte       // of the next block
+	values [3]*byte       // of codes: their table, or where planes is set that cut into bytes
+	to     [3]*byte       // where codes of the block before go
+	cells  [3]*uint32     // that find codes
+	absmax [3]float32     // of the next block
+	r      [3]float32     // one over that of the block before
+	maxima [3]float32     // largest magnitudes of the block that the call before updated
+	lanes  [3][16]float32 // the same of this one, lane by lane
 }
 
-// unwritten is a block that has been updated but has no codes yet.
+// unwritten is a block that has been updated but has no codes yet. The later one of two has no scales either.
 type unwritten struct {
 	s  *moments // nil for none
 	lo int
@@ -95,8 +96,9 @@ type Blocks8 struct {
 	l      *loops
 	loop   func(b *byte, p, g, m, before, next, k *float32)
 	b      block8
-	lo, hi int          // from the next block on, of the slab
-	room   [4]moments   // of the next block, the one after and the two before
+	lo, hi int         // from the next block on, of the slab
+	room   [4]*moments // of the next block, the one after and the two before
+	rooms  [4*len(moments{})*Block + 15]float32
 	turn   int          // the room of the next block
 	read   bool         // whether that is filled
 	late   [2]unwritten // the two blocks before, the older one first
@@ -113,6 +115,7 @@ func (w *Blocks8) Begin(f *Factors, m *Moments8, lo, hi int) { w.begin(fast, f, 
 func (w *Blocks8) begin(l *loops, f *Factors, m *Moments8, lo, hi int) {
 	w.f, w.m, w.l, w.lo, w.hi, w.read = *f, m, l, lo, hi, false
 	w.late = [2]unwritten{}
+	w.furnish()
 	w.f.prepare()
 	w.loop = l.update8[f.variant()]
 	for j := range m[:f.Moments] {
@@ -132,6 +135,14 @@ func (w *Blocks8) begin(l *loops, f *Factors, m *Moments8, lo, hi int) {
 	}
 }
 
+// furnish lays the rooms out from a multiple of a cache line on: vectors across two lines are read and written in two.
+func (w *Blocks8) furnish() {
+	at := int(-uintptr(unsafe.Pointer(&w.rooms)) % 64 / 4)
+	for i := range w.room {
+		w.room[i] = (*moments)(unsafe.Pointer(&w.rooms[at+i*len(moments{})*Block]))
+	}
+}
+
 // Block updates the next elements, at most Block: parameters p by the gradient g.
 func (w *Blocks8) Block(p, g []float32) {
 	if w.loop == nil || len(p) != Block {
@@ -140,7 +151,7 @@ func (w *Blocks8) Block(p, g []float32) {
 		w.lo += len(p)
 		return
 	}
-	s := &w.room[w.turn]
+	s := w.room[w.turn]
 	if !w.read {
 		w.dequantize(s, Block)
 	}
@@ -148,7 +159,10 @@ func (w *Blocks8) Block(p, g []float32) {
 	old := w.lookBack()
 	w.loop((*byte)(unsafe.Pointer(&w.b)), &p[0], &g[:Block][0], &s[0][0], &old[0][0], &w.room[(w.turn+1)%4][0][0], &w.f.GScale)
 	w.late[0] = w.late[1]
-	w.measured(s)
+	if w.late[0].s != nil {
+		w.measured(&w.late[0])
+	}
+	w.late[1].s, w.late[1].lo = s, w.lo
 	w.turn, w.lo = (w.turn+1)%4, w.lo+Block
 }
 
@@ -179,21 +193,19 @@ func (w *Blocks8) lookBack() *moments {
 	return &nothing
 }
 
-// measured decides how the block just updated gets its codes, now that its largest magnitudes are known.
-func (w *Blocks8) measured(s *moments) {
-	b, now := &w.b, &w.late[1]
-	for _, a := range b.maxima[:w.f.Moments] {
+// measured decides how the block that the call before the last updated gets its codes, now that its largest magnitudes are known.
+func (w *Blocks8) measured(old *unwritten) {
+	for _, a := range w.b.maxima[:w.f.Moments] {
 		if !quant.PlainScale(a) {
-			now.s = nil
-			w.store(s, Block, w.lo)
+			w.store(old.s, Block, old.lo)
+			old.s = nil
 			return
 		}
 	}
-	now.s, now.lo = s, w.lo
-	for j, a := range b.maxima[:w.f.Moments] {
+	for j, a := range w.b.maxima[:w.f.Moments] {
 		m := &w.m[j]
-		m.Absmax[w.lo/Block] = a
-		now.r[j], now.to[j] = quant.Rcp(a), &m.Codes[w.lo]
+		m.Absmax[old.lo/Block] = a
+		old.r[j], old.to[j] = quant.Rcp(a), &m.Codes[old.lo]
 	}
 }
 
@@ -227,7 +239,7 @@ func (s *moments) clear(i int) {
 // blockGo is Block without assembly but that of the 32-bit rules, of any length.
 func (w *Blocks8) blockGo(p, g []float32) {
 	n := len(p)
-	s := &w.room[w.turn]
+	s := w.room[w.turn]
 	w.dequantize(s, n)
 	copy(w.p[:n], p)
 	w.f.advance(w.l, p, g, &[3][]float32{s[0][:n], s[1][:n], s[2][:n]})

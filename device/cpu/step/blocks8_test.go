@@ -24,6 +24,7 @@ func TestBlock8Layout(t *testing.T) {
 	require.EqualValues(t, 96, unsafe.Offsetof(b.absmax))
 	require.EqualValues(t, 108, unsafe.Offsetof(b.r))
 	require.EqualValues(t, 120, unsafe.Offsetof(b.maxima))
+	require.EqualValues(t, 132, unsafe.Offsetof(b.lanes))
 	require.EqualValues(t, 1024, unsafe.Sizeof(nothing[0]))
 }
 
