@@ -160,6 +160,20 @@ type Fact struct {
 	Text  string `json:"text"`
 }
 
+// Checker devices compute some things in ways that only the hardware shows to be right; what comes out wrong they do without.
+type Checker interface {
+	// Check tries all such ways, which takes a second at most, and returns the Problems.
+	Check() []Problem
+	// Problems are those that were met so far. It runs nothing.
+	Problems() []Problem
+}
+
+// Problem is something that a device should be able to do and is not.
+type Problem struct {
+	What   string `json:"what"` // and what is done instead
+	Remedy string `json:"remedy"`
+}
+
 // HostAllocator devices have memory of their own and can also use host memory in kernels and copies.
 type HostAllocator interface {
 	// AllocHost reserves bytes of host memory that kernels may use like those of Alloc, zeroed, aligned to at least 64 bytes. The buffer

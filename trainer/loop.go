@@ -56,12 +56,22 @@ func (j *job) begin(ctx context.Context) error {
 	if m, ok := j.dev.(device.Meter); ok {
 		j.log.Info("memory beside the plan", "libraries_and_kernels", report.Bytes(m.Overhead()), "free", report.Bytes(j.dev.Info().MemoryFree))
 	}
+	j.warnOf(j.dev)
 	if j.state.ExactBefore == nil && j.state.Step == 0 {
 		if j.state.ExactBefore, err = j.exactMatch(ctx, false); err != nil {
 			return j.stopped(err)
 		}
 	}
 	return j.evaluateFirst(ctx)
+}
+
+// warnOf logs what a device found wrong with itself while kernels were built.
+func (j *job) warnOf(d device.Device) {
+	if c, ok := d.(device.Checker); ok {
+		for _, p := range c.Problems() {
+			j.log.Warn(p.What, "remedy", p.Remedy)
+		}
+	}
 }
 
 // describe logs what is about to be trained.

@@ -68,6 +68,15 @@ func TestGroupsOfOldCompilers(t *testing.T) {
 	d.compile.arch = "compute_86"
 	defer func() { d.compile.arch = arch }()
 	require.ErrorContains(t, d.checkGroups(tensor.BF16), "code for compute_86 has no products by warpgroups")
+	checked := d.warpgroups.checked
+	defer func() { d.warpgroups.checked = checked }()
+	d.warpgroups.checked = nil
+	require.Empty(t, d.Problems(), "nothing is known before the first use")
+	problems := d.Check()
+	require.Len(t, problems, len(groupTypes))
+	require.Contains(t, problems[0].What, "attention in bf16 does without products by warpgroups")
+	require.Contains(t, problems[0].What, "compute_86")
+	require.Equal(t, problems, d.Problems())
 }
 
 // TestGroupPrograms: NVIDIA's compiler takes every kernel by warpgroups.

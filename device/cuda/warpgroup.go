@@ -35,6 +35,36 @@ func (d *Device) groupsRight(dt tensor.DType) error {
 	return err
 }
 
+var _ device.Checker = (*Device)(nil)
+
+// Check implements device.Checker.
+func (d *Device) Check() []device.Problem {
+	if d.capability == attnGroupCapability {
+		for _, dt := range groupTypes {
+			_ = d.groupsRight(dt) // Problems tells
+		}
+	}
+	return d.Problems()
+}
+
+// groupTypes are the types of products by warpgroups.
+var groupTypes = []tensor.DType{tensor.BF16, tensor.F16}
+
+// Problems implements device.Checker.
+func (d *Device) Problems() []device.Problem {
+	w := &d.warpgroups
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []device.Problem
+	for _, dt := range groupTypes {
+		if err := w.checked[dt]; err != nil {
+			out = append(out, device.Problem{What: fmt.Sprintf("attention in %s does without products by warpgroups, which is right, and slower where cuDNN does not do it: %v", dt, err),
+				Remedy: "use the newest NVRTC and driver that this GPU takes; if it stays, report it with the output of trainer doctor"})
+		}
+	}
+	return out
+}
+
 func (d *Device) checkGroups(dt tensor.DType) (err error) {
 	// A compiler that does not know the device makes code that has none of these instructions, and would stop it.
 	if arch, err := d.arch(); err != nil || arch != "sm_90a" {

@@ -42,6 +42,8 @@ type Device struct {
 	Facts       []device.Fact `json:"facts,omitempty"`
 	Limits      *Limits       `json:"limits,omitempty"` // nil where not measured
 	Error       string        `json:"error,omitempty"`  // why it cannot be used
+
+	problems []device.Problem // among the findings
 }
 
 // Limits are what a device reaches at most, measured.
@@ -136,6 +138,9 @@ func (r *Result) judge(d Device) {
 	case d.MemoryFree > 0 && d.MemoryFree < littleMemory:
 		r.find("close other programs, or give --memory and a smaller model", "%s has only %s of memory free", d.Name, report.Bytes(d.MemoryFree))
 	}
+	for _, p := range d.problems {
+		r.find(p.Remedy, "%s: %s", d.Name, p.What)
+	}
 }
 
 // examine opens one device.
@@ -159,6 +164,9 @@ func examine(ctx context.Context, name string, quick bool) (out Device, err erro
 	if err := build(d); err != nil {
 		out.Error = "no kernel can be made for it: " + err.Error()
 		return out, nil
+	}
+	if c, ok := d.(device.Checker); ok {
+		out.problems = c.Check()
 	}
 	l, ok := d.(device.Limiter)
 	if quick || !ok {

@@ -81,6 +81,39 @@ func TestDeviceWithoutKernelsIsFound(t *testing.T) {
 	require.Empty(t, d.Error)
 }
 
+// impaired is a device that does without something.
+type impaired struct {
+	device.Device
+	uncompiled
+}
+
+func (i impaired) Name() string                    { return i.name }
+func (i impaired) Info() device.Info               { return i.uncompiled.Info() }
+func (i impaired) Close() error                    { return nil }
+func (i impaired) Open(int) (device.Device, error) { return i, nil }
+func (i impaired) Problems() []device.Problem      { return nil }
+func (i impaired) Check() []device.Problem {
+	return []device.Problem{{What: "sums are wrong", Remedy: "use a pencil"}}
+}
+func (i impaired) Kernel(s device.Spec) (device.Kernel, error) { return i.Device.Kernel(s) }
+
+// TestProblemsAreFindings: what a device finds wrong with itself stands among the findings.
+func TestProblemsAreFindings(t *testing.T) {
+	cpu, err := device.Open("cpu")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, cpu.Close()) }()
+	present := 1
+	defer func() { present = 0 }()
+	i := impaired{cpu, uncompiled{name: fmt.Sprintf("impaired%d", len(device.Backends())), present: &present}}
+	require.NoError(t, device.Register(i))
+	d, err := examine(context.Background(), i.name, true)
+	require.NoError(t, err)
+	require.Empty(t, d.Error)
+	r := &Result{}
+	r.judge(d)
+	require.Equal(t, []Finding{{What: i.name + ": sums are wrong", Remedy: "use a pencil"}}, r.Findings)
+}
+
 func TestQuickMeasuresNothing(t *testing.T) {
 	r, err := Run(context.Background(), Options{Dir: t.TempDir(), Quick: true})
 	require.NoError(t, err)
