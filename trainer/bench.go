@@ -266,17 +266,29 @@ func (b *bench) profile(ctx context.Context, r *BenchResult) error {
 	return nil
 }
 
-// generate times greedy decoding of one row after a prompt of a few tokens.
-func (b *bench) generate(ctx context.Context, r *BenchResult) error {
-	const promptLen, warm = 16, 4
-	n := b.opts.Generate
-	if n == 0 {
+// generate times greedy decoding by the model alone and with its adapter.
+func (b *bench) generate(ctx context.Context, r *BenchResult) (err error) {
+	if b.opts.Generate == 0 {
 		return nil
 	}
-	j := b.job
+	if a := b.job.adapter; a != nil {
+		if r.AdaptedSeconds, err = b.tokenSeconds(ctx); err != nil {
+			return err
+		}
+		a.SetActive(false)
+		defer a.SetActive(true)
+	}
+	r.TokenSeconds, err = b.tokenSeconds(ctx)
+	return err
+}
+
+// tokenSeconds is the median time of a token, one row after a prompt of a few.
+func (b *bench) tokenSeconds(ctx context.Context) (float64, error) {
+	const promptLen, warm = 16, 4
+	n, j := b.opts.Generate, b.job
 	gen, err := NewGenerator(j.model.Model, j.session, 1, promptLen+warm+n+1)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	prompt := make([]int32, promptLen)
 	for i := range prompt {
@@ -288,14 +300,14 @@ func (b *bench) generate(ctx context.Context, r *BenchResult) error {
 		return true
 	})
 	if err = errors.Join(err, gen.Close()); err != nil {
-		return err
+		return 0, err
 	}
-	if len(at) > warm+1 {
-		var each []float64
-		for i := warm; i < len(at); i++ {
-			each = append(each, at[i].Sub(at[i-1]).Seconds())
-		}
-		r.TokenSeconds = medianOf(each)
+	if len(at) <= warm+1 { // the shape's context is full
+		return 0, nil
 	}
-	return nil
+	var each []float64
+	for i := warm; i < len(at); i++ {
+		each = append(each, at[i].Sub(at[i-1]).Seconds())
+	}
+	return medianOf(each), nil
 }

@@ -35,6 +35,7 @@ func TestBench(t *testing.T) {
 		require.Positive(t, r.Launches)
 		require.Equal(t, "plain", r.Launch, "a processor records nothing")
 		require.Equal(t, o.Generate > 0, r.TokenSeconds > 0)
+		require.Equal(t, o.Generate > 0, r.AdaptedSeconds > 0)
 		for _, c := range r.Classes {
 			require.NotContains(t, c.Name, "other", "a kernel without a class")
 		}

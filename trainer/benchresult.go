@@ -62,7 +62,8 @@ type BenchResult struct {
 	MFU             float64 `json:"mfu"`
 	FirstLoss       float64 `json:"first_loss"`
 	LastLoss        float64 `json:"last_loss"`
-	TokenSeconds    float64 `json:"generate_token_seconds,omitempty"`
+	TokenSeconds    float64 `json:"generate_token_seconds,omitempty"`         // of the model alone
+	AdaptedSeconds  float64 `json:"generate_adapted_token_seconds,omitempty"` // with its adapter
 
 	Classes []BenchClass `json:"classes,omitempty"` // of kernels, by time
 	Gaps    float64      `json:"gap_seconds"`       // between launches that are timed one by one
@@ -332,6 +333,9 @@ func (r *BenchResult) Text() string {
 	}
 	if r.TokenSeconds > 0 {
 		row("generating", "%.2f ms a token, one row", 1e3*r.TokenSeconds)
+	}
+	if r.AdaptedSeconds > 0 {
+		row("with adapter", "%.2f ms a token", 1e3*r.AdaptedSeconds)
 	}
 	for _, part := range []struct {
 		name string
