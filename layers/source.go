@@ -58,6 +58,9 @@ type Options struct {
 	// Grow says, by the model's name, whether a matrix may have fewer rows in the file than the model needs: the table of tokens and the
 	// output head of a vocabulary that has gained some. New rows are the mean of the others and a little noise. nil: none may.
 	Grow func(name string) bool
+	// Narrow is the dtype, of 16 bits, that a weight of that name is stored in where the file has it in float32; Invalid: as it is. It is for
+	// weights that are read and not trained, and comes after Policy.Param. nil: every weight as it is.
+	Narrow func(name string) tensor.DType
 	// Rename maps the model's name of a tensor to the file's. nil: they are the same.
 	Rename func(name string) string
 }
@@ -210,7 +213,13 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 		if s.grows(name, t.Type(), v.Type.Shape) {
 			t = grown(t, v.Type.Dim(0), v.Name)
 		}
-		if t, err = converted(t, v.Type.DType); err != nil {
+		if s.narrow(name) == v.Type.DType && t.DType() != v.Type.DType {
+			err = fits(t, v.Name, v.Type.DType)
+		}
+		if err == nil {
+			t, err = converted(t, v.Type.DType)
+		}
+		if err != nil {
 			return err
 		}
 		return values.Set(v, t)
@@ -268,11 +277,37 @@ func (s Source) paramType(name string) tensor.DType {
 	}
 	if o.Weights != nil {
 		if t, ok := o.Weights.Type(s.fileName(name)); ok {
+			if d := s.narrow(name); d != tensor.Invalid && t.DType == tensor.F32 {
+				return d
+			}
 			return t.DType
 		}
 	}
 	return tensor.F32
 }
+
+func (s Source) narrow(name string) tensor.DType {
+	if f := s.shared.opts.Narrow; f != nil {
+		return f(s.path(name))
+	}
+	return tensor.Invalid
+}
+
+// fits refuses to round what would become infinite.
+func fits(t *tensor.Tensor, name string, d tensor.DType) error {
+	if d != tensor.F16 || t.DType() != tensor.F32 {
+		return nil
+	}
+	for _, x := range tensor.Data[float32](t) {
+		if x > maxF16 || x < -maxF16 {
+			return fmt.Errorf("tensor %q holds %v, more than float16 can: keep it as it is stored, or in bf16", name, x)
+		}
+	}
+	return nil
+}
+
+// maxF16 is the largest finite float16.
+const maxF16 = 65504
 
 // check looks a tensor up in the file and compares its shape.
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {

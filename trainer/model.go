@@ -38,6 +38,9 @@ type ModelOptions struct {
 	Policy   layers.Policy
 	Quantize config.Quantize // Scheme "" keeps weights as they are stored
 	Seed     uint64          // of initialised weights
+	// Tables is the dtype, of 16 bits, of the table of tokens and the output head where the file has them in float32; Invalid keeps that. Not
+	// for models whose tables are trained.
+	Tables tensor.DType
 
 	NewTokens []string // special tokens that tokenizer and vocabulary gain; their rows begin as the mean of the others
 	Beside    string   // folder of an adapter, whose tokenizer, if there is one, takes the place of the model's
@@ -73,6 +76,14 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	}
 	if m.weights != nil {
 		so.Weights = m.weights
+	}
+	if o.Tables != tensor.Invalid {
+		so.Narrow = func(name string) tensor.DType {
+			if models.OfVocabulary(name) {
+				return o.Tables
+			}
+			return tensor.Invalid
+		}
 	}
 	if so.Quantize, err = m.quantizeRule(o.Quantize); err == nil {
 		so.Compute4bit, err = m.compute4bit(o.Quantize)

@@ -6,7 +6,9 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/lora"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
@@ -48,6 +50,9 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 		cfg.Quantize.Scheme = "" // a quantized directory is used as it is
 	}
 	mo := ModelOptions{Policy: policy, Quantize: cfg.Quantize}
+	if mo.Tables, err = o.tables(policy); err != nil {
+		return s, err
+	}
 	if len(adapters) > 0 {
 		mo.Beside = adapters[0].Dir
 	}
@@ -69,6 +74,28 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 		}
 	}
 	return s, s.mix(o.Mixes)
+}
+
+// tables is how the table of tokens and the head are stored. Who has the layers rounded to 4 or 8 bits does not miss what 16 bits leave out;
+// where activations have 16 bits, products round tables to them in any case.
+func (o *GenerateOptions) tables(p layers.Policy) (tensor.DType, error) {
+	switch o.Tables {
+	case "", "auto":
+		switch {
+		case o.Scheme == "" || o.Scheme == "none":
+			return tensor.Invalid, nil
+		case p.ComputeType() == tensor.BF16:
+			return tensor.BF16, nil
+		}
+		return tensor.F16, nil
+	case "stored":
+		return tensor.Invalid, nil
+	case "f16":
+		return tensor.F16, nil
+	case "bf16":
+		return tensor.BF16, nil
+	}
+	return tensor.Invalid, badConfig("tables", "is %q; auto, stored, f16 and bf16 are supported", o.Tables)
 }
 
 // prompt turns text into ids: with the special tokens that the tokenizer adds, or BOS alone for an empty text.

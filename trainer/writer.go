@@ -23,6 +23,7 @@ type GenerateOptions struct {
 	Execution Execution
 	DType     string // compute dtype; "" = auto
 	Scheme    string // "none" (or ""), "nf4" or "fp4" for the linear layers
+	Tables    string // see the field of ModelOptions: "f16", "bf16", "stored"; "" or "auto": 16 bits where Scheme quantizes the layers
 	NoCache   bool   // compute every token from the whole text again
 	Rows      int    // prompts that are continued side by side; 0 = 8
 	Logger    *slog.Logger

@@ -90,6 +90,7 @@ func (o *generateFlags) define(f *pflag.FlagSet) {
 	executionFlags(f, &o.Device, &o.Execution)
 	f.StringVar(&o.DType, "dtype", "auto", "compute dtype: auto, f32, bf16")
 	f.StringVar(&o.Scheme, "quantize", "none", "quantize the linear layers while loading: none (as they are stored), nf4, fp4, int8")
+	f.StringVar(&o.Tables, "tables", "auto", "table of tokens and output head where they are stored in float32: stored, f16, bf16; auto is 16 bits with --quantize, else stored")
 	f.BoolVar(&o.cache, "cache", true, "keep keys and values; false computes every token from the whole text again")
 }
 
