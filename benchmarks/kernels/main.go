@@ -28,15 +28,16 @@ import (
 
 // options are the flags.
 type options struct {
-	threads  []int
-	only     []string
-	python   string
-	peersDir string
-	llama2c  string
-	seconds  float64
-	check    bool
-	twin     bool
-	markdown string
+	threads    []int
+	only       []string
+	python     string
+	peersDir   string
+	llama2c    string
+	llamaBench string
+	seconds    float64
+	check      bool
+	twin       bool
+	markdown   string
 }
 
 func main() {
@@ -82,6 +83,7 @@ func parse(args []string) (o options, err error) {
 	f.StringVar(&o.python, "python", "", "a Python with torch, bitsandbytes, transformers and peft to compare with; empty: none")
 	f.StringVar(&o.peersDir, "peers", "benchmarks/peers", "folder of the peers' programs")
 	f.StringVar(&o.llama2c, "llama2c", "", "run.c of llama2.c; empty: look in the reference data")
+	f.StringVar(&o.llamaBench, "llama-bench", "", "llama-bench of llama.cpp, built for this machine, to compare SmolLM2 with; empty: none")
 	f.Float64Var(&o.seconds, "seconds", 1, "time for each figure of ours")
 	f.BoolVar(&o.check, "check", false, "compare ratios with their floors and fail below one")
 	f.BoolVar(&o.twin, "twin", false, "print the times of the check's cases and nothing else; the check runs itself so for the Go twins")

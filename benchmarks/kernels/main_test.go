@@ -101,3 +101,21 @@ func TestTwinsArePrintedAsJSON(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &found))
 	require.Positive(t, found["nf4_quantize"])
 }
+
+// TestLlamaBench: the best sample of each test becomes the peer's time, and what is no result is refused.
+func TestLlamaBench(t *testing.T) {
+	prompt, text := &figure{}, &figure{}
+	out := `[{"build_commit":"abc","model_type":"llama Q4_0","n_prompt":512,"n_gen":0,"samples_ns":[2e9,1e9,0]},
+		{"build_commit":"abc","model_type":"llama Q4_0","n_prompt":0,"n_gen":128,"samples_ns":[3e9]}]`
+	note, err := storeLlamaBench([]byte(out), "llama.cpp", prompt, text)
+	require.NoError(t, err)
+	require.Equal(t, "llama.cpp: llama Q4_0, commit abc.", note)
+	require.Equal(t, []peerTime{{"llama.cpp", 1}}, prompt.peers)
+	require.Equal(t, []peerTime{{"llama.cpp", 3}}, text.peers)
+	_, err = storeLlamaBench([]byte(out), "llama.cpp", prompt, nil)
+	require.NoError(t, err, "one row alone")
+	for _, bad := range []string{"", "{}", "[]"} {
+		_, err = storeLlamaBench([]byte(bad), "llama.cpp", prompt, text)
+		require.Error(t, err)
+	}
+}

@@ -36,6 +36,9 @@ func (t *table) runPeers(ctx context.Context, o options, figures []*figure, thre
 	if f := find(figures, "mlp"); f != nil && o.python != "" {
 		t.note(runGoPeers(ctx, o, f))
 	}
+	if p, g := find(figures, "smollm2_prompt"), find(figures, "smollm2_text"); o.llamaBench != "" && either(p, g) != nil {
+		t.note(runLlamaBench(ctx, o, p, g))
+	}
 	if f := find(figures, "stories260K"); f != nil {
 		t.note(runLlama2C(ctx, o, f))
 	}

@@ -90,6 +90,8 @@ func stepRows() []row {
 		{label: "LoRA r8, float32 weights, f32", name: "llama_lora_f32", unit: "tok/s", scale: tokens, open: llamaCase(loraF32)},
 		{label: "LoRA r8 on NF4, f32", name: "llama_lora_nf4_f32", alike: []string{"llama_lora_f32"}, unit: "tok/s", scale: tokens, open: llamaCase(loraNF4)},
 		{label: "LoRA r8 on NF4, bf16", name: "llama_lora_nf4_bf16", unit: "tok/s", scale: tokens, open: llamaCase(loraNF4BF16)},
+		{label: "SmolLM2-135M NF4, prompt of 512", name: "smollm2_prompt", unit: "tok/s", scale: promptTokens, open: smolCase(true)},
+		{label: "SmolLM2-135M NF4, 128 tokens written", name: "smollm2_text", unit: "tok/s", scale: textTokens, open: smolCase(false)},
 		{label: "stories260K generation, one core", name: "stories260K", unit: "tok/s", scale: storyTokens, one: true, open: storiesCase},
 	}
 }
