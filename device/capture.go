@@ -62,6 +62,12 @@ type Divided interface {
 	Divide() (first, second Kernel, of []int)
 }
 
+// Stacking devices wait for memory when products are thin, so that reading or writing a large operand once for several of them pays.
+type Stacking interface {
+	// StackFrom is how many bytes of memory traffic that must save, what the launches take which put small operands side by side for it.
+	StackFrom() int64
+}
+
 // Arithmetic says how a device computes where it has a choice. The zero value is the default.
 type Arithmetic struct {
 	// Deterministic asks that equal runs give equal bits: no sum in an order that varies, no algorithm chosen by its time.

@@ -91,6 +91,37 @@ type Scaler interface {
 	Scaled(factor float64, n *Node) (op Op, ok bool)
 }
 
+// Stacker ops are products that can be one where they share an operand: what they do not share is joined, and one product reads the shared operand once.
+type Stacker interface {
+	Op
+	// Stacked returns how nodes of this very op are computed at once that have input shared in common, of which n is one; ok is false where they are not.
+	Stacked(n *Node, shared int) (s Stack, ok bool)
+}
+
+// Stack is how several products become one. Op takes the joined operand, the operand in common and, with Each, one value of each node.
+type Stack struct {
+	Op     func(nodes int) Op
+	Join   Op   // of the operands that differ
+	Input  int  // which input of the nodes those are
+	Each   bool // input 0 of each node is handed over too, and the op has an output for each node; else their results follow each other in one
+	Turned bool // those results are the transposes of the nodes' results
+}
+
+// Turner ops can read an input with its last two axes exchanged.
+type Turner interface {
+	Op
+	// Turned returns the op that reads input i so; ok is false where there is none.
+	Turned(i int) (op Op, ok bool)
+}
+
+// Chainer ops add a product to their first input. Where that is a product too, one product over a longer inner axis is the sum of both.
+type Chainer interface {
+	Op
+	// Chained returns the ops that join the left and the right operands, which are the last two inputs of both, where before is such a product; ok is false
+	// where it is not.
+	Chained(before Op) (left, right Op, ok bool)
+}
+
 // Apart marks ops of AddTo that give the sum at another place as cheaply as in the storage of what is added to, which may be needed afterwards.
 type Apart interface {
 	Op

@@ -34,7 +34,6 @@ func init() {
 		return m.kernel(d)
 	})
 	Register(buildPad)
-	Register(buildJoin)
 	Register(buildIota)
 }
 
@@ -276,32 +275,6 @@ func buildPad(d *Device, op ops.Pad, s device.Spec) (*Kernel, error) {
 		return nil, err
 	}
 	return &Kernel{Label: "pad", Enqueue: func(c *Call) error { return p.enqueue(c, c.Out[0], c.In[0]) }}, nil
-}
-
-// buildJoin copies one input after another into the rows of the output.
-func buildJoin(d *Device, op ops.Join, s device.Spec) (*Kernel, error) {
-	outer, _, inner := aroundAxis(s.Out[0].Shape, int(op.Axis))
-	elem := s.Out[0].DType.Size()
-	row := s.Out[0].Dim(int(op.Axis)) * inner * elem
-	parts, at := make([]*span, len(s.In)), make([]Addr, len(s.In))
-	off := 0
-	for i, t := range s.In {
-		n := t.Dim(int(op.Axis)) * inner * elem
-		var err error
-		if parts[i], err = d.newSpan(span{rows: int64(outer), width: n, from: n, to: row, covered: n}, elem); err != nil {
-			return nil, err
-		}
-		at[i] = Addr(off)
-		off += n
-	}
-	return &Kernel{Label: "concat", Enqueue: func(c *Call) error {
-		for i, p := range parts {
-			if err := p.enqueue(c, c.Out[0]+at[i], c.In[i]); err != nil {
-				return err
-			}
-		}
-		return nil
-	}}, nil
 }
 
 func buildIota(d *Device, op ops.Range, s device.Spec) (*Kernel, error) {

@@ -28,6 +28,7 @@ var passes = []pass{
 	{name: "chain", run: chain, after: []string{"lower", "widen", "join"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "accumulate", run: accumulate, after: []string{"lower", "widen", "chain"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "scale", run: scale, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
+	{name: "stack", run: stack, after: []string{"chain", "accumulate", "scale"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "merge", run: merge, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "share", run: share, after: []string{"lower", "accumulate", "scale", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "recompute", run: recompute, after: []string{"lower", "accumulate", "merge"}, skip: func(o Options) bool { return o.NoFuse }},

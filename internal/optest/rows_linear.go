@@ -50,6 +50,10 @@ func matmulCases() []Case {
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Dot(in[0], in[1])) }},
 		Case{Name: "matmul_same_operand", In: []Arg{{Dims: []int{4, 4}}}, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
 			Build: func(_ *graph.Graph, in []graph.Value) []graph.Value { return one(ops.Dot(in[0], in[0])) }},
+		addMatMulParts(ops.MatMul{}, "add_matmul_parts_nn", 7, 5, 2, 3, 1),
+		addMatMulParts(ops.MatMul{TransA: true}, "add_matmul_parts_tn", 40, 17, 4, 4),
+		addMatMulParts(ops.MatMul{TransA: true, TransB: true}, "add_matmul_parts_tt", 3, 9, 1, 0, 2, 1, 1, 1, 1, 5),
+		addMatMulParts(ops.MatMul{TransB: true}, "add_matmul_parts_nt", 5, 6, 16),
 	)
 }
 
@@ -111,6 +115,33 @@ func matmulPairs() (out []Case) {
 		}
 	}
 	return out
+}
+
+// addMatMulParts adds rows of a product to as many tensors as there are heights, of n columns each.
+func addMatMulParts(op ops.MatMul, name string, k, n int, heights ...int) Case {
+	m := 0
+	for _, h := range heights {
+		m += h
+	}
+	a, b := []int{m, k}, []int{k, n}
+	if op.TransA {
+		a = []int{k, m}
+	}
+	if op.TransB {
+		b = []int{n, k}
+	}
+	in := []Arg{{Dims: a}, {Dims: b}}
+	for _, h := range heights {
+		in = append(in, Arg{Dims: []int{h, n}})
+	}
+	return Case{
+		Name: name, In: in, Tol: map[tensor.DType]float64{tensor.F32: 5e-6},
+		Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+			return g.Apply(ops.AddMatMulParts{TransA: op.TransA, TransB: op.TransB, Alpha: -0.75, Parts: int8(len(in) - 2)}, in...)
+		},
+		Bad: [][]Arg{{{Dims: []int{3, 5}}, {Dims: []int{5, 7}}}, {{Dims: []int{3, 5}}, {Dims: []int{5, 7}}, {Dims: []int{2, 7}}},
+			{{Dims: []int{3, 5}}, {Dims: []int{5, 7}}, {Dims: []int{3, 6}}}, {{Dims: []int{1, 3, 5}}, {Dims: []int{1, 5, 7}}, {Dims: []int{3, 7}}}},
+	}
 }
 
 func dims(batch []int, last ...int) []int { return append(append([]int(nil), batch...), last...) }

@@ -46,6 +46,24 @@ KERNEL span(UNIT *__restrict__ y, const UNIT *__restrict__ x, i64 rows, i64 widt
   }
 }
 
+// Joined is what is joined: part p fills positions [lo[p], lo[p + 1]) of an output row.
+#define JOINED 8
+struct Joined { const UNIT *x[JOINED]; i64 lo[JOINED + 1]; };
+
+// join puts rows of `parts` inputs one after another into rows of `width` units. A block has blockDim.y rows.
+KERNEL join(UNIT *__restrict__ y, Joined in, i64 rows, i64 width, int parts) {
+  for (i64 r = (i64)blockIdx.x * blockDim.y + threadIdx.y; r < rows; r += (i64)gridDim.x * blockDim.y) {
+    for (i64 i = (i64)blockIdx.y * blockDim.x + threadIdx.x; i < width; i += (i64)gridDim.y * blockDim.x) {
+      const UNIT *x = in.x[0];
+      i64 lo = 0, hi = in.lo[1];
+#pragma unroll
+      for (int p = 1; p < JOINED; p++)
+        if (p < parts && i >= in.lo[p]) x = in.x[p], lo = in.lo[p], hi = in.lo[p + 1];
+      y[r * width + i] = x[r * (hi - lo) + i - lo];
+    }
+  }
+}
+
 // rows picks rows of `width` units by index, of n; a row that does not exist gives zeros. x and y have `outer` tables, m rows of y each.
 KERNEL rows(UNIT *__restrict__ y, const UNIT *__restrict__ x, const INDEX *__restrict__ index, i64 outer, i64 m, i64 n, i64 width) {
   const UNIT zero = {};
