@@ -89,10 +89,11 @@ func (a *API) Nodes(g Graph) (int, error) {
 	return int(n), err
 }
 
-// Prepare makes a graph ready to be launched.
+// Prepare makes a graph ready to be launched, whose kernels keep the priorities of the queues that they were recorded on.
 func (a *API) Prepare(g Graph) (GraphExec, error) {
+	const useNodePriority = 8 // otherwise all of them have that of the queue which the graph is launched on
 	var x uintptr
-	err := a.check("cuGraphInstantiate", a.c.Instantiate.Call(uintptr(unsafe.Pointer(&x)), uintptr(g), 0))
+	err := a.check("cuGraphInstantiate", a.c.Instantiate.Call(uintptr(unsafe.Pointer(&x)), uintptr(g), useNodePriority))
 	return GraphExec(x), err
 }
 
