@@ -31,9 +31,11 @@ func BenchmarkQuantVariants(b *testing.B) {
 	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}} {
 		for _, warps := range []int{8, 16, 32} {
 			for _, depth := range []int{1, 2} {
-				for _, m := range []int{1, 4, 16} {
-					if m <= 8 || warps == 8 {
-						benchThin(b, shape[0], shape[1], m, warps, depth)
+				for _, permuted := range []int{0, 1} {
+					for _, m := range []int{1, 4, 16} {
+						if m <= 8 || warps == 8 {
+							benchThin(b, shape[0], shape[1], m, warps, depth, permuted)
+						}
 					}
 				}
 			}
@@ -130,11 +132,11 @@ func benchDequantize(b *testing.B, nested bool, threads, packs int) {
 	})
 }
 
-func benchThin(b *testing.B, rows, cols, m, warps, depth int) {
-	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d", rows, cols, m, warps, depth), func(b *testing.B) {
+func benchThin(b *testing.B, rows, cols, m, warps, depth, permuted int) {
+	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d/permuted=%d", rows, cols, m, warps, depth, permuted), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
-		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(m, warps), fmt.Sprintf("DEPTH %d", depth))...)
+		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(m, warps), fmt.Sprintf("DEPTH %d", depth), fmt.Sprintf("PERMUTED %d", permuted))...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)

@@ -207,17 +207,28 @@ func (m move) transpose(d *Device, plane int) (*Kernel, error) {
 	if len(dims) == 0 {
 		dims, from, to = []int{1}, []int{0}, []int{0}
 	}
-	f, err := d.Function(moveProgram(m.elem, len(dims), tensor.I32), "planes")
-	if err != nil {
-		return nil, err
+	per := max(4/m.elem, 1) // elements of a word
+	if !divides(per, slices.Concat(from, to, []int{m.dims[plane], m.dims[last], m.strides[last], out[plane], m.start})...) {
+		per = 1
+	}
+	var c choice
+	for _, n := range slices.Compact([]int{per, 1}) {
+		p := moveProgram(m.elem, len(dims), tensor.I32)
+		p.Define = append(p.Define, fmt.Sprint("PER ", n))
+		f, err := d.Function(p, "planes")
+		if err != nil {
+			return nil, err
+		}
+		c.units, c.fns = append(c.units, n*m.elem), append(c.fns, f)
 	}
 	rows, columns := int64(m.dims[plane]), int64(m.dims[last])
 	ax, fs, ts := newAxes(dims), newSteps(from), newSteps(to)
-	tiles := func(n int64, most int64) int { return int(min((n+31)/32, most)) }
-	g := Geometry{Grid: [3]int{tiles(columns, 1<<31-1), tiles(rows, 65535), int(min(count, 65535))}, Block: [3]int{256}}
 	stepX, stepY := int64(m.strides[last]), int64(out[plane])
-	return &Kernel{Label: "transpose", Enqueue: func(c *Call) error {
-		return c.Launch(f, g, c.Out[0], c.In[0]+Addr(m.start*m.elem), rows, columns, stepX, stepY, count, &ax, &fs, &ts)
+	return &Kernel{Label: "transpose", Enqueue: func(call *Call) error {
+		f, u := c.at(call.Out[0], call.In[0])
+		side := int64(32 * u / m.elem)
+		g := Geometry{Grid: [3]int{int((columns + side - 1) / side), int(min((rows+side-1)/side, 65535)), int(min(count, 65535))}, Block: [3]int{256}}
+		return call.Launch(f, g, call.Out[0], call.In[0]+Addr(m.start*m.elem), rows, columns, stepX, stepY, count, &ax, &fs, &ts)
 	}}, nil
 }
 

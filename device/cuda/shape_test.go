@@ -105,6 +105,8 @@ func TestMoves(t *testing.T) {
 		for _, off := range []int{0, 1, 4} {
 			t.Run(fmt.Sprint(dt, off), func(t *testing.T) {
 				bothDevices(t, perm(1, 0), off, numbers(1, false, dt, 70, 131))
+				bothDevices(t, perm(1, 0), off, numbers(1, false, dt, 68, 132)) // words of several elements
+				bothDevices(t, perm(0, 2, 1), off, numbers(1, false, dt, 3, 136, 4))
 				bothDevices(t, perm(2, 1, 0), off, numbers(2, false, dt, 33, 5, 40))
 				bothDevices(t, perm(0, 2, 1, 3), off, numbers(3, false, dt, 2, 9, 3, 16))
 				bothDevices(t, perm(3, 1, 0, 2), off, numbers(4, false, dt, 6, 3, 7, 5))

@@ -25,9 +25,10 @@ type softmaxRows struct {
 	log          bool
 	rows, n      int
 	width, group int
+	accesses     int // of a thread: more than a row needs would take registers that other blocks want
 }
 
-// softmaxAccesses is K of kernels/softmax.cu.
+// softmaxAccesses are the most that registers hold.
 const softmaxAccesses = 4
 
 func newSoftmaxRows(t tensor.Type, log bool) softmaxRows {
@@ -38,7 +39,7 @@ func newSoftmaxRows(t tensor.Type, log bool) softmaxRows {
 	}
 	for _, g := range []int{4, 8, WarpSize, 256, 512} {
 		if o.n <= g*o.width*softmaxAccesses {
-			o.group = g
+			o.group, o.accesses = g, ceilDiv(o.n, g*o.width)
 			break
 		}
 	}
@@ -51,7 +52,7 @@ func (o softmaxRows) program() Program {
 		log = 1
 	}
 	return Program{Files: []string{"softmax.cu"}, Define: []string{"T " + cType(o.dtype), fmt.Sprint("V ", o.width),
-		fmt.Sprint("G ", max(o.group, 1)), fmt.Sprint("LOG ", log)}}
+		fmt.Sprint("G ", max(o.group, 1)), fmt.Sprint("K ", max(o.accesses, 1)), fmt.Sprint("LOG ", log)}}
 }
 
 // buildSoftmax launches name_rows or name_long on the output and the inputs.

@@ -19,14 +19,14 @@ struct Coded {
 struct Weight {
   const u8 *codes;
   Scales s;
-  float mine, offset;
+  float offset;
   i64 at, step;  // its first element, and how far it is from there to the next tile's
   int left;      // inner indices from there to the end; none if the tile reaches beyond the weight
   int row, chunk;  // 16 bytes of its first chunk in a tile: row·16 + (chunk ^ 0..3)
   bool turned;
 
   __device__ __forceinline__ Weight(const Product &p, const Tile &t, const Scales &scales) : codes((const u8 *)p.b), s(scales) {
-    mine = level(lane() & 15), offset = offset_of(s);
+    offset = offset_of(s);
     if (TRANS_B) {
       int line = threadIdx.x / 2, half = threadIdx.x % 2;
       at = (i64)(t.column + line) * p.ldb + t.lo + 32 * half, step = DEEP;
@@ -70,13 +70,10 @@ struct Weight {
 #endif
   }
 
-  // decode writes chunk number q of the thread's four. All lanes call it.
-  __device__ __forceinline__ void decode(SharedAt tile, const Coded &c, float scale, int q) const {
-    float v[8];
-    decode_eight(v, turned ? c.code.v[q ^ 2] : c.code.v[q], mine, scale);
+  // decode writes chunk number q of the thread's four.
+  __device__ __forceinline__ void decode(SharedAt tile, const Coded &c, const Sixteen &table, int q) const {
     Pack<u32, 4> words;
-#pragma unroll
-    for (int i = 0; i < 4; i++) words.v[i] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+    values_of(words.v, turned ? c.code.v[q ^ 2] : c.code.v[q], table);
     store_shared(tile + 16 * (row + (chunk ^ q)), words);
   }
 };
@@ -100,7 +97,7 @@ KERNEL __launch_bounds__(THREADS, 2) gemm_quant(const Product p, const Scales sc
   }
   Coded ring[2];  // of the next two steps, the odd one second
   b.load(ring[0]), b.load(ring[1]);
-  float first = b.scale_in(ring[0]);
+  const Sixteen first = sixteen<T>(b.scale_in(ring[0]));
 #pragma unroll
   for (int q = 0; q < 4; q++) b.decode(ws, ring[0], first, q);
   b.load(ring[0]);
@@ -115,11 +112,11 @@ KERNEL __launch_bounds__(THREADS, 2) gemm_quant(const Product p, const Scales sc
       if (s + STAGES - 1 < steps) a.fetch(xs + next * tile, p.lda, ALIGNED);
       copy_commit();
       Coded &c = ring[1 - odd];
-      float scale = b.scale_in(c);
+      const Sixteen table = sixteen<T>(b.scale_in(c));
 #pragma unroll
       for (int part = 0; part < PARTS; part++) {
         multiply<HEIGHT, WIDTH>(acc, xs + now * tile, ws + odd * decoded, row0, column0, part);
-        b.decode(ws + (1 - odd) * decoded, c, scale, part);
+        b.decode(ws + (1 - odd) * decoded, c, table, part);
       }
       b.load(c);
       now = now + 1 == STAGES ? 0 : now + 1, next = next + 1 == STAGES ? 0 : next + 1;

@@ -5,27 +5,42 @@ KERNEL move(UNIT *__restrict__ y, const UNIT *__restrict__ x, i64 n, Axes axes, 
   for (i64 i = global_thread(); i < n; i += global_threads()) y[i] = x[walk<RANK>(axes, from, i)];
 }
 
-// planes transposes: x's neighbours lie along `across`, y's along the last axis, 32 by 32 through shared memory. The grid is (tiles of
-// the last axis, tiles of across, planes), the last two walked in steps of the grid; the other axes are walked, with their steps in x and y.
+#ifndef PER
+#define PER 1  // elements that planes reads and writes at once
+#endif
+#define TILE (32 * PER)
+
+// planes transposes: x's neighbours lie along `across`, y's along the last axis, TILE by TILE through shared memory. The grid is (tiles of the last axis,
+// tiles of across, planes), the last two walked in steps of the grid; the other axes are walked, with their steps in x and y. Where PER is more than 1 all
+// extents and steps are multiples of it. Rows of a tile lie an element more apart than they are long: PER lanes' elements of a column have their own banks.
 KERNEL __launch_bounds__(256) planes(UNIT *__restrict__ y, const UNIT *__restrict__ x, i64 rows, i64 columns, i64 step_x, i64 step_y,
                                      i64 count, Axes axes, Steps from, Steps to) {
-  __shared__ UNIT tile[32][33];
-  const i64 row_tiles = (rows + 31) / 32;
-  const int tx = threadIdx.x & 31, ty = threadIdx.x >> 5;
-  const i64 c0 = (i64)blockIdx.x * 32;
+  __shared__ UNIT tile[TILE][TILE + 1];
+  const i64 row_tiles = (rows + TILE - 1) / TILE;
+  const int tx = (threadIdx.x & 31) * PER, ty = threadIdx.x >> 5;
+  const i64 c0 = (i64)blockIdx.x * TILE;
   for (i64 plane = blockIdx.z; plane < count; plane += gridDim.z) {
     const UNIT *__restrict__ src = x + walk<RANK>(axes, from, plane);
     UNIT *__restrict__ dst = y + walk<RANK>(axes, to, plane);
     for (i64 t = blockIdx.y; t < row_tiles; t += gridDim.y) {
       // rows run along x's neighbours, columns along y's
-      const i64 r0 = t * 32;
+      const i64 r0 = t * TILE;
+      Pack<UNIT, PER> in[TILE / 8];
 #pragma unroll
-      for (int k = 0; k < 32; k += 8)
-        if (r0 + tx < rows && c0 + ty + k < columns) tile[ty + k][tx] = src[(c0 + ty + k) * step_x + r0 + tx];
+      for (int k = 0; k < TILE; k += 8)
+        if (r0 + tx < rows && c0 + ty + k < columns) in[k / 8] = load_pack<PER>(src + (c0 + ty + k) * step_x + r0 + tx);
+#pragma unroll
+      for (int k = 0; k < TILE; k += 8)
+#pragma unroll
+        for (int j = 0; j < PER; j++) tile[ty + k][tx + j] = in[k / 8].v[j];
       __syncthreads();
 #pragma unroll
-      for (int k = 0; k < 32; k += 8)
-        if (c0 + tx < columns && r0 + ty + k < rows) dst[(r0 + ty + k) * step_y + c0 + tx] = tile[tx][ty + k];
+      for (int k = 0; k < TILE; k += 8) {
+        Pack<UNIT, PER> out;
+#pragma unroll
+        for (int j = 0; j < PER; j++) out.v[j] = tile[tx + j][ty + k];
+        if (c0 + tx < columns && r0 + ty + k < rows) store_pack(dst + (r0 + ty + k) * step_y + c0 + tx, out);
+      }
       __syncthreads();
     }
   }

@@ -7,6 +7,9 @@
 // 32 elements from 32t on of rows g and g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
 #define STEP 128
+#ifndef PERMUTED
+#define PERMUTED 1  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
+#endif
 #ifndef DEPTH
 #define DEPTH 2  // steps that a warp has in flight while it computes one
 #endif
@@ -63,12 +66,24 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
     for (int u = 0; u < DEPTH; u++) {
       i32 start = from + u * WARPS * STEP, at = start + 32 * t;
       if (start >= k) break;  // for all lanes
-      float scale[2] = {scale_in(ring[u], 0, offset), scale_in(ring[u], 1, offset)};
+#if PERMUTED
+      const Sixteen upper = sixteen<T>(scale_in(ring[u], 0, offset));
+#endif
+      const float scale[2] = {scale_in(ring[u], 0, offset), scale_in(ring[u], 1, offset)};
 #pragma unroll
       for (int q = 0; q < 4; q++) {
         u32 a[2][4];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
+#if PERMUTED
+          if (h == 0) {
+            u32 w[4];
+            values_of(w, ring[u].code[0].v[q], upper);
+#pragma unroll
+            for (int i = 0; i < 4; i++) a[i / 2][2 * (i % 2)] = w[i];
+            continue;
+          }
+#endif
           float v[8];
           decode_eight(v, ring[u].code[h].v[q], mine, scale[h]);
 #pragma unroll

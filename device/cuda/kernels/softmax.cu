@@ -1,9 +1,8 @@
-// Softmax and its logarithm over rows of n values, and their gradients. Defined before: T; V, values an access; G, threads a row; LOG, 1 for
-// the logarithm. The *_rows kernels hold a row in registers, up to K accesses a thread, so that memory is read once. The *_long kernels take
+// Softmax and its logarithm over rows of n values, and their gradients. Defined before: T; V, values an access; G, threads a row; K, accesses a
+// thread, at most; LOG, 1 for the logarithm. The *_rows kernels hold a row in registers, up to K accesses a thread, so that memory is read once. The *_long kernels take
 // any n and any alignment; a block has a row. An output may be one of the inputs: a thread writes what only it has read.
 
 typedef Acc<T> A;
-enum { K = 4 };
 
 INLINE float power(float x) { return expf(x); }
 INLINE double power(double x) { return exp(x); }
