@@ -6,9 +6,16 @@ KERNEL move(UNIT *__restrict__ y, const UNIT *__restrict__ x, i64 n, Axes axes, 
 }
 
 #ifndef PER
-#define PER 1  // elements that planes reads and writes at once
+#define PER 1  // elements that planes reads and writes at once, a word of 32 bits if several
 #endif
 #define TILE (32 * PER)
+#if PER > 1
+typedef u32 Access;
+INLINE UNIT element(u32 w, int j) { return (UNIT)(w >> (32 / PER * j)); }
+INLINE u32 part(UNIT x, int j) { return (u32)x << (32 / PER * j); }
+#else
+typedef UNIT Access;
+#endif
 
 // planes transposes: x's neighbours lie along `across`, y's along the last axis, TILE by TILE through shared memory. The grid is (tiles of the last axis,
 // tiles of across, planes), the last two walked in steps of the grid; the other axes are walked, with their steps in x and y. Where PER is more than 1 all
@@ -25,21 +32,29 @@ KERNEL __launch_bounds__(256) planes(UNIT *__restrict__ y, const UNIT *__restric
     for (i64 t = blockIdx.y; t < row_tiles; t += gridDim.y) {
       // rows run along x's neighbours, columns along y's
       const i64 r0 = t * TILE;
-      Pack<UNIT, PER> in[TILE / 8];
+      Access in[TILE / 8];
 #pragma unroll
       for (int k = 0; k < TILE; k += 8)
-        if (r0 + tx < rows && c0 + ty + k < columns) in[k / 8] = load_pack<PER>(src + (c0 + ty + k) * step_x + r0 + tx);
+        if (r0 + tx < rows && c0 + ty + k < columns) in[k / 8] = *reinterpret_cast<const Access *>(src + (c0 + ty + k) * step_x + r0 + tx);
 #pragma unroll
       for (int k = 0; k < TILE; k += 8)
+#if PER > 1
 #pragma unroll
-        for (int j = 0; j < PER; j++) tile[ty + k][tx + j] = in[k / 8].v[j];
+        for (int j = 0; j < PER; j++) tile[ty + k][tx + j] = element(in[k / 8], j);
+#else
+        tile[ty + k][tx] = in[k / 8];
+#endif
       __syncthreads();
 #pragma unroll
       for (int k = 0; k < TILE; k += 8) {
-        Pack<UNIT, PER> out;
+        Access out = {};
+#if PER > 1
 #pragma unroll
-        for (int j = 0; j < PER; j++) out.v[j] = tile[tx + j][ty + k];
-        if (c0 + tx < columns && r0 + ty + k < rows) store_pack(dst + (r0 + ty + k) * step_y + c0 + tx, out);
+        for (int j = 0; j < PER; j++) out |= part(tile[tx + j][ty + k], j);
+#else
+        out = tile[tx][ty + k];
+#endif
+        if (c0 + tx < columns && r0 + ty + k < rows) *reinterpret_cast<Access *>(dst + (r0 + ty + k) * step_y + c0 + tx) = out;
       }
       __syncthreads();
     }
