@@ -354,7 +354,7 @@ func (j *blocks) part(worker, task int) {
 		switch {
 		case j.streamB:
 			a = res[j.aAt(k):]
-			if !j.directB {
+			if !j.directB && !j.packsAlong(kb) {
 				j.in.packB(b, n0, n1-n0, j.k0+k, kb, temp)
 			} else if rest := (n1 - n0) % j.nr; rest > 0 {
 				j.in.packB(b[(n1-n0-rest)*kb:], n1-rest, rest, j.k0+k, kb, temp)
@@ -375,6 +375,7 @@ func (j *blocks) part(worker, task int) {
 
 // tiles multiplies packed strips of rows [i0,i1) and columns [n0,n1).
 func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool, ahead *fetch) {
+	along := j.streamB && !j.directB && j.packsAlong(kb)
 	for n := n0; n < n1; n += j.nr {
 		cols := min(j.nr, n1-n)
 		pb := panel{k: j.nr}
@@ -392,10 +393,28 @@ func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool, ahea
 				pa.at = &a[(i-i0)*(kb+j.extra)]
 			}
 			next, step := ahead.some(pb.at)
+			if along && i == i0 && cols == j.nr {
+				j.in.(alongPacker).tilePack(i, n, k, kb, pa.at, pb.at, add, next, step)
+				i += rows
+				continue
+			}
 			j.in.tile(i, n, rows, cols, kb, pa, pb, add, next, step)
 			i += rows
 		}
 	}
+}
+
+// packsAlong says that the first tile of each whole strip of B packs it for the others.
+func (j *blocks) packsAlong(kb int) bool {
+	p, ok := j.in.(alongPacker)
+	return ok && !j.directA && j.extra == 0 && j.rows(j.mb) == j.mr && p.packsAlong(kb)
+}
+
+// alongPacker is an inner whose tiles may pack B from where it lies while they multiply it.
+type alongPacker interface {
+	packsAlong(kb int) bool
+	// tilePack is tile for a full tile with packed A, that reads B from column n and step k on and writes a strip to.
+	tilePack(i, n, k, kb int, a, to *float32, add bool, next uintptr, step int)
 }
 
 // director is an inner that can multiply operands where they lie.

@@ -170,6 +170,17 @@ func (j *job) tile(i, n, rows, cols, kb int, a, b panel, add bool, next uintptr,
 	j.kern.tile(rows, kb, a.at, a.lane, a.k, b.at, b.k, c, ld, cols, j.alpha, add || j.Accumulate, next, step)
 }
 
+// packsAlong implements alongPacker.
+func (j *job) packsAlong(kb int) bool {
+	return j.in == j.plain && j.kern.tilePack != nil && j.B.Source == nil && j.B.DType == tensor.F32 && !j.B.Trans && kb%64 == 0
+}
+
+// tilePack implements alongPacker.
+func (j *job) tilePack(i, n, k, kb int, a, to *float32, add bool, next uintptr, step int) {
+	c, ld := j.target(i, n)
+	j.kern.tilePack(kb, a, j.B.float(k, n), j.B.LD, to, c, ld, j.alpha, add || j.Accumulate, next, step)
+}
+
 // raw implements inner.
 func (j *job) raw(ofB bool, lane, lanes, k0, kb int) region {
 	x, laneRows := &j.A, !j.A.Trans

@@ -72,6 +72,8 @@ type kernel struct {
 	// tile sets rows x cols of c, at most mr x nr, to alpha times a product over kc steps, or adds it. Row r of A at step k is
 	// a[r*rs+k*ks]; row k of B begins at b[k*bs] and may be read for nr columns. On the way it prefetches 128 bytes at next and each step on.
 	tile func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int)
+	// tilePack is tile for mr x nr, with packed A and kc a multiple of 64, that copies the rows of B to a strip on the way; nil without.
+	tilePack func(kc int, a *float32, b *float32, bs int, to *float32, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
 	// direct says that tile is fast for any strides, so that operands may stay where they lie.
 	direct bool
 	packers
