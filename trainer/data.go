@@ -103,10 +103,16 @@ func (j *job) reportData(o data.Options) error {
 	return nil
 }
 
+// The files of the built-in fine-tuning set in a run directory.
+const (
+	builtinTrain = "builtin_train.jsonl"
+	builtinHeld  = "builtin_heldout.jsonl"
+)
+
 // builtinFiles writes the built-in fine-tuning set.
 func builtinFiles(fsys vfs.FS, dir string) (train, held []data.File, err error) {
 	rows, heldOut := corpus.FineTune(builtinSeed)
-	a, b := filepath.Join(dir, "builtin_train.jsonl"), filepath.Join(dir, "builtin_heldout.jsonl")
+	a, b := filepath.Join(dir, builtinTrain), filepath.Join(dir, builtinHeld)
 	if err := errors.Join(writeRows(fsys, a, rows), writeRows(fsys, b, heldOut)); err != nil {
 		return nil, nil, err
 	}

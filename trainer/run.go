@@ -81,7 +81,7 @@ func Run(ctx context.Context, cfg config.Config, hooks Hooks) (*Summary, error) 
 		err = cerr
 	}
 	if j.madeOut && err != nil {
-		_ = os.Remove(j.cfg.Out) // goes only when nothing was written to it
+		j.removeOut()
 	}
 	return &j.sum, classify(err)
 }
@@ -179,6 +179,16 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 	return j.finish(ctx)
+}
+
+// removeOut removes a new run directory in which the run did not come to begin: the built-in rows are written before it is known whether the run fits.
+func (j *job) removeOut() {
+	if _, err := os.Stat(j.path("config.yaml")); errors.Is(err, os.ErrNotExist) {
+		for _, name := range []string{builtinTrain, builtinHeld} {
+			_ = os.Remove(j.path(name)) // mostly there is none
+		}
+	}
+	_ = os.Remove(j.cfg.Out) // goes only when nothing else was written to it
 }
 
 // prepareOut names the run directory and refuses to write over another run.

@@ -202,6 +202,7 @@ func TestRefused(t *testing.T) {
 		{"no data", func(c *config.Config) { c.Data.Path[0].Path = filepath.Join(t.TempDir(), "none.jsonl") }, config.ExitInput, []string{"none.jsonl"}},
 		{"empty data", func(c *config.Config) { c.Data.Path[0].Path = file }, config.ExitInput, []string{file}},
 		{"too many epochs", func(c *config.Config) { c.Train.Steps, c.Train.Epochs = 0, 1e19 }, config.ExitConfig, []string{"epochs"}},
+		{"loss scale without f16", func(c *config.Config) { c.Train.LossScale = 1024 }, config.ExitConfig, []string{"train.loss_scale", "only runs in f16"}},
 		{"too little memory", func(c *config.Config) { c.Train.Memory = "10KiB" }, config.ExitMemory, []string{"budget", "train.fit"}},
 	}
 	for _, k := range cases {
@@ -211,6 +212,19 @@ func TestRefused(t *testing.T) {
 			fails(t, context.Background(), c, trainer.Hooks{}, k.code, k.says...)
 		})
 	}
+}
+
+// TestRefusedLeavesNothing: a run that is refused after its built-in rows were written leaves no directory of its own, and what others wrote into one.
+func TestRefusedLeavesNothing(t *testing.T) {
+	c := config.Default(config.Finetune)
+	c.Model, c.Data.Path = "builtin:tiny", []config.Source{{Path: config.BuiltinData, Weight: 1}}
+	c.Device, c.Train.Memory, c.Out = "cpu", "10KiB", filepath.Join(t.TempDir(), "refused")
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
+	require.NoDirExists(t, c.Out)
+	require.NoError(t, os.Mkdir(c.Out, 0o777))
+	require.NoError(t, os.WriteFile(filepath.Join(c.Out, "mine"), nil, 0o666))
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
+	require.FileExists(t, filepath.Join(c.Out, "mine"))
 }
 
 // TestEdges runs what is unusual but right.

@@ -35,6 +35,9 @@ func (j *job) openModel(context.Context) error {
 		return err
 	}
 	j.compute = policy.Compute
+	if s := j.cfg.Train.LossScale; s != 0 && j.compute != tensor.F16 {
+		return badConfig("train.loss_scale", "is %v, and only runs in f16 scale their loss: this one computes in %v; set it to 0, or train.dtype to f16", s, j.compute)
+	}
 	if j.model, err = j.open(policy); err != nil {
 		return err
 	}
