@@ -61,7 +61,11 @@ func (p attnPass) build(a *attention, s device.Spec) (*Kernel, error) {
 		}
 		return p.kernel(a, run), nil
 	}
-	if _, ok := a.graph(extra, p.backward); !ok || !a.groupPays() {
+	_, ok := a.graph(extra, p.backward)
+	if ok && a.groupFits() && !a.dev.Deterministic() {
+		a.compileAhead()
+	}
+	if !ok || !a.groupPays() {
 		return rule()
 	}
 	version, err := a.dev.cudnnVersion()
@@ -77,6 +81,39 @@ func (p attnPass) build(a *attention, s device.Spec) (*Kernel, error) {
 	key := fmt.Sprintf("ways cudnn own, kernels %x, cudnn %s, %s, %d processors: %s %+v %v, %d documents", kernelsDigest(), version, a.dev.name, a.dev.sms,
 		s.Op.Name(), a.op, s.In[:3], a.slots)
 	return p.timed(a, s, key, rule, own)
+}
+
+// compileAhead begins to compile, on a device that has nothing of it on disk, what the check of warpgroups and the trials of both passes will launch. Each of
+// them waits for its own programs, which take seconds together and one at most.
+func (a *attention) compileAhead() {
+	if _, err := a.dev.cudnnVersion(); err != nil {
+		return // there is no trial
+	}
+	if arch, err := a.dev.arch(); err != nil || arch != groupArch {
+		return
+	}
+	check, err := seldom(a.dev, func() (*Function, error) { return a.dev.groupCheck(a.dtype) })
+	if err != nil || a.dev.kept(check) {
+		return
+	}
+	programs, _ := a.trialPrograms() // what is wrong with one is said when it is launched
+	for _, m := range append(programs, check.module) {
+		go func() { _ = a.dev.load(m) }() // likewise
+	}
+}
+
+// trialPrograms are those of own kernels in both passes, and of what stands behind the library's, as far as nobody has named them yet.
+func (a *attention) trialPrograms() ([]*module, error) {
+	behind := *a
+	behind.gated = a.slots > 0
+	return a.dev.named(func() error {
+		for _, of := range []func() (attnRun, error){a.groupBackward, a.groupForward, behind.flashBackward, behind.flashForward} {
+			if _, err := of(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // timed picks one of two ways by time. The library may refuse an attention when it is asked for a plan.

@@ -78,6 +78,28 @@ func modulesOf(needs []*Function) []*module {
 	return modules
 }
 
+// named are the programs that build is the first to name. Nothing is compiled.
+func (d *Device) named(build func() error) ([]*module, error) {
+	c := &d.compile
+	count := func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.order)
+	}
+	before := count()
+	_, err := seldom(d, func() (struct{}, error) { return struct{}{}, build() })
+	after := count()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.order[before:after]), err
+}
+
+// kept tells whether a function's program is on disk.
+func (d *Device) kept(f *Function) bool {
+	_, ok := d.compile.cache.Get(d.compile.compiler.Key(f.module.src))
+	return ok
+}
+
 // maxCompilers bounds how many programs are compiled at once: each takes some hundred megabytes.
 const maxCompilers = 16
 

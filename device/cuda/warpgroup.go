@@ -16,6 +16,9 @@ type warpgroups struct {
 	checked map[tensor.DType]error
 }
 
+// groupArch is the architecture whose code has products by warpgroups.
+const groupArch = "sm_90a"
+
 // groupsRight has the device check its products by warpgroups of a type at the first question.
 func (d *Device) groupsRight(dt tensor.DType) error {
 	if d.capability != attnGroupCapability {
@@ -65,13 +68,18 @@ func (d *Device) Problems() []device.Problem {
 	return out
 }
 
+// groupCheck is the kernel that compares products by warpgroups with others.
+func (d *Device) groupCheck(dt tensor.DType) (*Function, error) {
+	return d.Function(Program{Files: []string{"tensor_core.cuh", "attention_tiles.cuh", "warpgroup.cuh", "warpgroup_check.cu"},
+		Define: []string{"T " + cType(dt), "D 128", "APART 0"}}, "check_groups")
+}
+
 func (d *Device) checkGroups(dt tensor.DType) (err error) {
 	// A compiler that does not know the device makes code that has none of these instructions, and would stop it.
-	if arch, err := d.arch(); err != nil || arch != "sm_90a" {
+	if arch, err := d.arch(); err != nil || arch != groupArch {
 		return errors.Join(err, fmt.Errorf("code for %s has no products by warpgroups", arch))
 	}
-	f, err := d.Function(Program{Files: []string{"tensor_core.cuh", "attention_tiles.cuh", "warpgroup.cuh", "warpgroup_check.cu"},
-		Define: []string{"T " + cType(dt), "D 128", "APART 0"}}, "check_groups")
+	f, err := d.groupCheck(dt)
 	if err != nil {
 		return err
 	}
