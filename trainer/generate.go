@@ -299,10 +299,30 @@ func (p *decodePlan) run(ctx context.Context, ge *Generator, seqs []*sequence) (
 
 // finiteScores refuses scores that no token can be chosen from.
 func finiteScores(logits []float32, at int) error {
+	if noneInfinite(logits) {
+		return nil
+	}
 	for i, x := range logits {
 		if x-x != 0 {
 			return withCode(config.ExitNonFinite, fmt.Errorf("generate: the score of token %d at position %d is %v; the weights or the adapter hold values that are not finite", i, at, x))
 		}
 	}
 	return nil
+}
+
+// noneInfinite adds up what is 0 of finite numbers and NaN of others, in sums that do not wait for each other.
+func noneInfinite(x []float32) bool {
+	var a, b, c, d float32
+	for len(x) >= 4 {
+		v := (*[4]float32)(x)
+		a += v[0] - v[0]
+		b += v[1] - v[1]
+		c += v[2] - v[2]
+		d += v[3] - v[3]
+		x = x[4:]
+	}
+	for _, v := range x {
+		a += v - v
+	}
+	return a+b+c+d == 0
 }

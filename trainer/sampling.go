@@ -113,11 +113,24 @@ func (c *sampler) penalise(logits []float32) []float32 {
 	return c.scores
 }
 
+// largest is the first of the largest scores. Eight at a time are looked at, as nearly all are below what was found before.
 func largest(logits []float32) int32 {
-	best := 0
-	for i, x := range logits {
-		if x > logits[best] {
-			best = i
+	best, top := 0, logits[0]
+	i := 0
+	for ; i+8 <= len(logits); i += 8 {
+		x := (*[8]float32)(logits[i:])
+		if !(x[0] > top || x[1] > top || x[2] > top || x[3] > top || x[4] > top || x[5] > top || x[6] > top || x[7] > top) {
+			continue
+		}
+		for j, v := range x {
+			if v > top {
+				best, top = i+j, v
+			}
+		}
+	}
+	for ; i < len(logits); i++ {
+		if logits[i] > top {
+			best, top = i, logits[i]
 		}
 	}
 	return int32(best)
