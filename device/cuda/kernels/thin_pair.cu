@@ -220,7 +220,7 @@ KERNEL thin_pair_sum(ThinPair p, int blocks_t) {
     i64 at = global_thread() * 4, size = (i64)p.m * RANK;
     if (at >= size) return;
     int groups = (p.n + COLS - 1) / COLS;
-#pragma unroll 8
+#pragma unroll 16
     for (int g = 0; g < groups; g++) {
       Pack<float, 4> v = load_pack<4>(p.part_t + g * size + at);
       for (int i = 0; i < 4; i++) sum[i] += v.v[i];
@@ -232,7 +232,7 @@ KERNEL thin_pair_sum(ThinPair p, int blocks_t) {
   if (at >= (i64)p.n * RANK) return;
   int group = (int)(at / (COLS * RANK)), last = block_of(p, (i64)(group + 1) * per - 1);
   const float *from = p.part_d + at - (i64)group * (COLS * RANK);
-#pragma unroll 4
+#pragma unroll 16  // of a narrow X there are many, and few threads
   for (int b = block_of(p, (i64)group * per); b <= last; b++) {
     Pack<float, 4> v = load_pack<4>(from + ((i64)b + group) * (COLS * RANK));
     for (int i = 0; i < 4; i++) sum[i] += v.v[i];
