@@ -47,19 +47,8 @@ type Awaiter interface {
 
 // Parallel devices run the work of several streams beside each other, so that copies and collectives need not wait for arithmetic.
 type Parallel interface {
-	// Lanes is how many: streams 0 to Lanes()-1. What of one must come before what of another is said by events. Where work of several waits for
-	// processors, the last two streams of five give way to the others.
+	// Lanes is how many: streams 0 to Lanes()-1. What of one must come before what of another is said by events.
 	Lanes() int
-}
-
-// Divided kernels can do their work in two launches, the first of which depends on some of the inputs only, so that it may run long before the other
-// and beside what comes between.
-type Divided interface {
-	// Divide returns the two, nil where the work is one. The first reads the inputs of the places in of and leaves what the second needs in the first
-	// bytes of the scratch, as many as its Scratch says; the second, whose Scratch is that of the whole kernel, must get the same scratch. The first
-	// is launched with all inputs in their places, of which others than those may be absent, and with no outputs; the second as the whole is. The
-	// results have the bits of one launch.
-	Divide() (first, second Kernel, of []int)
 }
 
 // Stacking devices wait for memory when products are thin, so that reading or writing a large operand once for several of them pays.

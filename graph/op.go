@@ -43,14 +43,11 @@ type Viewer interface {
 // Lane is the queue of a device that an op runs on.
 type Lane uint8
 
-// The lanes: arithmetic, collectives between ranks, copies between host and device; and arithmetic that fills what the first leaves idle: of what it
-// will need next, and of what nothing waits for.
+// The lanes: arithmetic, collectives between ranks, and copies between host and device.
 const (
 	Compute Lane = iota
 	Comm
 	Copy
-	Ahead
-	Aside
 )
 
 // Laner ops run on a lane other than Compute.

@@ -67,7 +67,6 @@ func (o *BenchOptions) defaults(c models.Config) {
 	text(&o.DType, "auto")
 	text(&o.Device, "auto")
 	text(&o.Execution.Launch, "captured")
-	text(&o.Execution.Side, "auto")
 	count := func(p *int, v int) {
 		if *p == 0 {
 			*p = v
@@ -90,7 +89,7 @@ func (o *BenchOptions) config(dir string) (config.Config, error) {
 	c.Data.Format, c.Data.SeqLen, c.Data.Val, c.Data.Mask = "tokens", o.Seq, 0, "none"
 	c.Train.Batch, c.Train.MicroBatch, c.Train.Optimizer, c.Train.Checkpointing = o.Batch, o.Batch, o.Optimizer, o.Checkpointing
 	c.Train.Offload = o.Offload
-	c.Train.Memory, c.Train.DType, c.Train.TF32, c.Train.Launch, c.Train.Side = o.Memory, o.DType, o.Execution.TF32, o.Execution.Launch, o.Execution.Side
+	c.Train.Memory, c.Train.DType, c.Train.TF32, c.Train.Launch = o.Memory, o.DType, o.Execution.TF32, o.Execution.Launch
 	c.Train.Steps = o.Warmup + o.Steps + o.Profile + 1 // the loop never comes to its end, where a run saves
 	c.Save.Every, c.Adapter.R, c.Adapter.Alpha = 0, o.Rank, 2*float64(o.Rank)
 	switch o.Mode {

@@ -10,10 +10,9 @@ import (
 )
 
 // Execution says how a device computes where it has a choice. The zero value is the default; a run has the same settings as train.launch,
-// train.side, deterministic and train.tf32.
+// deterministic and train.tf32.
 type Execution struct {
 	Launch        string // how launches reach a GPU: "captured" (or ""), "plain" or "synced", see plan.Launching
-	Side          string // which launches leave a GPU's main queue: "auto" (or ""), "off", "decode", "gradients" or "all", see plan.Side
 	Deterministic bool   // the same bits on every repetition
 	TF32          bool   // products of float32 may round their operands
 }
@@ -22,9 +21,6 @@ type Execution struct {
 func (e Execution) Open(name string) (device.Device, error) {
 	if _, err := plan.ParseLaunching(e.Launch); err != nil {
 		return nil, badConfig("launch", "%v", err)
-	}
-	if _, err := plan.ParseSide(e.Side); err != nil {
-		return nil, badConfig("side", "%v", err)
 	}
 	dev, err := device.Open(name)
 	if err != nil {
@@ -58,7 +54,5 @@ func (e Execution) Launching() plan.Launching {
 func (e Execution) Session(store *plan.Store) *plan.Session {
 	s := plan.NewSession(store)
 	s.SetLaunching(e.Launching())
-	side, _ := plan.ParseSide(e.Side) // Open refuses a name that is not known
-	s.SetSide(side)
 	return s
 }

@@ -72,7 +72,7 @@ func (j *job) open(policy layers.Policy) (*Model, error) {
 
 // execution is how the run computes.
 func (j *job) execution() Execution {
-	return Execution{Launch: j.cfg.Train.Launch, Side: j.cfg.Train.Side, Deterministic: j.cfg.Deterministic, TF32: j.cfg.Train.TF32}
+	return Execution{Launch: j.cfg.Train.Launch, Deterministic: j.cfg.Deterministic, TF32: j.cfg.Train.TF32}
 }
 
 // policyOf chooses dtypes: frozen weights keep the file's, trained ones are those of train.param.

@@ -15,8 +15,6 @@ func executionFlags(f *pflag.FlagSet, device *string, e *trainer.Execution) {
 	e.Launch = plan.Launchings[plan.Captured]
 	f.Var((*launchFlag)(&e.Launch), "launch", "how launches reach a GPU: "+strings.Join(plan.Launchings, ", ")+
 		"; synced waits for each, so that a fault is reported with its op")
-	e.Side = plan.Sides[plan.SideAuto]
-	f.Var((*sideFlag)(&e.Side), "side", "which launches leave a GPU's main queue, to fill what it leaves idle: "+strings.Join(plan.Sides, ", "))
 	f.BoolVar(&e.Deterministic, "deterministic", false, "the same bits on every repetition")
 	f.BoolVar(&e.TF32, "tf32", false, "products of float32 may round their operands, where the device can")
 }
@@ -37,24 +35,8 @@ func (l *launchFlag) Set(name string) error {
 	return nil
 }
 
-// sideFlag takes the names of what may leave the main queue.
-type sideFlag string
-
-func (l *sideFlag) String() string { return string(*l) }
-
-// Type is what help calls the value.
-func (l *sideFlag) Type() string { return "string" }
-
-func (l *sideFlag) Set(name string) error {
-	if _, err := plan.ParseSide(name); err != nil {
-		return err
-	}
-	*l = sideFlag(name)
-	return nil
-}
-
 // runKeys are keys of a run that flags of the other commands have without their section.
-var runKeys = map[string]string{"train.launch": "launch", "train.side": "side", "train.tf32": "tf32"}
+var runKeys = map[string]string{"train.launch": "launch", "train.tf32": "tf32"}
 
 // flagName lets the other commands take what messages and configurations of runs call a setting.
 func flagName(_ *pflag.FlagSet, name string) pflag.NormalizedName {

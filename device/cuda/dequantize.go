@@ -50,14 +50,6 @@ func (w weight4) scales(in []Addr) scaleArgs {
 	return scaleArgs{absmax: in[1]}
 }
 
-// operands is how many hold the weight.
-func (w weight4) operands() int {
-	if w.nested {
-		return 4 // codes, absmax in 8 bits, its scales, and what is added to it
-	}
-	return 2
-}
-
 func (w weight4) size() int64 { return int64(w.rows) * int64(w.cols) }
 
 // decoder writes all values of a weight.

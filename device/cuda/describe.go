@@ -62,9 +62,9 @@ func (d *Device) describeLanes() string {
 	case err != nil:
 		return err.Error()
 	case n == 0:
-		return "arithmetic, collectives, copies and side work in streams of their own; copies to and from the host have no engine and do not run beside kernels"
+		return "arithmetic, collectives and copies in streams of their own; copies to and from the host have no engine and do not run beside kernels"
 	}
-	return fmt.Sprintf("arithmetic, collectives, copies and side work in streams of their own; copy engines: %d", n)
+	return fmt.Sprintf("arithmetic, collectives and copies in streams of their own; copy engines: %d", n)
 }
 
 func (d *Device) describeBF16() string {

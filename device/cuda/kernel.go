@@ -28,25 +28,6 @@ type Kernel struct {
 	call    Call
 	in, out []int64     // sizes of the operands in bytes
 	needs   []*Function // what Prepare compiles
-	split   *division   // nil where the work is one
-}
-
-// division is the two kernels of device.Divided.
-type division struct {
-	first, second *Kernel
-	of            []int // inputs that the first reads
-}
-
-// Divide implements device.Divided.
-func (k *Kernel) Divide() (first, second device.Kernel, of []int) {
-	if k.split == nil {
-		return nil, nil, nil
-	}
-	p := k.split
-	p.first.bind(k.dev, device.Spec{Op: k.spec.Op, In: k.spec.In})
-	p.second.bind(k.dev, k.spec)
-	p.first.needs, p.second.needs = k.needs, k.needs
-	return p.first, p.second, p.of
 }
 
 // Call is what a kernel's Enqueue works on. In and Out hold the operands' addresses; those of absent optional inputs are 0. Addresses

@@ -108,9 +108,10 @@ func (d *Device) dequantizedProduct(w weight4, to tensor.DType, dense device.Spe
 	}
 	bytes := aligned(w.size() * int64(to.Size()))
 	call, in := Call{}, make([]Addr, len(operands))
-	codes := len(operands) - 1
-	decode := &Kernel{Label: "dequantize", ScratchBytes: bytes, Enqueue: func(c *Call) error { return r.enqueue(c, c.In[codes:], c.Scratch) }}
-	multiply := &Kernel{Label: product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
+	return &Kernel{Label: "dequantize/" + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
+		if err := r.enqueue(c, c.In[len(operands)-1:], c.Scratch); err != nil {
+			return err
+		}
 		for i, at := range operands {
 			in[i] = c.Scratch
 			if at != decoded {
@@ -120,16 +121,6 @@ func (d *Device) dequantizedProduct(w weight4, to tensor.DType, dense device.Spe
 		call = *c
 		call.In, call.Scratch = in, c.Scratch+Addr(bytes)
 		return product.Enqueue(&call)
-	}}
-	p := &division{first: decode, second: multiply}
-	for i := range w.operands() {
-		p.of = append(p.of, codes+i)
-	}
-	return &Kernel{Label: "dequantize/" + product.KernelName(), ScratchBytes: multiply.ScratchBytes, split: p, Enqueue: func(c *Call) error {
-		if err := decode.Enqueue(c); err != nil {
-			return err
-		}
-		return multiply.Enqueue(c)
 	}}, nil
 }
 

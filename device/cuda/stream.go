@@ -43,11 +43,7 @@ func (d *Device) stream(i int) (*Stream, error) {
 	}
 	s := &Stream{dev: d, block: new(driver.LaunchBlock)}
 	err := d.enter(func() (err error) {
-		priority, err := d.priority(i)
-		if err != nil {
-			return err
-		}
-		s.handle, err = d.api.NewStream(priority)
+		s.handle, err = d.api.NewStream(0)
 		return err
 	})
 	if err != nil {
@@ -180,20 +176,8 @@ func (s *Stream) close() error {
 	})
 }
 
-// Streams that plans use: for arithmetic, collectives, copies, and two for arithmetic that gives way.
-const planStreams, firstToYield = 5, 3
-
-// Lanes implements device.Parallel.
-func (d *Device) Lanes() int { return planStreams }
-
-// priority is that of a queue: blocks of a kernel begin before those of kernels in queues of a lower one. Recorded launches keep it.
-func (d *Device) priority(queue int) (int, error) {
-	least, greatest, err := d.api.Priorities()
-	if queue >= firstToYield && queue < planStreams {
-		return least, err
-	}
-	return greatest, err
-}
+// Lanes implements device.Parallel: arithmetic, collectives and copies.
+func (d *Device) Lanes() int { return 3 }
 
 // StackFrom implements device.Stacking: what memory moves at 4 TB/s while one small kernel starts and ends.
 func (d *Device) StackFrom() int64 { return 8 << 20 }

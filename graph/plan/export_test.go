@@ -13,12 +13,6 @@ func WithRank(o Options, f func(id int) int) Options {
 	return o
 }
 
-// WithLeast lets launches that move so many bytes leave the main lane.
-func WithLeast(o Options, bytes int64) Options {
-	o.least = bytes
-	return o
-}
-
 // PassOrder checks that every pass stands after those it needs.
 func PassOrder() error {
 	seen := map[string]bool{}
@@ -52,12 +46,12 @@ func (p *Plan) InPlace() (reused, inVars, copies int) {
 	return reused, inVars, copies
 }
 
-// EarlyWaits counts launches that wait for a copy to host memory, or for a launch aside, which may still be under way: they use its bytes again before it
-// is over by the estimate.
+// EarlyWaits counts launches that wait for a copy to host memory which may still be under way: they use its bytes again before it is over by the
+// estimate.
 func (p *Plan) EarlyWaits() (n int) {
 	for i := range p.steps {
 		for _, w := range p.steps[i].waits {
-			if st := &p.steps[w]; st.hold > 0 && i <= st.hold {
+			if st := &p.steps[w]; st.move == toHost && i <= st.hold {
 				n++
 			}
 		}
@@ -87,17 +81,9 @@ func (p *Plan) CheckArena() error {
 			continue
 		}
 		for j, v := range st.node.In {
-			if v.Valid() && st.in[j].root >= 0 {
+			if v.Valid() {
 				sh.read(st.in[j], v)
 			}
-		}
-		made := "made ahead for " + st.node.String()
-		switch st.part {
-		case firstPart:
-			sh.write(st.scratch, st.kernel.Scratch(), made)
-			continue
-		case secondPart:
-			sh.made(st.scratch, made)
 		}
 		if st.kernel.Scratch() > 0 {
 			sh.write(st.scratch, st.kernel.Scratch(), "scratch")
@@ -132,13 +118,6 @@ func (s *shadow) copy(st *step) {
 		if len(st.node.Out) == 1 && t.Bytes() == st.bytes {
 			s.read(st.in[0], st.node.Output(i))
 		}
-	}
-}
-
-// made checks that the first part of a kernel is still at the beginning of its scratch.
-func (s *shadow) made(at place, tag string) {
-	if lo, hi := s.blocks(at, align); lo < hi && s.tags[lo] != tag {
-		s.err = errors.Join(s.err, fmt.Errorf("%s: %v stands there", tag, s.tags[lo]))
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // numLanes is how many lanes there are. A lane's number is that of its stream.
-const numLanes = int(graph.Aside) + 1
+const numLanes = int(graph.Copy) + 1
 
 // access is bytes that a step reads or writes.
 type access struct {
@@ -72,7 +72,7 @@ func (p *Plan) wait(later, earlier int) {
 
 // touches lists what a step reads and writes.
 func (p *Plan) touches(st *step) (out []access) {
-	st.operands(func(at place, n int64, writes bool) {
+	add := func(at place, n int64, writes bool) {
 		if at.root < 0 || n == 0 {
 			return
 		}
@@ -88,16 +88,11 @@ func (p *Plan) touches(st *step) (out []access) {
 			a = access{spaceHost, r.offset + at.off, r.offset + at.off + n, writes}
 		}
 		out = append(out, a)
-	})
-	return out
-}
-
-// operands lists the places that a step reads and writes, with their bytes.
-func (st *step) operands(add func(at place, n int64, writes bool)) {
+	}
 	if st.kernel == nil {
 		add(st.in[0], st.bytes, false)
 		add(st.out[0], st.bytes, true)
-		return
+		return out
 	}
 	for j, at := range st.in {
 		add(at, st.node.In[j].Type().Bytes(), false)
@@ -106,6 +101,7 @@ func (st *step) operands(add func(at place, n int64, writes bool)) {
 		add(at, st.node.Out[j].Bytes(), true)
 	}
 	add(st.scratch, st.kernel.Scratch(), true)
+	return out
 }
 
 func conflict(a, b []access) bool {
@@ -153,7 +149,7 @@ func (p *Plan) fork(main device.Stream, way Launching) (*queues, error) {
 	return q, nil
 }
 
-var laneNames = [numLanes]string{"arithmetic", "collectives", "copies", "arithmetic ahead", "arithmetic aside"}
+var laneNames = [numLanes]string{"arithmetic", "collectives", "copies"}
 
 // enter returns the stream of step i, which has been told to wait for what must come before.
 func (q *queues) enter(i int) (device.Stream, error) {

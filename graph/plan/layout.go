@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"slices"
-
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 )
@@ -21,25 +19,14 @@ func (p *Plan) layout() error {
 	if err := p.moves(s); err != nil {
 		return err
 	}
-	p.pack(s)
+	liveness(p, s)
 	for _, v := range p.outs {
 		p.outAt = append(p.outAt, s.at[v])
 	}
+	p.size, p.hostSize = packArena(s.roots, inArena), packArena(s.roots, inHost)
+	p.roots = s.roots
 	p.waits()
 	return nil
-}
-
-// pack gives every intermediate its lifetime and address, and moves launches to the side lanes as far as there is room.
-func (p *Plan) pack(s *storage) {
-	before := slices.Clone(s.roots)
-	p.place(s)
-	p.sideways(s, before)
-}
-
-func (p *Plan) place(s *storage) {
-	liveness(p, s)
-	p.roots = s.roots
-	p.size, p.hostSize = packArena(s.roots, inArena), packArena(s.roots, inHost)
 }
 
 // emit assigns places in order and lists the launches.
@@ -139,14 +126,15 @@ func touch(s *storage, at place, i int) {
 // holdLanes keeps what another lane touches until a compute step has waited for it.
 func holdLanes(p *Plan, s *storage) {
 	for i, st := range p.steps {
-		if st.lane == graph.Compute || st.lane == graph.Ahead {
-			continue // what is made ahead lives in the scratch of its reader
+		if st.lane == graph.Compute {
+			continue
+		}
+		if st.move == toHost {
+			touch(s, st.in[0], st.hold)
+			continue
 		}
 		until := len(p.steps)
-		if st.hold > 0 {
-			until = st.hold
-		}
-		for j := i + 1; st.hold == 0 && j < len(p.steps) && until == len(p.steps); j++ {
+		for j := i + 1; j < len(p.steps) && until == len(p.steps); j++ {
 			if p.steps[j].lane == graph.Compute && consumes(p.steps[j], st) {
 				until = j
 			}

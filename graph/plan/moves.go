@@ -220,21 +220,6 @@ func (p *Plan) insertMoves(s *storage, away []*moved) {
 		before[m.fetch] = append(before[m.fetch], move)
 		p.movedBytes += 2 * m.bytes
 	}
-	p.insert(s, before)
-	for i := range p.steps {
-		switch st := &p.steps[i]; st.move {
-		case toHost:
-			s.roots[st.out[0].root].birth = i
-		case fromHost:
-			s.roots[st.in[0].root].end = i
-			r := &s.roots[st.out[0].root]
-			r.birth, r.end = i, i
-		}
-	}
-}
-
-// insert puts steps before others. Lifetimes and holds, those of the new steps too, are counted in the steps as they were.
-func (p *Plan) insert(s *storage, before map[int][]step) {
 	var steps []step
 	at := make([]int, len(p.steps)+1) // where each step has gone
 	for i := range p.steps {
@@ -249,8 +234,14 @@ func (p *Plan) insert(s *storage, before map[int][]step) {
 		}
 	}
 	for i := range steps {
-		if st := &steps[i]; st.hold > 0 {
+		switch st := &steps[i]; st.move {
+		case toHost:
 			st.hold = at[st.hold]
+			s.roots[st.out[0].root].birth = i
+		case fromHost:
+			s.roots[st.in[0].root].end = i
+			r := &s.roots[st.out[0].root]
+			r.birth, r.end = i, i
 		}
 	}
 	p.steps = steps

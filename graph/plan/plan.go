@@ -31,10 +31,8 @@ type Options struct {
 	// Move chooses which of the intermediates that wait for the backward phase do so in host memory, on devices that have their own; one answer for
 	// each. MoveInputs and MoveSaved are such choices. Results are the same bits; the plan is as much smaller as Report tells.
 	Move func(saved []Saved) []bool
-	Side Side // which launches leave the main lane; SideAuto: what the session says
 
-	rank  func(id int) int // tests: the order of equals in the schedule
-	least int64            // tests: instead of sideLeast
+	rank func(id int) int // tests: the order of equals in the schedule
 }
 
 // Plan is a compiled step. It is not safe for concurrent use.
@@ -91,8 +89,7 @@ type step struct {
 	lane    graph.Lane
 	bytes   int64    // of a copy
 	move    moveKind // of a copy to or from host memory
-	hold    int      // of a copy to host memory, and of a launch aside: what it touches is kept until this step
-	part    part     // of a kernel that is divided
+	hold    int      // of a copy to host memory: its source is kept until this step
 	waits   []int    // steps of other lanes that come before it
 	awaited bool     // a step of another lane waits for it
 

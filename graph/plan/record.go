@@ -131,12 +131,9 @@ func (p *Plan) Launches() []Launch {
 		if st.move == fromHost {
 			l.Phase = graph.Backward // of what it is for
 		}
-		switch {
-		case l.Copy:
+		if l.Copy {
 			l.Bytes, l.Told = 2*st.bytes, true
-		case st.part == firstPart: // the second has the work of both
-			l.Told = true
-		default:
+		} else {
 			l.Flops, l.Bytes, l.Told = cost(st.node)
 		}
 		out[i] = l

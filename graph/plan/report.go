@@ -60,7 +60,7 @@ func (p *Plan) Report() Report {
 	counts := map[string]int{}
 	for _, st := range p.steps {
 		counts[kernelName(st)]++
-		if c, ok := st.node.Op.(graph.Coster); ok && st.kernel != nil && st.part != firstPart {
+		if c, ok := st.node.Op.(graph.Coster); ok && st.kernel != nil {
 			f, _ := c.Cost(st.node.InTypes(), st.node.Out)
 			r.Flops += f
 		}

@@ -24,7 +24,6 @@ type Session struct {
 	done  bool // closed
 
 	launch Launching
-	side   Side
 }
 
 // NewSession makes a session around a store.
@@ -32,9 +31,6 @@ func NewSession(s *Store) *Session { return &Session{store: s, plans: map[*Plan]
 
 // SetLaunching asks for a way of launching for all plans of the session. It is called before the first of them runs.
 func (s *Session) SetLaunching(l Launching) { s.launch = l }
-
-// SetSide says which launches of the session's plans leave the main lane, where Options.Side does not. It is called before the first of them is compiled.
-func (s *Session) SetSide(side Side) { s.side = side }
 
 // Store returns the store of the variables.
 func (s *Session) Store() *Store { return s.store }

@@ -109,7 +109,6 @@ type Train struct {
 	Memory        string // device memory to stay within, such as 16GiB; empty = all that is free
 	TF32          bool   // products of float32 may round their operands on a GPU's tensor cores
 	Launch        string // how kernels reach a GPU: captured, plain or synced, see plan.Launching
-	Side          string // which launches leave a GPU's main queue: auto, off, decode, gradients or all, see plan.Side
 	Fit           bool   // choose micro_batch and checkpointing so that the run fits
 }
 
@@ -235,7 +234,7 @@ func Default(command string) Config {
 			ScheduleArgs: ScheduleArgs{Cycles: 1, CycleMult: 1, Power: 1, Decay: 0.1, DecayShape: "linear", StartDiv: 25, EndDiv: 1e4,
 				Factor: 0.1, Patience: 10, Threshold: 1e-4},
 			Optimizer: "adamw", Min8bitSize: 4096, Betas: []float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01, NoDecay: "none", Clip: 1,
-			EMAEvery: 1, DType: "auto", ScaleInterval: 2000, Param: "f32", Seed: 1, Checkpointing: "auto", Offload: "auto", Launch: "captured", Side: "auto",
+			EMAEvery: 1, DType: "auto", ScaleInterval: 2000, Param: "f32", Seed: 1, Checkpointing: "auto", Offload: "auto", Launch: "captured",
 		},
 		Eval:   Eval{Tokens: 64},
 		Save:   Save{Every: 100, Keep: 3},

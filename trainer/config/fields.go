@@ -34,7 +34,6 @@ var (
 	checkpoints = []string{"auto", "on", "off"}
 	offloads    = []string{"auto", "off", "inputs", "all"}
 	launchings  = plan.Launchings
-	sides       = plan.Sides
 	optimizers  = optim.Names()
 )
 
@@ -127,7 +126,6 @@ func trainFields(t *Train) []field {
 		{key: "train.offload", value: (*textValue)(&t.Offload), example: "inputs", enum: offloads, silent: true},
 		{key: "train.tf32", value: (*boolValue)(&t.TF32), example: "true"},
 		{key: "train.launch", value: (*textValue)(&t.Launch), example: "synced", enum: launchings, silent: true},
-		{key: "train.side", value: (*textValue)(&t.Side), example: "off", enum: sides, silent: true},
 		{key: "train.memory", value: (*textValue)(&t.Memory), example: "16GiB", silent: true},
 		{key: "train.fit", value: (*boolValue)(&t.Fit), example: "true", silent: true},
 	}...)
@@ -174,7 +172,7 @@ func scheduleFields(s *ScheduleArgs) []field {
 }
 
 // shortForms are flags that stand for a key of another name.
-var shortForms = map[string]string{"memory": "train.memory", "fit": "train.fit", "template": "data.template", "launch": "train.launch", "side": "train.side", "tf32": "train.tf32"}
+var shortForms = map[string]string{"memory": "train.memory", "fit": "train.fit", "template": "data.template", "launch": "train.launch", "tf32": "train.tf32"}
 
 // Keys lists every dotted key in the order of a printed configuration.
 func Keys() []string {

@@ -48,7 +48,6 @@ train:
   loss_scale_interval: 2000
   tf32: false
   launch: captured
-  side: auto
   offload: auto
   fit: false
 data: {val_path: "", template: "", chat: false, new_tokens: []}

@@ -65,7 +65,7 @@ func anyConfig(t *rapid.T) Config {
 		tr.Checkpointing = "on"
 	}
 	tr.LossScale, tr.ScaleInterval = float64(uint64(1)<<rapid.IntRange(0, 24).Draw(t, "scale")), rapid.IntRange(1, 9).Draw(t, "interval")
-	tr.TF32, tr.Launch, tr.Side = rapid.Bool().Draw(t, "tf32"), of("launch", launchings), of("side", sides)
+	tr.TF32, tr.Launch = rapid.Bool().Draw(t, "tf32"), of("launch", launchings)
 	tr.Seed = rapid.Uint64().Draw(t, "seed")
 	tr.Memory, tr.Fit = of("memory", []string{"", "16GiB", "1 MB"}), rapid.Bool().Draw(t, "fit")
 	c.Eval.Every, c.Save.Every, c.Save.Keep = size.Draw(t, "eval"), size.Draw(t, "save"), size.Draw(t, "keep")

@@ -13,13 +13,6 @@ func (a *API) NewStream(priority int) (Stream, error) {
 	return Stream(s), err
 }
 
-// Priorities returns the least and the greatest priority of queues in the current context, equal where it has none.
-func (a *API) Priorities() (least, greatest int, err error) {
-	var l, g int32
-	err = a.check("cuCtxGetStreamPriorityRange", a.c.StreamPriorities.Call(uintptr(unsafe.Pointer(&l)), uintptr(unsafe.Pointer(&g))))
-	return int(l), int(g), err
-}
-
 // CloseStream frees a queue once its work is done.
 func (a *API) CloseStream(s Stream) error {
 	return a.check("cuStreamDestroy", a.c.StreamDestroy.Call(uintptr(s)))
@@ -89,11 +82,10 @@ func (a *API) Nodes(g Graph) (int, error) {
 	return int(n), err
 }
 
-// Prepare makes a graph ready to be launched, whose kernels keep the priorities of the queues that they were recorded on.
+// Prepare makes a graph ready to be launched.
 func (a *API) Prepare(g Graph) (GraphExec, error) {
-	const useNodePriority = 8 // otherwise all of them have that of the queue which the graph is launched on
 	var x uintptr
-	err := a.check("cuGraphInstantiate", a.c.Instantiate.Call(uintptr(unsafe.Pointer(&x)), uintptr(g), useNodePriority))
+	err := a.check("cuGraphInstantiate", a.c.Instantiate.Call(uintptr(unsafe.Pointer(&x)), uintptr(g), 0))
 	return GraphExec(x), err
 }
 

@@ -43,7 +43,7 @@ type Device struct {
 }
 
 // lanes is how many streams there are.
-const lanes = 5
+const lanes = 3
 
 // Lanes implements device.Parallel.
 func (d *Device) Lanes() int { return lanes }

@@ -103,18 +103,6 @@ func (k kernel) KernelName() string {
 	return "kernel"
 }
 
-// Divide implements device.Divided.
-func (k kernel) Divide() (first, second device.Kernel, of []int) {
-	d, ok := k.Kernel.(device.Divided)
-	if !ok {
-		return nil, nil, nil
-	}
-	if first, second, of = d.Divide(); first == nil {
-		return nil, nil, nil
-	}
-	return kernel{first, k.dev}, kernel{second, k.dev}, of
-}
-
 // Launch implements device.Kernel.
 func (k kernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Ptr) error {
 	a, b, c := insides(in), insides(out), inside(scratch)

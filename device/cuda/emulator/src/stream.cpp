@@ -277,13 +277,6 @@ API cuStreamCreateWithPriority(Stream **out, unsigned, int) {
   return OK;
 }
 
-API cuCtxGetStreamPriorityRange(int *least, int *greatest) {
-  ENTER_CONTEXT
-  *least = 0;
-  *greatest = -5;
-  return OK;
-}
-
 // Work that the stream still has is done all the same.
 API cuStreamDestroy_v2(Stream *s) {
   ENTER_CONTEXT
