@@ -23,6 +23,9 @@ type Graph interface {
 type Reserver interface {
 	// Reserve returns an empty buffer that can grow to limit bytes at its address. It takes no memory; where it fails, Alloc may serve.
 	Reserve(limit int64) (Growable, error)
+
+	// PageBytes is what the size of a reserved buffer is a multiple of, so that a plan can count what it will take; 0 where nothing can be reserved.
+	PageBytes() int64
 }
 
 // Growable is a buffer that can grow. Its Size is what it has now, in whole pages of the device.

@@ -22,6 +22,27 @@ type arenaPiece struct {
 	memory driver.Physical
 }
 
+// PageBytes implements device.Reserver: 2 MiB on the GPUs of today.
+func (d *Device) PageBytes() int64 {
+	var page int64
+	err := d.enter(func() (err error) {
+		page, err = d.page()
+		return err
+	})
+	if err != nil {
+		return 0
+	}
+	return page
+}
+
+// page is called inside enter.
+func (d *Device) page() (int64, error) {
+	if ok, err := d.api.DeviceAttr(d.number, driver.AttrVirtualMemory); err != nil || ok == 0 {
+		return 0, errors.Join(err, fmt.Errorf("%s cannot map memory at reserved addresses", d.name))
+	}
+	return d.api.PageSize(d.number)
+}
+
 // Reserve implements device.Reserver. The limit is rounded up to whole pages (2 MiB); reserving takes no memory.
 func (d *Device) Reserve(limit int64) (device.Growable, error) {
 	if limit < 0 || limit > 1<<46 {
@@ -30,10 +51,7 @@ func (d *Device) Reserve(limit int64) (device.Growable, error) {
 	a := &Arena{}
 	a.dev = d
 	err := d.enter(func() error {
-		if ok, err := d.api.DeviceAttr(d.number, driver.AttrVirtualMemory); err != nil || ok == 0 {
-			return errors.Join(err, fmt.Errorf("%s cannot map memory at reserved addresses", d.name))
-		}
-		page, err := d.api.PageSize(d.number)
+		page, err := d.page()
 		if err != nil {
 			return err
 		}

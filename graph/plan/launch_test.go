@@ -83,6 +83,39 @@ type pageless struct{ *queued.Device }
 
 func (pageless) Reserve(int64) (device.Growable, error) { return nil, errors.New("no pages") }
 
+func (pageless) PageBytes() int64 { return 0 }
+
+// paged is a device that maps whole pages.
+type paged struct{ *queued.Device }
+
+func (paged) PageBytes() int64 { return 4096 }
+
+// TestArenaOfPages: what a session counts is what the device will have mapped.
+func TestArenaOfPages(t *testing.T) {
+	for name, dev := range map[string]device.Device{
+		"pages":    paged{queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 20})},
+		"none":     pageless{queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 20})},
+		"too much": paged{queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			session := plan.NewSession(plan.NewStore(dev))
+			require.Zero(t, session.ArenaBytes())
+			g := graph.New("pages")
+			x := g.Input("x", tensor.T(tensor.F32, 33, 5))
+			p, err := plan.Compile([]graph.Value{ops.Sum(ops.Exp(x))}, plan.Options{Device: dev, Session: session})
+			require.NoError(t, err)
+			need := p.Report().Arena
+			require.Positive(t, need)
+			if name == "pages" {
+				need = (need + 4095) / 4096 * 4096
+			}
+			require.Equal(t, need, session.ArenaBytes())
+			require.Equal(t, need, session.Bytes())
+			require.NoError(t, session.Close())
+		})
+	}
+}
+
 // TestArenaWithoutPages: the arena moves when a larger plan joins, and what was recorded is recorded again.
 func TestArenaWithoutPages(t *testing.T) {
 	dev := pageless{queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 20})}

@@ -35,11 +35,20 @@ func (s *Session) SetLaunching(l Launching) { s.launch = l }
 // Store returns the store of the variables.
 func (s *Session) Store() *Store { return s.store }
 
-// ArenaBytes is the size of the arena that the plans compiled so far need.
+// ArenaBytes is the size of the arena that the plans compiled so far need, in whole pages where the device reserves it.
 func (s *Session) ArenaBytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.need
+	return s.arenaBytes()
+}
+
+func (s *Session) arenaBytes() int64 {
+	r, ok := s.store.dev.(device.Reserver)
+	if !ok || s.store.dev.Info().MemoryTotal < s.need {
+		return s.need
+	}
+	page := max(r.PageBytes(), 1)
+	return (s.need + page - 1) / page * page
 }
 
 // Bytes is what the plans compiled so far take together: their variables, the arena, and their constants. Variables that no plan
@@ -59,7 +68,7 @@ func (s *Session) bytes() (onDevice, inHost int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, apart := s.store.dev.(device.HostAllocator)
-	onDevice, inHost = s.need, s.away
+	onDevice, inHost = s.arenaBytes(), s.away
 	seen := map[*graph.Var]bool{}
 	for p := range s.plans {
 		for i := range p.roots {

@@ -130,6 +130,9 @@ func (d *Device) Alloc(n int64) (device.Buffer, error) {
 	return struct{ device.Buffer }{&buffer{Buffer: b, dev: d, size: n}}, nil // neither growable nor of the host
 }
 
+// PageBytes implements device.Reserver: sizes are not rounded.
+func (d *Device) PageBytes() int64 { return 1 }
+
 // Reserve implements device.Reserver.
 func (d *Device) Reserve(limit int64) (device.Growable, error) {
 	if limit <= 0 {
