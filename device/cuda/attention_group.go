@@ -13,7 +13,7 @@ type groupTile struct {
 var (
 	groupTilesForward = []groupTile{{128, 128, 2, true}, {128, 128, 2, false}, {128, 64, 3, true}}
 	groupTilesDQ      = []groupTile{{128, 64, 4, true}, {128, 64, 4, false}}
-	groupTilesDKV     = []groupTile{{128, 64, 4, true}, {128, 64, 4, false}, {128, 64, 3, true}}
+	groupTilesDKV     = []groupTile{{128, 64, 4, false}, {128, 64, 4, true}, {128, 64, 3, true}}
 )
 
 const (

@@ -8,10 +8,10 @@
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
 #define STEP 128
 #ifndef PERMUTED
-#define PERMUTED 1  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
+#define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
 #endif
 #ifndef DEPTH
-#define DEPTH 2  // steps that a warp has in flight while it computes one
+#define DEPTH 1  // steps that a warp has in flight while it computes one
 #endif
 
 // Rows are the codes and scales of a lane in one step.
