@@ -250,7 +250,7 @@ func (f *Function) allow(d *Device, shared int) error {
 }
 
 // Resident is how many blocks of a kernel the device holds at once, at least 1: the grid of a kernel whose blocks stay and take piece
-// after piece. It compiles the kernel, so a builder should leave it to the first launch.
+// after piece. It compiles the kernel, so a builder should leave it to the first launch, where it is Call.Resident.
 func (d *Device) Resident(f *Function, threads, shared int) (int, error) {
 	if err := f.make(); err != nil {
 		return 0, err
@@ -268,6 +268,14 @@ func (d *Device) Resident(f *Function, threads, shared int) (int, error) {
 		return 0, fmt.Errorf("%s: %w", f.name, err)
 	}
 	return n, nil
+}
+
+// Resident is Device.Resident on the way to a launch, which may be recorded.
+func (c *Call) Resident(f *Function, threads, shared int) (int, error) {
+	if err := f.ready(c.Stream); err != nil {
+		return 0, err
+	}
+	return c.Dev.Resident(f, threads, shared)
 }
 
 func (c *programs) unload(api *driver.API) error {

@@ -154,7 +154,7 @@ func (u *updater) enqueue(c *Call) error {
 		return err
 	}
 	if u.grid == 0 {
-		resident, err := c.Dev.Resident(u.step, updateThreads, u.shared)
+		resident, err := c.Resident(u.step, updateThreads, u.shared)
 		if err != nil {
 			return err
 		}

@@ -114,3 +114,49 @@ func TestPlanPrepares(t *testing.T) {
 	require.ErrorContains(t, err, "broken(")
 	require.False(t, errors.Is(err, device.ErrNoKernel))
 }
+
+// resides is an op whose first launch asks how many blocks of its kernel the device holds.
+type resides struct{}
+
+func (resides) Name() string { return "resides" }
+
+func (resides) Infer(in []tensor.Type) ([]tensor.Type, error) { return in, nil }
+
+func init() {
+	Register(func(d *Device, _ resides, s device.Spec) (*Kernel, error) {
+		f, err := d.Function(Program{Text: "KERNEL seven(float *y) { if (global_thread() == 0) y[0] = 7; }"}, "seven")
+		return &Kernel{Enqueue: func(c *Call) error {
+			n, err := c.Resident(f, 32, 0)
+			if err != nil {
+				return err
+			}
+			return c.Launch(f, Rows(n, 32), c.Out[0])
+		}}, err
+	})
+}
+
+// TestRecordingCompiles: what was not prepared is compiled by the launch that is recorded, on another thread, as that of a recording may load nothing. A program
+// that does not compile ends the recording, and the queue is as before.
+func TestRecordingCompiles(t *testing.T) {
+	d := fresh(t)
+	f32 := tensor.T(tensor.F32, 1)
+	p, _ := allocate(t, d, f32.Bytes())
+	s := d.Stream(0)
+	record := func(op device.Op) (device.Graph, error) {
+		k, err := d.Kernel(device.Spec{Op: op, In: []tensor.Type{f32}, Out: []tensor.Type{f32}})
+		require.NoError(t, err)
+		return d.Capture(s, func() error { return k.Launch(s, []device.Ptr{p}, []device.Ptr{p}, device.Ptr{}) })
+	}
+	_, err := record(broken{0})
+	require.ErrorContains(t, err, "first_is_wrong")
+	for _, op := range []device.Op{resides{}, ops.Pointwise{F: ops.FnNeg}} {
+		g, err := record(op)
+		require.NoError(t, err)
+		require.NoError(t, g.Launch(s))
+		require.NoError(t, s.Sync())
+		require.NoError(t, g.Free())
+	}
+	got := make([]byte, f32.Bytes())
+	require.NoError(t, s.Download(got, p))
+	require.Equal(t, float32(-7), tensor.View[float32](got)[0])
+}

@@ -238,6 +238,7 @@ API cuGetErrorString(int code, const char **out) {
 
 API cuModuleLoadData(Module **out, const void *image) {
   ENTER_CONTEXT
+  if (int code = forbidden()) return code;
   if (!memcmp(image, "EMULATED NOTHING", 16)) {  // of a compiler that was told to compile nothing
     *out = new Module;
     return OK;
