@@ -140,11 +140,13 @@ echo "    --- SKIP: TestDevice/Ops/zero/f32 (0.00s)"`),
 // TestTablesAreReplaced: a table stands once between its lines, however often it is written, and nothing else of the page changes.
 func TestTablesAreReplaced(t *testing.T) {
 	page := "before\n<!-- h200/kernels.json -->\n%s<!-- end -->\nbetween\n<!-- end -->\nafter\n"
-	run := script(t, "tables.sh", map[string]string{"path/go": `echo "| $* |"`, "../RESULTS.md": fmt.Sprintf(page, "an old row\n"), "../h200/kernels.json": "{}"})
+	run := script(t, "tables.sh", map[string]string{"path/go": `echo "| $* |"; exit ${FAILS:-0}`, "../RESULTS.md": fmt.Sprintf(page, "an old row\n"), "../h200/kernels.json": "{}"})
 	for range 2 {
 		out, err := run(nil, "benchmarks/h200")
 		require.NoError(t, err, out)
 	}
+	out, err := run([]string{"FAILS=1"}, "benchmarks/h200")
+	require.Error(t, err, "what was there stays: %s", out)
 	found, err := filepath.Glob(filepath.Join(filepath.Dir(t.TempDir()), "*", "*", "*", "RESULTS.md"))
 	require.NoError(t, err)
 	require.Len(t, found, 1)
@@ -152,8 +154,10 @@ func TestTablesAreReplaced(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(text), fmt.Sprintf(page, "| run ./cuda -read h200/kernels.json |\n"))
 
-	run = script(t, "tables.sh", map[string]string{"path/go": "", "../RESULTS.md": "nothing", "../h200/trainings.jsonl": "{}"})
-	out, err := run(nil, "benchmarks/h200")
-	require.Error(t, err)
-	require.Contains(t, out, "no place")
+	for _, page := range []string{"nothing\n", "<!-- end -->\n<!-- h200/trainings.jsonl -->\nall that follows\n"} {
+		run = script(t, "tables.sh", map[string]string{"path/go": "", "../RESULTS.md": page, "../h200/trainings.jsonl": "{}"})
+		out, err := run(nil, "benchmarks/h200")
+		require.Error(t, err)
+		require.Contains(t, out, "no place")
+	}
 }

@@ -10,10 +10,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 table=$(mktemp)
 trap 'rm -f "$table"' EXIT
 
-# put FILE replaces the table of a file by the standard input.
+# put FILE PROGRAM... replaces the table of a file by what a program says of it, if it says it to the end.
 put() {
-  cat >"$table"
-  grep -qxF "<!-- $1 -->" RESULTS.md || { echo "tables.sh: RESULTS.md has no place for it: a line <!-- $1 -->" >&2; exit 1; }
+  "${@:2}" >"$table"
+  awk -v from="<!-- $1 -->" '$0 == from { inside = 1 } inside && $0 == "<!-- end -->" { found = 1 } END { exit !found }' RESULTS.md ||
+    { echo "tables.sh: RESULTS.md has no place for it: a line <!-- $1 --> and below it a line <!-- end -->" >&2; exit 1; }
   awk -v from="<!-- $1 -->" -v table="$table" '$0 == from { print; while ((getline line <table) > 0) print line; inside = 1 }
     inside && $0 == "<!-- end -->" { inside = 0 } !inside { print }' RESULTS.md >"$table.page"
   mv "$table.page" RESULTS.md
@@ -21,5 +22,5 @@ put() {
 
 peers=()
 if [[ -s $folder/peers.json ]]; then peers=(-peers "$folder/peers.json"); fi
-if [[ -s $folder/kernels.json ]]; then go run ./cuda -read "$folder/kernels.json" "${peers[@]}" | put "$folder/kernels.json"; fi
-if [[ -s $folder/trainings.jsonl ]]; then go run ./trainings -read "$folder/trainings.jsonl" | put "$folder/trainings.jsonl"; fi
+if [[ -s $folder/kernels.json ]]; then put "$folder/kernels.json" go run ./cuda -read "$folder/kernels.json" "${peers[@]}"; fi
+if [[ -s $folder/trainings.jsonl ]]; then put "$folder/trainings.jsonl" go run ./trainings -read "$folder/trainings.jsonl"; fi
