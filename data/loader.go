@@ -47,8 +47,9 @@ func DefaultBuckets(seqLen int) []int {
 // Loader maps steps to batches. It keeps no position: every answer depends on the set, the options and the question alone. It is
 // safe for concurrent use.
 type Loader struct {
-	set *Set
-	opt LoaderOptions
+	set     *Set
+	opt     LoaderOptions
+	buckets []int
 
 	// What follows only caches pure functions of the options.
 	mu    sync.Mutex
@@ -75,6 +76,7 @@ func NewLoader(set *Set, opt LoaderOptions) (*Loader, error) {
 			return nil, fmt.Errorf("data: an example has %d tokens, the loader's seq_len is %d; load the data with the same seq_len", n, opt.SeqLen)
 		}
 	}
+	l.buckets = l.inUse()
 	if n := l.entries(); n > math.MaxInt32 || n < 1 {
 		return nil, fmt.Errorf("data: the weights make %d rows an epoch; must be from 1 to 2^31", n)
 	}
@@ -143,8 +145,26 @@ func (l *Loader) StepsPerEpoch() int {
 // MicroBatches is the number of micro-batches of every step; the last may be part padding.
 func (l *Loader) MicroBatches() int { return (l.opt.Batch + l.opt.MicroBatch - 1) / l.opt.MicroBatch }
 
-// Buckets are the values that Batch.T can take, ascending.
-func (l *Loader) Buckets() []int { return slices.Clone(l.opt.Buckets) }
+// inUse are the buckets that some row needs: a plan is compiled for each, and those of no row would cost as much.
+func (l *Loader) inUse() []int {
+	if l.opt.Pack {
+		return l.opt.Buckets
+	}
+	used := make([]bool, len(l.opt.Buckets))
+	for _, id := range l.set.rows {
+		used[sort.SearchInts(l.opt.Buckets, l.docLen(id))] = true
+	}
+	var out []int
+	for i, t := range l.opt.Buckets {
+		if used[i] {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Buckets are the values that Batch.T can take, ascending: without packing those of the options that some row of the set needs.
+func (l *Loader) Buckets() []int { return slices.Clone(l.buckets) }
 
 // Epoch says which epoch a step belongs to and which of its steps it is, both counted from 0.
 func (l *Loader) Epoch(step int) (epoch, in int, err error) {
@@ -268,7 +288,7 @@ func (l *Loader) bucket(p *rowPlan, lo, hi int) int {
 	for i := lo; i < hi; i++ {
 		n = max(n, l.rowLen(p, i))
 	}
-	return l.opt.Buckets[sort.SearchInts(l.opt.Buckets, n)]
+	return l.buckets[sort.SearchInts(l.buckets, n)]
 }
 
 // extend counts the steps of further epochs while more says so.

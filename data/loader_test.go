@@ -204,6 +204,30 @@ func TestLoaderOptionErrors(t *testing.T) {
 	require.ErrorContains(t, err, "empty")
 }
 
+// TestBucketsInUse: only lengths that some row is padded to are there, and a micro-batch without rows has one of them too.
+func TestBucketsInUse(t *testing.T) {
+	for _, c := range []struct {
+		lengths, want []int
+		opt           LoaderOptions
+	}{
+		{[]int{100, 100, 100}, []int{100}, LoaderOptions{}},
+		{[]int{99, 33, 40}, []int{64, 100}, LoaderOptions{}},
+		{[]int{2, 16, 17, 32}, []int{16, 32}, LoaderOptions{}},
+		{[]int{33, 50, 60}, []int{64}, LoaderOptions{Batch: 4, MicroBatch: 1}},
+		{[]int{7, 50}, []int{50}, LoaderOptions{Buckets: []int{50, 70, 100}}},
+		{[]int{7, 50}, []int{100}, LoaderOptions{Pack: true}},
+	} {
+		l, err := NewLoader(setOf(100, c.lengths), c.opt)
+		require.NoError(t, err)
+		require.Equal(t, c.want, l.Buckets())
+		batches, err := l.Step(0)
+		require.NoError(t, err)
+		for i := range batches {
+			require.Contains(t, c.want, batches[i].T)
+		}
+	}
+}
+
 func TestDefaultBuckets(t *testing.T) {
 	require.Equal(t, []int{16, 32, 64, 128, 256, 512, 1024, 2048}, DefaultBuckets(2048))
 	require.Equal(t, []int{64, 128, 256, 512, 1024, 2048, 4096, 5000}, DefaultBuckets(5000))

@@ -53,6 +53,18 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// TestBenchCompiles: rows of one length need one plan.
+func TestBenchCompiles(t *testing.T) {
+	for docs, seq := range map[string]int{DocsSingle: 96, DocsPacked: 64} {
+		o := BenchOptions{Shape: "tiny", Docs: docs, Mode: ModeLoRA, Device: "cpu", Seq: seq, PlanOnly: true}
+		b := &bench{opts: o}
+		_, err := b.run(context.Background(), Hooks{})
+		require.NoError(t, err)
+		require.Len(t, b.job.plans.train, 1)
+		require.Contains(t, b.job.plans.train, seq)
+	}
+}
+
 // What a device does once is told by the part of the start in which it was done.
 func TestBenchSpent(t *testing.T) {
 	d := &spender{list: []device.Spent{{What: "programs", Count: 3, Time: 2 * time.Second, Longest: time.Second, Name: "a.cu"}}}

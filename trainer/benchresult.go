@@ -137,8 +137,9 @@ func (b *bench) planned() *BenchResult {
 	r.Parameters, r.Trained = j.countParams()
 	r.PlannedAway, r.MovedBytes = j.away()
 	for _, l := range j.plans.train {
-		r.Launches = max(r.Launches, l.plan.Report().Launches)
-		r.FlopsPerStep = max(r.FlopsPerStep, float64(l.flops))
+		if f := float64(l.flops); f > r.FlopsPerStep { // that of the longest rows
+			r.Launches, r.FlopsPerStep = l.plan.Report().Launches, f
+		}
 	}
 	r.PeakFlops, r.PeakFrom = b.opts.Peak, "given"
 	if r.PeakFlops == 0 {

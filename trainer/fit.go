@@ -230,8 +230,14 @@ func (j *job) stepOptions(budget int64) stepOptions {
 	default:
 		o.lengths = data.DefaultBuckets(j.seqLen)
 	}
-	if j.evalLoader != nil || j.loader == nil && j.cfg.Data.Val > 0 {
+	if j.loader == nil && j.cfg.Data.Val > 0 {
 		o.evalLens = o.lengths
+	}
+	if j.evalLoader != nil {
+		o.evalLens = j.evalLoader.Buckets()
+	}
+	if j.cfg.Train.Objective == "kto" {
+		o.mixedLens = data.DefaultBuckets(j.seqLen)
 	}
 	return o
 }

@@ -56,7 +56,7 @@ func (j *job) proposals(budget int64) ([]Proposal, error) {
 // bytesWith is what the steps of a run with other settings take, without evaluations and generation.
 func (j *job) bytesWith(micro, recompute, seqLen int) (int64, error) {
 	o := j.stepOptions(0)
-	o.rows, o.recompute, o.lengths, o.evalLens = micro, recompute, []int{seqLen}, nil
+	o.rows, o.recompute, o.lengths, o.evalLens, o.mixedLens = micro, recompute, []int{seqLen}, nil, nil
 	if recompute > 0 {
 		o.move = j.mayMove(o.move)
 	}

@@ -41,7 +41,7 @@ type scorePlan struct {
 // newAnswerScorer compiles one of the policy, or of the model without its adapter.
 func newAnswerScorer(j *job, o stepOptions, withoutAdapter bool) (*answerScorer, error) {
 	s := &answerScorer{j: j, rows: o.objective.rows(o.rows), plans: map[int]*scorePlan{}}
-	lengths := slices.Concat(o.lengths, o.evalLens)
+	lengths := slices.Concat(o.lengths, o.evalLens, o.mixedLens)
 	slices.Sort(lengths)
 	for _, t := range slices.Compact(lengths) {
 		p, err := s.compile(t, o, withoutAdapter)

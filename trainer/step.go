@@ -54,6 +54,7 @@ type stepOptions struct {
 	rows      int // of a micro-batch, or its pairs
 	lengths   []int
 	evalLens  []int
+	mixedLens []int // of rows that no loader makes: kto's prompts with the answers of others, which may be longer than either row
 	parts     updateParts
 	recompute int                       // how many blocks compute their activations again in the backward sweep
 	move      func([]plan.Saved) []bool // which activations wait in host memory; nil: none
