@@ -113,6 +113,29 @@ func TestBenchOnQueue(t *testing.T) {
 	require.Greater(t, dev.Replays, 4)
 }
 
+// TestHostMemoryIsCompared: a run that places more in main memory than is free there is refused while it is planned.
+func TestHostMemoryIsCompared(t *testing.T) {
+	require.Positive(t, hostFree())
+	real := hostFree
+	defer func() { hostFree = real }()
+	o := BenchOptions{Shape: "tiny", Seq: 64, Checkpointing: "on", PlanOnly: true}
+	plan := func(free int64) (*BenchResult, error) {
+		hostFree = func() int64 { return free }
+		return Bench(context.Background(), o, Hooks{Device: queued.New(cpu.New(cpu.Options{}), queued.Options{Total: 1 << 30})})
+	}
+	_, err := plan(1)
+	require.NoError(t, err, "nothing is placed there")
+	o.Offload = "inputs"
+	r, err := plan(0) // unknown
+	require.NoError(t, err)
+	require.Positive(t, r.PlannedHost)
+	_, err = plan(r.PlannedHost)
+	require.NoError(t, err)
+	_, err = plan(r.PlannedHost - 1)
+	require.ErrorContains(t, err, "main memory")
+	require.Equal(t, config.ExitMemory, config.ExitCode(err))
+}
+
 // TestBenchShortLaunches: launches that the clock does not see leave numbers that JSON can hold.
 func TestBenchShortLaunches(t *testing.T) {
 	var r BenchResult

@@ -52,6 +52,9 @@ func (j *job) compile(context.Context) error {
 				"blocks_recomputed", fmt.Sprintf("%d of %d", j.recompute, j.model.Config().Layers), "activations_in_host_memory", report.Bytes(away),
 				"needs", report.Bytes(j.total), "budget", report.Bytes(budget))
 		}
+		if err == nil && j.hostMemory() {
+			err = hostFits(j.session.HostBytes(), hostFree())
+		}
 		return err
 	}
 	if err := j.setMicro(asked); err != nil {

@@ -1,11 +1,13 @@
 package trainer
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/layers"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
@@ -30,6 +32,27 @@ func (j *job) frozenTable() *graph.Var {
 func (j *job) hostMemory() bool {
 	_, ok := j.dev.(device.HostAllocator)
 	return ok
+}
+
+// hostFree is how many bytes of main memory a run may still take, its control group's limit included; 0 where that is not known.
+var hostFree = func() int64 {
+	dev, err := device.Open("cpu")
+	if err != nil {
+		return 0
+	}
+	defer dev.Close() //nolint:errcheck // nothing ran on it
+	return dev.Info().MemoryFree
+}
+
+// hostFits refuses a run that places more beside the device than there is. What a device reads there cannot be swapped out, so that the system
+// would end the program, or others, in the middle of the run.
+func hostFits(need, free int64) error {
+	if free <= 0 || need <= free {
+		return nil
+	}
+	return withCode(config.ExitMemory, fmt.Errorf("the run needs %s of main memory beside the device, and %s are free (of the machine, or of this process's control group): "+
+		"free some, raise the container's limit, set train.offload to off or inputs, take an optimizer that is not paged, or make train.micro_batch or data.seq_len smaller",
+		report.Bytes(need), report.Bytes(free)))
 }
 
 // toHost places what is still on the device in host memory, and reports whether there was any.
