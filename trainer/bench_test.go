@@ -20,7 +20,7 @@ import (
 // there.
 func TestBench(t *testing.T) {
 	for _, o := range []BenchOptions{
-		{Mode: ModeQLoRA, Docs: DocsPacked, Generate: 3},
+		{Mode: ModeQLoRA, Docs: DocsPacked, Generate: 1},
 		{Mode: ModeLoRA, Docs: DocsSingle, Checkpointing: "on"},
 		{Mode: ModeFull, Docs: DocsPacked, Optimizer: "adamw"},
 	} {

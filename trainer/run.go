@@ -220,11 +220,12 @@ func (j *job) prepareOut() (finished bool, err error) {
 			}
 		}
 	}
-	_, err = j.fs.Stat(j.cfg.Out)
-	j.madeOut = j.madeOut || errors.Is(err, os.ErrNotExist)
+	_, err = os.Lstat(j.cfg.Out) // a link that leads nowhere is somebody's
+	free := errors.Is(err, os.ErrNotExist)
 	if err := vfs.MkdirDurable(j.fs, j.cfg.Out); err != nil {
 		return false, withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w; name another with --out", j.cfg.Out, err))
 	}
+	j.madeOut = j.madeOut || free
 	return false, nil
 }
 

@@ -225,6 +225,15 @@ func TestRefusedLeavesNothing(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(c.Out, "mine"), nil, 0o666))
 	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
 	require.FileExists(t, filepath.Join(c.Out, "mine"))
+	c.Out = filepath.Join(t.TempDir(), "empty")
+	require.NoError(t, os.Mkdir(c.Out, 0o777))
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
+	require.DirExists(t, c.Out, "it was there before")
+	c.Out = filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink("nowhere", c.Out))
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitDisk)
+	_, err := os.Lstat(c.Out)
+	require.NoError(t, err, "a link that leads nowhere was there too")
 }
 
 // TestEdges runs what is unusual but right.
