@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"math"
 	"testing"
 	"time"
@@ -61,6 +62,21 @@ func TestLeave(t *testing.T) {
 	leave(times, runs)
 	require.Equal(t, []int{50, 3, 0}, runs)
 	leave(nil, nil)
+}
+
+// TestLookAgain: one that the host held up at the first look is still timed.
+func TestLookAgain(t *testing.T) {
+	const ms = time.Millisecond
+	times, runs := []time.Duration{4 * ms, 30 * ms, 6 * ms, refused, 4 * ms}, []int{2, 2, 2, 0, 2}
+	var looked []int
+	require.NoError(t, lookAgain(times, runs, func(i int) (time.Duration, error) {
+		looked = append(looked, i)
+		return []time.Duration{0, 3 * ms, 7 * ms}[i], nil
+	}))
+	require.Equal(t, []int{1, 2}, looked)
+	leave(times, runs)
+	require.Equal(t, []int{0, 2, 0, 0, 0}, runs)
+	require.Error(t, lookAgain([]time.Duration{ms, 2 * ms}, []int{2, 2}, func(int) (time.Duration, error) { return 0, errors.New("lost") }))
 }
 
 // Products go to the library with the types that it has, summed as they must be.

@@ -159,6 +159,9 @@ func (r *trial) rounds(list []contender) ([]time.Duration, error) {
 		}
 		times[i], runs[i] = one, min(max(int(trialTime/max(one, 1)), 2), 50)
 	}
+	if err := lookAgain(times, runs, func(i int) (time.Duration, error) { return r.batch(list[i], 1) }); err != nil {
+		return nil, err
+	}
 	leave(times, runs)
 	for range trialRounds {
 		for i, f := range list {
@@ -175,22 +178,44 @@ func (r *trial) rounds(list []contender) ([]time.Duration, error) {
 	return times, nil
 }
 
-// leave gives up, by setting their runs to 0, on contenders of long runs that were a quarter slower than the best at the first look: the products of a large
-// head would be run eighty times otherwise. The others are timed from nothing.
+// lookAgain runs those once more that would be given up, lest one of them only was held up by the host: what is chosen is kept on disk.
+func lookAgain(times []time.Duration, runs []int, once func(i int) (time.Duration, error)) error {
+	for i, slow := range behind(times, runs) {
+		if !slow {
+			continue
+		}
+		t, err := once(i)
+		if err != nil {
+			return err
+		}
+		times[i] = min(times[i], t)
+	}
+	return nil
+}
+
+// leave gives up, by setting their runs to 0, on contenders that are far behind: the products of a large head would be run eighty times otherwise. The others
+// are timed from nothing.
 func leave(times []time.Duration, runs []int) {
-	least := refused
+	for i, slow := range behind(times, runs) {
+		switch {
+		case slow:
+			runs[i] = 0
+		case runs[i] > 0:
+			times[i] = refused
+		}
+	}
+}
+
+// behind tells which contenders have long runs and were a quarter slower than the best at the first look.
+func behind(times []time.Duration, runs []int) []bool {
+	least, out := refused, make([]bool, len(times))
 	for _, t := range times {
 		least = min(least, t)
 	}
 	for i, t := range times {
-		switch {
-		case runs[i] == 0:
-		case t >= trialLong && t > least+least/4:
-			runs[i] = 0
-		default:
-			times[i] = refused
-		}
+		out[i] = runs[i] > 0 && t >= trialLong && t > least+least/4
 	}
+	return out
 }
 
 // batch is the mean time of n runs.
