@@ -14,7 +14,7 @@ type coded struct {
 	args      gemmArgs
 	scales    scaleArgs
 	shared    int
-	fast, any *Function // any takes operands that are no multiples of 16
+	fast, any *Function // any takes operands that are no multiples of 16; fast is nil where no rows of x can be
 	reduce    *Function
 	scratch   int64
 }
@@ -42,22 +42,26 @@ func (d *Device) codedProduct(w weight4, dtype tensor.DType, m int, trans, add b
 	p := &coded{spec: s, add: add, w: w, args: s.args()}
 	p.shared = (codedStages*codedRows + 2*codedWidth) * 2 * codedDeep
 	p.splits(d.sms)
-	for _, f := range []struct {
-		at      **Function
-		aligned int
-	}{{&p.fast, 1}, {&p.any, 0}} {
-		var err error
-		if *f.at, err = d.Function(p.program(f.aligned), "gemm_quant"); err != nil {
-			return nil, err
-		}
-	}
-	if p.args.splits == 1 {
-		return p, nil
+	if err := p.functions(d); err != nil || p.args.splits == 1 {
+		return p, err
 	}
 	p.scratch = aligned(int64(p.args.splits) * int64(m) * int64(n) * 4)
 	var err error
 	p.reduce, err = d.splitsReducer(s)
 	return p, err
+}
+
+// functions names the kernel for multiples of 16, where rows of x can be some, and that for any address.
+func (p *coded) functions(d *Device) (err error) {
+	anywhere := func() (*Function, error) { return d.Function(p.program(0), "gemm_quant") }
+	if p.spec.k%8 != 0 {
+		p.any, err = anywhere()
+		return err
+	}
+	if p.fast, err = d.Function(p.program(1), "gemm_quant"); err == nil {
+		p.any, err = seldom(d, anywhere)
+	}
+	return err
 }
 
 func (p *coded) program(aligned int) Program {
@@ -98,7 +102,7 @@ func (p *coded) enqueue(c *Call) error {
 	a.a, a.b, a.c, a.partial = in[0], in[1], c.Out[0], c.Scratch
 	p.scales = p.w.scales(in[1:])
 	f := p.fast
-	if (a.a|a.b)%accessBytes != 0 || p.spec.k%8 != 0 {
+	if f == nil || (a.a|a.b)%accessBytes != 0 {
 		f = p.any
 	}
 	g := Geometry{Grid: [3]int{1, ceilDiv(p.spec.n, codedWidth), int(a.splits)}, Block: [3]int{256}, Shared: p.shared}

@@ -57,6 +57,20 @@ func TestCodedProducts(t *testing.T) {
 	}
 }
 
+// TestCodedProductsCompileOnce: of the kernels for multiples of 16 and for any address, a product is prepared with the one that it is to use.
+func TestCodedProductsCompileOnce(t *testing.T) {
+	d := testDevice(t)
+	for _, rows := range []int{64, 33} {
+		_, needs, err := d.building.run(func() (*Kernel, error) {
+			p, err := d.codedProduct(weight4{quant.NF4, 64, rows, 128, false}, tensor.BF16, 40, true, false)
+			return p.kernel(), err
+		})
+		require.NoError(t, err)
+		require.Len(t, needs, 1)
+		require.Contains(t, needs[0].module.src.Text, fmt.Sprint("#define ALIGNED ", b2i(rows%8 == 0)))
+	}
+}
+
 // TestEmptyCodedProducts: a product over an empty inner axis is zero, or what it is added to.
 func TestEmptyCodedProducts(t *testing.T) {
 	d := testDevice(t)
