@@ -362,9 +362,10 @@ func (s *stacker) reads(user *graph.Node, i int, n *graph.Node) bool {
 func (s *stacker) place(c *stacked) *graph.Node {
 	first, last := c.nodes[0], c.nodes[len(c.nodes)-1]
 	early, late := true, true
+	known := map[*graph.Node]bool{}
 	for _, n := range c.nodes {
 		for _, v := range n.In {
-			early = early && (!v.Valid() || s.early(v, first.ID))
+			early = early && (!v.Valid() || s.early(v, first.ID, known))
 		}
 		for _, u := range s.by[n.ID] {
 			late = late && u > last.ID
@@ -379,8 +380,8 @@ func (s *stacker) place(c *stacked) *graph.Node {
 	return nil
 }
 
-// early reports whether v can be had before a node.
-func (s *stacker) early(v graph.Value, before int) bool {
+// early reports whether v can be had before a node. What is known of nodes already is asked once, as many ways may lead to them.
+func (s *stacker) early(v graph.Value, before int, known map[*graph.Node]bool) bool {
 	n := v.Node()
 	if n.ID < before || isLeaf(n) {
 		return true
@@ -388,10 +389,9 @@ func (s *stacker) early(v graph.Value, before int) bool {
 	if _, ok := n.Op.(graph.Elementwise); !ok && !isView(n) || s.member[n] != nil {
 		return false
 	}
-	for _, x := range n.In {
-		if x.Valid() && !s.early(x, before) {
-			return false
-		}
+	if ok, asked := known[n]; asked {
+		return ok
 	}
-	return true
+	known[n] = !slices.ContainsFunc(n.In, func(x graph.Value) bool { return x.Valid() && !s.early(x, before, known) })
+	return known[n]
 }

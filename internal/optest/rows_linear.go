@@ -54,6 +54,8 @@ func matmulCases() []Case {
 		addMatMulParts(ops.MatMul{TransA: true}, "add_matmul_parts_tn", 40, 17, 4, 4),
 		addMatMulParts(ops.MatMul{TransA: true, TransB: true}, "add_matmul_parts_tt", 3, 9, 1, 0, 2, 1, 1, 1, 1, 5),
 		addMatMulParts(ops.MatMul{TransB: true}, "add_matmul_parts_nt", 5, 6, 16),
+		addMatMulParts(ops.MatMul{}, "add_matmul_parts_k0", 0, 5, 2, 3),
+		addMatMulParts(ops.MatMul{TransA: true}, "add_matmul_parts_m0", 4, 5, 0, 0),
 	)
 }
 
