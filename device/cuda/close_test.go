@@ -56,6 +56,21 @@ func TestCloseIsFinal(t *testing.T) {
 	require.Zero(t, d.Info().MemoryFree)
 }
 
+// TestClosedProgramsStayClosed: what is compiled in the background while a device closes reaches the driver before its modules are unloaded, or never.
+func TestClosedProgramsStayClosed(t *testing.T) {
+	d := fresh(t)
+	_, err := d.Function(Program{Text: echoText}, "increment")
+	require.NoError(t, err)
+	late, err := seldom(d, func() (*Function, error) {
+		return d.Function(Program{Text: echoText, Define: []string{"LATE 1"}}, "increment")
+	})
+	require.NoError(t, err)
+	loaded := d.compile.order[0]
+	require.NoError(t, d.enter(func() error { return d.compile.unload(d.api) }))
+	require.ErrorIs(t, d.load(late.module), errClosed)
+	require.ErrorIs(t, d.load(loaded), errClosed)
+}
+
 func TestKernelRefusesOtherOperands(t *testing.T) {
 	d := testDevice(t)
 	f32 := tensor.T(tensor.F32, 16)

@@ -53,6 +53,7 @@ type programs struct {
 	err      error // why there is no compiler
 	modules  map[[32]byte]*module
 	order    []*module // as they were asked for
+	closed   atomic.Bool
 }
 
 // module is a program: its source, and once something of it was needed its code on the device.
@@ -151,7 +152,10 @@ func (d *Device) arch() (string, error) {
 func (d *Device) load(m *module) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.handle != 0 {
+	switch {
+	case d.compile.closed.Load(): // who compiles ahead may come when others are done
+		return errClosed
+	case m.handle != 0:
 		return nil
 	}
 	c, began := &d.compile, time.Now()
@@ -281,6 +285,7 @@ func (c *Call) Resident(f *Function, threads, shared int) (int, error) {
 func (c *programs) unload(api *driver.API) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed.Store(true)
 	var errs []error
 	for _, m := range c.order {
 		errs = append(errs, m.unload(api))
@@ -290,7 +295,7 @@ func (c *programs) unload(api *driver.API) error {
 	return errors.Join(errs...)
 }
 
-// unload waits for who loads the module; who comes later finds the device closed.
+// unload waits for who loads the module; who comes later finds the programs closed.
 func (m *module) unload(api *driver.API) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
