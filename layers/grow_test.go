@@ -79,6 +79,7 @@ func TestNarrow(t *testing.T) {
 	tensor.Data[float32](table)[1] = 1e5
 	_, err = load("embed", tensor.F16)
 	require.ErrorContains(t, err, `"embed.weight" holds 100000`)
+	require.ErrorIs(t, err, layers.ErrRange)
 	_, err = load("embed", tensor.BF16)
 	require.NoError(t, err)
 }

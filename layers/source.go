@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -300,11 +301,14 @@ func fits(t *tensor.Tensor, name string, d tensor.DType) error {
 	}
 	for _, x := range tensor.Data[float32](t) {
 		if x > maxF16 || x < -maxF16 {
-			return fmt.Errorf("tensor %q holds %v, more than float16 can: keep it as it is stored, or in bf16", name, x)
+			return fmt.Errorf("tensor %q holds %v, %w: keep it as it is stored, or in bf16", name, x, ErrRange)
 		}
 	}
 	return nil
 }
+
+// ErrRange is part of the error for a weight that Options.Narrow cannot store.
+var ErrRange = errors.New("more than float16 can")
 
 // maxF16 is the largest finite float16.
 const maxF16 = 65504

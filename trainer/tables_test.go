@@ -2,7 +2,9 @@ package trainer_test
 
 import (
 	"context"
+	"encoding/binary"
 	"math"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -48,4 +50,27 @@ func TestGenerateTables(t *testing.T) {
 	require.Equal(t, as, plain)
 	_, err = text("none", "f64")
 	require.ErrorContains(t, err, "auto, stored, f16 and bf16")
+}
+
+// TestGenerateTablesRefused: a table that float16 cannot hold is refused with the flag that helps, which does.
+func TestGenerateTablesRefused(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(golden.Dir(t), "models", "stories260K"))))
+	file := filepath.Join(dir, "stories260K.bin")
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	const header = 7 * 4
+	binary.LittleEndian.PutUint32(b[header:], math.Float32bits(1e5))
+	require.NoError(t, os.WriteFile(file, b, 0o666))
+	open := func(tables string) error {
+		w, err := trainer.OpenWriter(trainer.GenerateOptions{Model: dir, Device: "cpu", Scheme: "nf4", Tables: tables})
+		if err == nil {
+			err = w.Close()
+		}
+		return err
+	}
+	require.ErrorContains(t, open("auto"), "holds 100000, more than float16 can")
+	require.ErrorContains(t, open("auto"), "--tables stored")
+	require.NoError(t, open("stored"))
+	require.NoError(t, open("bf16"))
 }

@@ -66,6 +66,9 @@ func openText(o GenerateOptions) (s *textModel, err error) {
 		return s, err
 	}
 	if err := s.model.Source.Load(s.session.Store()); err != nil {
+		if errors.Is(err, layers.ErrRange) {
+			err = fmt.Errorf("%w: --tables stored or --tables bf16", err)
+		}
 		return s, withCode(config.ExitInput, fmt.Errorf("model %s: %w", o.Model, err))
 	}
 	for _, a := range s.adapters {
