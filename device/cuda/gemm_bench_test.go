@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -115,4 +116,54 @@ func BenchmarkLinear8Chunks(b *testing.B) {
 			benchKernel(b, d, kernel, 2*m*n*k, 2*m*n, 2*m*k, n*k, 4*n, 256)
 		})
 	}
+}
+
+// BenchmarkAlgorithms compares how long the library's algorithms take when they are chosen, in short turns at the full clock, with what they take under
+// load, a fifth of a second each after half a second of products: large products draw all the power that a GPU may, clocks fall, and what counts is energy.
+func BenchmarkAlgorithms(b *testing.B) {
+	d := benchDevice(b)
+	for _, sz := range [][3]int{{4096, 4096, 4096}, {4096, 14336, 4096}, {4096, 4096, 14336}, {4096, 1024, 4096}, {8192, 14336, 4096}} {
+		for _, trans := range []bool{true, false} {
+			s := dense(sz[0], sz[1], sz[2], tensor.BF16, tensor.BF16, tensor.BF16, trans)
+			s.add = true
+			b.Run(fmt.Sprintf("%dx%dx%d/trans=%v", sz[0], sz[1], sz[2], trans), func(b *testing.B) {
+				for range b.N {
+					short, long := algorithmTimes(b, d, s)
+					i, best := fastest(short), fastest(long)
+					b.Logf("in turns %v, under load %v", short, long)
+					b.ReportMetric(float64(i), "chosen")
+					b.ReportMetric(float64(best), "best")
+					b.ReportMetric(float64(long[i].Nanoseconds())/1e3, "chosen-µs")
+					b.ReportMetric(float64(long[best].Nanoseconds())/1e3, "best-µs")
+				}
+			})
+		}
+	}
+}
+
+func algorithmTimes(b *testing.B, d *Device, s gemmSpec) (short, long []time.Duration) {
+	b.Helper()
+	p, ok := s.problem(false)
+	require.True(b, ok)
+	_, err := d.library()
+	require.NoError(b, err)
+	require.NoError(b, d.enter(func() error {
+		x, err := d.blas.handle.New(p)
+		if err != nil {
+			return err
+		}
+		defer x.Close()
+		list, err := x.Algorithms(candidates, d.workspaceMax())
+		if err != nil {
+			return err
+		}
+		if short, err = d.timeAlgorithmsBy(x, s, list, (*trial).rounds); err != nil {
+			return err
+		}
+		long, err = d.timeAlgorithmsBy(x, s, list, func(r *trial, all []contender) ([]time.Duration, error) {
+			return underLoad(short, 2*loadWarm, 2*loadTime, r.batches(all))
+		})
+		return err
+	}))
+	return short, long
 }

@@ -184,7 +184,7 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 		}
 		return list[0], true, nil
 	}
-	key := fmt.Sprintf("cublaslt %d, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
+	key := fmt.Sprintf("cublaslt %d under load, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
 	if a, ok := d.remembered(key, x); ok {
 		return a, true, nil
 	}

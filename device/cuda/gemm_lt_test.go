@@ -79,6 +79,31 @@ func TestLookAgain(t *testing.T) {
 	require.Error(t, lookAgain([]time.Duration{ms, 2 * ms}, []int{2, 2}, func(int) (time.Duration, error) { return 0, errors.New("lost") }))
 }
 
+// TestUnderLoad: what is within a sixteenth of the best is timed again, for long; what is not stays out, and one alone is as it was.
+func TestUnderLoad(t *testing.T) {
+	const us = time.Microsecond
+	near := rivals([]time.Duration{675 * us, 660 * us, 702 * us, refused, 701 * us})
+	require.Equal(t, []time.Duration{675 * us, 660 * us, refused, refused, 701 * us}, near)
+	runs := map[int]int{}
+	loaded, err := underLoad(near, 66*time.Millisecond, 33*time.Millisecond, func(i, n int) (time.Duration, error) {
+		runs[i] += n
+		return []time.Duration{680 * us, 722 * us, 0, 0, 706 * us}[i], nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []time.Duration{680 * us, 722 * us, refused, refused, 706 * us}, loaded)
+	require.Equal(t, 0, fastest(loaded))
+	require.Equal(t, map[int]int{0: 48, 1: 150, 4: 47}, runs)
+
+	never := func(int, int) (time.Duration, error) { return 0, errors.New("lost") }
+	for _, times := range [][]time.Duration{{refused, 5 * us}, {refused, refused}, nil} {
+		loaded, err = underLoad(rivals(times), us, us, never)
+		require.NoError(t, err)
+		require.Equal(t, times, loaded)
+	}
+	_, err = underLoad(near, us, us, never)
+	require.ErrorContains(t, err, "lost")
+}
+
 // Products go to the library with the types that it has, summed as they must be.
 func TestProblemsForTheLibrary(t *testing.T) {
 	s := dense(3, 5, 8, tensor.BF16, tensor.BF16, tensor.BF16, true)
