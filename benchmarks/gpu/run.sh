@@ -114,12 +114,12 @@ step_tests() {
 }
 
 step_sanitizer() {
-  local tool least=60
+  local tool limit
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /usr/local/cuda*/compute-sanitizer/compute-sanitizer 2>/dev/null | head -n 1)
   if [[ -z $tool ]]; then echo "no compute-sanitizer found" | tee "$LOGS/sanitizer_none.note"; return; fi
   # Op cases begin for so long that the program comes to its own end, where errors are counted.
-  local for_cases=$(($(seconds) - 45))
-  if ((for_cases < least)); then for_cases=$least; fi
+  limit=$(seconds)
+  local for_cases=$((limit > 90 ? limit - 45 : limit / 2))
   { ops; echo "device cuda -test.run ^TestDevice\$ -test.skip ^TestDevice\$/^Ops\$"; } |
     PATH=$(dirname "$tool"):$PATH BYES_TEST_SECONDS=$for_cases at_once sanitizer_ "${tool##*/} --tool memcheck --error-exitcode 99"
   { echo; echo "Under compute-sanitizer ($(cat "$LOGS"/sanitizer_*.row | awk -F'|' '{ p += $4; f += $5 } END { print p " cases passed, " f " failed" }'), "
