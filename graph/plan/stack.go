@@ -18,7 +18,8 @@ const (
 // stack makes one product of several thin ones that share what they read or write, as those of the adapters of layers with one input do (Stacker):
 // x·A₁ᵀ, x·A₂ᵀ, ... read x once, and so do their gradients t₁ᵀ·x, t₂ᵀ·x, ...; the gradient of x, t₁·A₁ + t₂·A₂ + ..., is written once (Chainer). The
 // operands that differ are small and are joined. Results of the first and second kind are summed as they were; those of the third are rounded once
-// instead of after each product. It is for devices on which such products wait for memory (device.Stacking).
+// instead of after each product. Products of parts of the data by one weight, and their sum that is the weight's gradient, stay: they are apart so that
+// no more than one part is held at a time. It is for devices on which such products wait for memory (device.Stacking).
 func stack(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.Value, error) {
 	dev, ok := p.dev.(device.Stacking)
 	if !ok {
@@ -48,6 +49,7 @@ type stacker struct {
 	least int64 // bytes to be saved
 	users []int // by node ID, as an accumulator counts them
 	by    [][]int
+	fed   []bool              // by node ID: depends on what the step is fed, as weights do not
 	rank  map[graph.Value]int // of operands: in which order they are joined, so that what is joined twice is equal
 
 	member map[*graph.Node]*stacked
@@ -70,9 +72,19 @@ type stacked struct {
 }
 
 func newStacker(p *Plan, g *graph.Graph, outs []graph.Value) *stacker {
-	return &stacker{p: p, g: g, r: graph.NewRewriter(g), users: newAccumulator(g, outs).users, by: usersOf(g, outs), rank: map[graph.Value]int{},
+	return &stacker{p: p, g: g, r: graph.NewRewriter(g), users: newAccumulator(g, outs).users, by: usersOf(g, outs), fed: fedBy(g), rank: map[graph.Value]int{},
 		member: map[*graph.Node]*stacked{}, at: map[*graph.Node]*stacked{}, pinned: make([]bool, len(g.Nodes())),
 		done: make([]bool, len(g.Nodes()))}
+}
+
+// fedBy tells by ID which nodes depend on inputs.
+func fedBy(g *graph.Graph) []bool {
+	fed := make([]bool, len(g.Nodes()))
+	for i, n := range g.Nodes() {
+		_, input := n.Op.(graph.Input)
+		fed[i] = input || slices.ContainsFunc(n.In, func(v graph.Value) bool { return v.Valid() && fed[v.Node().ID] })
+	}
+	return fed
 }
 
 // whole goes from a value through views that only change its shape, to the first of the same type.
@@ -159,11 +171,17 @@ func (s *stacker) before(c *stacked, m *graph.Node) (n *graph.Node, views []*gra
 		return nil, nil
 	}
 	left, right, ok := op.Chained(n.Op)
-	if !ok || !alike(m, n, left, right) {
+	if !ok || !alike(m, n, left, right) || s.apart(m) || s.apart(n) {
 		return nil, nil
 	}
 	c.left, c.right = left, right
 	return n, views
+}
+
+// apart reports whether neither operand of a product is a weight.
+func (s *stacker) apart(n *graph.Node) bool {
+	a, b := operands(n)
+	return s.fed[a.Node().ID] && s.fed[b.Node().ID]
 }
 
 // alike reports whether the operands of both products can be joined.
@@ -232,7 +250,7 @@ func (s *stacker) findStacks() {
 			continue
 		}
 		for i, v := range n.In {
-			if !v.Valid() || v.Rank() != 2 {
+			if !v.Valid() || v.Rank() != 2 || !s.fed[v.Node().ID] {
 				continue
 			}
 			if _, ok := op.Stacked(n, i); !ok {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -32,8 +33,12 @@ const anySide, anyGiven = 64, 5
 func drawAny(seed uint64) *anyGraph {
 	a := &anyGraph{r: rand.New(rand.NewPCG(seed, 1)), g: graph.New("any"), feed: plan.Feed{}}
 	for i, dims := range [][]int{{anySide, anySide}, {anySide, anySide}, {anySide, 1}, {1, anySide}, {1, anySide}} {
-		v := a.g.Input(fmt.Sprint("in", i), tensor.T(tensor.F32, dims...))
-		a.feed[v] = filled(v.Type(), uint64(i))
+		x := filled(tensor.T(tensor.F32, dims...), uint64(i))
+		v := a.g.Const(x)
+		if dims[0] > 1 { // rows are weights
+			v = a.g.Input(fmt.Sprint("in", i), x.Type())
+			a.feed[v] = x
+		}
 		a.pool = append(a.pool, v)
 	}
 	for range 16 + a.r.IntN(24) {
@@ -170,6 +175,42 @@ func TestStackAny(t *testing.T) {
 	for _, op := range []string{"concat", "add_matmul_parts", "matmul_pair"} {
 		require.NotZero(t, seen[op], "%s in none: %v", op, seen)
 	}
+}
+
+// TestStackParts: a loss that is computed of few tokens at a time, so that few scores are held, stays in parts: forward, again, and the gradients of the
+// tokens' states and of the head, added to a variable.
+func TestStackParts(t *testing.T) {
+	const part, parts, dim, vocab = 4, 3, 512, 64
+	run := func(dev device.Device) (names map[string]int, arena int64) {
+		g := graph.New("parts")
+		x, head, acc := g.Input("x", tensor.T(tensor.F32, part*parts, dim)), graph.NewVar("head", tensor.T(tensor.F32, vocab, dim)), graph.NewVar("acc", tensor.T(tensor.F32, vocab, dim))
+		w, loss := g.Read(head), graph.Value{}
+		for i := range parts {
+			autograd.Checkpoint(g, func() {
+				y := ops.Sum(ops.Square(ops.Tanh(ops.Linear(ops.Slice(x, 0, i*part, (i+1)*part), w))))
+				if loss.Absent() {
+					loss = y
+				} else {
+					loss = ops.Add(loss, y)
+				}
+			})
+		}
+		grads, err := autograd.GradValues(loss, x, w)
+		require.NoError(t, err)
+		g.Write(acc, ops.Add(g.Read(acc), grads[1]))
+		p, err := plan.Compile([]graph.Value{loss, grads[0]}, plan.Options{Device: dev, Verify: true})
+		require.NoError(t, err)
+		names, arena = map[string]int{}, p.Report().Arena
+		for _, l := range p.Launches() {
+			names[l.Node.Op.Name()]++
+		}
+		require.NoError(t, p.Close())
+		return names, arena
+	}
+	want, before := run(withKernels(ops.AddMatMulParts{}))
+	names, arena := run(newStacking(1))
+	require.Equal(t, want, names)
+	require.Equal(t, before, arena)
 }
 
 // TestStackDiamonds: what is brought to a product is looked at once, however many ways lead to it.
