@@ -127,7 +127,7 @@ const (
 	trialLong   = 200 * time.Microsecond // a run of at least so long tells by itself whether an algorithm can still win
 
 	// Large products draw all the power that a GPU may, and its clock falls until they take no more: what counts then is energy, which turns of half a
-	// millisecond don't show (an algorithm chosen by them was up to 6% slower in a step than the library's first).
+	// millisecond don't show (an algorithm chosen by them was up to 6% slower under load than the best of its rivals, BenchmarkAlgorithms).
 	loadWarm = 250 * time.Millisecond // of products before the first is timed, which the clock needs to fall
 	loadTime = 100 * time.Millisecond // of an algorithm
 )

@@ -91,7 +91,8 @@ func (d *Device) named(build func() error) ([]*module, error) {
 	after := count()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.order[before:after]), err
+	known := len(c.order) // none once the device was closed meanwhile
+	return slices.Clone(c.order[min(before, known):min(max(before, after), known)]), err
 }
 
 // kept tells whether a function's program is on disk.
