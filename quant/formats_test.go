@@ -441,6 +441,19 @@ func TestDoubleRefusesScalesFarApart(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A scale that the 8 bits round beyond the largest float32 is refused: its block would come back as infinities and NaN.
+func TestDoubleRefusesScalesThatOverflow(t *testing.T) {
+	x := tensor.New(tensor.T(tensor.F32, 1, 65))
+	x.Set(0, math.MaxFloat32)
+	x.Set(64, 2.2153389e+38)
+	f := KBitFormat{Bits: 2, Double: true}
+	_, err := QuantizeTensor(x, f, Options{})
+	require.ErrorContains(t, err, "the scale of block 0 of f32[1,65] rounds to infinity, and its second level holds up to")
+	x.Set(0, 3.4e38)
+	_, err = QuantizeTensor(x, f, Options{})
+	require.NoError(t, err)
+}
+
 // The largest float32 stays finite: the step is rounded down, and one code more would be infinite.
 func TestStochasticRoundingOfTheLargest(t *testing.T) {
 	x := tensor.New(tensor.T(tensor.F32, 1, 1<<16))

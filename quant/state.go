@@ -3,6 +3,7 @@ package quant
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -287,17 +288,29 @@ func (s *State) Scales(dst []float32, lo, hi int) error {
 	return nil
 }
 
-// nest quantizes the scales in blocks of that many. It refuses those whose distance from their mean the kernels would take for zero.
+// nest quantizes the scales in blocks of that many. It refuses those whose distance from their mean the kernels would take for zero, and
+// those next to the largest float32 that rounding to 8 bits makes infinite.
 func (s *State) nest(blocksize int) error {
 	s.AbsmaxU8 = make([]byte, len(s.Absmax))
 	s.NestedAbsmax = make([]float32, Blocks(len(s.Absmax), blocksize))
 	s.NestedBlocksize, s.NestedOffset = blocksize, meanScale(s.Absmax)
 	quantizeScalesAround(s.AbsmaxU8, s.NestedAbsmax, s.Absmax, s.NestedOffset, blocksize)
 	s.Absmax = nil
+	const remedy = "repair the weights or leave the scales in float32"
 	for _, a := range s.NestedAbsmax {
 		if limit := math.Float32frombits(fastHigh - 1); a > limit {
-			return fmt.Errorf("quant: the scales of %v are up to %v off their mean, and their second level holds up to %v: repair the weights or "+
-				"leave the scales in float32", s.Type(), a, limit)
+			return fmt.Errorf("quant: the scales of %v are up to %v off their mean, and their second level holds up to %v: "+remedy, s.Type(), a, limit)
+		}
+	}
+	restored := make([]float32, min(blocksize, len(s.AbsmaxU8)))
+	for lo := 0; lo < len(s.AbsmaxU8); lo += blocksize {
+		hi := min(lo+blocksize, len(s.AbsmaxU8))
+		if err := s.Scales(restored, lo, hi); err != nil {
+			return err
+		}
+		if i := slices.IndexFunc(restored[:hi-lo], func(a float32) bool { return !finite(a) }); i >= 0 {
+			return fmt.Errorf("quant: the scale of block %d of %v rounds to infinity, and its second level holds up to %v: "+remedy,
+				lo+i, s.Type(), float32(math.MaxFloat32))
 		}
 	}
 	return nil
