@@ -9,8 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dlclark/regexp2/v2"
-
+	"github.com/bitsandbyes/bitsandbyes/internal/regex"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -236,7 +235,7 @@ func (q *Quantization) stateKind() string {
 
 // skipPatterns are the expressions of Skip; nil entries match by suffix only.
 type skipPatterns struct {
-	list []*regexp2.Regexp
+	list []*regex.Regexp
 	slow atomic.Int32 // matches that ran out of time
 }
 
@@ -250,7 +249,7 @@ func (p *skipPatterns) match(module string) bool {
 		if re == nil || p.slow.Load() >= maxSlow {
 			continue
 		}
-		ok, err := re.MatchString(module)
+		ok, err := re.Match(module)
 		if err != nil {
 			p.slow.Add(1)
 		} else if ok {
@@ -267,11 +266,9 @@ func (q *Quantization) compile() error {
 	}
 	q.skip = &skipPatterns{}
 	for _, pattern := range q.Skip {
-		re, err := regexp2.Compile(`^(?:`+pattern+`)(?:(?<=\.)|(?=\.|$))`, regexp2.None)
+		re, err := regex.Compile(`^(?:`+pattern+`)(?:(?<=\.)|(?=\.|$))`, regex.Options{Time: 100 * time.Millisecond})
 		if err != nil {
 			re = nil // a plain name with characters that mean something in expressions: it matches as a suffix
-		} else {
-			re.MatchTimeout = 20 * time.Millisecond
 		}
 		q.skip.list = append(q.skip.list, re)
 	}

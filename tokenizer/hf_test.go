@@ -11,10 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bitsandbyes/bitsandbyes/internal/regex"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/text/unicode/norm"
-
-	"github.com/bitsandbyes/bitsandbyes/internal/cputime"
 )
 
 // smallFile is a tokenizer.json with one part replaced.
@@ -234,33 +233,31 @@ func TestLoadRefused(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestRegexTimeLimitIsAnError(t *testing.T) {
+// TestEndlessRegexIsAnError: in bounded time, with the pattern and a remedy named; in the end without trying.
+func TestEndlessRegexIsAnError(t *testing.T) {
 	p, err := compilePattern(`(x|xx)+y`)
 	require.NoError(t, err)
-	p.regex.MatchTimeout = 50 * time.Millisecond
-	err = p.each(strings.Repeat("x", 5000)+"zy", func(string, bool) error { return nil })
-	require.ErrorContains(t, err, "gave up")
-	require.Less(t, len(err.Error()), 300)
-	for range maxGaveUp - 1 {
-		require.Error(t, p.each(strings.Repeat("x", 5000)+"zy", func(string, bool) error { return nil }))
+	p.regex, err = regex.Compile(p.expr, regex.Options{Time: 50 * time.Millisecond})
+	require.NoError(t, err)
+	text := strings.Repeat("x", 60) + "zy"
+	for range maxGaveUp {
+		err = p.each(text, func(string, bool) error { return nil })
+		require.ErrorIs(t, err, regex.ErrSlow)
+		require.ErrorContains(t, err, `"(x|xx)+y" gave up on a text of 62 bytes`)
+		require.ErrorContains(t, err, "cut the text into shorter parts, or take the tokenizer's file anew")
 	}
-	used := cputime.Clock(cputime.Process) // a busy machine may take its time
-	p.regex.MatchTimeout = time.Hour
-	err = p.each(strings.Repeat("x", 5000)+"zy", func(string, bool) error { return nil })
-	require.ErrorContains(t, err, "not tried again")
-	require.Less(t, used(), time.Minute)
+	p.regex, err = regex.Compile(p.expr, regex.Options{Time: time.Hour})
+	require.NoError(t, err)
+	require.ErrorContains(t, p.each(text, func(string, bool) error { return nil }), "not tried again")
 }
 
-// TestSlowRegexIsAnError: matches that are each quick enough take too long together.
-func TestSlowRegexIsAnError(t *testing.T) {
-	p, err := compilePattern(`x[yz]?`)
+// TestPartEndsSearch: what a match is used for may fail, which is no fault of the pattern's.
+func TestPartEndsSearch(t *testing.T) {
+	p, err := compilePattern(`a`)
 	require.NoError(t, err)
-	p.regex.MatchTimeout = 20 * time.Millisecond
-	err = p.each(strings.Repeat("x", 1000), func(string, bool) error {
-		time.Sleep(time.Millisecond)
-		return nil
-	})
-	require.ErrorIs(t, err, errTooSlow)
+	for range maxGaveUp + 1 {
+		require.Equal(t, regex.ErrSlow, p.each("aa", func(string, bool) error { return regex.ErrSlow }))
+	}
 }
 
 // TestPrependedTextIsBounded: a text written before each part of the text must not multiply it.

@@ -2,29 +2,23 @@ package tokenizer
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
-	"github.com/dlclark/regexp2/v2"
+	"github.com/bitsandbyes/bitsandbyes/internal/regex"
 )
 
-// matchTimeout ends a single match that backtracks without end, and with slowest bounds all matches of a text together: a pattern may take
-// this long and a second for each so many bytes, a hundredth of what an ordinary one does on one core.
+// All matches of a text together may take matchTime on a processor and a second for each so many bytes of it, a hundred times what an ordinary pattern takes.
 const (
-	matchTimeout = 5 * time.Second
-	slowest      = 20_000
+	matchTime = 5 * time.Second
+	slowest   = 20_000
 )
 
 // maxGaveUp is on how many texts a pattern may run out of time; it is then refused at once, or a file of many rows would wait for each.
 const maxGaveUp = 3
-
-var errTooSlow = errors.New("it took longer than a tokenizer's pattern ever does")
 
 // maxPattern caps the length of a regular expression.
 const maxPattern = 64 << 10
@@ -34,7 +28,7 @@ type pattern struct {
 	literal string
 	expr    string // of a regular expression or scanner
 	scan    scanner
-	regex   *regexp2.Regexp
+	regex   *regex.Regexp
 	gaveUps atomic.Int32
 }
 
@@ -65,11 +59,10 @@ func compilePattern(expr string) (*pattern, error) {
 		return nil, fmt.Errorf("tokenizer: regular expression %q uses %s, which is %w", clip([]byte(expr)), what, ErrUnsupported)
 	}
 	// The files are written for Oniguruma, where ^ and $ match at every line.
-	re, err := regexp2.Compile(expr, regexp2.Multiline)
+	re, err := regex.Compile(expr, regex.Options{Multiline: true, Time: matchTime, PerSecond: slowest})
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: regular expression %q is %w: %.200w", clip([]byte(expr)), ErrUnsupported, err)
 	}
-	re.MatchTimeout = matchTimeout
 	return &pattern{expr: expr, regex: re}, nil
 }
 
@@ -182,44 +175,24 @@ func (p *pattern) matches(s string, part func(from, to int) error) error {
 	}
 }
 
-// search is matches for a regular expression. The time is looked at after each match: many slow ones would else add up without bound.
+// search is matches for a regular expression.
 func (p *pattern) search(s string, part func(from, to int) error) error {
+	const remedy = "take the tokenizer's file anew from where the model comes from"
 	if p.gaveUps.Load() >= maxGaveUp {
-		return fmt.Errorf("tokenizer: regular expression %q gave up on %d texts and is not tried again; the tokenizer's file is damaged or hostile",
-			clip([]byte(p.expr)), maxGaveUp)
+		return fmt.Errorf("tokenizer: regular expression %q gave up on %d texts and is not tried again; the tokenizer's file is damaged or hostile: %s",
+			clip([]byte(p.expr)), maxGaveUp, remedy)
 	}
-	begin, most := time.Now(), min(p.regex.MatchTimeout, math.MaxInt64/2)+time.Duration(len(s))*(time.Second/slowest)
-	at, bytes := 0, 0 // a place of s in characters, and the same in bytes
-	step := func(to int) int {
-		for ; at < to; at++ {
-			_, n := utf8.DecodeRuneInString(s[bytes:])
-			bytes += n
-		}
-		return bytes
-	}
-	var stop error
-	err := p.regex.FindRunesMatches([]rune(s), 0, func(m regexp2.MatchView) bool {
-		from, n, _ := m.GroupRange(0)
-		lo := step(from)
-		if stop = part(lo, step(from+n)); stop == nil && time.Since(begin) > most {
-			stop = p.gaveUp(s, errTooSlow)
-		}
-		return stop == nil
+	var failed error
+	err := p.regex.Find(s, func(from, to int) bool {
+		failed = part(from, to)
+		return failed == nil
 	})
-	if err != nil {
-		return p.gaveUp(s, err)
+	if err == nil {
+		return failed
 	}
-	return stop
-}
-
-// gaveUp explains a failed match. The engine's own message for a time limit holds the whole text, so it is not passed on.
-func (p *pattern) gaveUp(s string, err error) error {
 	p.gaveUps.Add(1)
-	why := fmt.Errorf("a match took longer than %v", p.regex.MatchTimeout)
-	if errors.Is(err, regexp2.ErrBacktrackingStackLimit) || errors.Is(err, errTooSlow) {
-		why = err
-	}
-	return fmt.Errorf("tokenizer: regular expression %q gave up on a text of %d bytes: %w; cut the text into shorter parts", clip([]byte(p.expr)), len(s), why)
+	return fmt.Errorf("tokenizer: regular expression %q gave up on a text of %d bytes: %w; cut the text into shorter parts, or %s",
+		clip([]byte(p.expr)), len(s), err, remedy)
 }
 
 // replace writes content in place of every match.

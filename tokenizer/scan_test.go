@@ -6,7 +6,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/dlclark/regexp2/v2"
+	"github.com/bitsandbyes/bitsandbyes/internal/regex"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
@@ -14,7 +14,7 @@ import (
 // TestScannersEqualRegex compares each hand-written scanner with its pattern in the general engine.
 func TestScannersEqualRegex(t *testing.T) {
 	for _, expr := range []string{gpt2Pattern, llama3Pattern, qwenPattern, cl100kPattern} {
-		re, err := regexp2.Compile(expr)
+		re, err := regex.Compile(expr, regex.Options{Time: matchTime})
 		require.NoError(t, err)
 		slow, fast := &pattern{regex: re}, &pattern{scan: scannerFor(expr)}
 		alphabet := []rune("aZsStTrReEvVmMlLdD'' \u00a0\t\n\r\r\n\u0085\u2028\u3000 019½Ⅷ٣!?.-é中🤗\u0301\u200d\u0000ÅßΩ")
