@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"path/filepath"
 	"runtime"
 	"strings"
 
-	"github.com/bitsandbyes/bitsandbyes/builtin/corpus"
 	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
@@ -29,16 +27,23 @@ func (m *Model) dataOptions(cfg config.Config) data.Options {
 }
 
 // DataFiles are the files that a run trains on, and those held out where they are files of their own. The rows of the built-in set
-// are written into the folder first, so that a user sees what was trained on.
+// are written into the folder first, so that a user sees what was trained on; a file of other rows that stands there under the name is
+// an error and stays.
 func DataFiles(fsys vfs.FS, cfg config.Config, dir string) (train, held []data.File, err error) {
+	train, held, _, err = dataFiles(fsys, cfg, dir)
+	return train, held, err
+}
+
+// dataFiles also returns the files that it wrote, even beside an error.
+func dataFiles(fsys vfs.FS, cfg config.Config, dir string) (train, held []data.File, made []string, err error) {
 	paths := cfg.Data.Path
 	if len(paths) == 1 && paths[0].Path == config.BuiltinData {
 		return builtinFiles(vfs.Or(fsys), dir)
 	}
 	if len(paths) == 0 {
-		return nil, nil, badConfig("data.path", "is not set; name a file of rows to train on")
+		return nil, nil, nil, badConfig("data.path", "is not set; name a file of rows to train on")
 	}
-	return sourceFiles(paths), sourceFiles(cfg.Data.ValPath), nil
+	return sourceFiles(paths), sourceFiles(cfg.Data.ValPath), nil, nil
 }
 
 func sourceFiles(list []config.Source) []data.File {
@@ -51,7 +56,8 @@ func sourceFiles(list []config.Source) []data.File {
 
 // openData reads and splits the rows.
 func (j *job) openData(ctx context.Context) error {
-	files, heldFiles, err := DataFiles(j.fs, j.cfg, j.cfg.Out)
+	files, heldFiles, made, err := dataFiles(j.fs, j.cfg, j.cfg.Out)
+	j.made = made
 	if err != nil {
 		return err
 	}
@@ -101,22 +107,6 @@ func (j *job) reportData(o data.Options) error {
 		j.log.Warn("no rows are held out: there is no evaluation", "rows", r.Rows, "data.val", j.cfg.Data.Val)
 	}
 	return nil
-}
-
-// The files of the built-in fine-tuning set in a run directory.
-const (
-	builtinTrain = "builtin_train.jsonl"
-	builtinHeld  = "builtin_heldout.jsonl"
-)
-
-// builtinFiles writes the built-in fine-tuning set.
-func builtinFiles(fsys vfs.FS, dir string) (train, held []data.File, err error) {
-	rows, heldOut := corpus.FineTune(builtinSeed)
-	a, b := filepath.Join(dir, builtinTrain), filepath.Join(dir, builtinHeld)
-	if err := errors.Join(writeRows(fsys, a, rows), writeRows(fsys, b, heldOut)); err != nil {
-		return nil, nil, err
-	}
-	return []data.File{{Path: a}}, []data.File{{Path: b}}, nil
 }
 
 // DataError gives an error of package data the program's exit code: it tells a setting that is wrong from a file that is, and the default of

@@ -22,6 +22,7 @@ func (j *job) begin(ctx context.Context) error {
 	if err := report.WriteFile(j.path("config.yaml"), yaml); err != nil {
 		return withCode(config.ExitDisk, err)
 	}
+	j.begun = true
 	if j.metrics, err = report.ResumeMetrics(j.path("metrics.jsonl"), int64(j.state.Step)); err != nil {
 		return withCode(config.ExitDisk, err)
 	}

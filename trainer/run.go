@@ -80,8 +80,8 @@ func Run(ctx context.Context, cfg config.Config, hooks Hooks) (*Summary, error) 
 	if cerr := j.close(); err == nil {
 		err = cerr
 	}
-	if j.madeOut && err != nil {
-		j.removeOut()
+	if err != nil {
+		j.removeMade()
 	}
 	return &j.sum, classify(err)
 }
@@ -96,7 +96,9 @@ type job struct {
 
 	dev     device.Device
 	ownDev  bool
-	madeOut bool // the run directory is new
+	madeOut bool     // the run directory is new
+	made    []string // files in it that were written before the run began
+	begun   bool     // the run has left its first trace that stays
 	store   *plan.Store
 	session *plan.Session
 	model   *Model
@@ -181,14 +183,16 @@ func (j *job) run(ctx context.Context) error {
 	return j.finish(ctx)
 }
 
-// removeOut removes a new run directory in which the run did not come to begin: the built-in rows are written before it is known whether the run fits.
-func (j *job) removeOut() {
-	if _, err := os.Stat(j.path("config.yaml")); errors.Is(err, os.ErrNotExist) {
-		for _, name := range []string{builtinTrain, builtinHeld} {
-			_ = os.Remove(j.path(name)) // mostly there is none
+// removeMade removes what a run that did not come to begin has made: the built-in rows are written before it is known whether the run fits.
+func (j *job) removeMade() {
+	if !j.begun {
+		for _, name := range j.made {
+			_ = j.fs.Remove(name)
 		}
 	}
-	_ = os.Remove(j.cfg.Out) // goes only when nothing else was written to it
+	if j.madeOut {
+		_ = os.Remove(j.cfg.Out) // goes only when nothing else was written to it
+	}
 }
 
 // prepareOut names the run directory and refuses to write over another run.

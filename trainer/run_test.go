@@ -224,7 +224,19 @@ func TestRefusedLeavesNothing(t *testing.T) {
 	require.NoError(t, os.Mkdir(c.Out, 0o777))
 	require.NoError(t, os.WriteFile(filepath.Join(c.Out, "mine"), nil, 0o666))
 	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
-	require.FileExists(t, filepath.Join(c.Out, "mine"))
+	require.Equal(t, []string{"mine"}, names(t, c.Out))
+	held := filepath.Join(c.Out, "builtin_heldout.jsonl")
+	require.NoError(t, os.WriteFile(held, []byte("other rows\n"), 0o666))
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitConfig, held, "other rows", "move it away")
+	require.Equal(t, []string{"builtin_heldout.jsonl", "mine"}, names(t, c.Out), "the rows to train on were written first")
+	text, err := os.ReadFile(held)
+	require.NoError(t, err)
+	require.Equal(t, "other rows\n", string(text))
+	require.NoError(t, os.Remove(held))
+	_, _, err = trainer.DataFiles(nil, c, c.Out) // as a run that was killed leaves them
+	require.NoError(t, err)
+	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
+	require.Equal(t, []string{"builtin_heldout.jsonl", "builtin_train.jsonl", "mine"}, names(t, c.Out), "they were there before")
 	c.Out = filepath.Join(t.TempDir(), "empty")
 	require.NoError(t, os.Mkdir(c.Out, 0o777))
 	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitMemory)
@@ -232,8 +244,19 @@ func TestRefusedLeavesNothing(t *testing.T) {
 	c.Out = filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink("nowhere", c.Out))
 	fails(t, context.Background(), c, trainer.Hooks{}, config.ExitDisk)
-	_, err := os.Lstat(c.Out)
+	_, err = os.Lstat(c.Out)
 	require.NoError(t, err, "a link that leads nowhere was there too")
+}
+
+// names are the files of a folder.
+func names(t *testing.T, dir string) (out []string) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range list {
+		out = append(out, e.Name())
+	}
+	return out
 }
 
 // TestEdges runs what is unusual but right.
