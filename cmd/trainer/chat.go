@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/trainer"
@@ -48,7 +47,7 @@ func (p *program) chat(ctx context.Context, w *trainer.Writer, o generateFlags) 
 		return err
 	}
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, endings()...)
 	defer signal.Stop(signals)
 	in, ok := p.in.(*os.File)
 	t := &talk{program: p, w: w, chat: c, prompts: ok && report.IsTerminal(in) && p.terminal(), signals: signals}

@@ -201,29 +201,6 @@ func killResume(t *testing.T, exe string, m mode, text string, accumulate int, p
 	return kills
 }
 
-// TestGoldenStop sends SIGTERM: a durable checkpoint is written, the exit code says so, and the run can go on.
-func TestGoldenStop(t *testing.T) {
-	text := corpusFile(t, 20_000)
-	exe, err := binary()
-	require.NoError(t, err)
-	dir := filepath.Join(t.TempDir(), "run")
-	args := append(trainArgs(t, modes[1], text, dir, 4, true), "--train.steps=100000", "--save.every=0", "--resume") // more than there is time for
-	cmd := exec.Command(exe, args...)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it still runs, the test has failed
-	require.Eventually(t, func() bool {
-		rows, err := report.ReadMetricsFile(filepath.Join(dir, "metrics.jsonl"))
-		return err == nil && len(rows) > 2
-	}, 2*time.Minute, 10*time.Millisecond)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-	var exit *exec.ExitError
-	require.True(t, errors.As(cmd.Wait(), &exit))
-	require.Equal(t, config.ExitStopped, exit.ExitCode())
-	steps, err := filepath.Glob(filepath.Join(dir, "checkpoints", "step-*"))
-	require.NoError(t, err)
-	require.Len(t, steps, 1)
-}
-
 // TestExitCodes tries the wrong things a user does.
 func TestExitCodes(t *testing.T) {
 	dir := t.TempDir()

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// endings are the signals that ask the program to end: Ctrl-C, what batch systems and supervisors send, and the terminal's end, unless
+// the program was started to outlive it (nohup).
+func endings() []os.Signal {
+	s := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		s = append(s, syscall.SIGHUP)
+	}
+	return s
+}
+
+// untilSignal returns a context that the first of the endings cancels. A second Ctrl-C or SIGTERM ends the program at once. A second SIGHUP
+// changes nothing, since one closed terminal sends several: the kernel's and the shell's.
+func untilSignal(parent context.Context) context.Context {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, endings()...)
+	go func() {
+		<-signals
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		cancel()
+	}()
+	return ctx
+}
+
+// outlivePipes lets the program go on when what reads its output has ended, until restore: a run whose `| tee log` is gone, which one
+// Ctrl-C at a terminal ends together with it, would otherwise be killed by its next line, and without a checkpoint.
+func outlivePipes() (restore func()) {
+	signal.Ignore(syscall.SIGPIPE)
+	return func() { signal.Reset(syscall.SIGPIPE) }
+}
