@@ -17,6 +17,10 @@ type Var struct {
 	Slab   *Var
 	Offset int64
 
+	// Supplied says that the value comes from outside, as a weight's does: a plan that reads it refuses to run before it was set or written.
+	// Other variables begin as zeros, as gradients and the states of optimizers do.
+	Supplied bool
+
 	// Place says in which memory the value lives; of a view, the slab's counts.
 	Place Place
 }

@@ -232,6 +232,7 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 func (s Source) later(l load, vars ...*graph.Var) {
 	for _, v := range vars {
 		s.shared.byVar[v] = len(s.shared.loads)
+		v.Supplied = true
 	}
 	s.shared.loads = append(s.shared.loads, l)
 }

@@ -263,6 +263,7 @@ func (a *Adapter) add(l *layer, r int, scale float64) error {
 		m.Dropout = layers.Dropout{Rate: a.Config.Dropout, Site: uint32(len(a.Modules))}
 	}
 	m.A = graph.NewVar(a.varName(l.path, aName), tensor.T(param, r, in))
+	m.A.Supplied = true // by Init: with zeros for both A and B no gradient would ever reach either
 	m.B = graph.NewVar(a.varName(l.path, bName), tensor.T(param, out, r))
 	if a.Config.BBias {
 		m.BBias = graph.NewVar(a.varName(l.path, "lora_B.bias"), tensor.T(param, out))

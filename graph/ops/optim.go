@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -146,7 +147,7 @@ func (o Update8bit) Infer(in []tensor.Type) ([]tensor.Type, error) {
 		return nil, err
 	}
 	if len(o.Moments()) == 0 {
-		return nil, fmt.Errorf("plain sgd has no state to keep in 8 bits; set a momentum, such as 0.9, or use 32-bit states")
+		return nil, errors.New("without momentum there is no state to keep in 8 bits; set a momentum, such as 0.9, or use 32-bit states")
 	}
 	return inferUpdate(in, o.Layout, o.States())
 }

@@ -127,7 +127,7 @@ func (h Hyper) Check() error {
 	for i, b := range []float64{h.Beta1, h.Beta2, h.Beta3}[:row.betas] {
 		if !isBeta(b) {
 			what, one := h.betaName(i)
-			return fmt.Errorf("%s must be in [0, 1) as float32, %s of %s is %v", what, one, row.name, b)
+			return fmt.Errorf("%s must be in [0, 1) as float32, %s is %v", what, one, b)
 		}
 	}
 	switch {

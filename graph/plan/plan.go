@@ -14,17 +14,17 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// Options chooses how a graph is compiled. Device is required; the zero value of everything else works.
+// Options chooses how a graph is compiled. A device is required, of its own or a store's; the zero value of everything else works.
 type Options struct {
-	Device  device.Device
-	Comm    device.Comm // nil: one rank
-	Store   *Store      // values of the variables; nil: a store of the plan's own
-	Session *Session    // shares one store and one arena among plans; overrides Store
-	Budget  int64       // bytes the plan may take, variables included; 0: no limit
-	NoFuse  bool        // leave the ops of the graph as single kernels
-	Exact   bool        // round every value as the graph says: products are not added in place
-	Verify  bool        // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
-	Check   bool        // after each kernel: find the first non-finite value, compare with the op's decomposition
+	Device  device.Device // nil: that of the session's store, or of the store
+	Comm    device.Comm   // nil: one rank
+	Store   *Store        // values of the variables; nil: a store of the plan's own
+	Session *Session      // shares one store and one arena among plans; overrides Store
+	Budget  int64         // bytes the plan may take, variables included; 0: no limit
+	NoFuse  bool          // leave the ops of the graph as single kernels
+	Exact   bool          // round every value as the graph says: products are not added in place
+	Verify  bool          // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
+	Check   bool          // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
 	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
 	Launch  Launching                                 // how launches reach the device; a session may ask for a slower way
@@ -100,13 +100,16 @@ type step struct {
 // Compile plans the step that computes outs and the graph's writes. Errors recorded while building the graph are returned
 // here.
 func Compile(outs []graph.Value, o Options) (*Plan, error) {
-	g, err := graphOf(outs, o)
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	g, err := graphOf(outs)
 	if err != nil {
 		return nil, err
 	}
 	p := &Plan{opts: o, dev: o.Device, store: o.Store, session: o.Session, asked: outs, kernels: map[kernelKey]device.Kernel{}}
 	if p.session == nil {
-		if p.store == nil {
+		if o.Store == nil {
 			p.store = NewStore(o.Device)
 		}
 		p.session, p.own, p.lent = NewSession(p.store), true, o.Store != nil
@@ -134,10 +137,23 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 	return p, nil
 }
 
-func graphOf(outs []graph.Value, o Options) (*graph.Graph, error) {
-	if o.Device == nil {
-		return nil, errors.New("plan: Options.Device is not set; open one with device.Open")
+// complete takes the store of the session and the device of the store.
+func (o *Options) complete() error {
+	if o.Session != nil {
+		if o.Store = o.Session.store; o.Store == nil {
+			return errors.New("plan: Options.Session has no store; make it with NewSession(NewStore(device))")
+		}
 	}
+	if o.Device == nil && o.Store != nil {
+		o.Device = o.Store.dev
+	}
+	if o.Device == nil {
+		return errors.New("plan: Options.Device is not set; open one with device.Open")
+	}
+	return nil
+}
+
+func graphOf(outs []graph.Value) (*graph.Graph, error) {
 	var g *graph.Graph
 	for i, v := range outs {
 		switch {
@@ -146,7 +162,7 @@ func graphOf(outs []graph.Value, o Options) (*graph.Graph, error) {
 		case g == nil:
 			g = v.Graph()
 		case g != v.Graph():
-			return nil, fmt.Errorf("plan: output %d belongs to graph %q, output 0 to %q", i, v.Graph().Name(), g.Name())
+			return nil, fmt.Errorf("plan: output %d belongs to graph %q, output 0 to another, %q", i, v.Graph().Name(), g.Name())
 		}
 	}
 	if g == nil {

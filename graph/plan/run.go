@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sort"
 	"strings"
 
@@ -24,11 +25,12 @@ type Result struct {
 // Tensor returns an output, nil if v was not asked for at Compile.
 func (r Result) Tensor(v graph.Value) *tensor.Tensor { return r.vals[v] }
 
-// Float returns the first element of an output as a number, 0 if v was not asked for.
+// Float returns the first element of an output as a number. It is NaN if v was not among the outputs given to Compile, or is empty: a loss of 0
+// would look like a result.
 func (r Result) Float(v graph.Value) float64 {
 	t := r.vals[v]
 	if t == nil || t.Type().Size() == 0 {
-		return 0
+		return math.NaN()
 	}
 	return t.At(0)
 }
@@ -85,6 +87,9 @@ func (p *Plan) bind() (memory, error) {
 	if gen == p.bound && storeGen == p.boundStore {
 		return arena, nil
 	}
+	if err := p.supplied(); err != nil {
+		return memory{}, err
+	}
 	if err := p.recording.drop(); err != nil {
 		return memory{}, err
 	}
@@ -101,7 +106,36 @@ func (p *Plan) bind() (memory, error) {
 		}
 	}
 	p.bound, p.boundStore = gen, storeGen
+	p.store.written(p.g.Writes()) // by the run that begins
 	return arena, nil
+}
+
+// supplied refuses a run that would read zeros where weights belong, which trains without a word and learns nothing.
+func (p *Plan) supplied() error {
+	var lacking []*graph.Var
+	why := "load the weights into it (layers.Source.Load), and those of an adapter (lora.Adapter.Init), or set them"
+	for _, n := range p.g.Nodes() {
+		r, ok := n.Op.(graph.Read)
+		if !ok {
+			continue
+		}
+		lacks, moved := p.store.lacks(r.Var)
+		if lacks {
+			lacking = append(lacking, r.Var)
+		}
+		if moved {
+			why = "it was set before the variable became part of a slab: make optim.NewGroup first, and load the weights after it"
+		}
+	}
+	more := ""
+	switch len(lacking) {
+	case 0:
+		return nil
+	case 1:
+	default:
+		more = fmt.Sprintf(" (and %d more like it)", len(lacking)-1)
+	}
+	return fmt.Errorf("plan %q: variable %v has no value in the plan's store%s; %s", p.g.Name(), lacking[0], more, why)
 }
 
 func (p *Plan) addresses(places []place, arena memory) ([]device.Ptr, error) {

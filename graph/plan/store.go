@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"sync"
 
@@ -17,7 +18,8 @@ type Store struct {
 	mu   sync.Mutex // over all below, and over the queue that values are copied on, which one goroutine may use at a time
 	dev  device.Device
 	bufs map[*graph.Var]device.Buffer
-	gen  int // counts what made addresses invalid
+	set  map[*graph.Var]*graph.Var // variables, views too, that were given a value, with the owner of their storage at the time
+	gen  int                       // counts what made addresses invalid
 }
 
 // generation changes when an address that was handed out is no longer valid.
@@ -29,7 +31,7 @@ func (s *Store) generation() int {
 
 // NewStore returns an empty store.
 func NewStore(dev device.Device) *Store {
-	return &Store{dev: dev, bufs: map[*graph.Var]device.Buffer{}}
+	return &Store{dev: dev, bufs: map[*graph.Var]device.Buffer{}, set: map[*graph.Var]*graph.Var{}}
 }
 
 // Device returns the device the values live on.
@@ -78,6 +80,12 @@ func (s *Store) Has(v *graph.Var) bool {
 
 // Set copies a tensor of the variable's exact type into the store.
 func (s *Store) Set(v *graph.Var, t *tensor.Tensor) error {
+	switch {
+	case v == nil:
+		return errNoVar
+	case t == nil:
+		return fmt.Errorf("store: the tensor for variable %v is nil", v)
+	}
 	if t.Type() != v.Type {
 		return fmt.Errorf("store: variable %v cannot hold a tensor of type %v", v, t.Type())
 	}
@@ -86,20 +94,61 @@ func (s *Store) Set(v *graph.Var, t *tensor.Tensor) error {
 
 // SetBytes copies raw bytes into the variable's storage from byte offset off on, so that large weights can stream in.
 func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
+	if v == nil {
+		return errNoVar
+	}
 	if off < 0 || off+int64(len(b)) > v.Type.Bytes() {
 		return fmt.Errorf("store: %d bytes at offset %d do not fit variable %v of %d bytes", len(b), off, v, v.Type.Bytes())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.locked(v)
-	if err != nil || len(b) == 0 {
+	if err != nil {
 		return err
+	}
+	s.note(v)
+	if len(b) == 0 {
+		return nil
 	}
 	return s.dev.Stream(0).Upload(p.Add(off), b)
 }
 
+var errNoVar = errors.New("store: the variable is nil: a layer's weight was never set")
+
+// note remembers that v was given a value, where mu is held.
+func (s *Store) note(v *graph.Var) { s.set[v], _ = v.Root() }
+
+// lacks reports whether v must be supplied and nobody has: neither it nor a slab that it is part of. moved tells that its value lies where v was
+// before it became part of a slab.
+func (s *Store) lacks(v *graph.Var) (lacks, moved bool) {
+	if !v.Supplied {
+		return false, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	root, _ := v.Root()
+	for at := v; at != nil; at = at.Slab {
+		if s.set[at] == root {
+			return false, false
+		}
+	}
+	return true, s.set[v] != nil
+}
+
+// written notes the variables that plans give values.
+func (s *Store) written(writes []graph.Write) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range writes {
+		s.note(w.Var)
+	}
+}
+
 // Get copies a variable's value to the host. A variable never set is all zeros.
 func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
+	if v == nil {
+		return nil, errNoVar
+	}
 	t := tensor.New(v.Type)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,6 +191,7 @@ func (s *Store) Drop(v *graph.Var) error {
 		return nil
 	}
 	delete(s.bufs, v)
+	maps.DeleteFunc(s.set, func(_, root *graph.Var) bool { return root == v })
 	s.gen++
 	return b.Free()
 }

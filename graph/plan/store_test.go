@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cpu"
 	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -80,4 +82,89 @@ func TestStoreIsSafeForLoaders(t *testing.T) {
 	require.Zero(t, dev.collisions.Load(), "the queue belongs to one goroutine at a time")
 	require.NoError(t, store.Close())
 	require.NoError(t, dev.Close())
+}
+
+// TestStoreNil: what a forgotten error left nil is refused.
+func TestStoreNil(t *testing.T) {
+	store := plan.NewStore(cpu.New(cpu.Options{}))
+	v := graph.NewVar("w", tensor.T(tensor.F32, 2))
+	require.ErrorContains(t, store.Set(v, nil), `the tensor for variable w f32[2] is nil`)
+	require.ErrorContains(t, store.Set(nil, tensor.New(v.Type)), "variable is nil")
+	require.ErrorContains(t, store.SetBytes(nil, 0, nil), "variable is nil")
+	_, err := store.Get(nil)
+	require.ErrorContains(t, err, "variable is nil")
+}
+
+// TestSupplied: a plan does not read zeros where weights belong. A value is what was set, alone or with the slab it is a view of, and what
+// another plan wrote.
+func TestSupplied(t *testing.T) {
+	g := graph.New("step")
+	slab := graph.NewVar("slab", tensor.T(tensor.F32, 4))
+	a, b := graph.NewVar("a", tensor.T(tensor.F32, 2)), graph.NewVar("b", tensor.T(tensor.F32, 2))
+	a.Supplied, b.Supplied = true, true
+	a.Slab, b.Slab, b.Offset = slab, slab, 2
+	y := ops.Sum(ops.Add(ops.Add(g.Read(a), g.Read(b)), g.Read(graph.NewVar("state", a.Type))))
+	open := func() (*plan.Store, *plan.Plan) {
+		store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
+		p, err := plan.Compile([]graph.Value{y}, plan.Options{Store: store})
+		require.NoError(t, err)
+		return store, p
+	}
+	runs := func(p *plan.Plan) error {
+		_, err := p.Run(t.Context(), nil)
+		return err
+	}
+	store, p := open()
+	require.ErrorContains(t, runs(p), `plan "step": variable a f32[2] has no value in the plan's store (and 1 more like it); load the weights`)
+	require.NoError(t, store.Set(a, tensor.New(a.Type)))
+	require.ErrorContains(t, runs(p), `variable b f32[2] has no value in the plan's store; load`)
+	require.NoError(t, store.Set(b, tensor.New(b.Type)))
+	require.NoError(t, runs(p))
+	require.NoError(t, store.Drop(slab))
+	require.ErrorContains(t, runs(p), "variable a", "what was dropped is no value any more")
+
+	alone := graph.NewVar("alone", a.Type)
+	alone.Supplied = true
+	require.NoError(t, store.Set(alone, tensor.New(a.Type)))
+	alone.Slab = slab // as optim.NewGroup does
+	late, err := plan.Compile([]graph.Value{g.Read(alone)}, plan.Options{Store: store})
+	require.NoError(t, err)
+	require.ErrorContains(t, runs(late), "set before the variable became part of a slab")
+
+	store, p = open()
+	require.NoError(t, store.Set(slab, tensor.New(slab.Type)))
+	require.NoError(t, runs(p))
+
+	store, p = open()
+	draw := graph.New("draw")
+	one := ops.Fill(draw, tensor.F32, 1)
+	draw.Write(a, ops.BroadcastTo(one, 2))
+	draw.Write(b, ops.BroadcastTo(one, 2))
+	q, err := plan.Compile([]graph.Value{one}, plan.Options{Store: store})
+	require.NoError(t, err)
+	require.NoError(t, runs(q))
+	require.NoError(t, runs(p))
+}
+
+// TestOptionsComplete: a plan computes on the device that its variables are on.
+func TestOptionsComplete(t *testing.T) {
+	g := graph.New("g")
+	x := ops.Fill(g, tensor.F32, 2)
+	dev := cpu.New(cpu.Options{Threads: 1})
+	store := plan.NewStore(dev)
+	for _, o := range []plan.Options{{Device: dev}, {Store: store}, {Session: plan.NewSession(store)}, {Device: dev, Store: store}} {
+		p, err := plan.Compile([]graph.Value{x}, o)
+		require.NoError(t, err)
+		out, err := p.Run(t.Context(), nil)
+		require.NoError(t, err)
+		require.InDelta(t, 2.0, out.Float(x), 0)
+		require.True(t, math.IsNaN(out.Float(ops.Neg(x))), "it is none of the outputs")
+		require.NoError(t, p.Close())
+	}
+	for want, o := range map[string]plan.Options{
+		"Options.Device is not set": {}, "has no store": {Device: dev, Session: plan.NewSession(nil)},
+	} {
+		_, err := plan.Compile([]graph.Value{x}, o)
+		require.ErrorContains(t, err, want)
+	}
 }
