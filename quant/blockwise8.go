@@ -11,7 +11,8 @@ import (
 const StateBlocksize = 256
 
 // Quantize8 writes the 8-bit code of each element and one absmax per block of blocksize elements (at least 1). codes must hold len(src)
-// bytes and absmax Blocks(len(src), blocksize) values. Special values are treated as by Quantize4.
+// bytes and absmax Blocks(len(src), blocksize) values. Special values are treated as by Quantize4;
+// a block whose absmax is above 2^126, where the kernels' reciprocal is 0, has the code of 0 throughout.
 func Quantize8[E Real](codes []byte, absmax []float32, src []E, blocksize int, book *Codebook) error {
 	return quantizeBlocks8(codes, absmax, src, blocksize, book, false)
 }

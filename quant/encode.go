@@ -180,6 +180,13 @@ func (e *Encoder) encodeAffine(codes []uint8, x []float32, b, first int) {
 		// The step is rounded, so -absmax may lie a little beyond the code that stands for it: it is not to be rounded to the next.
 		a.lowest++
 	}
+	if e.s.DType != tensor.F32 { // AffineParams and stepFor see to float32
+		most := math.Floor(beyond(e.s.DType) / a.step)
+		if float64(float32(most)*e.s.Absmax[b]) >= beyond(e.s.DType) {
+			most--
+		}
+		a.lowest, a.highest = max(a.lowest, -most), min(a.highest, most)
+	}
 	if done := len(x) &^ 7; affineCodes(codes, x[:done], a) {
 		codes, x = codes[done:], x[done:]
 		a.first += uint64(done)
@@ -205,6 +212,17 @@ func (a affine) codes(codes []uint8, x []float32) {
 		}
 		codes[i] = uint8(int(q + magic64 - magic64 + a.zero))
 	}
+}
+
+// beyond is the least magnitude that rounds to infinity in a dtype.
+func beyond(d tensor.DType) float64 {
+	switch d {
+	case tensor.F16:
+		return 65520
+	case tensor.BF16:
+		return 0x1.FFp127
+	}
+	return 0x1.FFFFFFp127
 }
 
 const gamma = 0x9e3779b97f4a7c15

@@ -289,7 +289,7 @@ func (s *State) Scales(dst []float32, lo, hi int) error {
 }
 
 // nest quantizes the scales in blocks of that many. It refuses those whose distance from their mean the kernels would take for zero, and
-// those next to the largest float32 that rounding to 8 bits makes infinite.
+// those next to the largest number of the tensor's type that rounding to 8 bits makes infinite.
 func (s *State) nest(blocksize int) error {
 	s.AbsmaxU8 = make([]byte, len(s.Absmax))
 	s.NestedAbsmax = make([]float32, Blocks(len(s.Absmax), blocksize))
@@ -308,9 +308,9 @@ func (s *State) nest(blocksize int) error {
 		if err := s.Scales(restored, lo, hi); err != nil {
 			return err
 		}
-		if i := slices.IndexFunc(restored[:hi-lo], func(a float32) bool { return !finite(a) }); i >= 0 {
-			return fmt.Errorf("quant: the scale of block %d of %v rounds to infinity, and its second level holds up to %v: "+remedy,
-				lo+i, s.Type(), float32(math.MaxFloat32))
+		if i := slices.IndexFunc(restored[:hi-lo], func(a float32) bool { return !(math.Abs(float64(a)) < beyond(s.DType)) }); i >= 0 {
+			return fmt.Errorf("quant: the scale of block %d of %v rounds to infinity, and its second level holds up to numbers below %v: "+remedy,
+				lo+i, s.Type(), beyond(s.DType))
 		}
 	}
 	return nil

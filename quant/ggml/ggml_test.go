@@ -143,3 +143,34 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+// TestEncodedStaysFinite: finite elements of any size, small ones beside large ones, are refused by name or stand for finite numbers that are off by no
+// more than two steps of their block.
+func TestEncodedStaysFinite(t *testing.T) {
+	value := rapid.OneOf(
+		rapid.SampledFrom([]float32{0, 65504, 65519, 65520, 8 * 65504, 16 * 65504, 127 * 65504, 127 * 65519, math.MaxFloat32, 0x1.FEp127, 0x1.FFp127,
+			math.SmallestNonzeroFloat32, 0x1p-126, 0x1p-24, 0x1p-25, 0x1p-14, 2.94e-39 * 127, 3e-39 * 127}),
+		rapid.Float32Range(0, 1), rapid.Float32Range(0, math.MaxFloat32))
+	rapid.Check(t, func(t *rapid.T) {
+		typ := rapid.SampledFrom(Encoded()).Draw(t, "type")
+		few, x := rapid.SliceOfN(value, 1, 4).Draw(t, "few"), make([]float32, 32)
+		for i := range x {
+			x[i] = few[rapid.IntRange(0, len(few)-1).Draw(t, "which")] * float32(rapid.SampledFrom([]int{-1, 1}).Draw(t, "sign"))
+		}
+		size, _ := typ.Size(len(x))
+		raw, got := make([]byte, size), make([]float32, len(x))
+		if err := Encode(raw, x, typ); err != nil {
+			require.ErrorContains(t, err, "cannot hold")
+			return
+		}
+		require.NoError(t, Decode(got, raw, typ))
+		top := 0.0
+		for _, v := range x {
+			top = max(top, math.Abs(float64(v)))
+		}
+		for i, v := range got {
+			require.Zero(t, v-v, "%v: %v became %v", typ, x[i], v)
+			require.InDelta(t, x[i], v, top/4+128*0x1p-24, "%v: %v became %v", typ, x[i], v)
+		}
+	})
+}
