@@ -111,8 +111,8 @@ func (q *Quantized) Bytes() int64 {
 func (q *Quantized) Quantize(t *tensor.Tensor, values Values) error {
 	if q.Scheme == quant.Int8 {
 		var err error
-		if t, err = t.Convert(tensor.F16); err != nil {
-			return fmt.Errorf("tensor %q: %w", q.Name, err)
+		if t, err = t.Narrow(tensor.F16); err != nil {
+			return fmt.Errorf("tensor %q: int8 takes weights through float16: %w", q.Name, err)
 		}
 	}
 	st, err := quant.QuantizeTensor(t, q.Config(), quant.Options{Parallel: quant.Parallel})

@@ -214,11 +214,10 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 		if s.grows(name, t.Type(), v.Type.Shape) {
 			t = grown(t, v.Type.Dim(0), v.Name)
 		}
-		if s.narrow(name) == v.Type.DType && t.DType() != v.Type.DType {
-			err = fits(t, v.Name, v.Type.DType)
-		}
-		if err == nil {
-			t, err = converted(t, v.Type.DType)
+		t, err = converted(v.Name, t, v.Type.DType)
+		var large *tensor.RangeError
+		if errors.As(err, &large) && s.narrow(name) == v.Type.DType {
+			err = fmt.Errorf("tensor %q holds %v, %w: keep it as it is stored, or in bf16", v.Name, large.Value, ErrRange)
 		}
 		if err != nil {
 			return err
@@ -295,24 +294,8 @@ func (s Source) narrow(name string) tensor.DType {
 	return tensor.Invalid
 }
 
-// fits refuses to round what would become infinite.
-func fits(t *tensor.Tensor, name string, d tensor.DType) error {
-	if d != tensor.F16 || t.DType() != tensor.F32 {
-		return nil
-	}
-	for _, x := range tensor.Data[float32](t) {
-		if x > maxF16 || x < -maxF16 {
-			return fmt.Errorf("tensor %q holds %v, %w: keep it as it is stored, or in bf16", name, x, ErrRange)
-		}
-	}
-	return nil
-}
-
 // ErrRange is part of the error for a weight that Options.Narrow cannot store.
 var ErrRange = errors.New("more than float16 can")
-
-// maxF16 is the largest finite float16.
-const maxF16 = 65504
 
 // check looks a tensor up in the file and compares its shape.
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
@@ -485,7 +468,7 @@ func (s Source) full(name string, init Init, dims ...int) func() (*tensor.Tensor
 		if err != nil {
 			return nil, err
 		}
-		return converted(t, d)
+		return converted(file, t, d)
 	}
 }
 
@@ -527,10 +510,14 @@ next:
 	return out
 }
 
-// converted is Convert without the copy of a tensor that has the dtype already.
-func converted(t *tensor.Tensor, d tensor.DType) (*tensor.Tensor, error) {
+// converted is a tensor in the dtype d, without a copy where it has that already.
+func converted(name string, t *tensor.Tensor, d tensor.DType) (*tensor.Tensor, error) {
 	if t.DType() == d {
 		return t, nil
 	}
-	return t.Convert(d)
+	out, err := t.Narrow(d)
+	if err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", name, err)
+	}
+	return out, nil
 }

@@ -106,7 +106,7 @@ func (l *expertLoader) all(d tensor.DType) (*tensor.Tensor, error) {
 	for e := range l.experts {
 		t, err := l.one(e)
 		if err == nil {
-			t, err = converted(t, d)
+			t, err = converted(l.file(l.parts[0], e), t, d)
 		}
 		if err != nil {
 			return nil, err
@@ -144,7 +144,7 @@ func (l *expertLoader) one(e int) (*tensor.Tensor, error) {
 	for _, p := range l.parts {
 		t, err := o.Weights.Read(l.file(p, e))
 		if err == nil {
-			t, err = converted(t, l.dtype)
+			t, err = converted(l.file(p, e), t, l.dtype)
 		}
 		if err != nil {
 			return nil, err
@@ -188,7 +188,7 @@ func (l *expertLoader) quantize(q *Quantized, values Values) error {
 	for e := range states {
 		t, err := l.one(e)
 		if err == nil {
-			t, err = converted(t, q.DType)
+			t, err = converted(q.Name, t, q.DType)
 		}
 		if err != nil {
 			return err

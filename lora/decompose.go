@@ -294,7 +294,7 @@ func (m *Module) quantConfig() (quant.Config, error) {
 func quantized(w *tensor.Tensor, cfg quant.Config) (*tensor.Tensor, error) {
 	if cfg.Scheme == quant.Int8 { // which rounds to float16 first
 		var err error
-		if w, err = w.Convert(tensor.F16); err != nil {
+		if w, err = w.Narrow(tensor.F16); err != nil {
 			return nil, err
 		}
 	}

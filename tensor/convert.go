@@ -190,3 +190,41 @@ func (t *Tensor) setInt(i int, v int64, fromU64 bool) {
 		t.Set(i, float64(v))
 	}
 }
+
+// RangeError says that an element is finite and would be infinite in another element type.
+type RangeError struct {
+	Index int // flat, row-major
+	Value float64
+	DType DType
+}
+
+// Error implements error.
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("element %d is %v, which %v cannot hold", e.Index, e.Value, e.DType)
+}
+
+// Narrow is Convert for numbers that have to stay numbers: a finite element that would round to infinity is a *RangeError.
+func (t *Tensor) Narrow(d DType) (*Tensor, error) {
+	out, err := t.Convert(d)
+	if err != nil || t.typ.DType == d {
+		return out, err
+	}
+	infinite := func(int) bool { return false } // float64 holds everything, and integers have no infinity
+	switch d {
+	case F16:
+		bits := View[uint16](out.data)
+		infinite = func(i int) bool { return bits[i]&0x7fff == 0x7c00 }
+	case BF16:
+		bits := View[uint16](out.data)
+		infinite = func(i int) bool { return bits[i]&0x7fff == 0x7f80 }
+	case F32:
+		bits := View[uint32](out.data)
+		infinite = func(i int) bool { return bits[i]<<1 == 0x7f800000<<1 }
+	}
+	for i := range t.typ.Size() {
+		if infinite(i) && !math.IsInf(t.At(i), 0) {
+			return nil, &RangeError{i, t.At(i), d}
+		}
+	}
+	return out, nil
+}

@@ -74,6 +74,44 @@ func TestConvert(t *testing.T) {
 	require.Error(t, err)
 }
 
+// TestNarrow: what is finite stays so or is an error; what is not finite stays what it is.
+func TestNarrow(t *testing.T) {
+	largest := map[tensor.DType]float64{tensor.F16: 65504, tensor.BF16: 0x1.FEp127, tensor.F32: math.MaxFloat32}
+	for d, top := range largest {
+		ulp := top - math.Nextafter(top, 0)
+		for x, fits := range map[float64]bool{top: true, -top: true, math.Inf(-1): true, math.NaN(): true, 1e-320: true, top * 1.01: false, -top * 2: false, top + ulp: true} {
+			for _, from := range []tensor.DType{tensor.F64, tensor.F32} {
+				v, err := tensor.Of([]float64{0, x})
+				require.NoError(t, err)
+				if v, err = v.Convert(from); d == from || err != nil || math.IsInf(v.At(1), 0) && !math.IsInf(x, 0) {
+					continue
+				}
+				got, err := v.Narrow(d)
+				if !fits {
+					var large *tensor.RangeError
+					require.ErrorAs(t, err, &large)
+					require.Equal(t, tensor.RangeError{Index: 1, Value: v.At(1), DType: d}, *large)
+					continue
+				}
+				require.NoError(t, err)
+				want, err := v.Convert(d)
+				require.NoError(t, err)
+				require.Equal(t, want.Bytes(), got.Bytes())
+			}
+		}
+	}
+	whole, err := tensor.Of([]int64{65519, 65520})
+	require.NoError(t, err)
+	_, err = whole.Narrow(tensor.F16)
+	require.EqualError(t, err, "element 1 is 65520, which f16 cannot hold")
+	for _, d := range []tensor.DType{tensor.F64, tensor.I8, tensor.I64} {
+		_, err = whole.Narrow(d)
+		require.NoError(t, err)
+	}
+	_, err = whole.Narrow(tensor.Invalid)
+	require.Error(t, err)
+}
+
 func TestShape(t *testing.T) {
 	s := tensor.S(2, 3, 4)
 	require.Equal(t, "[2,3,4]", s.String())

@@ -3,7 +3,6 @@ package trainer
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"path/filepath"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
@@ -56,28 +55,14 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o
 	w := weightReader{model: m, values: values, held: map[*graph.Var]*tensor.Tensor{}}
 	return checkpoint.StreamModel(fsys, dir, specs, o.ShardSize, map[string]string{"format": "pt"}, func(s checkpoint.Spec) (*tensor.Tensor, error) {
 		t, err := w.read(pieces[s.Name])
-		if err == nil {
-			err = holds(s, t)
-		}
 		if err != nil {
 			return nil, err
 		}
-		return t.Convert(s.Type.DType)
-	})
-}
-
-// holds refuses a value that is finite and would not be in float16, the one dtype of files with a narrow range.
-func holds(s checkpoint.Spec, t *tensor.Tensor) error {
-	if s.Type.DType != tensor.F16 || t.DType() == tensor.F16 {
-		return nil
-	}
-	const tooLarge = 65520 // from here on numbers round to infinity
-	for i := range t.Type().Size() {
-		if x := math.Abs(t.At(i)); x >= tooLarge && !math.IsInf(x, 0) {
-			return withCode(config.ExitInput, fmt.Errorf("%s: element %d is %v, which f16 cannot hold; write bf16 or f32", s.Name, i, t.At(i)))
+		if t, err = t.Narrow(s.Type.DType); err != nil {
+			return nil, withCode(config.ExitInput, fmt.Errorf("%s: %w; write f32, or bf16 where that was f16", s.Name, err))
 		}
-	}
-	return nil
+		return t, nil
+	})
 }
 
 // piece is a tensor of the file and the parameter that holds it.

@@ -1,6 +1,7 @@
 package trainer_test
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,7 +47,7 @@ func TestGoldenHFSave(t *testing.T) {
 	t.Logf("%d of %d families ran", ran, len(dirs))
 }
 
-// TestSaveRange: a value that float16 cannot hold is not written as infinity.
+// TestSaveRange: a value that the files' dtype cannot hold is not written as infinity.
 func TestSaveRange(t *testing.T) {
 	m, err := trainer.OpenModel(architecture(t, small), trainer.ModelOptions{})
 	require.NoError(t, err)
@@ -67,6 +68,11 @@ func TestSaveRange(t *testing.T) {
 		}
 		require.NoError(t, trainer.SaveModel(nil, t.TempDir(), m.Model, store, trainer.SaveOptions{DType: tensor.BF16}))
 	}
+	table.Set(3, math.MaxFloat32)
+	require.NoError(t, store.Set(m.Body.Table(), table))
+	err = trainer.SaveModel(nil, t.TempDir(), m.Model, store, trainer.SaveOptions{DType: tensor.BF16})
+	require.ErrorContains(t, err, "which bf16 cannot hold; write f32")
+	require.NoError(t, trainer.SaveModel(nil, t.TempDir(), m.Model, store, trainer.SaveOptions{DType: tensor.F32}))
 }
 
 // sameModel compares the tensors and configurations of two folders, the second perhaps in another dtype.

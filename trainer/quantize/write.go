@@ -136,9 +136,9 @@ func (w *writer) tensor(s *spool, f *checkpoint.File, name string) error {
 		if x.Type().Shape != t.Shape {
 			return fmt.Errorf("tensor %q: calibration gave %v for %v", name, x.Type(), t)
 		}
-		x, err := x.Convert(t.DType)
+		x, err := x.Narrow(t.DType)
 		if err != nil {
-			return err
+			return fmt.Errorf("tensor %q: %w", name, err)
 		}
 		return s.put(name, x)
 	}
@@ -199,14 +199,9 @@ func (w *writer) quantize(s *spool, f *checkpoint.File, name string) error {
 // round quantizes to the nearest codes. int8 takes weights through float16, as the library does.
 func (w *writer) round(name string, x *tensor.Tensor) (*quant.State, error) {
 	if c, ok := w.format.(quant.Config); ok && c.Scheme == quant.Int8 && x.DType() != tensor.F16 {
-		half, err := x.Convert(tensor.F16)
+		half, err := x.Narrow(tensor.F16)
 		if err != nil {
-			return nil, err
-		}
-		for i, h := range tensor.Data[tensor.Float16](half) {
-			if v := h.Float32(); v-v != 0 {
-				return nil, fmt.Errorf("element %d is %v, which float16 does not hold: int8 takes weights through float16", i, x.At(i))
-			}
+			return nil, fmt.Errorf("int8 takes weights through float16: %w", err)
 		}
 		x = half
 	}
