@@ -9,7 +9,8 @@ import (
 
 // TokenLossOp is the cross-entropy of each token: for logits (..., V) and labels (...) i32 it gives loss = lse - logits[label]
 // and lse = log Σ e^logits, both (...) in f32 (f64 for f64 logits). A negative label (-100 by custom) ignores its token: both
-// outputs are 0 there. A label of V or more makes the run fail on the CPU and the loss NaN on a device that can not tell; it is never a class.
+// outputs are 0 there. lse is rounded, and its error is that of the loss and, relative, of the gradient's probabilities: 6e-8 of lse in
+// f32, 0.1% for logits of 20,000. A label of V or more makes the run fail on the CPU and the loss NaN on a device that can not tell; it is never a class.
 type TokenLossOp struct{}
 
 var (
