@@ -214,6 +214,15 @@ func (d *Dir) nothing() error {
 	if err != nil {
 		return err
 	}
+	for _, result := range []struct{ folder, file, remedy string }{
+		{"model", modelFile, "give its model, %s"}, {"model", indexFile, "give its model, %s"},
+		{"adapter", "adapter_model.safetensors", "name the base model as the model and %s as the adapter"},
+	} {
+		at := filepath.Join(d.path, result.folder)
+		if _, err := d.fsys.Stat(filepath.Join(at, result.file)); err == nil {
+			return &FormatError{File: d.path, Reason: "this is the folder of a run, not of a model", Remedy: fmt.Sprintf(result.remedy, at)}
+		}
+	}
 	for _, e := range entries {
 		name := e.Name()
 		switch {

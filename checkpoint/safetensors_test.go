@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/binary"
 	"fmt"
+	"path"
 	"runtime"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ func memory(t testing.TB, files map[string]string) *faultfs.FS {
 	require.NoError(t, m.MkdirAll("/d"))
 	require.NoError(t, m.SyncDir("/"))
 	for name, data := range files {
+		require.NoError(t, m.MkdirAll(path.Dir("/d/"+name)))
 		require.NoError(t, vfs.WriteFile(m, "/d/"+name, []byte(data)))
 	}
 	require.NoError(t, m.SyncDir("/d"))

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -188,6 +189,10 @@ func (c Config) choose(all []*layer) ([]*layer, Config, error) {
 				return nil, c, err
 			}
 		}
+	}
+	if len(linears) == 0 && len(chosen) == 0 {
+		return nil, c, errors.New("lora: the model has no linear layer that an adapter can take the place of: give a pointer to a struct whose layers are exported fields of the " +
+			"type layers.Projection (not *layers.Linear) with a tag `name:\"...\"`")
 	}
 	if len(chosen) == 0 {
 		return nil, c, fmt.Errorf("lora: the targets %v match none of the %d linear layers; their names end in: %s", c.Targets, len(linears), suffixes(linears))

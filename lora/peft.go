@@ -92,11 +92,19 @@ func Load(fs vfs.FS, dir string) (*Saved, error) {
 	return s, nil
 }
 
+// adapterFolder is where a run keeps its adapter.
+const adapterFolder = "adapter"
+
 // notAdapter explains a missing file by what the folder holds instead.
 func notAdapter(fs vfs.FS, dir string, err error) error {
 	entries, readErr := fs.ReadDir(dir)
 	if readErr != nil {
 		return err
+	}
+	if filepath.Base(dir) != adapterFolder {
+		if _, statErr := fs.Stat(filepath.Join(dir, adapterFolder, configFile)); statErr == nil {
+			return &checkpoint.FormatError{File: dir, Reason: "the folder is no adapter but holds one, as a run's does", Remedy: "give " + filepath.Join(dir, adapterFolder)}
+		}
 	}
 	has := func(name string) bool {
 		for _, e := range entries {

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -20,6 +21,9 @@ func AttachSaved(model any, s *Saved, values Store) (*Adapter, error) {
 
 // AttachSavedNamed is AttachSaved under a name, as AttachNamed is Attach.
 func AttachSavedNamed(model any, name string, s *Saved, values Store) (*Adapter, error) {
+	if s == nil {
+		return nil, errors.New("lora: the saved adapter is nil; read one with Load")
+	}
 	if d := s.Config.Dropout; !(d >= 0 && d < 1) {
 		return nil, fmt.Errorf("lora: dropout %v must satisfy 0 <= dropout < 1", d)
 	}

@@ -302,3 +302,35 @@ func TestLoadMissingFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestLoadRun: the folder of a run is told from its adapter's.
+func TestLoadRun(t *testing.T) {
+	run := t.TempDir()
+	require.NoError(t, os.Rename(savedNet(t, lora.Config{Rank: 2}), filepath.Join(run, "adapter")))
+	_, err := lora.Load(nil, run)
+	require.ErrorIs(t, err, checkpoint.ErrFormat)
+	require.ErrorContains(t, err, "give "+filepath.Join(run, "adapter"))
+	_, err = lora.Load(nil, filepath.Join(run, "adapter"))
+	require.NoError(t, err)
+	_, err = lora.AttachSaved(nil, nil, nil)
+	require.ErrorContains(t, err, "the saved adapter is nil")
+}
+
+// TestNoLayers: a model in which adapters find no place is told why.
+func TestNoLayers(t *testing.T) {
+	src := layers.NewSource(layers.Options{})
+	l := src.Linear("a", 4, 4, false)
+	for _, model := range []any{
+		nil,
+		struct {
+			A layers.Projection `name:"a"`
+		}{l},
+		&struct {
+			A *layers.Linear `name:"a"`
+		}{l.(*layers.Linear)},
+		&struct{ A layers.Projection }{l},
+	} {
+		_, err := lora.Attach(model, lora.Config{})
+		require.ErrorContains(t, err, "exported fields of the type layers.Projection", "%T", model)
+	}
+}

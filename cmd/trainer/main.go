@@ -13,6 +13,7 @@ import (
 
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	_ "github.com/bitsandbyes/bitsandbyes/device/cpu" // the devices this program can use
 	_ "github.com/bitsandbyes/bitsandbyes/device/cuda"
@@ -57,8 +58,22 @@ func (p *program) root() *cobra.Command {
 	root.SetErr(p.err)
 	root.AddCommand(p.finetune(), p.pretrain(), p.generate(), p.plan(), p.data(), p.profile(), p.bench(), p.verify(), p.inspect(), p.presets(), p.quantize(), p.dequantize(), p.export(), p.doctor(), p.eval(), p.merge())
 	root.SetGlobalNormalizationFunc(flagName)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(suggestFlag(cmd, err)) })
 	return root
+}
+
+// suggestFlag adds the flag that was most likely meant to the error about one that is unknown.
+func suggestFlag(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if best := config.Closest(unknown.GetSpecifiedName(), names); best != "" {
+		return fmt.Errorf("%w; did you mean --%s?", err, best)
+	}
+	return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 }
 
 // program is where a command reads and writes.

@@ -221,7 +221,8 @@ func TestExitCodes(t *testing.T) {
 		says []string
 	}{
 		{"unknown command", []string{"finetun"}, 2, []string{"finetun"}},
-		{"unknown flag", []string{"generate", "--modle", "x"}, 2, []string{"modle"}},
+		{"unknown flag", []string{"generate", "--modle", "x"}, 2, []string{"unknown flag: --modle; did you mean --model?"}},
+		{"unlike any flag", []string{"generate", "--zzzzzz"}, 2, []string{"trainer generate --help"}},
 		{"unknown key", []string{"finetune", "--train.lrr=1"}, 2, []string{"train.lrr", "train.lr"}},
 		{"unknown YAML key", []string{"finetune", yaml}, 2, []string{"run.yaml:1", "rank"}},
 		{"no such model", []string{"finetune", "--model", filepath.Join(dir, "none"), "--data.path", bad, "--out", filepath.Join(dir, "o0")}, 3, []string{"none"}},

@@ -201,8 +201,11 @@ func (r *reader) syntax(err error) {
 		line, _ = strconv.Atoi(m[1])
 		text = text[len(m[0]):]
 	}
-	r.errs = append(r.errs, &ErrConfig{File: r.file, Line: line, Err: err,
-		Reason: "not valid YAML: " + strings.TrimPrefix(text, "yaml: ")})
+	text = strings.TrimPrefix(text, "yaml: ")
+	if strings.Contains(text, "cannot start any token") {
+		text += "; YAML indents with spaces, not with tabs, and a text that begins with one of @ ` % needs quotes"
+	}
+	r.errs = append(r.errs, &ErrConfig{File: r.file, Line: line, Err: err, Reason: "not valid YAML: " + text})
 }
 
 // apply sets the file's values, then the flags'.

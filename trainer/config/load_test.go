@@ -241,6 +241,7 @@ func TestFileErrors(t *testing.T) {
 		{"data: {path: [{path: a, wight: 1}]}", `unknown key "wight"`},
 		{"- a\n- b", "expected keys and values"},
 		{"a: [", "run.yaml:1: not valid YAML"},
+		{"train:\n\tlr: 1e-4", "with spaces, not with tabs"},
 		{"model: m\n---\nmodel: n", "one YAML document"},
 		{"? [a]\n: 1", "unknown key"},
 		{"<<: {resume: true}", "<<: unknown key"},

@@ -71,6 +71,9 @@ func didYouMean(got string, names []string, what string) string {
 	return fmt.Sprintf("; %sone of %s", what, strings.Join(shown, ", "))
 }
 
+// Closest returns the name that was most likely meant by got, "" when none is near.
+func Closest(got string, names []string) string { return closest(got, names) }
+
 // closest returns the name that was most likely meant, "" when none is near. Besides the whole text it tries the last part
 // alone, because a key is often written without its section or in the wrong one.
 func closest(got string, names []string) string {
