@@ -1,5 +1,7 @@
 package device
 
+import "context"
+
 // The interfaces of this file are upgrades that devices with queues of their own have. Each is found by a type assertion.
 
 // Capturer devices record what is enqueued on a stream once, and replay it with one call.
@@ -86,6 +88,15 @@ type Meter interface {
 // Preparer devices compile the code of kernels, which Kernel only chooses.
 type Preparer interface {
 	// Prepare makes kernels of this device ready, several at a time; a kernel that was not prepared is so at its first launch. The result has
-	// the error of each kernel, or is nil where all are ready.
-	Prepare(kernels []Kernel) []error
+	// the error of each kernel, or is nil where all are ready. Once the context has ended nothing more is begun, and its cause is the error.
+	Prepare(ctx context.Context, kernels []Kernel) []error
+}
+
+// Drafter devices have kernels whose choice takes long: they time algorithms, or wait for a library.
+type Drafter interface {
+	// Draft is Kernel without what takes long. A draft may not be launched, nor asked for Scratch, before it is settled.
+	Draft(s Spec) (Kernel, error)
+	// Settle makes drafts of this device what Kernel would have made, all that takes long side by side; kernels that are no drafts stay as they are. It
+	// begins to prepare all of them. The result and the context are those of Prepare.
+	Settle(ctx context.Context, kernels []Kernel) []error
 }

@@ -6,6 +6,7 @@ import "time"
 type Spent struct {
 	What    string        // "programs compiled"
 	Count   int           // of these
+	Of      int           // how many there will be, as far as it is known; Count may pass it
 	Time    time.Duration // while somebody waited; work on several threads at once counts once where it is waited for together
 	Longest time.Duration // of one of them, 0 if not known
 	Name    string        // of that one

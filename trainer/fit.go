@@ -14,7 +14,9 @@ import (
 // compile plans every shape of the run and refuses what does not fit, before a weight is read. With train.fit it takes the first of the
 // settings that fit, see ladder; where none does, the optimizer's states go to host memory and all are tried again. A resumed run keeps the
 // micro-batch that it began with, fitted or not: the order of additions depends on it.
-func (j *job) compile(context.Context) error {
+func (j *job) compile(ctx context.Context) error {
+	end := j.tellWork(ctx, workEvery)
+	defer end()
 	budget, err := j.budget()
 	if err != nil {
 		return err
@@ -41,9 +43,9 @@ func (j *job) compile(context.Context) error {
 	}
 	asked := j.micro
 	var short *plan.BudgetError
-	err = j.compileFirst(rungs, budget)
+	err = j.compileFirst(ctx, rungs, budget)
 	if errors.As(err, &short) && j.hostMemory() && j.toHost("states of the optimizer", j.group.StateVars()...) {
-		err = j.compileFirst(rungs, budget)
+		err = j.compileFirst(ctx, rungs, budget)
 	}
 	if !errors.As(err, &short) {
 		if err == nil && (j.micro != asked || j.recompute > 0) {
@@ -60,17 +62,17 @@ func (j *job) compile(context.Context) error {
 	if err := j.setMicro(asked); err != nil {
 		return err
 	}
-	return j.refuse(short, budget, fit)
+	return j.refuse(ctx, short, budget, fit)
 }
 
 // compileFirst compiles for the first of the rungs that fits. Where none does, the error is the last one's *plan.BudgetError.
-func (j *job) compileFirst(rungs []rung, budget int64) (err error) {
+func (j *job) compileFirst(ctx context.Context, rungs []rung, budget int64) (err error) {
 	for _, r := range rungs {
 		if err := j.setMicro(r.micro); err != nil {
 			return err
 		}
 		var short *plan.BudgetError
-		if err = j.compileWithin(budget, r.checkpointing); !errors.As(err, &short) {
+		if err = j.compileWithin(ctx, budget, r.checkpointing); !errors.As(err, &short) {
 			return err
 		}
 	}
@@ -150,10 +152,10 @@ func half(micro, batch int) int {
 // compileWithin compiles for the present micro-batch. A run that does not fit has its table of tokens in host memory, where the device has its
 // own; then, with checkpointing auto, the fewest blocks recomputed that make it fit. What recomputed blocks begin from waits in host memory before
 // anything else is given up, see mayMove.
-func (j *job) compileWithin(budget int64, checkpointing string) error {
+func (j *job) compileWithin(ctx context.Context, budget int64, checkpointing string) error {
 	wait := false
 	compile := func() error {
-		o := j.stepOptions(budget)
+		o := j.stepOptions(ctx, budget)
 		if wait {
 			o.move = j.mayMove(o.move)
 		}
@@ -172,14 +174,14 @@ func (j *job) compileWithin(budget int64, checkpointing string) error {
 		err = compile()
 	}
 	if checkpointing == "auto" && errors.As(err, &short) {
-		err = j.compileFewest(budget)
+		err = j.compileFewest(ctx, budget)
 	}
 	return err
 }
 
 // compileFewest recomputes the fewest blocks, one at least, that make the run fit.
-func (j *job) compileFewest(budget int64) error {
-	o := j.stepOptions(budget)
+func (j *job) compileFewest(ctx context.Context, budget int64) error {
+	o := j.stepOptions(ctx, budget)
 	o.move = j.mayMove(o.move)
 	// The first blocks are those to recompute (see models.FirstBlocks), and each costs the same arithmetic: the fewest are the cheapest set.
 	// The last one helps little, as its activations are used right after they are made: it is recomputed only where all others are not enough.
@@ -222,8 +224,8 @@ func documentBounds(l *data.Loader) (b ops.DocumentBounds) {
 }
 
 // stepOptions are those of the present micro-batch.
-func (j *job) stepOptions(budget int64) stepOptions {
-	o := stepOptions{device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss, move: j.moves(),
+func (j *job) stepOptions(ctx context.Context, budget int64) stepOptions {
+	o := stepOptions{ctx: ctx, device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss, move: j.moves(),
 		single: !j.cfg.Data.Pack && !j.cfg.Train.Preferences(), docs: documentBounds(j.loader), evalDocs: documentBounds(j.evalLoader)}
 	switch {
 	case j.loader != nil:

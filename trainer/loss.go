@@ -135,7 +135,9 @@ func compileLoss(m *models.Model, a *lora.Adapter, group *optim.Group, t int, o 
 		outs = append(outs, p.outs[name])
 	}
 	var err error
-	if p.plan, err = plan.Compile(outs, plan.Options{Device: o.device, Session: o.session, Budget: o.budget, Move: o.move}); err != nil {
+	options := o.plan()
+	options.Move = o.move
+	if p.plan, err = plan.Compile(outs, options); err != nil {
 		return p, err
 	}
 	p.flops = usefulFlops(p.plan)

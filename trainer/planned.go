@@ -129,7 +129,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Proposals, err = j.proposals(budget)
+	p.Proposals, err = j.proposals(ctx, budget)
 	return p, err
 }
 

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -25,11 +26,11 @@ const shortestProposal = 128
 
 // proposals tries settings from the ones asked for to ever smaller ones and ends with the first that fits at each of: smaller
 // micro-batches, all blocks recomputed, shorter rows. Only the longest training rows are compiled. No setting is changed by it.
-func (j *job) proposals(budget int64) ([]Proposal, error) {
+func (j *job) proposals(ctx context.Context, budget int64) ([]Proposal, error) {
 	blocks := j.model.Config().Layers
 	var out []Proposal
 	try := func(micro, recompute, seqLen int) (bool, error) {
-		n, err := j.bytesWith(micro, recompute, seqLen)
+		n, err := j.bytesWith(ctx, micro, recompute, seqLen)
 		if err != nil {
 			return false, err
 		}
@@ -54,8 +55,8 @@ func (j *job) proposals(budget int64) ([]Proposal, error) {
 }
 
 // bytesWith is what the steps of a run with other settings take, without evaluations and generation.
-func (j *job) bytesWith(micro, recompute, seqLen int) (int64, error) {
-	o := j.stepOptions(0)
+func (j *job) bytesWith(ctx context.Context, micro, recompute, seqLen int) (int64, error) {
+	o := j.stepOptions(ctx, 0)
 	o.rows, o.recompute, o.lengths, o.evalLens, o.mixedLens = micro, recompute, []int{seqLen}, nil, nil
 	if recompute > 0 {
 		o.move = j.mayMove(o.move)
@@ -76,8 +77,8 @@ func (j *job) bytesWith(micro, recompute, seqLen int) (int64, error) {
 }
 
 // refuse is the error of a run that does not fit: what fills the memory, and settings that would fit.
-func (j *job) refuse(short *plan.BudgetError, budget int64, fit bool) error {
-	list, err := j.proposals(budget)
+func (j *job) refuse(ctx context.Context, short *plan.BudgetError, budget int64, fit bool) error {
+	list, err := j.proposals(ctx, budget)
 	if err != nil {
 		return errors.Join(short, err)
 	}

@@ -63,7 +63,7 @@ func (s *answerScorer) compile(t int, o stepOptions, withoutAdapter bool) (*scor
 	hidden := s.j.model.Hidden(models.Inputs{Tokens: p.in.tokens, Pos: p.in.pos, DocStart: p.in.docStart})
 	p.logps = layers.SequenceLogps(s.j.model.TokenLoss(hidden, p.in.targets))
 	var err error
-	p.plan, err = plan.Compile([]graph.Value{p.logps}, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
+	p.plan, err = plan.Compile([]graph.Value{p.logps}, o.plan())
 	return p, err
 }
 

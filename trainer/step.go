@@ -48,6 +48,7 @@ type ahead struct {
 
 // stepOptions says how plans are compiled.
 type stepOptions struct {
+	ctx       context.Context // of compiling
 	device    device.Device
 	session   *plan.Session
 	objective objective
@@ -66,6 +67,11 @@ type stepOptions struct {
 	evalDocs  ops.DocumentBounds
 
 	lossSum *graph.Var // see stepPlans
+}
+
+// plan is what all plans of a run are compiled with.
+func (o *stepOptions) plan() plan.Options {
+	return plan.Options{Context: o.ctx, Device: o.device, Session: o.session, Budget: o.budget}
 }
 
 // compileStep compiles every plan of a run, before any weight is read.

@@ -120,7 +120,7 @@ func (s *stepPlans) compileApply(group *optim.Group, o stepOptions) error {
 		outs = append(outs, s.scale)
 	}
 	var err error
-	s.apply, err = plan.Compile(outs, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
+	s.apply, err = plan.Compile(outs, o.plan())
 	return err
 }
 
@@ -141,7 +141,7 @@ func (s *stepPlans) compileAverage(o stepOptions) error {
 		{"average_leave", s.parts.average.Leave, &s.average.leave},
 	} {
 		g := graph.New(p.name)
-		c, err := plan.Compile([]graph.Value{p.emit(g)}, plan.Options{Device: o.device, Session: o.session, Budget: o.budget})
+		c, err := plan.Compile([]graph.Value{p.emit(g)}, o.plan())
 		if err != nil {
 			return fmt.Errorf("average of the weights: %w", err)
 		}

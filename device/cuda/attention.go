@@ -123,10 +123,14 @@ func (a *attention) backwardKernel(run attnRun) *Kernel {
 
 // ownForward is the fastest kernel of our own.
 func (a *attention) ownForward() (attnRun, error) {
-	switch {
-	case a.fewFits():
+	if a.fewFits() {
 		return a.whereAligned((*attention).fewForward, (*attention).restForward)
-	case a.groupPays():
+	}
+	group, err := a.groupPays()
+	switch {
+	case err != nil:
+		return attnRun{}, err
+	case group:
 		return a.whereAligned((*attention).groupForward, (*attention).restForward)
 	case a.flashFits():
 		return a.whereAligned((*attention).flashForward, (*attention).restForward)
@@ -144,8 +148,11 @@ func (a *attention) restForward() (attnRun, error) {
 
 // ownBackward is the gradient by own kernels.
 func (a *attention) ownBackward() (attnRun, error) {
+	group, err := a.groupPays()
 	switch {
-	case a.groupPays():
+	case err != nil:
+		return attnRun{}, err
+	case group:
 		return a.whereAligned((*attention).groupBackward, (*attention).restBackward)
 	case a.flashFits():
 		return a.whereAligned((*attention).flashBackward, (*attention).restBackward)

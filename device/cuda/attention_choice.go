@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -42,84 +43,79 @@ func (p attnPass) byRule(a *attention, extra []tensor.Type) (attnRun, error) {
 	return p.own(a)
 }
 
-// build chooses the kernel of a pass. Where the library and own kernels by warpgroups are possible, the device times both, once for a shape and
-// what is promised of documents; forward and backward are chosen apart, since both leave lse as the op has it. A deterministic device times nothing:
-// it takes own kernels for packed rows, whose sums have one order without the workspace that the library's need, and the library for others.
+// build chooses the kernel of a pass: the library where it takes it, else own kernels, and the faster of both where that is open. It is chosen once for a
+// shape and what is promised of documents; forward and backward are chosen apart, since both leave lse as the op has it. A deterministic device times
+// nothing: it takes own kernels for packed rows, whose sums have one order without the workspace that the library's need, and the library for others.
 func (p attnPass) build(a *attention, s device.Spec) (*Kernel, error) {
 	extra := s.In[p.extra:p.list]
-	rule := func() (*Kernel, error) {
-		run, err := p.byRule(a, extra)
-		if err != nil {
-			return nil, err
-		}
-		return p.kernel(a, run), nil
-	}
-	own := func() (*Kernel, error) {
-		run, err := p.own(a)
-		if err != nil {
-			return nil, err
-		}
-		return p.kernel(a, run), nil
-	}
-	_, ok := a.graph(extra, p.backward)
-	if ok && a.groupFits() && !a.dev.Deterministic() {
-		a.compileAhead()
-	}
-	if !ok || !a.groupPays() {
-		return rule()
+	g, ok := a.graph(extra, p.backward)
+	own := func() (*Kernel, error) { return p.kernelOf(a, p.own) }
+	if !ok {
+		return own()
 	}
 	version, err := a.dev.cudnnVersion()
 	if err != nil {
 		return own() //nolint:nilerr // doctor shows why there is none
 	}
-	if a.dev.Deterministic() {
-		if a.slots > 0 {
-			return own()
-		}
-		return rule()
+	rule := func() (*Kernel, error) {
+		return p.kernelOf(a, func(a *attention) (attnRun, error) { return p.byRule(a, extra) })
 	}
-	key := fmt.Sprintf("ways cudnn own, kernels %x, cudnn %s, %s, %d processors: %s %+v %v, %d documents", kernelsDigest(), version, a.dev.name, a.dev.sms,
-		s.Op.Name(), a.op, s.In[:3], a.slots)
-	return p.timed(a, s, key, rule, own)
+	if a.dev.drafting() != nil {
+		rule = func() (*Kernel, error) { return p.draftLibrary(a, g) }
+	}
+	open, err := p.contended(a)
+	switch {
+	case err != nil:
+		return nil, err
+	case open && a.dev.Deterministic():
+		return own()
+	case open:
+		key := fmt.Sprintf("ways cudnn own, kernels %x, cudnn %s, %s, %d processors: %s %+v %v, %d documents", kernelsDigest(), version, a.dev.name, a.dev.sms,
+			s.Op.Name(), a.op, s.In[:3], a.slots)
+		return p.timed(a, s, key, rule, own)
+	}
+	return rule()
 }
 
-// compileAhead begins to compile, on a device that has nothing of it on disk, what the check of warpgroups and the trials of both passes will launch. Each of
-// them waits for its own programs, which take seconds together and one at most.
-func (a *attention) compileAhead() {
-	if _, err := a.dev.cudnnVersion(); err != nil {
-		return // there is no trial
+// contended tells whether own kernels by warpgroups can be faster than the library, by what was measured on an H200: for gradients of packed documents, where
+// they took 470 µs instead of 516 for 16 x 512 tokens and 888 instead of 839 for documents of 64 to 2048. Dense rows (0.555 ms instead of 0.459 forward, 1.97
+// instead of 1.45 backward) and packed ones forward (161 µs instead of 117, 276 instead of 217) were the library's each time, so there the seconds are
+// saved that it takes to compile what would lose.
+func (p attnPass) contended(a *attention) (bool, error) {
+	if a.slots == 0 || !p.backward && !a.dev.Deterministic() {
+		return false, nil
 	}
-	if arch, err := a.dev.arch(); err != nil || arch != groupArch {
-		return
-	}
-	check, err := seldom(a.dev, func() (*Function, error) { return a.dev.groupCheck(a.dtype) })
-	if err != nil || a.dev.kept(check) {
-		return
-	}
-	programs, _ := a.trialPrograms() // what is wrong with one is said when it is launched
-	for _, m := range append(programs, check.module) {
-		go func() { _ = a.dev.load(m) }() // likewise
-	}
+	return a.groupPays()
 }
 
-// trialPrograms are those of own kernels in both passes, and of what stands behind the library's, as far as nobody has named them yet.
-func (a *attention) trialPrograms() ([]*module, error) {
-	behind := *a
-	behind.gated = a.slots > 0
-	return a.dev.named(func() error {
-		for _, of := range []func() (attnRun, error){a.groupBackward, a.groupForward, behind.flashBackward, behind.flashForward} {
-			if _, err := of(); err != nil {
-				return err
-			}
+func (p attnPass) kernelOf(a *attention, of func(*attention) (attnRun, error)) (*Kernel, error) {
+	run, err := of(a)
+	if err != nil {
+		return nil, err
+	}
+	return p.kernel(a, run), nil
+}
+
+// draftLibrary names what the pass by the library needs, and leaves its plan to Settle.
+func (p attnPass) draftLibrary(a *attention, g cudnn.Attention) (*Kernel, error) {
+	left := a.dev.drafting()
+	left.open, left.plans = true, append(left.plans, g)
+	if g.Packed {
+		if _, err := a.turn(); err != nil {
+			return nil, err
 		}
-		return nil
-	})
+	}
+	_, run, err := a.behind(g, p.own, p.rest)
+	if err != nil {
+		return nil, err
+	}
+	return p.kernel(a, run), nil
 }
 
 // timed picks one of two ways by time. The library may refuse an attention when it is asked for a plan.
 func (p attnPass) timed(a *attention, s device.Spec, key string, rule, own func() (*Kernel, error)) (*Kernel, error) {
 	ways := []way{{"cudnn", rule}, {"own", own}}
-	if _, ok := a.dev.ways.remembered(key); ok {
+	if _, ok := a.dev.ways.remembered(key); ok || a.dev.drafting() != nil {
 		return a.dev.pickBy(key, s, ways, nil)
 	}
 	run, ok := p.byLibrary(a, s.In[p.extra:p.list])

@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,42 +33,6 @@ func TestTypicalDocuments(t *testing.T) {
 		}
 		require.LessOrEqual(t, count, slots)
 	})
-}
-
-// TestTrialPrograms: what is compiled ahead of the trials is what own kernels of both passes need, and nothing for operands at odd addresses.
-func TestTrialPrograms(t *testing.T) {
-	d := fresh(t)
-	if d.Capability() != attnGroupCapability {
-		t.Skip("there are no warpgroups")
-	}
-	op := ops.Attention{Scale: 0.1, Causal: true, Longest: 128}
-	q, k, lse, doc := tensor.T(tensor.BF16, 2, 256, 2, 64), tensor.T(tensor.BF16, 2, 256, 1, 64), tensor.T(tensor.F32, 2, 2, 256), tensor.T(tensor.I32, 2, 256)
-	lengths, offsets := tensor.T(tensor.I32, 7), tensor.T(tensor.I64, 3, 8)
-	forward := device.Spec{Op: op, In: []tensor.Type{q, k, k, doc, {}, {}, lengths, offsets}, Out: []tensor.Type{q, lse}}
-	backward := device.Spec{Op: ops.AttentionGrad(op), In: []tensor.Type{q, k, k, q, lse, q, doc, {}, {}, {}, lengths, offsets}, Out: []tensor.Type{q, k, k}}
-	a, err := newAttention(d, op, backward)
-	require.NoError(t, err)
-	a.listed(lengths)
-	ahead, err := a.trialPrograms()
-	require.NoError(t, err)
-	for _, m := range ahead {
-		require.NotContains(t, m.src.Name, "simt")
-		require.Zero(t, m.handle, "named only")
-	}
-	again, err := a.trialPrograms()
-	require.NoError(t, err)
-	require.Empty(t, again)
-	_, err = d.groupCheck(a.dtype)
-	require.NoError(t, err)
-	for _, s := range []device.Spec{forward, backward} {
-		kernel, err := d.Kernel(s)
-		require.NoError(t, err)
-		for _, f := range needsOf(kernel) {
-			if name := f.module.src.Name; strings.Contains(name, "attention_group") || strings.Contains(name, "attention_flash") {
-				require.Contains(t, ahead, f.module, name)
-			}
-		}
-	}
 }
 
 // TestAttentionTrial: where the library and own kernels are timed, they have documents, with a list of them.

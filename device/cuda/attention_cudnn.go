@@ -17,16 +17,24 @@ func init() { describers = append(describers, describeCUDNN) }
 
 // attnLibrary is cuDNN on a device, opened at the first use, and its plans.
 type attnLibrary struct {
-	mu     sync.Mutex
-	off    bool // by the device's options
-	tried  bool
-	err    error // why there is none
-	handle *cudnn.Handle
-	plans  map[cudnn.Attention]attnPlan
-	cache  *nvrtc.Cache
+	mu      sync.Mutex
+	off     bool // by the device's options
+	tried   bool
+	closed  bool
+	err     error // why there is none
+	lib     *cudnn.Library
+	version string
+	plans   map[cudnn.Attention]*attnPlan
+	make    func(cudnn.Attention) (*cudnn.Plan, error) // what makes a plan; tests have others
+	cache   *nvrtc.Cache
+	handle  *cudnn.Handle   // for plans that are found on disk
+	more    []*cudnn.Handle // for plans that are made, each with the handle it was made on
+	free    []*cudnn.Handle // of more
 }
 
+// attnPlan is a plan that is there, or why not, once done is closed.
 type attnPlan struct {
+	done chan struct{}
 	plan *cudnn.Plan
 	err  error
 }
@@ -53,13 +61,13 @@ func (d *Device) openCUDNN() (*attnLibrary, error) {
 		l.err = fmt.Errorf("its attention needs compute capability 8.0, this device has %s", nvrtc.Capability(d.capability))
 		return l, l.err
 	}
-	var lib *cudnn.Library
-	if lib, l.err = cudnn.Open(); l.err != nil {
+	if l.lib, l.err = cudnn.Open(); l.err != nil {
 		return l, l.err
 	}
-	l.plans, l.cache = map[cudnn.Attention]attnPlan{}, nvrtc.NewCache()
+	l.version, l.make = fmt.Sprint(l.lib.Version()), d.makePlan
+	l.plans, l.cache = map[cudnn.Attention]*attnPlan{}, nvrtc.NewCache()
 	l.err = d.enter(func() (err error) {
-		l.handle, err = lib.NewHandle()
+		l.handle, err = l.lib.NewHandle()
 		return err
 	})
 	return l, l.err
@@ -70,61 +78,125 @@ func (d *Device) cudnnVersion() (string, error) {
 	d.cudnn.mu.Lock()
 	defer d.cudnn.mu.Unlock()
 	l, err := d.openCUDNN()
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprint(l.handle.Library().Version()), nil
+	return l.version, err
 }
 
-// cudnnPlan makes or finds the plan of a graph.
+// cudnnPlan makes or finds the plan of a graph, or waits for who makes it.
 func (d *Device) cudnnPlan(g cudnn.Attention) (*cudnn.Plan, error) {
-	d.cudnn.mu.Lock()
-	defer d.cudnn.mu.Unlock()
-	l, err := d.openCUDNN()
+	began := time.Now()
+	p, err := d.planned(g)
+	if took := time.Since(began); took >= time.Millisecond {
+		d.spent.since(spentPlans, began)
+	}
+	return p, err
+}
+
+// planned is cudnnPlan for those who need not count what it takes. A plan is made once, whoever asks first.
+func (d *Device) planned(g cudnn.Attention) (*cudnn.Plan, error) {
+	l := &d.cudnn
+	l.mu.Lock()
+	_, err := d.openCUDNN()
+	if err == nil && l.closed {
+		err = errClosed
+	}
 	if err != nil {
+		l.mu.Unlock()
 		return nil, err
 	}
-	if p, ok := l.plans[g]; ok {
-		return p.plan, p.err
+	p, ok := l.plans[g]
+	if !ok {
+		p = &attnPlan{done: make(chan struct{})}
+		l.plans[g] = p
 	}
+	l.mu.Unlock()
+	if !ok {
+		d.fill(p, g)
+	}
+	<-p.done
+	return p.plan, p.err
+}
+
+// fill makes a plan and lets those go on who wait for it.
+func (d *Device) fill(p *attnPlan, g cudnn.Attention) {
+	defer close(p.done)
 	// The compiler comes first: cuDNN uses the helper library that is loaded with it.
 	d.compile.mu.Lock()
-	err = d.compiler()
+	p.err = d.compiler()
 	d.compile.mu.Unlock()
-	var p attnPlan
-	if p.err = err; err == nil {
-		began := time.Now()
-		p.err = d.enter(func() (err error) {
-			name := fmt.Sprintf("%s, driver CUDA %d", d.name, d.api.CUDA())
-			p.plan, err = l.handle.Plan(g, name, planCache{l.cache})
-			return err
-		})
-		d.spent.since(spentPlans, began)
-		d.spent.one(spentPlans, fmt.Sprintf("%d x %d, backward %v", g.Tq, g.Tk, g.Backward), time.Since(began))
+	if p.err != nil {
+		return
 	}
+	began := time.Now()
+	p.err = d.enter(func() (err error) {
+		p.plan, err = d.cudnn.make(g)
+		return err
+	})
+	d.spent.one(spentPlans, fmt.Sprintf("%d x %d, backward %v", g.Tq, g.Tk, g.Backward), time.Since(began))
 	if p.err == nil && p.plan.Workspace() > cudnnWorkspace {
 		p.err = fmt.Errorf("its plan needs %d bytes of workspace", p.plan.Workspace())
 		p.plan.Close()
 		p.plan = nil
 	}
-	l.plans[g] = p
-	return p.plan, p.err
 }
 
-// close frees plans and handle; the device's context is current.
-func (l *attnLibrary) close() error {
+// makePlan finds a plan on disk, or makes it. cuDNN may be called from several threads at once, as long as no two use one handle (its documentation, "Thread
+// Safety", which also asks that the first handle be made before threads make theirs): so plans that are made beside each other have handles of their
+// own, with which they are executed, too. Later starts find plans on disk, and need the first handle only. The device's context is current.
+func (d *Device) makePlan(g cudnn.Attention) (*cudnn.Plan, error) {
+	l := &d.cudnn
+	name, cache := fmt.Sprintf("%s, driver CUDA %d", d.name, d.api.CUDA()), planCache{l.cache}
+	if p, ok := l.handle.Kept(g, name, cache); ok {
+		return p, nil
+	}
+	h, err := l.take()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.free = append(l.free, h)
+	}()
+	return h.Plan(g, name, cache)
+}
+
+// take is a handle that no other thread makes a plan with.
+func (l *attnLibrary) take() (*cudnn.Handle, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range l.plans {
+	if n := len(l.free); n > 0 {
+		h := l.free[n-1]
+		l.free = l.free[:n-1]
+		return h, nil
+	}
+	h, err := l.lib.NewHandle()
+	if err == nil {
+		l.more = append(l.more, h)
+	}
+	return h, err
+}
+
+// close waits for plans that are being made, and frees all and the handles; the device's context is current.
+func (l *attnLibrary) close() error {
+	l.mu.Lock()
+	l.closed = true
+	plans := l.plans
+	l.plans = nil
+	l.mu.Unlock()
+	for _, p := range plans {
+		<-p.done
 		if p.plan != nil {
 			p.plan.Close()
 		}
 	}
-	l.plans = nil
 	if l.handle == nil {
 		return nil
 	}
-	return l.handle.Close()
+	errs := []error{l.handle.Close()}
+	for _, h := range l.more {
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // planCache keeps plans beside compiled kernels.
@@ -144,7 +216,7 @@ func describeCUDNN(d *Device) []device.Fact {
 	if err != nil {
 		text = fmt.Sprintf("own kernels, without cuDNN: %v", err)
 	} else {
-		text = fmt.Sprintf("cuDNN %s, %s; own kernels for caches, short rows and what it has no engine for", l.handle.Library().Version(), l.handle.Library().Path())
+		text = fmt.Sprintf("cuDNN %s, %s; own kernels for caches, short rows and what it has no engine for", l.lib.Version(), l.lib.Path())
 	}
 	return []device.Fact{{Topic: "attention", Text: text}}
 }
@@ -205,6 +277,11 @@ type cudnnPass struct {
 	total     int64
 }
 
+// turn is the kernel that brings lse into the library's layout of packed documents.
+func (a *attention) turn() (*Function, error) {
+	return a.dev.Function(a.program("attention_turn.cu"), "attend_turn")
+}
+
 const turnThreads = 256 // of attend_turn
 
 // cudnnOddKeys is the first version whose backward pass takes a number of keys that is no multiple of 128 without lengths.
@@ -216,14 +293,14 @@ func (a *attention) newCUDNN(g cudnn.Attention) (*cudnnPass, error) {
 	if err != nil {
 		return nil, err
 	}
-	if lib := a.dev.cudnn.handle.Library(); g.Backward && !g.Packed && g.Tk%128 != 0 && lib.Number() < cudnnOddKeys {
+	if lib := a.dev.cudnn.lib; g.Backward && !g.Packed && g.Tk%128 != 0 && lib.Number() < cudnnOddKeys {
 		return nil, fmt.Errorf("cuDNN %s is not right for %d keys", lib.Version(), g.Tk)
 	}
 	p := &cudnnPass{attention: a, g: g, plan: plan, call: plan.NewCall(), at: map[cudnn.Role]int64{}}
 	var mem parts
 	rows := int64(a.B) * int64(a.Tq) * int64(a.Hq) // of q and of numbers
 	if g.Packed {
-		if p.turn, err = a.dev.Function(a.program("attention_turn.cu"), "attend_turn"); err != nil {
+		if p.turn, err = a.turn(); err != nil {
 			return nil, err
 		}
 		p.at[cudnn.Stats] = mem.take(4 * rows)
@@ -270,14 +347,7 @@ func (a *attention) withCUDNN(g cudnn.Attention, own, rest func(a *attention) (a
 	if err != nil {
 		return attnRun{}, err
 	}
-	behind := *a
-	behind.gated = g.Packed
-	var o attnRun
-	if g.Packed {
-		o, err = own(&behind)
-	} else {
-		o, err = seldom(a.dev, func() (attnRun, error) { return rest(&behind) })
-	}
+	behind, o, err := a.behind(g, own, rest)
 	if err != nil {
 		return attnRun{}, err
 	}
@@ -300,4 +370,16 @@ func (a *attention) withCUDNN(g cudnn.Attention, own, rest func(a *attention) (a
 		}
 		return o.enqueue(c, io, scratch) // whose scratch lies over the library's
 	}}, nil
+}
+
+// behind is the attention, and its run, for what the library does not take of a graph that it takes.
+func (a *attention) behind(g cudnn.Attention, own, rest func(a *attention) (attnRun, error)) (*attention, attnRun, error) {
+	b := *a
+	b.gated = g.Packed
+	if g.Packed {
+		run, err := own(&b)
+		return &b, run, err
+	}
+	run, err := seldom(a.dev, func() (attnRun, error) { return rest(&b) })
+	return &b, run, err
 }

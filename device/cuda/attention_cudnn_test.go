@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -171,7 +172,7 @@ func TestAttentionUnaligned(t *testing.T) {
 	s := spec(c.op, in, tq, tl)
 	kern, err := d.Kernel(s)
 	require.NoError(t, err)
-	require.Nil(t, d.Prepare([]device.Kernel{kern}))
+	require.Nil(t, d.Prepare(context.Background(), []device.Kernel{kern}))
 	prepared, asked := compiled(d)
 	require.Less(t, prepared, asked)
 	stream := d.Stream(0)

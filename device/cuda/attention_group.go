@@ -28,8 +28,11 @@ func (a *attention) groupFits() bool {
 }
 
 // groupPays tells whether they are the faster choice. Behind a gate, where a launch seldom does anything, few blocks have to do all.
-func (a *attention) groupPays() bool {
-	return a.groupFits() && a.Tq >= attnGroupRows && a.Tk >= attnGroupRows && !a.gated && a.dev.groupsRight(a.dtype) == nil
+func (a *attention) groupPays() (bool, error) {
+	if !a.groupFits() || a.Tq < attnGroupRows || a.Tk < attnGroupRows || a.gated {
+		return false, nil
+	}
+	return a.dev.groupsTaken(a.dtype)
 }
 
 // groupForward is attention by warpgroups.

@@ -79,6 +79,36 @@ func TestGroupsOfOldCompilers(t *testing.T) {
 	require.Equal(t, problems, d.Problems())
 }
 
+// TestGroupsTriedAgain: an error on the way to a verdict is told, by a run that needs it too, and is no verdict: the next question has the device check again.
+func TestGroupsTriedAgain(t *testing.T) {
+	testDevice(t)
+	if !onEmulator() {
+		t.Skip("memory of a GPU is not filled for a test")
+	}
+	require.NoError(t, emulator.Set("capability=90,memory=570000000"))
+	defer func() { require.NoError(t, emulator.Reset()) }()
+	d, err := New(Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, d.Close()) }()
+	all, err := d.Alloc(d.Info().MemoryFree)
+	require.NoError(t, err)
+	require.ErrorContains(t, d.groupsRight(tensor.BF16), "products by warpgroups in bf16 cannot be checked: ")
+	q, lse := tensor.T(tensor.BF16, 1, 128, 1, 64), tensor.T(tensor.F32, 1, 1, 128)
+	s := device.Spec{Op: ops.Attention{Scale: 1}, In: []tensor.Type{q, q, q, {}, {}, {}, {}, {}}, Out: []tensor.Type{q, lse}}
+	_, err = d.Kernel(s)
+	require.ErrorContains(t, err, "cannot be checked")
+	problems := d.Check()
+	require.Len(t, problems, len(groupTypes))
+	require.Contains(t, problems[0].What, "cannot be checked")
+	require.Empty(t, d.Problems(), "none of them is known")
+	require.NoError(t, all.Free())
+	require.NoError(t, d.groupsRight(tensor.BF16))
+	k, err := d.Kernel(s)
+	require.NoError(t, err)
+	require.Equal(t, "attention_group", k.(device.Named).KernelName())
+	require.Empty(t, d.Check())
+}
+
 // TestGroupPrograms: NVIDIA's compiler takes every kernel by warpgroups.
 func TestGroupPrograms(t *testing.T) {
 	if hasGPU() {

@@ -50,7 +50,9 @@ type programs struct {
 	compiler *nvrtc.Compiler
 	arch     string
 	cache    *nvrtc.Cache
-	err      error // why there is no compiler
+	err      error              // why there is no compiler
+	slots    chan struct{}      // as many as programs may be compiled at once
+	begins   func(nvrtc.Source) // tests look at what is compiled
 	modules  map[[32]byte]*module
 	order    []*module // as they were asked for
 	closed   atomic.Bool
@@ -64,6 +66,14 @@ type module struct {
 	mu     sync.Mutex
 	handle driver.Module
 	params map[string][]int // sizes of the kernels' parameters, as far as the image tells
+	ahead  *image           // code that was compiled before anybody waited for it
+}
+
+// image is the code of a program, or why there is none.
+type image struct {
+	code  []byte
+	fresh bool // it was compiled and not found
+	err   error
 }
 
 // Function returns a kernel of a program. While an op's kernel is built (Build) nothing is compiled yet: what Prepare, or else the first launch,
@@ -128,6 +138,7 @@ func (d *Device) compiler() error {
 		return c.err
 	}
 	c.modules, c.cache = map[[32]byte]*module{}, nvrtc.NewCache()
+	c.slots = make(chan struct{}, compilers())
 	found, err := nvrtc.Open(nvrtc.Want{Driver: d.api.CUDA(), Capability: d.capability})
 	if err == nil {
 		c.arch, err = found.Arch(d.capability)
@@ -160,24 +171,68 @@ func (d *Device) load(m *module) error {
 	}
 	c, began := &d.compile, time.Now()
 	for {
-		image, fresh, err := c.cache.Build(c.compiler, m.src)
-		if err != nil {
-			return fmt.Errorf("cuda: %w", err)
+		ahead := m.ahead
+		m.ahead = nil // an error is told once, and the next call tries again
+		i := ahead
+		if i == nil {
+			i = d.build(m.src)
 		}
-		err = d.enter(func() (err error) {
-			m.handle, err = d.api.LoadModule(image)
+		if i.err != nil {
+			return fmt.Errorf("cuda: %w", i.err)
+		}
+		err := d.enter(func() (err error) {
+			m.handle, err = d.api.LoadModule(i.code)
 			return err
 		})
 		if err == nil {
-			m.params = nvrtc.Params(image)
-			d.spent.one(spentPrograms, m.src.Name, time.Since(began))
+			m.params = nvrtc.Params(i.code)
+			if ahead == nil {
+				d.spent.one(spentPrograms, m.src.Name, time.Since(began))
+			}
 			return nil
 		}
 		c.cache.Drop(c.compiler, m.src)
-		if fresh || d.lost.Load() != nil {
+		if i.fresh || d.lost.Load() != nil {
 			return fmt.Errorf("cuda: loading %s for %s: %w", m.src.Name, m.src.Arch, err)
 		}
 	}
+}
+
+// compileAhead makes a program's code, or finds it made, and leaves it to the load. The device is not touched.
+func (d *Device) compileAhead(m *module) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d.compile.closed.Load() || m.handle != 0 || m.ahead != nil {
+		return
+	}
+	began := time.Now()
+	m.ahead = d.build(m.src)
+	d.spent.one(spentPrograms, m.src.Name, time.Since(began))
+}
+
+// begun tells whether there is code of a program, or somebody makes it.
+func (m *module) begun() bool {
+	if !m.mu.TryLock() {
+		return true
+	}
+	defer m.mu.Unlock()
+	return m.handle != 0 || m.ahead != nil
+}
+
+// build finds a program's code on disk or compiles it, beside a bounded number of others.
+func (d *Device) build(src nvrtc.Source) *image {
+	c := &d.compile
+	if code, ok := c.cache.Get(c.compiler.Key(src)); ok {
+		return &image{code: code}
+	}
+	c.slots <- struct{}{}
+	defer func() { <-c.slots }()
+	if c.begins != nil {
+		c.begins(src)
+	}
+	var i image
+	i.code, i.fresh, i.err = c.cache.Build(c.compiler, src)
+	return &i
 }
 
 // make compiles the kernel's program, or finds it compiled, and reads what launches must know of the kernel.

@@ -21,6 +21,7 @@ type blas struct {
 	products []*cublaslt.Product // to be closed with the device
 	chosen   map[string]cublaslt.Algorithm
 	cache    *nvrtc.Cache
+	lastLoad time.Time // when products were last timed under load
 }
 
 // library is the handle of cuBLASLt, or the reason that there is none.
@@ -109,6 +110,16 @@ func (d *Device) libraryGemm(s gemmSpec) (*gemm, error) {
 	if _, err := d.library(); err != nil {
 		return nil, nil //nolint:nilerr // doctor shows it; the own kernels stand in
 	}
+	if left := d.drafting(); left != nil {
+		left.open = true
+		if key := d.productKey(p, s); !d.Deterministic() && !d.blas.keeps(key) {
+			left.products = append(left.products, key)
+			if _, err := d.noise(); err != nil {
+				return nil, err
+			}
+		}
+		return &gemm{label: "cublaslt", enqueue: func(*Call, gemmAt) error { return errDraft }}, nil
+	}
 	g, err := d.ltGemm(p, s)
 	if g == nil || err != nil {
 		return nil, err
@@ -184,7 +195,7 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 		}
 		return list[0], true, nil
 	}
-	key := fmt.Sprintf("cublaslt %d under load, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
+	key := d.productKey(p, s)
 	if a, ok := d.remembered(key, x); ok {
 		return a, true, nil
 	}
@@ -209,6 +220,22 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 	}
 	d.keep(key, list[best])
 	return list[best], true, nil
+}
+
+// productKey is what a choice of an algorithm is kept under.
+func (d *Device) productKey(p cublaslt.Problem, s gemmSpec) string {
+	return fmt.Sprintf("cublaslt %d under load, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
+}
+
+// keeps tells whether a choice was made before. It may still turn out to be of no use.
+func (b *blas) keeps(key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.chosen[key]; ok {
+		return true
+	}
+	_, ok := b.cache.Get(choiceKey(key))
+	return ok
 }
 
 // remembered finds a choice in memory or on disk.

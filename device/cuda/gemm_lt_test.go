@@ -92,7 +92,17 @@ func TestUnderLoad(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []time.Duration{680 * us, 722 * us, refused, refused, 706 * us}, loaded)
 	require.Equal(t, 0, fastest(loaded))
-	require.Equal(t, map[int]int{0: 48, 1: 150, 4: 47}, runs)
+	require.Equal(t, map[int]int{0: 50, 1: 150, 4: 50}, runs)
+
+	turn := 0
+	loaded, err = underLoad(near, us, us, func(i, n int) (time.Duration, error) {
+		if turn++; turn%loadParts == 3 {
+			return 5000 * us, nil // the device was held up
+		}
+		return []time.Duration{680 * us, 722 * us, 0, 0, 706 * us}[i], nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []time.Duration{680 * us, 722 * us, refused, refused, 706 * us}, loaded)
 
 	never := func(int, int) (time.Duration, error) { return 0, errors.New("lost") }
 	for _, times := range [][]time.Duration{{refused, 5 * us}, {refused, refused}, nil} {
@@ -102,6 +112,16 @@ func TestUnderLoad(t *testing.T) {
 	}
 	_, err = underLoad(near, us, us, never)
 	require.ErrorContains(t, err, "lost")
+}
+
+// TestWarmth: products that are timed one after another wait once for the clock to fall.
+func TestWarmth(t *testing.T) {
+	var b blas
+	now := time.Now()
+	require.Equal(t, loadWarm, b.warmth(now), "there was no load yet")
+	b.loaded(now)
+	require.Equal(t, 30*time.Millisecond, b.warmth(now.Add(30*time.Millisecond)))
+	require.Equal(t, loadWarm, b.warmth(now.Add(time.Minute)))
 }
 
 // Products go to the library with the types that it has, summed as they must be.

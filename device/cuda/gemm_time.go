@@ -110,9 +110,14 @@ func (r *trial) close() {
 	}
 }
 
+// noise is the kernel that fills the operands of trials.
+func (d *Device) noise() (*Function, error) {
+	return d.Function(Program{Files: []string{"noise.cu"}}, "noise")
+}
+
 // noise fills bytes with numbers that look random.
 func (r *trial) noise(at Addr, bytes int64) error {
-	f, err := r.d.Function(Program{Files: []string{"noise.cu"}}, "noise")
+	f, err := r.d.noise()
 	if err != nil {
 		return err
 	}
@@ -128,8 +133,9 @@ const (
 
 	// Large products draw all the power that a GPU may, and its clock falls until they take no more: what counts then is energy, which turns of half a
 	// millisecond don't show (an algorithm chosen by them was up to 6% slower under load than the best of its rivals, BenchmarkAlgorithms).
-	loadWarm = 250 * time.Millisecond // of products before the first is timed, which the clock needs to fall
-	loadTime = 100 * time.Millisecond // of an algorithm
+	loadWarm  = 250 * time.Millisecond // of products before the first is timed, which the clock needs to fall
+	loadTime  = 100 * time.Millisecond // of an algorithm
+	loadParts = 5                      // of that time, whose median counts: what the host or a library does meanwhile may disturb one of them
 )
 
 // refused is the time of an algorithm that the library suggests and then refuses.
@@ -156,7 +162,39 @@ func (r *trial) choose(list []contender) ([]time.Duration, error) {
 	if i := fastest(times); i < 0 || times[i] < trialLong {
 		return times, nil
 	}
-	return underLoad(rivals(times), loadWarm, loadTime, r.batches(list))
+	near := rivals(times)
+	if lone(near) {
+		return near, nil
+	}
+	times, err = underLoad(near, r.d.blas.warmth(time.Now()), loadTime, r.batches(list))
+	r.d.blas.loaded(time.Now())
+	return times, err
+}
+
+// warmth is how long products must run before the first is timed under load: as long as the device has been without load, loadWarm at most. The products
+// of a plan are timed one after another, so only the first waits for the clock to fall.
+func (b *blas) warmth(now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return min(now.Sub(b.lastLoad), loadWarm)
+}
+
+// loaded notes when the last load ended.
+func (b *blas) loaded(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lastLoad = now
+}
+
+// lone tells whether there are no two contenders that aren't refused.
+func lone(times []time.Duration) bool {
+	left := 0
+	for _, t := range times {
+		if t != refused {
+			left++
+		}
+	}
+	return left < 2
 }
 
 // rivals are the times of those within a sixteenth of the best, which under load may be faster; the others are refused. A lone one stays as it is.
@@ -178,15 +216,10 @@ func (r *trial) batches(list []contender) func(i, n int) (time.Duration, error) 
 // underLoad times contenders one after the other for so long that the clock is what the power allows each. Those that are refused stay so, and one
 // alone is not timed again.
 func underLoad(times []time.Duration, warm, each time.Duration, batch func(i, n int) (time.Duration, error)) ([]time.Duration, error) {
-	first, left := fastest(times), 0
-	for _, t := range times {
-		if t != refused {
-			left++
-		}
-	}
-	if left < 2 {
+	if lone(times) {
 		return times, nil
 	}
+	first := fastest(times)
 	if _, err := batch(first, runsFor(warm, times[first])); err != nil {
 		return nil, err
 	}
@@ -195,10 +228,15 @@ func underLoad(times []time.Duration, warm, each time.Duration, batch func(i, n 
 		if t == refused {
 			continue
 		}
-		var err error
-		if loaded[i], err = batch(i, runsFor(each, t)); err != nil {
-			return nil, err
+		parts := make([]time.Duration, loadParts)
+		for k := range parts {
+			var err error
+			if parts[k], err = batch(i, ceilDiv(runsFor(each, t), loadParts)); err != nil {
+				return nil, err
+			}
 		}
+		slices.Sort(parts)
+		loaded[i] = parts[loadParts/2]
 	}
 	return loaded, nil
 }

@@ -28,6 +28,7 @@ type Kernel struct {
 	call    Call
 	in, out []int64     // sizes of the operands in bytes
 	needs   []*Function // what Prepare compiles
+	draft   *pending    // what is left to Settle, nil once nothing is
 }
 
 // Call is what a kernel's Enqueue works on. In and Out hold the operands' addresses; those of absent optional inputs are 0. Addresses
@@ -54,7 +55,7 @@ func Register[O device.Op](b Build[O]) {
 
 // Kernel implements device.Device. Its code is not compiled yet: Prepare does that, or the first launch.
 func (d *Device) Kernel(s device.Spec) (device.Kernel, error) {
-	k, needs, err := d.building.run(func() (*Kernel, error) { return d.inner(s) })
+	k, needs, err := d.building.run(nil, func() (*Kernel, error) { return d.inner(s) })
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +108,9 @@ func (k *Kernel) KernelName() string {
 
 // Launch implements device.Kernel.
 func (k *Kernel) Launch(s device.Stream, in, out []device.Ptr, scratch device.Ptr) error {
+	if k.draft != nil {
+		return fmt.Errorf("cuda: kernel %s is a draft; Settle makes it one that can be launched", k.KernelName())
+	}
 	stream, ok := s.(*Stream)
 	if !ok || stream.dev != k.dev {
 		return fmt.Errorf("cuda: kernel %s was launched on a stream of another device", k.KernelName())

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"context"
 	"runtime"
 	"slices"
 	"sync"
@@ -14,18 +15,21 @@ import (
 type building struct {
 	mu     sync.Mutex
 	under  atomic.Bool
-	seldom atomic.Int32 // what is named now is left for the launch that needs it
+	draft  atomic.Pointer[pending] // what the draft that is being made leaves to Settle
+	seldom atomic.Int32            // what is named now is left for the launch that needs it
 	list   struct {
 		sync.Mutex
 		needs []*Function
 	}
 }
 
-// run calls build and returns what it asked for.
-func (b *building) run(build func() (*Kernel, error)) (*Kernel, []*Function, error) {
+// run calls build, of a draft where there is a list for what that leaves, and returns the functions it asked for.
+func (b *building) run(draft *pending, build func() (*Kernel, error)) (*Kernel, []*Function, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.take()
+	b.draft.Store(draft)
+	defer b.draft.Store(nil)
 	b.under.Store(true)
 	defer b.under.Store(false)
 	k, err := build()
@@ -64,7 +68,7 @@ func (d *Device) compileNeeds() {
 	d.building.list.Lock()
 	needs := slices.Clone(d.building.list.needs)
 	d.building.list.Unlock()
-	d.loadAll(modulesOf(needs))
+	d.loadAll(context.Background(), modulesOf(needs))
 }
 
 // modulesOf are the programs of functions that are not ready to be launched.
@@ -78,55 +82,43 @@ func modulesOf(needs []*Function) []*module {
 	return modules
 }
 
-// named are the programs that build is the first to name. Nothing is compiled.
-func (d *Device) named(build func() error) ([]*module, error) {
-	c := &d.compile
-	count := func() int {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return len(c.order)
-	}
-	before := count()
-	_, err := seldom(d, func() (struct{}, error) { return struct{}{}, build() })
-	after := count()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	known := len(c.order) // none once the device was closed meanwhile
-	return slices.Clone(c.order[min(before, known):min(max(before, after), known)]), err
-}
-
-// kept tells whether a function's program is on disk.
-func (d *Device) kept(f *Function) bool {
-	_, ok := d.compile.cache.Get(d.compile.compiler.Key(f.module.src))
-	return ok
-}
-
 // maxCompilers bounds how many programs are compiled at once: each takes some hundred megabytes.
 const maxCompilers = 16
 
+// compilers is how many are compiled at once here.
+func compilers() int { return min(runtime.GOMAXPROCS(0), maxCompilers) }
+
 // Prepare implements device.Preparer: it compiles the programs that the kernels need and that are neither on the device nor in the cache, on as many
 // threads as there are processors.
-func (d *Device) Prepare(kernels []device.Kernel) []error {
+func (d *Device) Prepare(ctx context.Context, kernels []device.Kernel) []error {
 	var needs []*Function
 	for _, k := range kernels {
 		needs = append(needs, needsOf(k)...)
 	}
-	failed := d.loadAll(modulesOf(needs))
-	var errs []error
-	for i, k := range kernels {
+	failed := d.loadAll(ctx, modulesOf(needs))
+	d.spent.reached(spentPrograms)
+	return forEach(kernels, func(k device.Kernel) error {
 		for _, f := range needsOf(k) {
 			err := failed[f.module] // not compiled again for each kernel that needs it
 			if err == nil {
 				err = f.make()
 			}
-			if err == nil {
-				continue
+			if err != nil {
+				return err
 			}
+		}
+		return nil
+	})
+}
+
+// forEach calls do for each kernel and returns the errors in their places, nil where there is none.
+func forEach(kernels []device.Kernel, do func(device.Kernel) error) (errs []error) {
+	for i, k := range kernels {
+		if err := do(k); err != nil {
 			if errs == nil {
 				errs = make([]error, len(kernels))
 			}
 			errs[i] = err
-			break
 		}
 	}
 	return errs
@@ -140,23 +132,25 @@ func needsOf(k device.Kernel) []*Function {
 }
 
 // loadAll loads modules and returns the errors of those that failed. The largest begin first, so that none of them is left for the end.
-func (d *Device) loadAll(modules []*module) map[*module]error {
+func (d *Device) loadAll(ctx context.Context, modules []*module) map[*module]error {
 	if len(modules) == 0 {
 		return nil
 	}
 	defer d.spent.since(spentPrograms, time.Now())
-	slices.SortStableFunc(modules, func(a, b *module) int { return len(b.src.Text) - len(a.src.Text) })
+	largestFirst(modules)
 	errs := make([]error, len(modules))
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(modules), maxCompilers) {
+	for range min(compilers(), len(modules)) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(modules) {
 					return
 				}
-				errs[i] = d.load(modules[i])
+				if errs[i] = context.Cause(ctx); errs[i] == nil {
+					errs[i] = d.load(modules[i])
+				}
 			}
 		})
 	}
@@ -168,4 +162,9 @@ func (d *Device) loadAll(modules []*module) map[*module]error {
 		}
 	}
 	return failed
+}
+
+// largestFirst orders programs by the length of their text, which tells most of how long they take.
+func largestFirst(modules []*module) {
+	slices.SortStableFunc(modules, func(a, b *module) int { return len(b.src.Text) - len(a.src.Text) })
 }

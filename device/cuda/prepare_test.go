@@ -62,7 +62,7 @@ func TestPrepareCompiles(t *testing.T) {
 	n, of := compiled(d)
 	require.Zero(t, n)
 	require.GreaterOrEqual(t, of, 5)
-	require.Nil(t, d.Prepare(good[:2]))
+	require.Nil(t, d.Prepare(context.Background(), good[:2]))
 	n, _ = compiled(d)
 	require.Equal(t, 2, n)
 	spent := d.Spent()
@@ -72,14 +72,14 @@ func TestPrepareCompiles(t *testing.T) {
 	require.GreaterOrEqual(t, spent[0].Time, spent[0].Longest, "somebody waited for the longest")
 	require.NotEmpty(t, spent[0].Name)
 	for range 3 {
-		errs := d.Prepare([]device.Kernel{good[0], two, good[2], one})
+		errs := d.Prepare(context.Background(), []device.Kernel{good[0], two, good[2], one})
 		require.Len(t, errs, 4)
 		require.NoError(t, errs[0])
 		require.ErrorContains(t, errs[1], "second_is_wrong")
 		require.NoError(t, errs[2], "others are prepared all the same")
 		require.ErrorContains(t, errs[3], "first_is_wrong")
 	}
-	errs := d.Prepare([]device.Kernel{one, two, kernel(broken{0}, 1)})
+	errs := d.Prepare(context.Background(), []device.Kernel{one, two, kernel(broken{0}, 1)})
 	var first, again *nvrtc.CompileError
 	require.ErrorAs(t, errs[0], &first)
 	require.ErrorAs(t, errs[2], &again)

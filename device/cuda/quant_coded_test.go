@@ -61,7 +61,7 @@ func TestCodedProducts(t *testing.T) {
 func TestCodedProductsCompileOnce(t *testing.T) {
 	d := testDevice(t)
 	for _, rows := range []int{64, 33} {
-		_, needs, err := d.building.run(func() (*Kernel, error) {
+		_, needs, err := d.building.run(nil, func() (*Kernel, error) {
 			p, err := d.codedProduct(weight4{quant.NF4, 64, rows, 128, false}, tensor.BF16, 40, true, false)
 			return p.kernel(), err
 		})

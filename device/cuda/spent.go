@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +47,28 @@ func (s *spending) since(what string, began time.Time) {
 	defer s.mu.Unlock()
 	row := s.on(what)
 	row.Time += time.Since(began)
+}
+
+// expect notes that n more pieces of a kind of work are to come.
+func (s *spending) expect(what string, n int) {
+	if n == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row := s.on(what)
+	row.Of = max(row.Of, row.Count) + n
+}
+
+// reached notes that nothing more of some kinds of work is to come: a choice may turn out to be made, and a product to have no algorithm.
+func (s *spending) reached(kinds ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.list {
+		if slices.Contains(kinds, s.list[i].What) {
+			s.list[i].Of = s.list[i].Count
+		}
+	}
 }
 
 // one counts a piece of the work, which took so long for itself.

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -19,35 +20,81 @@ type warpgroups struct {
 // groupArch is the architecture whose code has products by warpgroups.
 const groupArch = "sm_90a"
 
-// groupsRight has the device check its products by warpgroups of a type at the first question.
+// groupsRight has the device check its products by warpgroups of a type at the first question. What a completed check found holds for as long as
+// the device is open; an error on the way to it, such as memory that is taken just then, is told and the next question tries again.
 func (d *Device) groupsRight(dt tensor.DType) error {
 	if d.capability != attnGroupCapability {
-		return fmt.Errorf("products by warpgroups are of compute capability 9.0")
+		return &withoutError{"products by warpgroups are of compute capability 9.0"}
 	}
 	w := &d.warpgroups
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	err, ok := w.checked[dt]
-	if !ok {
-		err = d.checkGroups(dt)
-		if w.checked == nil {
-			w.checked = map[tensor.DType]error{}
-		}
-		w.checked[dt] = err
+	if err, ok := w.checked[dt]; ok {
+		return err
 	}
+	err := d.checkGroups(dt)
+	if err != nil && !verdict(err) {
+		return fmt.Errorf("products by warpgroups in %s cannot be checked: %w", dt, err)
+	}
+	if w.checked == nil {
+		w.checked = map[tensor.DType]error{}
+	}
+	w.checked[dt] = err
 	return err
+}
+
+// withoutError is why a device does without products by warpgroups.
+type withoutError struct{ text string }
+
+func (e *withoutError) Error() string { return e.text }
+
+// verdict tells whether an error is what a completed check found, or a compiler that refuses the code, which it would do again.
+func verdict(err error) bool {
+	var without *withoutError
+	var refused *nvrtc.CompileError
+	return errors.As(err, &without) || errors.As(err, &refused)
+}
+
+// groupsTaken tells whether kernels by warpgroups are chosen for a type. An error is that of a check that did not come to its end. A draft leaves the check
+// to Settle, and counts on a good end.
+func (d *Device) groupsTaken(dt tensor.DType) (bool, error) {
+	if left := d.drafting(); left != nil && !d.groupsKnown(dt) {
+		if arch, err := d.arch(); err != nil || arch != groupArch {
+			return false, err
+		}
+		left.open, left.checks = true, true
+		_, err := d.groupCheck(dt)
+		return err == nil, err
+	}
+	err := d.groupsRight(dt)
+	if err != nil && verdict(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// groupsKnown tells whether the check of a type was completed.
+func (d *Device) groupsKnown(dt tensor.DType) bool {
+	w := &d.warpgroups
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.checked[dt]
+	return ok
 }
 
 var _ device.Checker = (*Device)(nil)
 
 // Check implements device.Checker.
 func (d *Device) Check() []device.Problem {
+	var unknown []device.Problem
 	if d.capability == attnGroupCapability {
 		for _, dt := range groupTypes {
-			_ = d.groupsRight(dt) // Problems tells
+			if err := d.groupsRight(dt); err != nil && !verdict(err) { // Problems tells verdicts
+				unknown = append(unknown, device.Problem{What: err.Error(), Remedy: "a run that needs them ends with this error; free the device's memory, or close what else uses it, and try again"})
+			}
 		}
 	}
-	return d.Problems()
+	return append(d.Problems(), unknown...)
 }
 
 // groupTypes are the types of products by warpgroups.
@@ -76,8 +123,12 @@ func (d *Device) groupCheck(dt tensor.DType) (*Function, error) {
 
 func (d *Device) checkGroups(dt tensor.DType) (err error) {
 	// A compiler that does not know the device makes code that has none of these instructions, and would stop it.
-	if arch, err := d.arch(); err != nil || arch != groupArch {
-		return errors.Join(err, fmt.Errorf("code for %s has no products by warpgroups", arch))
+	arch, err := d.arch()
+	switch {
+	case err != nil:
+		return err
+	case arch != groupArch:
+		return &withoutError{fmt.Sprintf("code for %s has no products by warpgroups", arch)}
 	}
 	f, err := d.groupCheck(dt)
 	if err != nil {
@@ -110,7 +161,7 @@ func (d *Device) checkGroups(dt tensor.DType) (err error) {
 		return err
 	}
 	if n := tensor.View[int32](wrong)[0]; n != 0 {
-		return fmt.Errorf("%d elements of products by warpgroups are wrong on this device", n)
+		return &withoutError{fmt.Sprintf("%d elements of products by warpgroups are wrong on this device", n)}
 	}
 	return nil
 }

@@ -73,6 +73,11 @@ func (d *Device) pickBy(key string, s device.Spec, ways []way, place func(*Call)
 			return nil, err
 		}
 	}
+	if left := d.drafting(); left != nil {
+		left.open, left.trials = true, append(left.trials, key)
+		_, err := d.noise()
+		return built[0], err
+	}
 	best, err := d.race(s, built, place)
 	var none *noMemoryError
 	switch {

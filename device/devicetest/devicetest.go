@@ -4,6 +4,7 @@ package devicetest
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"strings"
@@ -248,7 +249,7 @@ func (a *ahead) reach(i int) {
 			}
 		}
 	}
-	_ = a.prep.Prepare(kernels) // likewise
+	_ = a.prep.Prepare(context.Background(), kernels) // likewise
 }
 
 func alloc(t *testing.T, dev device.Device, n int64) device.Ptr {

@@ -61,31 +61,69 @@ func (p *Plan) launching() Launching {
 	return way
 }
 
+// settle has the device make the drafts that are launched final, all at once: their scratch is part of the layout.
+func (p *Plan) settle(order []*graph.Node) error {
+	dev, ok := p.dev.(device.Drafter)
+	if !ok {
+		return nil
+	}
+	kernels, of, err := p.distinct(order)
+	if err != nil {
+		return err
+	}
+	return failures(of, dev.Settle(p.opts.Context, kernels))
+}
+
 // prepare has the device compile the kernels that are launched, at once: those that passes chose and gave up again are not among them.
 func (p *Plan) prepare() error {
 	dev, ok := p.dev.(device.Preparer)
 	if !ok {
 		return nil
 	}
-	var kernels []device.Kernel
-	var of []*graph.Node         // the first that launches each
-	seen := map[kernelKey]bool{} // a device's kernels need not be comparable
+	var nodes []*graph.Node
 	for i := range p.steps {
-		st := &p.steps[i]
-		if st.kernel == nil {
+		if st := &p.steps[i]; st.kernel != nil {
+			nodes = append(nodes, st.node)
+		}
+	}
+	kernels, of, err := p.distinct(nodes)
+	if err != nil {
+		return err
+	}
+	return failures(of, dev.Prepare(p.opts.Context, kernels))
+}
+
+// distinct are the kernels of nodes, each once, and the first node that launches each. A device's kernels need not be comparable.
+func (p *Plan) distinct(nodes []*graph.Node) (kernels []device.Kernel, of []*graph.Node, err error) {
+	seen := map[kernelKey]bool{}
+	for _, n := range nodes {
+		k, err := p.kernelFor(n)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %s: %w", n.Where(), n, err)
+		}
+		if key := keyOf(n); k != nil && !seen[key] {
+			seen[key] = true
+			kernels, of = append(kernels, k), append(of, n)
+		}
+	}
+	return kernels, of, nil
+}
+
+// maxFailures is how many errors of kernels are told at once.
+const maxFailures = 10
+
+// failures joins the errors of kernels, each with its node. What several kernels fail with, such as a program, is told once.
+func failures(of []*graph.Node, errs []error) error {
+	var all []error
+	told := map[string]bool{}
+	for i, err := range errs {
+		if err == nil || told[err.Error()] || len(all) == maxFailures {
 			continue
 		}
-		if key := keyOf(st.node); !seen[key] {
-			seen[key] = true
-			kernels, of = append(kernels, st.kernel), append(of, st.node)
-		}
+		told[err.Error()] = true
+		all = append(all, fmt.Errorf("%s: %s: %w", of[i].Where(), of[i], err))
 	}
-	for i, err := range dev.Prepare(kernels) {
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", of[i].Where(), of[i], err)
-		}
-	}
-	return nil
+	return errors.Join(all...)
 }
 
 // execute enqueues the launches of one run.

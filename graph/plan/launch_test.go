@@ -3,6 +3,7 @@ package plan_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -280,7 +281,7 @@ func (d *preparing) Kernel(s device.Spec) (device.Kernel, error) {
 	return listing{Kernel: k}, err
 }
 
-func (d *preparing) Prepare(kernels []device.Kernel) []error {
+func (d *preparing) Prepare(_ context.Context, kernels []device.Kernel) []error {
 	d.kernels = kernels
 	return nil
 }
@@ -296,4 +297,71 @@ func TestPrepareEachKernelOnce(t *testing.T) {
 	require.Greater(t, p.Report().Launches, len(dev.kernels))
 	require.Len(t, dev.kernels, 2)
 	require.NoError(t, p.Close())
+}
+
+// drafting is a device whose kernels are drafts first.
+type drafting struct {
+	device.Device
+	drafted, settled int
+	fail             bool
+}
+
+// unsettled has no kernel, and scratch that nothing has room for, before it is settled.
+type unsettled struct {
+	device.Kernel
+	spec device.Spec
+}
+
+func (u *unsettled) Scratch() int64 {
+	if u.Kernel == nil {
+		return 1 << 40
+	}
+	return u.Kernel.Scratch()
+}
+
+func (d *drafting) Draft(s device.Spec) (device.Kernel, error) {
+	if _, err := d.Kernel(s); err != nil {
+		return nil, err
+	}
+	d.drafted++
+	return &unsettled{spec: s}, nil
+}
+
+func (d *drafting) Settle(_ context.Context, kernels []device.Kernel) []error {
+	errs := make([]error, len(kernels))
+	for i, k := range kernels {
+		d.settled++
+		u := k.(*unsettled)
+		u.Kernel, errs[i] = d.Kernel(u.spec)
+		if d.fail {
+			errs[i] = errors.New("not settled")
+		}
+	}
+	return errs
+}
+
+// TestDrafts: passes look at drafts; those that are launched are settled at once, each once, before memory is laid out.
+func TestDrafts(t *testing.T) {
+	dev := &drafting{Device: cpu.New(cpu.Options{Threads: 1})}
+	compile := func() (*plan.Plan, graph.Value, error) {
+		g := graph.New("g")
+		x := g.Input("x", tensor.T(tensor.F32, 4, 4))
+		y := ops.Dot(ops.Dot(ops.Exp(ops.Neg(ops.Tanh(x))), x), x)
+		p, err := plan.Compile([]graph.Value{ops.Sum(y)}, plan.Options{Device: dev})
+		return p, x, err
+	}
+	p, x, err := compile()
+	require.NoError(t, err)
+	require.Less(t, p.Report().Peak(), int64(1<<30))
+	require.Equal(t, 3, dev.settled, "a chain, a product, a sum")
+	require.Greater(t, dev.drafted, dev.settled)
+	in := tensor.New(x.Type())
+	_, err = p.Run(context.Background(), plan.Feed{x: in})
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+	dev.fail = true
+	_, _, err = compile()
+	require.ErrorContains(t, err, "not settled")
+	require.ErrorContains(t, err, "launch_test.go")
+	require.Equal(t, 1, strings.Count(err.Error(), "not settled"), "the same is told once")
 }

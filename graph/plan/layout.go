@@ -12,6 +12,9 @@ func (p *Plan) layout() error {
 	if err != nil {
 		return err
 	}
+	if err := p.settle(order); err != nil {
+		return err
+	}
 	if err := p.emit(s, order); err != nil {
 		return err
 	}

@@ -195,12 +195,16 @@ func (p *Plan) kernelFor(n *graph.Node) (device.Kernel, error) {
 	return p.kernelOf(keyOf(n), n.InTypes(), n.Out)
 }
 
-// kernelOf returns the kernel of key.op for these types.
+// kernelOf returns the kernel of key.op for these types, a draft where the device makes drafts: passes try more ops than are launched.
 func (p *Plan) kernelOf(key kernelKey, in, out []tensor.Type) (device.Kernel, error) {
 	if k, ok := p.kernels[key]; ok {
 		return k, nil
 	}
-	k, err := p.dev.Kernel(device.Spec{Op: key.op, In: in, Out: out, Comm: p.opts.Comm})
+	build := p.dev.Kernel
+	if d, ok := p.dev.(device.Drafter); ok {
+		build = d.Draft
+	}
+	k, err := build(device.Spec{Op: key.op, In: in, Out: out, Comm: p.opts.Comm})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@
 package plan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -16,15 +17,16 @@ import (
 
 // Options chooses how a graph is compiled. A device is required, of its own or a store's; the zero value of everything else works.
 type Options struct {
-	Device  device.Device // nil: that of the session's store, or of the store
-	Comm    device.Comm   // nil: one rank
-	Store   *Store        // values of the variables; nil: a store of the plan's own
-	Session *Session      // shares one store and one arena among plans; overrides Store
-	Budget  int64         // bytes the plan may take, variables included; 0: no limit
-	NoFuse  bool          // leave the ops of the graph as single kernels
-	Exact   bool          // round every value as the graph says: products are not added in place
-	Verify  bool          // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
-	Check   bool          // after each kernel: find the first non-finite value, compare with the op's decomposition
+	Device  device.Device   // nil: that of the session's store, or of the store
+	Comm    device.Comm     // nil: one rank
+	Store   *Store          // values of the variables; nil: a store of the plan's own
+	Session *Session        // shares one store and one arena among plans; overrides Store
+	Context context.Context // ends compiling where a device takes long to choose kernels; nil: nothing does
+	Budget  int64           // bytes the plan may take, variables included; 0: no limit
+	NoFuse  bool            // leave the ops of the graph as single kernels
+	Exact   bool            // round every value as the graph says: products are not added in place
+	Verify  bool            // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
+	Check   bool            // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
 	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
 	Launch  Launching                                 // how launches reach the device; a session may ask for a slower way
@@ -115,6 +117,9 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 		p.session, p.own, p.lent = NewSession(p.store), true, o.Store != nil
 	}
 	p.store = p.session.store
+	if p.opts.Context == nil {
+		p.opts.Context = context.Background()
+	}
 	if err := p.runPasses(g, outs); err != nil {
 		return nil, err
 	}

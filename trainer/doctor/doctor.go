@@ -195,7 +195,7 @@ func build(d device.Device) error {
 	t := tensor.T(tensor.F32, 1)
 	k, err := d.Kernel(device.Spec{Op: ops.Pointwise{F: ops.FnAdd}, In: []tensor.Type{t, t}, Out: []tensor.Type{t}})
 	if p, ok := d.(device.Preparer); ok && err == nil {
-		err = errors.Join(p.Prepare([]device.Kernel{k})...)
+		err = errors.Join(p.Prepare(context.Background(), []device.Kernel{k})...)
 	}
 	return err
 }

@@ -32,29 +32,26 @@ type Plan struct {
 // Workspace is how many bytes of temporary memory an execution needs.
 func (p *Plan) Workspace() int64 { return p.workspace }
 
-// Plan makes the plan of an attention on the handle's device. device names it and its driver in the cache's keys; cache may be nil. It
-// takes milliseconds from the cache and half a second or more without.
+// Kept is the plan of an attention on the handle's device as an earlier process left it, in milliseconds. device names the device and its driver in the
+// cache's keys.
+func (h *Handle) Kept(a Attention, device string, cache Cache) (*Plan, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text, ok := cache.Load(h.key(a, device))
+	if !ok {
+		return nil, false
+	}
+	p, s := h.sketch(a)
+	defer s.free()
+	return p, s.err == nil && p.parse(text) == nil
+}
+
+// Plan makes the plan of an attention on the handle's device, which takes half a second or more, and keeps it; cache may be nil.
 func (h *Handle) Plan(a Attention, device string, cache Cache) (*Plan, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := a.graph(h.lib)
-	defer func() { s.free() }()
-	if s.err != nil {
-		return nil, s.err
-	}
-	p := &Plan{handle: h, roles: s.roles, scalars: s.graph.scalars}
-	for _, r := range s.roles {
-		p.ids = append(p.ids, int64(r))
-	}
-	for i := range p.scalars {
-		p.ids = append(p.ids, scalarIDs+int64(i)+1)
-	}
-	key := fmt.Sprintf("cudnn %d, %s, %s", h.lib.version, device, a.Key())
-	if cache != nil {
-		if text, ok := cache.Load(key); ok && p.parse(text) == nil {
-			return p, nil
-		}
-	}
+	p, s := h.sketch(a)
+	defer s.free()
 	graph := s.finish(h.h)
 	if s.err != nil {
 		return nil, s.err
@@ -64,10 +61,27 @@ func (h *Handle) Plan(a Attention, device string, cache Cache) (*Plan, error) {
 	}
 	if cache != nil {
 		if text := p.text(); text != nil {
-			cache.Store(key, text)
+			cache.Store(h.key(a, device), text)
 		}
 	}
 	return p, nil
+}
+
+func (h *Handle) key(a Attention, device string) string {
+	return fmt.Sprintf("cudnn %d, %s, %s", h.lib.version, device, a.Key())
+}
+
+// sketch is the graph of an attention, and its plan but for what the library makes of it.
+func (h *Handle) sketch(a Attention) (*Plan, *sketch) {
+	s := a.graph(h.lib)
+	p := &Plan{handle: h, roles: s.roles, scalars: s.graph.scalars}
+	for _, r := range s.roles {
+		p.ids = append(p.ids, int64(r))
+	}
+	for i := range p.scalars {
+		p.ids = append(p.ids, scalarIDs+int64(i)+1)
+	}
+	return p, s
 }
 
 func (a Attention) graph(l *Library) *sketch {
