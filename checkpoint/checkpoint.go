@@ -5,6 +5,8 @@
 // allocate, and never load tensor data at open: a tensor is read with pread when it is asked for, into a buffer of exactly its
 // size. Files are not mapped, because a mapped file that another process truncates kills the program.
 //
+// Functions that touch files take a file system first, so that tests can let it fail; nil is the operating system's.
+//
 // Errors of a file's contents match ErrFormat; errors of the disk while writing match ErrDisk.
 package checkpoint
 

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -28,13 +27,12 @@ func ExampleWriteSafetensors() {
 		fmt.Println(err)
 		return
 	}
-	fs := vfs.OS{}
 	tensors := []checkpoint.Named{{Name: "w", Tensor: w}, {Name: "step", Tensor: tensor.Scalar(int64(7))}}
-	if err := checkpoint.WriteSafetensors(fs, path, tensors, map[string]string{"format": "pt"}); err != nil {
+	if err := checkpoint.WriteSafetensors(nil, path, tensors, map[string]string{"format": "pt"}); err != nil {
 		fmt.Println(err)
 		return
 	}
-	f, err := checkpoint.OpenSafetensors(fs, path)
+	f, err := checkpoint.OpenSafetensors(nil, path)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -69,7 +69,7 @@ type Options struct {
 // Source supplies the weights of a model under construction, by name, from a file or an initialiser. Constructors only declare:
 // names, shapes and dtypes are checked against the file at once, values are read by Load, one tensor at a time, so that a step
 // can be planned before anything is allocated and a quantized model never sits in memory in full precision. Errors are collected
-// and returned by Err, so that constructors read without plumbing.
+// and returned by Err, so that constructors read without plumbing. NewSource makes one; the zero Source is of no use.
 type Source struct {
 	prefix string
 	linear *Init // of linear weights; nil = LinearInit
@@ -193,6 +193,10 @@ const maxErrors = 10
 func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 	v := graph.NewVar(s.path(name), tensor.Type{DType: s.paramType(name), Shape: tensor.S(dims...)})
 	o := &s.shared.opts
+	if !v.Type.Shape.Valid() || !v.Type.DType.IsFloat() {
+		s.fail(fmt.Errorf("tensor %q cannot be %v with axes %v: at most %d axes of no negative length, of a floating-point type", v.Name, v.Type.DType, dims, tensor.MaxRank))
+		return v
+	}
 	if o.Weights == nil {
 		s.later(func(values Values) error {
 			if d, ok := values.(Drawer); ok {

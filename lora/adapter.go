@@ -1,6 +1,7 @@
 // Package lora adds low-rank adapters to a frozen model (Hu et al. 2021): y = Wx + s·B(Ax), with s = α/r, or α/√r for
 // rank-stabilised adapters (Kalajdzievski 2023). DoRA, LoRA+, PiSSA, OLoRA, LoftQ and adapters on embeddings are variants of it. Names,
 // initial values, target patterns and files are PEFT's, so that an adapter made here loads there and the other way round.
+// A nil file system is the operating system's.
 package lora
 
 import (

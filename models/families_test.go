@@ -10,9 +10,24 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/models"
 )
+
+// TestGoldenHFNames: every weight that a family declares is met by a walk over the model, under the name that the files have.
+func TestGoldenHFNames(t *testing.T) {
+	families(t, func(t *testing.T, dir string, _ *checkpoint.File) {
+		weights, config, err := models.OpenWeights(nil, dir)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, weights.Close()) }()
+		src := layers.NewSource(layers.Options{Weights: weights})
+		m, err := models.New(config, src)
+		require.NoError(t, err)
+		require.NoError(t, src.Check(m))
+	})
+}
 
 // TestGoldenHFConfigs: the keys of transformers 4 and 5 give one configuration; written without the file that it was read from it is
 // read back the same, and with it the file's keys stay.

@@ -9,6 +9,8 @@ import (
 
 // MatMul is the batched matrix product op(A)·op(B), accumulated in float32 (float64 for f64) and rounded once. A is
 // (..., M, K), or (..., K, M) with TransA; B is (..., K, N), or (..., N, K) with TransB; the leading axes are equal.
+//
+// Dot builds the product of two values, Linear that by a weight (out, in), and Einsum any other.
 type MatMul struct{ TransA, TransB bool }
 
 var (
