@@ -141,6 +141,25 @@ type Sharer interface {
 	Shared(n, other *Node) (op Op, in []Value, ok bool)
 }
 
+// Grouper ops can be computed at once with others that read the same input, each with results of its own: one launch for all.
+type Grouper interface {
+	Op
+	// Grouping returns which input a node of this op has in common with those that it can be computed with, and what else of them is equal, a comparable
+	// value; ok is false where it is computed alone.
+	Grouping(n *Node) (shared int, kind any, ok bool)
+	// Grouped returns the op that computes nodes which Grouping found to be alike, with their outputs one after the other: all of them, or as many of the
+	// first as it has outputs. ok is false where there is none. The common input may have other shapes of as many elements; the first one's counts.
+	Grouped(nodes []*Node) (op Op, in []Value, ok bool)
+}
+
+// Absorber ops can compute an input themselves.
+type Absorber interface {
+	Op
+	// Absorbed returns the op that does what n, a node of this op, does and what by does before, whose one output is n's input i in some shape; ok is false
+	// where there is none.
+	Absorbed(n *Node, i int, by *Node) (op Op, in []Value, ok bool)
+}
+
 // Caster ops are elementwise and give the values of their one input another element type.
 type Caster interface {
 	Elementwise

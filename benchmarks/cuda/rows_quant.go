@@ -29,6 +29,35 @@ func init() {
 		add(quantLinearRow("NF4 linear", m, 4096, 4096, false))
 	}
 	add(quantLinearRow("NF4 linear", 8192, rows, cols, false), quantLinearRow("NF4 linear", 8192, rows, cols, true))
+	for _, rank := range []int{0, 16} {
+		add(quantGroupRow("q, k, v", 4096, rank, 4096, 1024, 1024), quantGroupRow("gate, up", 4096, rank, 14336, 14336), quantGroupRow("out", 4096, rank, 4096), quantGroupRow("down", 14336, rank, 4096))
+	}
+	add(thinRow("q, k, v", 4096, 16, 16, 16), thinRow("gate, up", 4096, 16, 16), thinRow("down", 14336, 16))
+}
+
+// quantGroupRow is the products of a token that read one input, in one launch; with a rank each adds an adapter's part, stored in float32.
+func quantGroupRow(name string, k, rank int, rows ...int) Row {
+	o := ops.QuantMatMulGroup{N: int8(len(rows))}
+	in := []operand{floats(tensor.BF16, 1, k)}
+	for i, n := range rows {
+		o.Of[i] = ops.QuantProduct{QuantMatMul: ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: n, K: k, Nested: true}, Rank: rank, Alpha: 2}
+		in = append(in, weight(n, k, true)...)
+		if rank > 0 {
+			in = append(in, floats(tensor.BF16, 1, rank), floats(tensor.F32, n, rank))
+		}
+	}
+	return Row{Work: "NF4 projections of a token", Detail: fmt.Sprintf("%s, rank %d", name, rank), Bytes: size(in), Make: func(r *rig) (*work, error) { return r.op(o, in...) }}
+}
+
+// thinRow is the narrow sides of adapters that read a token, stored in float32.
+func thinRow(name string, k int, ranks ...int) Row {
+	o := ops.MatMulGroup{N: int8(len(ranks))}
+	in := []operand{floats(tensor.BF16, 1, k)}
+	for i, r := range ranks {
+		o.Alpha[i] = 1
+		in = append(in, floats(tensor.F32, r, k))
+	}
+	return Row{Work: "x·Aᵀ of a token", Detail: fmt.Sprintf("%s, K=%d, ranks %v", name, k, ranks), Bytes: size(in), Make: func(r *rig) (*work, error) { return r.op(o, in...) }}
 }
 
 // weight is the parts of a random weight in 4 bits, blocks of 64.

@@ -143,13 +143,13 @@ func benchThin(b *testing.B, rows, cols, m, warps, depth, permuted int) {
 		n := w.size()
 		turns := int(min(160<<20/(n/2)+1, 16))
 		codes, absmax, x, y := space(b, d, turns, n/2), space(b, d, turns, n/64+n/64/64+4096), space(b, d, turns, int64(2*m*cols)), space(b, d, turns, int64(2*m*rows))
-		args := make([]scaleArgs, turns)
+		args := make([]thinArgs, turns)
 		for i := range args {
 			outer := absmax[i] + Addr(aligned(n/64))
-			args[i] = scaleArgs{absmax[i], outer, outer}
+			args[i].of[0] = thinPart{codes: codes[i], scales: scaleArgs{absmax[i], outer, outer}, y: y[i], n: int32(rows), blocksize: 64, shift: 6}
 		}
 		graphTime(b, d, float64(n)/2+float64(n)/64, turns, func(c *Call, i int) error {
-			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], codes[i], &args[i], Addr(0), y[i], int32(m), int32(rows), int32(cols))
+			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], &args[i], int32(m), int32(cols))
 		})
 	})
 }

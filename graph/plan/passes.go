@@ -31,6 +31,8 @@ var passes = []pass{
 	{name: "stack", run: stack, after: []string{"chain", "accumulate", "scale"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "merge", run: merge, after: []string{"lower", "accumulate"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "share", run: share, after: []string{"lower", "accumulate", "scale", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
+	{name: "absorb", run: absorb, after: []string{"accumulate", "scale", "stack"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
+	{name: "group", run: group, after: []string{"absorb", "merge", "share"}, skip: func(o Options) bool { return o.NoFuse || o.Exact }},
 	{name: "recompute", run: recompute, after: []string{"lower", "accumulate", "merge"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "castSlabs", run: castSlabs, after: []string{"lower", "widen"}, skip: func(o Options) bool { return o.NoFuse }},
 	{name: "fuse", run: fuse, after: []string{"lower", "accumulate", "recompute"}, skip: func(o Options) bool { return o.NoFuse }},

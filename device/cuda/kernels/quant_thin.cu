@@ -1,9 +1,50 @@
-// y (m, n) = c + x (m, k)·Wᵀ for few rows of x and a weight (n, k) in 4 bits, read once as it is stored. Values are rounded to T and products
-// summed in float32. c is null or where y is or apart from it.
+// y (m, n) = c + x (m, k)·Wᵀ for few rows of x and weights (n, k) in 4 bits, read once as they are stored. Values are rounded to T and products
+// summed in float32. c is null or where y is or apart from it. With LOW, the type of B, c may be s·Bᵀ instead, of an adapter, with s (m, rank) in T and the
+// values of B (n, rank) times alpha in float32, rounded to T.
+
+#define PARTS_MOST 4
+#ifndef PARTS
+#define PARTS 1  // products of x that a launch of quant_thin has
+#endif
+
+// Part is one product. Its blocks of weights hold 1 << shift; SHIFT, if it is defined, is that of all. It begins with block `first` of the launch.
+struct Part {
+  const u8 *codes;
+  Scales scales;
+  const void *s, *b;  // s is null where there is no adapter
+  const T *c;
+  T *y;
+  float alpha;
+  i32 rank, n, first, shift, blocksize;
+};
+struct Parts { Part of[PARTS_MOST]; };
+
+#ifdef LOW
+template <class A> INLINE float low_eight(float sum, const T *s, const A *b, float alpha) {
+  const Eight<T> u = load_eight(s);
+  const Eight<A> v = load_eight(b);
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum += u.at(i) * widen<T>(narrow<T>(__fmul_rn(alpha, v.at(i))));
+  return sum;
+}
+
+// low is row r of s times row `column` of B.
+INLINE float low(const Part &p, i32 r, i32 column) {
+  const T *s = static_cast<const T *>(p.s) + (i64)r * p.rank;
+  const LOW *b = static_cast<const LOW *>(p.b) + (i64)column * p.rank;
+  float sum = 0;
+  if (p.rank % 8 == 0 && ((size_t)p.s | (size_t)p.b) % 16 == 0) {
+    for (int i = 0; i < p.rank; i += 8) sum = low_eight(sum, s + i, b + i, p.alpha);
+    return sum;
+  }
+  for (int i = 0; i < p.rank; i++) sum += widen<T>(s[i]) * widen<T>(narrow<T>(__fmul_rn(p.alpha, widen<LOW>(b[i]))));
+  return sum;
+}
+#endif
 
 #ifdef TENSOR_CORES
 // quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
-// takes 16 rows of the weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the
+// takes 16 rows of one weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the
 // 32 elements from 32t on of rows g and g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
 #define STEP 128
@@ -23,11 +64,11 @@ struct Rows {
 #endif
 };
 
-INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k) {
+INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k, i32 shift) {
   if (at >= k) return;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    i64 i = row[h] + at, block = i >> SHIFT;
+    i64 i = row[h] + at, block = i >> shift;
     r.code[h] = load_pack<4>(reinterpret_cast<const u32 *>(codes + i / 2));
     r.scale[h] = __ldg(s.absmax + block);
 #ifdef NESTED
@@ -50,17 +91,38 @@ INLINE Pack<u32, 4> load_x(const T *x, i32 row, i32 at, i32 m, i32 k) {
   return load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at));
 }
 
-KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
-                                                  i32 n, i32 k) {
+// part_of is the product that a block of the launch belongs to.
+INLINE int part_of(const Parts &parts) {
+  int at = 0;
+#pragma unroll
+  for (int i = 1; i < PARTS; i++)
+    if ((i32)blockIdx.x >= parts.of[i].first) at = i;
+  return at;
+}
+
+KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ x, const __grid_constant__ Parts parts, i32 m, i32 k) {
   __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
-  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, first = blockIdx.x * 16;
+  const Part &p = parts.of[part_of(parts)];
+  const u8 *__restrict__ codes = p.codes;
+  const Scales s = p.scales;
+  const i32 n = p.n, first = ((i32)blockIdx.x - p.first) * 16;
+#ifdef SHIFT
+  const i32 shift = SHIFT;
+#else
+  const i32 shift = p.shift;
+#endif
+  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
   float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
   i64 row[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
   Rows ring[DEPTH] = {};
 #pragma unroll
-  for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k);
+  for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k, shift);
+#ifdef LOW
+  __shared__ float added[16 * 8 * COLUMNS];  // while the first codes are on their way
+  for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) added[i] = p.s && first + i % 16 < n ? low(p, i / 16, first + i % 16) : 0;  // read by the same thread
+#endif
   for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
 #pragma unroll
     for (int u = 0; u < DEPTH; u++) {
@@ -89,7 +151,7 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
 #pragma unroll
           for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
         }
-        if (q == 3) load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k);
+        if (q == 3) load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k, shift);
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
           Pack<u32, 4> b = load_x(x, g + 8 * j, at + 8 * q, m, k);
@@ -108,21 +170,26 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
     float sum = 0;
     for (int w = 0; w < WARPS; w++) sum += sums[w][i % 16][i / 16];
     i64 at = (i64)(i / 16) * n + first + i % 16;
-    if (first + i % 16 < n) y[at] = narrow<T>(c ? widen<T>(c[at]) + sum : sum);
+    if (first + i % 16 >= n) continue;
+#ifdef LOW
+    if (p.s) sum += added[i];
+#else
+    if (p.c) sum += widen<T>(p.c[at]);
+#endif
+    p.y[at] = narrow<T>(sum);
   }
 }
 #endif
 
 // quant_thin_any: a warp takes a row of the weight, for up to ROWS rows of x, any k, block size and alignment.
 #define ROWS 4
-KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const u8 *__restrict__ codes, Scales s, const T *c, T *y, i32 m,
-                                             i32 n, i32 k, i32 blocksize) {
+KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const __grid_constant__ Part p, i32 m, i32 k) {
   i64 row = global_thread() / WARP;
-  if (row >= n) return;
-  float sum[ROWS] = {}, offset = offset_of(s);
+  if (row >= p.n) return;
+  float sum[ROWS] = {}, offset = offset_of(p.scales);
   for (i32 at = lane(); at < k; at += WARP) {
-    i64 i = row * k + at, block = i / blocksize;
-    float v = __fmul_rn(level(codes[i / 2] >> (i & 1 ? 0 : 4) & 15), scale_of(s, block, s.absmax[block], offset));
+    i64 i = row * k + at, block = i / p.blocksize;
+    float v = __fmul_rn(level(p.codes[i / 2] >> (i & 1 ? 0 : 4) & 15), scale_of(p.scales, block, p.scales.absmax[block], offset));
     v = widen<T>(narrow<T>(v));
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
@@ -131,7 +198,13 @@ KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const u8 *
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     float total = warp_reduce<Sum>(sum[r]);
-    i64 at = (i64)r * n + row;
-    if (r < m && lane() == 0) y[at] = narrow<T>(c ? widen<T>(c[at]) + total : total);
+    i64 at = (i64)r * p.n + row;
+    if (r >= m || lane() != 0) continue;
+#ifdef LOW
+    if (p.s) total += low(p, r, (i32)row);
+#else
+    if (p.c) total += widen<T>(p.c[at]);
+#endif
+    p.y[at] = narrow<T>(total);
   }
 }
