@@ -29,6 +29,13 @@ const (
 	attnFlashStatic = 4 << 10 // shared memory that the kernels have beside the tiles
 )
 
+// Programs of gradients have one kernel each: they are compiled beside each other, and none for the tiles of another.
+const (
+	passDQ    = "PASS 1"
+	passDKV   = "PASS 2"
+	passDelta = "PASS 3"
+)
+
 // flashHead is the head size that tensor-core kernels compute with, a multiple of 16.
 func (a *attention) flashHead() int { return (a.D + 15) / 16 * 16 }
 
@@ -57,12 +64,12 @@ func (a *attention) tile(from []attnTile, rows func(attnTile) int) (attnTile, er
 // flashBytes is the size of rows of a tile.
 func (a *attention) flashBytes(rows int) int { return rows * (a.flashHead() + 8) * 2 }
 
-func (a *attention) flashFunction(file string, t attnTile, name string) (*Function, error) {
+func (a *attention) flashFunction(file string, t attnTile, name string, define ...string) (*Function, error) {
 	p := a.program(file, fmt.Sprintf("D %d", a.flashHead()), fmt.Sprintf("BM %d", t.queries), fmt.Sprintf("BK %d", t.keys), fmt.Sprintf("M %d", t.groups))
 	if a.gated {
 		p.Define = append(p.Define, "LOOP")
 	}
-	p.Define = append(p.Define, a.cappedDefine())
+	p.Define = append(append(p.Define, a.cappedDefine()), define...)
 	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", "attention_rows.cuh", file}
 	return a.dev.Function(p, name)
 }
@@ -129,15 +136,15 @@ func (a *attention) flashBackward() (attnRun, error) {
 
 func (a *attention) flashGradTiled(tq, tk attnTile) (attnRun, error) {
 	const file = "attention_flash_grad.cu"
-	delta, err := a.flashFunction(file, tq, "attend_flash_delta")
+	delta, err := a.flashFunction(file, tq, "attend_flash_delta", passDelta)
 	if err != nil {
 		return attnRun{}, err
 	}
-	dq, err := a.flashFunction(file, tq, "attend_flash_dq")
+	dq, err := a.flashFunction(file, tq, "attend_flash_dq", passDQ)
 	if err != nil {
 		return attnRun{}, err
 	}
-	dkv, err := a.flashFunction(file, tk, "attend_flash_dkv")
+	dkv, err := a.flashFunction(file, tk, "attend_flash_dkv", passDKV)
 	if err != nil {
 		return attnRun{}, err
 	}

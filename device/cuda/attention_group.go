@@ -56,15 +56,15 @@ func (a *attention) groupBackward() (attnRun, error) {
 
 func (a *attention) groupGradTiled(tq, tk groupTile) (attnRun, error) {
 	const file = "attention_group_grad.cu"
-	delta, err := a.flashFunction("attention_flash_grad.cu", attnTilesDQ[len(attnTilesDQ)-1], "attend_flash_delta")
+	delta, err := a.flashFunction("attention_flash_grad.cu", attnTilesDQ[len(attnTilesDQ)-1], "attend_flash_delta", passDelta)
 	if err != nil {
 		return attnRun{}, err
 	}
-	dq, err := a.groupFunction(file, tq, "attend_group_dq")
+	dq, err := a.groupFunction(file, tq, "attend_group_dq", passDQ)
 	if err != nil {
 		return attnRun{}, err
 	}
-	dkv, err := a.groupFunction(file, tk, "attend_group_dkv")
+	dkv, err := a.groupFunction(file, tk, "attend_group_dkv", passDKV)
 	if err != nil {
 		return attnRun{}, err
 	}
@@ -82,13 +82,14 @@ func (a *attention) groupGradTiled(tq, tk groupTile) (attnRun, error) {
 	}}, nil
 }
 
-func (a *attention) groupFunction(file string, t groupTile, name string) (*Function, error) {
+func (a *attention) groupFunction(file string, t groupTile, name string, define ...string) (*Function, error) {
 	apart := 0
 	if t.apart {
 		apart = 1
 	}
 	p := a.program(file, fmt.Sprintf("D %d", a.D), fmt.Sprintf("BM %d", t.rows), fmt.Sprintf("BK %d", t.over), fmt.Sprintf("M %d", t.held),
 		fmt.Sprintf("APART %d", apart), a.cappedDefine())
+	p.Define = append(p.Define, define...)
 	p.Files = []string{"attention.cuh", "tensor_core.cuh", "attention_tiles.cuh", "attention_rows.cuh", "warpgroup.cuh", file}
 	return a.dev.Function(p, name)
 }

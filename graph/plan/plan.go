@@ -117,9 +117,6 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 		p.session, p.own, p.lent = NewSession(p.store), true, o.Store != nil
 	}
 	p.store = p.session.store
-	if p.opts.Context == nil {
-		p.opts.Context = context.Background()
-	}
 	if err := p.runPasses(g, outs); err != nil {
 		return nil, err
 	}
@@ -142,8 +139,11 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 	return p, nil
 }
 
-// complete takes the store of the session and the device of the store.
+// complete takes the store of the session and the device of the store, and a context that does not end.
 func (o *Options) complete() error {
+	if o.Context == nil {
+		o.Context = context.Background()
+	}
 	if o.Session != nil {
 		if o.Store = o.Session.store; o.Store == nil {
 			return errors.New("plan: Options.Session has no store; make it with NewSession(NewStore(device))")

@@ -1,7 +1,9 @@
 // The gradient of attention by tensor cores. Probabilities are computed again from lse, once for the queries' gradient and once for the
 // keys': every sum is made by one warp in one order, so results are the same in every run, and nothing is added in memory.
 // D, T, BM (queries of a tile), BK (keys of a tile), M (tiles of queries in memory at a time) and CAPPED are defined outside; a warp takes 16 rows.
+// PASS, where it is defined, leaves one kernel, so that kernels which have other tiles are no longer compiled for each of them: 1 dq, 2 dkv, 3 delta.
 
+#if !defined(PASS) || PASS == 3
 // attend_flash_delta: rowsum(do * o) - dlse of each query, to (b, hq, tq); eight lanes a query.
 KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restrict__ dout, const float *__restrict__ dlse,
                           float *__restrict__ delta) {
@@ -21,6 +23,7 @@ KERNEL attend_flash_delta(Attention a, const T *__restrict__ o, const T *__restr
     delta[number] = s - (dlse ? dlse[number] : 0.f);
   }
 }
+#endif
 
 // flash_dq takes BM queries of a head and goes over the keys that they see.
 INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
@@ -83,6 +86,7 @@ INLINE void flash_dq(const Attention &a, const T *__restrict__ q, const T *__res
   deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, sum[0], a.scale, a.scale);
 }
 
+#if !defined(PASS) || PASS == 1
 extern "C" __global__ void __launch_bounds__(BM * 2)
 attend_flash_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
                 const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dq) {
@@ -91,6 +95,7 @@ attend_flash_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
   __shared__ int low[BM], high[BM];
   EACH(task, (a.tq + BM - 1) / BM * a.b * a.hq) flash_dq(a, q, k, v, dout, lse, delta, dq, memory, low, high, task);
 }
+#endif
 
 // Beside are the numbers of a tile's queries: the keys each sees, its lse times log2 e and delta; and, for each warp that wrote them, whether
 // its queries see all keys of the block.
@@ -177,6 +182,7 @@ INLINE void flash_dkv(const Attention &a, const T *__restrict__ q, const T *__re
   deliver(dv + at, a.key_row, j0 + mine, end, a.d, values + mine * STRIDE, sum_v[0], 1, 1);
 }
 
+#if !defined(PASS) || PASS == 2
 extern "C" __global__ void __launch_bounds__(BK * 2)
 attend_flash_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
                  const float *__restrict__ lse, const float *__restrict__ delta, T *__restrict__ dk, T *__restrict__ dv) {
@@ -186,3 +192,4 @@ attend_flash_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, 
   __shared__ int range[2];
   EACH(task, (a.tk + BK - 1) / BK * a.b * a.hkv) flash_dkv(a, q, k, v, dout, lse, delta, dk, dv, memory, beside, range, task);
 }
+#endif

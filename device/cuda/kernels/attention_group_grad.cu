@@ -1,7 +1,7 @@
 // The gradient of attention by warpgroups (compute capability 9.0), in the two passes of attention_flash_grad.cu: every sum is made by one warpgroup
 // in one order. While the elements of a tile are computed, the products of the tile before go on, and those of the other group. D (64 or 128), T, APART and CAPPED
 // are defined outside; blocks have BM = 128 rows, queries or keys, 64 a warpgroup, and go over tiles of BK = 64 of the others, M of which are in
-// memory at a time.
+// memory at a time. PASS is that of attention_flash_grad.cu.
 
 #define THREADS (BM * 2)
 #define TILE_BYTES (BK * D * 2)
@@ -78,6 +78,7 @@ struct Query {
   }
 };
 
+#if !defined(PASS) || PASS == 1
 // attend_group_dq takes BM queries of a head and goes over the keys that they see.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
@@ -146,6 +147,7 @@ attend_group_dq(Attention a, const T *__restrict__ q, const T *__restrict__ k, c
   __syncthreads();
   deliver(dq + base, step, t0 + mine, a.tq, a.d, queries + mine * STRIDE, x.sum, a.scale, a.scale);
 }
+#endif
 
 // Beside are the numbers of a tile's queries: the first key that each sees, how many, its lse times log2 e and delta.
 struct alignas(8) Beside {
@@ -261,6 +263,7 @@ struct Key {
   }
 };
 
+#if !defined(PASS) || PASS == 2
 // attend_group_dkv takes BM keys of a key head and goes over the queries that see them, of all heads that share it.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attend_group_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const T *__restrict__ dout,
@@ -313,3 +316,4 @@ attend_group_dkv(Attention a, const T *__restrict__ q, const T *__restrict__ k, 
   deliver(dk + at, a.key_row, j0 + mine, end, a.d, stage, x.sum_k, a.scale, a.scale);
   deliver(dv + at, a.key_row, j0 + mine, end, a.d, stage, x.sum_v, 1, 1);
 }
+#endif
