@@ -88,7 +88,7 @@ type Meter interface {
 // Preparer devices compile the code of kernels, which Kernel only chooses.
 type Preparer interface {
 	// Prepare makes kernels of this device ready, several at a time; a kernel that was not prepared is so at its first launch. The result has
-	// the error of each kernel, or is nil where all are ready. Once the context has ended nothing more is begun, and its cause is the error.
+	// the error of each kernel, or is nil where all are ready. Once the context has ended nothing more is begun, and its error is theirs.
 	Prepare(ctx context.Context, kernels []Kernel) []error
 }
 

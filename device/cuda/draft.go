@@ -66,7 +66,7 @@ func (d *Device) Settle(ctx context.Context, kernels []device.Kernel) []error {
 	defer d.spent.reached(spentProducts, spentWays, spentPlans)
 	failed := map[device.Kernel]error{}
 	for _, k := range drafts {
-		err := context.Cause(ctx)
+		err := ctx.Err()
 		if err == nil {
 			err = d.settle(k)
 		}

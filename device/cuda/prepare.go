@@ -148,7 +148,7 @@ func (d *Device) loadAll(ctx context.Context, modules []*module) map[*module]err
 				if i >= len(modules) {
 					return
 				}
-				if errs[i] = context.Cause(ctx); errs[i] == nil {
+				if errs[i] = ctx.Err(); errs[i] == nil {
 					errs[i] = d.load(modules[i])
 				}
 			}
