@@ -187,7 +187,7 @@ func (x *exported) keys() ([]byte, error) {
 // adapter writes the adapter alone.
 func (x *exported) adapter(o ExportOptions, keys []byte, t ggml.Type) (*llamacpp.Report, error) {
 	if x.model.Config().Rope.Interleaved {
-		return nil, errors.New("an adapter of a llama2.c model cannot be written alone: merge it into the model and export that")
+		return nil, withCode(config.ExitConfig, errors.New("an adapter of a llama2.c model cannot be written alone: merge it into the model and export that"))
 	}
 	saved, err := lora.Load(o.FS, o.Adapter)
 	if err != nil {

@@ -63,7 +63,7 @@ func (p *program) eval() *cobra.Command {
 
 func (o *evalFlags) define(f *pflag.FlagSet) {
 	f.StringVar(&o.writer.Model, "model", "", modelHelp)
-	f.StringVar(&o.writer.Adapter, "adapter", "", "directory of a LoRA adapter in PEFT's layout")
+	f.Var(&once{to: &o.writer.Adapter, why: "one adapter is measured at a time"}, "adapter", "directory of a LoRA adapter in PEFT's layout")
 	f.StringVar(&o.Text, "text", "", "text whose perplexity is measured")
 	f.StringVar(&o.Messages, "messages", "", "file or pattern of conversations, in any form that training reads")
 	f.StringVar(&o.Choices, "choices", "", "rows of questions with choices")

@@ -44,7 +44,7 @@ func (p *program) export() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.Model, "model", "", "Hugging Face directory or name, GGUF file, llama2.c file or its folder, builtin:tiny")
-	f.StringVar(&o.Adapter, "adapter", "", "directory of a LoRA adapter in PEFT's layout, to be merged")
+	f.Var(&once{to: &o.Adapter, why: "one adapter is written at a time; merge both with `trainer merge` first"}, "adapter", "directory of a LoRA adapter in PEFT's layout, to be merged")
 	f.StringVar(&o.Out, "out", "", "file to make; it must not exist")
 	f.StringVar(&o.Type, "type", "", "format of the matrices: "+strings.ToLower(ggml.Names(llamacpp.ExportTypes()))+" (default f16; of an adapter f32)")
 	f.StringVar(&o.Name, "name", "", "name of the model in the file (default: that of its file or folder)")

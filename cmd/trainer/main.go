@@ -76,6 +76,28 @@ func suggestFlag(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 }
 
+// once is a flag that is given at most once where other commands take several, so that none is dropped in silence.
+type once struct {
+	to  *string
+	set bool
+	why string
+}
+
+// Set implements pflag.Value.
+func (o *once) Set(s string) error {
+	if o.set {
+		return fmt.Errorf("it is given twice: %s", o.why)
+	}
+	*o.to, o.set = s, true
+	return nil
+}
+
+// String implements pflag.Value.
+func (o *once) String() string { return "" }
+
+// Type implements pflag.Value.
+func (o *once) Type() string { return "string" }
+
 // program is where a command reads and writes.
 type program struct {
 	in       io.Reader

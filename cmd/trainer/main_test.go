@@ -222,6 +222,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"unknown command", []string{"finetun"}, 2, []string{"finetun"}},
 		{"unknown flag", []string{"generate", "--modle", "x"}, 2, []string{"unknown flag: --modle; did you mean --model?"}},
+		{"two adapters", []string{"merge", "--model", "m", "--adapter", "a", "--adapter", "b", "--out", "o"}, 2, []string{`"b" for "--adapter"`, "merge the other into the result"}},
 		{"unlike any flag", []string{"generate", "--zzzzzz"}, 2, []string{"trainer generate --help"}},
 		{"unknown key", []string{"finetune", "--train.lrr=1"}, 2, []string{"train.lrr", "train.lr"}},
 		{"unknown YAML key", []string{"finetune", yaml}, 2, []string{"run.yaml:1", "rank"}},

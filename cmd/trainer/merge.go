@@ -59,7 +59,7 @@ func (p *program) merge() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.Model, "model", "", "the base, as in trainer finetune")
-	f.StringVar(&o.Adapter, "adapter", "", "directory of a LoRA adapter in PEFT's layout")
+	f.Var(&once{to: &o.Adapter, why: "one adapter is merged at a time; merge the other into the result"}, "adapter", "directory of a LoRA adapter in PEFT's layout")
 	f.StringVar(&o.Out, "out", "", "folder to make")
 	f.StringVar(&dtype, "dtype", "", "f32, bf16 or f16; by default as the base is stored")
 	f.StringVar(&size, "shard-size", "", "size from which on the weights are cut into several files (default 5GB)")

@@ -35,7 +35,7 @@ func lines(fsys vfs.FS, name string, limit int, f func(row map[string]json.RawMe
 		}
 		var row map[string]json.RawMessage
 		if err := json.Unmarshal(sc.Bytes(), &row); err != nil {
-			return badFile("%s:%d: not a JSON object: %w", name, n, err)
+			return badFile("%s:%d: not a JSON object: %w; the file holds one object a line", name, n, err)
 		}
 		if err := f(row); err != nil {
 			return badFile("%s:%d: %w", name, n, err)
