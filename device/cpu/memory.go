@@ -14,7 +14,9 @@ import (
 const hugePage = 2 << 20
 
 // Buffers of poolLeast to hugePage bytes, as most weights are, are cut from chunks of Go's heap that the system is asked to hold in large
-// pages too. Nothing of a chunk is used twice, and the collector frees it with its last buffer.
+// pages too. Nothing of a chunk is used twice, and the collector frees it with its last buffer: one that lives long keeps the chunk, 512 times
+// its size at most. Weights are loaded one after the other and live equally long, and what plans need for a while is one large buffer, so
+// little is kept in vain; many lasting buffers with passing ones between them would be dear.
 const (
 	poolLeast = 16 << 10
 	poolChunk = 8 << 20
@@ -80,7 +82,8 @@ func (b *buffer) mapped(bytes int64) (err error) {
 	return nil
 }
 
-// Allocated is the number of bytes held by buffers now.
+// Allocated is the number of bytes held by buffers now. What the chunks of small buffers hold beside them, free or yet to be handed out, is not
+// counted.
 func (d *Device) Allocated() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
