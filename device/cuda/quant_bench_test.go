@@ -136,7 +136,7 @@ func benchThin(b *testing.B, rows, cols, m, warps, depth, permuted int) {
 	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d/permuted=%d", rows, cols, m, warps, depth, permuted), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
-		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(m, warps), fmt.Sprintf("DEPTH %d", depth), fmt.Sprintf("PERMUTED %d", permuted))...)
+		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(cols, m, warps), fmt.Sprintf("DEPTH %d", depth), fmt.Sprintf("PERMUTED %d", permuted))...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)

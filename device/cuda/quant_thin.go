@@ -135,7 +135,7 @@ func (t *thin) build(d *Device, dtype tensor.DType, warps int) (err error) {
 	if warps > 0 {
 		t.warps = warps
 		program.Files = thinFiles
-		program.Define = append(program.Define, thinDefines(t.m, warps)...)
+		program.Define = append(program.Define, thinDefines(t.cols, t.m, warps)...)
 		if len(t.parts) > 1 {
 			program.Define = append(program.Define, fmt.Sprint("PARTS ", len(t.parts)))
 		}
@@ -178,10 +178,10 @@ func thinWarps(n, k, m, processors int) int {
 }
 
 // thinDefines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
-func thinDefines(m, warps int) []string {
+func thinDefines(k, m, warps int) []string {
 	columns := thinColumns(m)
 	most := map[int]int{1: 32, 2: 24, 4: 16}[columns] // warps of a multiprocessor
-	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1))}
+	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1)), fmt.Sprint("EVEN ", b2i(k%128 == 0))}
 }
 
 func (t *thin) kernel() *Kernel {

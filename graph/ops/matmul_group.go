@@ -29,6 +29,11 @@ var (
 // Name implements graph.Op.
 func (MatMulGroup) Name() string { return "matmul_group" }
 
+// String prints the factors.
+func (o MatMulGroup) String() string {
+	return fmt.Sprintf("matmul_group%v", o.Alpha[:min(max(o.N, 0), GroupMost)])
+}
+
 // NumOut is the number of outputs, one for each product.
 func (o MatMulGroup) NumOut() int { return int(o.N) }
 

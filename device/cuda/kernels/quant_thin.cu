@@ -51,6 +51,9 @@ INLINE float low(const Part &p, i32 r, i32 column) {
 #ifndef PERMUTED
 #define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
 #endif
+#ifndef EVEN
+#define EVEN 0  // k is a multiple of STEP
+#endif
 #ifndef DEPTH
 #define DEPTH 1  // steps that a warp has in flight while it computes one
 #endif
@@ -85,12 +88,6 @@ INLINE float scale_in(const Rows &r, int h, float offset) {
 #endif
 }
 
-// load_x reads eight elements of a row of x from `at` on, zeros outside of it.
-INLINE Pack<u32, 4> load_x(const T *x, i32 row, i32 at, i32 m, i32 k) {
-  if (row >= m || at >= k) return Pack<u32, 4>{};
-  return load_pack<4>(reinterpret_cast<const u32 *>(x + (i64)row * k + at));
-}
-
 // part_of is the product that a block of the launch belongs to.
 INLINE int part_of(const Parts &parts) {
   int at = 0;
@@ -116,6 +113,9 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   i64 row[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
+  const T *from_x[COLUMNS];  // columns of tiles beyond m are those of the last row again, and are not stored
+#pragma unroll
+  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (i64)min(g + 8 * j, m - 1) * k;
   Rows ring[DEPTH] = {};
 #pragma unroll
   for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k, shift);
@@ -154,7 +154,8 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
         if (q == 3) load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k, shift);
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
-          Pack<u32, 4> b = load_x(x, g + 8 * j, at + 8 * q, m, k);
+          Pack<u32, 4> b = {};
+          if (EVEN || at < k) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x[j] + at + 8 * q));
           mma<T>(acc[j][0], a[0], &b.v[0]);
           mma<T>(acc[j][1], a[1], &b.v[2]);
         }
