@@ -79,7 +79,7 @@ func (j *job) exactMatch(ctx context.Context, after bool) (*float64, error) {
 
 // planExact compiles what the measurement will run, so that its memory too is known before the first step, and returns what the
 // session takes with it. The measurement is left out when it does not fit.
-func (j *job) planExact(budget int64) (total int64, err error) {
+func (j *job) planExact(ctx context.Context, budget int64) (total int64, err error) {
 	qs, err := j.questions()
 	if j.exact = len(qs) > 0; !j.exact {
 		return j.session.Bytes(), err
@@ -89,7 +89,7 @@ func (j *job) planExact(budget int64) (total int64, err error) {
 		return 0, err
 	}
 	gen.budget = budget
-	err = gen.planPrompts(qs)
+	err = gen.planPrompts(ctx, qs)
 	total = j.session.Bytes()
 	var short *plan.BudgetError
 	if errors.As(err, &short) {

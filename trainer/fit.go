@@ -15,7 +15,7 @@ import (
 // settings that fit, see ladder; where none does, the optimizer's states go to host memory and all are tried again. A resumed run keeps the
 // micro-batch that it began with, fitted or not: the order of additions depends on it.
 func (j *job) compile(ctx context.Context) error {
-	end := j.tellWork(ctx, workEvery)
+	end := tellWork(ctx, j.dev, j.log, workEvery)
 	defer end()
 	budget, err := j.budget()
 	if err != nil {
@@ -284,11 +284,11 @@ func (j *job) planAnswers(o stepOptions) error {
 		j.exact, j.sampled = false, false
 		return nil
 	}
-	exact, err := j.planExact(o.budget)
+	exact, err := j.planExact(o.ctx, o.budget)
 	if err != nil {
 		return err
 	}
-	samples, err := j.planSamples(o.budget)
+	samples, err := j.planSamples(o.ctx, o.budget)
 	if err != nil {
 		return err
 	}

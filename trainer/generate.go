@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
@@ -25,10 +26,11 @@ type Generator struct {
 	rows     int
 	capacity int
 	plans    map[int]*decodePlan
-	budget   int64     // of a plan; 0 = no limit
-	held     [][]int32 // the tokens whose keys and values each row of the cache holds
-	heldIn   []int     // the length of the sequences that they were computed in
-	reused   []int     // tokens of each prompt of the last call that were in the cache
+	budget   int64        // of a plan; 0 = no limit
+	log      *slog.Logger // of what the first start on a kind of device waits for; nil: it is not told
+	held     [][]int32    // the tokens whose keys and values each row of the cache holds
+	heldIn   []int        // the length of the sequences that they were computed in
+	reused   []int        // tokens of each prompt of the last call that were in the cache
 
 	NoCache bool // compute every token from the whole sequence again; slow, for checks
 	// KeepPrefix makes a call begin where its prompts part from the texts of the call before, as the turns of a conversation do. Only while
@@ -199,7 +201,7 @@ func (ge *Generator) score(ctx context.Context, seqs []*sequence) ([][]float32, 
 			ge.reused = append(ge.reused, q.from())
 		}
 	}
-	p, err := ge.planFor(t)
+	p, err := ge.planFor(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +230,7 @@ func bucket(t int) int {
 	return n
 }
 
-func (ge *Generator) planFor(t int) (*decodePlan, error) {
+func (ge *Generator) planFor(ctx context.Context, t int) (*decodePlan, error) {
 	if p, ok := ge.plans[t]; ok {
 		return p, nil
 	}
@@ -240,8 +242,11 @@ func (ge *Generator) planFor(t int) (*decodePlan, error) {
 	h := ge.model.Hidden(models.Inputs{Tokens: p.tokens, Pos: p.pos, Cache: ge.cache, Start: p.start})
 	flat := ops.Reshape(h, -1, ge.model.Config().Hidden) // last indexes the flat positions
 	p.logits = ge.model.Logits(ops.Embed(flat, p.last))
+	if ge.log != nil {
+		defer tellWork(ctx, ge.dev, ge.log, workEvery)()
+	}
 	var err error
-	if p.plan, err = plan.Compile([]graph.Value{p.logits}, plan.Options{Device: ge.dev, Session: ge.session, Budget: ge.budget}); err != nil {
+	if p.plan, err = plan.Compile([]graph.Value{p.logits}, plan.Options{Context: ctx, Device: ge.dev, Session: ge.session, Budget: ge.budget}); err != nil {
 		return nil, err
 	}
 	ge.plans[t] = p

@@ -45,7 +45,7 @@ func (j *job) sampleGenerator(qs []question) (*Generator, error) {
 }
 
 // planSamples compiles what samples run and returns what the session takes with it. They are left out when they do not fit.
-func (j *job) planSamples(budget int64) (int64, error) {
+func (j *job) planSamples(ctx context.Context, budget int64) (int64, error) {
 	qs, err := j.samplePrompts()
 	if j.sampled = len(qs) > 0; !j.sampled || err != nil {
 		return 0, err
@@ -55,7 +55,7 @@ func (j *job) planSamples(budget int64) (int64, error) {
 		return 0, err
 	}
 	gen.budget = budget
-	err = gen.planPrompts(qs)
+	err = gen.planPrompts(ctx, qs)
 	total := j.session.Bytes()
 	var short *plan.BudgetError
 	if errors.As(err, &short) {
@@ -66,14 +66,14 @@ func (j *job) planSamples(budget int64) (int64, error) {
 }
 
 // planPrompts compiles the plans that batches of prompts need.
-func (ge *Generator) planPrompts(qs []question) error {
-	_, err := ge.planFor(1)
+func (ge *Generator) planPrompts(ctx context.Context, qs []question) error {
+	_, err := ge.planFor(ctx, 1)
 	for at := 0; at < len(qs) && err == nil; at += exactBatch {
 		longest := 1
 		for _, q := range qs[at:min(at+exactBatch, len(qs))] {
 			longest = max(longest, len(q.prompt))
 		}
-		_, err = ge.planFor(min(bucket(longest), ge.capacity))
+		_, err = ge.planFor(ctx, min(bucket(longest), ge.capacity))
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -14,8 +15,8 @@ const workEvery = 2 * time.Second
 
 // tellWork logs what the device has done, and has left, of the work that the first start on a kind of device has to do, until the function that it
 // returns is called. Nothing is logged of a start that finds all of it done.
-func (j *job) tellWork(ctx context.Context, every time.Duration) (end func()) {
-	d, ok := j.dev.(device.Spender)
+func tellWork(ctx context.Context, dev device.Device, log *slog.Logger, every time.Duration) (end func()) {
+	d, ok := dev.(device.Spender)
 	if !ok {
 		return func() {}
 	}
@@ -34,7 +35,7 @@ func (j *job) tellWork(ctx context.Context, every time.Duration) (end func()) {
 			}
 			if text := workText(d.Spent()); text != told && text != "" {
 				told = text
-				j.log.Info("the first start on this kind of device takes longer: what it finds out is kept", "done", text)
+				log.Info("the first start on this kind of device takes longer: what it finds out is kept", "done", text)
 			}
 		}
 	}()

@@ -20,14 +20,13 @@ func TestTellWork(t *testing.T) {
 	list := []device.Spent{{What: "opened"}, {What: "programs", Count: 3, Of: 5}, {What: "plans", Count: 2, Of: 2}}
 	require.Equal(t, "programs: 3 of 5, plans: 2 of 2", workText(list))
 	var out written
-	j := &job{dev: &spender{list: list}, log: slog.New(slog.NewTextHandler(&out, nil))}
-	end := j.tellWork(context.Background(), time.Millisecond)
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	end := tellWork(context.Background(), &spender{list: list}, log, time.Millisecond)
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), "programs: 3 of 5") }, time.Minute, time.Millisecond)
 	end()
 	end()
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "the same is not told twice")
-	j.dev = struct{ device.Device }{}
-	j.tellWork(context.Background(), time.Millisecond)()
+	tellWork(context.Background(), struct{ device.Device }{}, log, time.Millisecond)()
 }
 
 // written is a buffer for several goroutines.

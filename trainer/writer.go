@@ -135,7 +135,7 @@ func (w *Writer) generator(rows, tokens int) (*Generator, error) {
 	if err != nil {
 		return nil, err
 	}
-	gen.NoCache, gen.KeepPrefix = w.o.NoCache, true
+	gen.NoCache, gen.KeepPrefix, gen.log = w.o.NoCache, true, w.o.Logger
 	w.gen = gen
 	return gen, nil
 }
