@@ -9,6 +9,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/optim"
 	"github.com/bitsandbyes/bitsandbyes/quant"
@@ -50,7 +51,7 @@ func TestQuantizedEmbeddings(t *testing.T) {
 			require.NoError(t, err)
 			want, err := st.Dequantize(c.dtype)
 			require.NoError(t, err)
-			require.Less(t, normError(want, table), c.tol)
+			require.Less(t, bnb.NormError(want, table), c.tol)
 			ulp := 0.0
 			if name == "int8" { // code·(absmax/127) here, code·absmax·(1/127) there: a unit of bf16 at most
 				ulp = 1.0 / 128

@@ -1,21 +1,16 @@
 package layers_test
 
 import (
-	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
-	"github.com/bitsandbyes/bitsandbyes/checkpoint"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
-	"github.com/bitsandbyes/bitsandbyes/internal/golden"
-	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -41,32 +36,6 @@ func normal(seed uint64, d tensor.DType, dims ...int) *tensor.Tensor {
 	return layers.Normal(1).Value(seed, graph.NewVar("x", tensor.T(d, dims...)))
 }
 
-func normError(got, want *tensor.Tensor) float64 {
-	var diff, norm float64
-	for i := range want.Type().Size() {
-		diff += math.Pow(got.At(i)-want.At(i), 2)
-		norm += math.Pow(want.At(i), 2)
-	}
-	return math.Sqrt(diff / norm)
-}
-
-// goldenCases reads NAME.json and NAME.safetensors of the bitsandbytes data.
-func goldenCases(t testing.TB, name string, cases any) func(key string) *tensor.Tensor {
-	t.Helper()
-	dir := filepath.Join(golden.Dir(t), "bnb")
-	raw, err := os.ReadFile(filepath.Join(dir, name+".json"))
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(raw, &struct{ Cases any }{cases}))
-	f, err := checkpoint.OpenSafetensors(vfs.OS{}, filepath.Join(dir, name+".safetensors"))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, f.Close()) })
-	return func(key string) *tensor.Tensor {
-		x, err := f.Read(key)
-		require.NoError(t, err, key)
-		return x
-	}
-}
-
 // TestGoldenBNBLinear8bitLt quantizes the weights of the golden layers, runs them forward and backward, and compares with the library on a
 // GPU: the codes, y at threshold 0 byte for byte, y and the input gradient otherwise by the norm of the error.
 func TestGoldenBNBLinear8bitLt(t *testing.T) {
@@ -76,7 +45,7 @@ func TestGoldenBNBLinear8bitLt(t *testing.T) {
 		GradOut                                      string `json:"grad_out"`
 		GradX                                        string `json:"grad_x"`
 	}
-	read := goldenCases(t, "int8", &cases)
+	read := bnb.Read(t, "int8", &cases)
 	ran, worst := 0, map[string]float64{}
 	for _, c := range cases {
 		if c.Op != "Linear8bitLt" {
@@ -107,7 +76,7 @@ func TestGoldenBNBLinear8bitLt(t *testing.T) {
 				require.Equal(t, read(c.Y).Bytes(), got[0].Bytes())
 			}
 			for i, want := range []*tensor.Tensor{read(c.Y), read(c.GradX)} {
-				e := normError(got[i], want)
+				e := bnb.NormError(got[i], want)
 				worst[c.DType] = max(worst[c.DType], e)
 				require.LessOrEqual(t, e, map[string]float64{"f32": 2.1e-7, "f16": 4.7e-4, "bf16": 3.8e-3}[c.DType])
 			}
@@ -244,10 +213,10 @@ func checkWeightGrad(t *testing.T, threshold float32, gy, x, got *tensor.Tensor)
 		exact.Set(i, sum)
 	}
 	if threshold > 0 {
-		require.Less(t, normError(got, exact), map[tensor.DType]float64{tensor.F32: 1e-6, tensor.F16: 1e-3, tensor.BF16: 5e-3}[x.DType()])
+		require.Less(t, bnb.NormError(got, exact), map[tensor.DType]float64{tensor.F32: 1e-6, tensor.F16: 1e-3, tensor.BF16: 5e-3}[x.DType()])
 		return
 	}
-	require.Less(t, normError(got, exact), 0.02, "int8 is close to the exact gradient")
+	require.Less(t, bnb.NormError(got, exact), 0.02, "int8 is close to the exact gradient")
 	columns := func(t *tensor.Tensor) (codes []int8, stats []float32, err error) {
 		half, err := t.Convert(tensor.F16)
 		if err != nil {

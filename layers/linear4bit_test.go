@@ -8,6 +8,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -16,15 +17,8 @@ import (
 // TestGoldenBNBLinear4bitLayer quantizes the weights of the golden layers as they are loaded and runs them forward and backward. Codes and
 // scales are equal; outputs and input gradients come from GPU products, so limits are twice the error that those have themselves.
 func TestGoldenBNBLinear4bitLayer(t *testing.T) {
-	var cases []struct {
-		Name, DType, Weight, Quantized, X, Y, Bias string
-		QuantType                                  string `json:"quant_type"`
-		GradOut                                    string `json:"grad_out"`
-		GradX                                      string `json:"grad_x"`
-		Nested                                     bool
-		K, N, M, Blocksize                         int
-	}
-	read := goldenCases(t, "linear4bit", &cases)
+	var cases []bnb.Linear4bitCase
+	read := bnb.Read(t, "linear4bit", &cases)
 	worst := map[string]float64{}
 	for _, c := range cases {
 		t.Run(c.Name, func(t *testing.T) {
@@ -51,7 +45,7 @@ func TestGoldenBNBLinear4bitLayer(t *testing.T) {
 			require.NoError(t, err)
 			got := evaluate(t, store, y, gx[0])
 			for i, want := range []*tensor.Tensor{read(c.Y), read(c.GradX)} {
-				e := normError(got[i], want)
+				e := bnb.NormError(got[i], want)
 				worst[c.DType] = max(worst[c.DType], e)
 				require.LessOrEqual(t, e, map[string]float64{"f32": 4.2e-7, "f16": 9.4e-4, "bf16": 7.6e-3}[c.DType])
 			}
@@ -136,7 +130,7 @@ func TestQuantizedExperts(t *testing.T) {
 		v := m.Up.Read(g, tensor.F32)
 		require.Equal(t, tensor.T(tensor.F32, 3, 5, 43), v.Type())
 		require.Equal(t, want.Bytes(), evaluate(t, store, v)[0].Bytes())
-		require.Less(t, normError(want, w), 0.15)
+		require.Less(t, bnb.NormError(want, w), 0.15)
 		m.Up.MatMul(g.Const(normal(1, tensor.F32, 2, 43)))
 		require.ErrorContains(t, g.Err(), "a product needs a matrix")
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -140,8 +141,8 @@ func TestOutlierAwareLinear(t *testing.T) {
 		v := g.Const(x)
 		got := evaluate(t, store, aware.Forward(v), twin.Forward(v), q.MatMul(v))
 		require.Equal(t, got[0].Bytes(), got[1].Bytes())
-		require.Less(t, 5*normError(got[0], exact), normError(got[2], exact), cfg.Scheme)
-		require.Less(t, normError(got[0], exact), 0.02)
+		require.Less(t, 5*bnb.NormError(got[0], exact), bnb.NormError(got[2], exact), cfg.Scheme)
+		require.Less(t, bnb.NormError(got[0], exact), 0.02)
 	}
 	src := layers.NewSource(layers.Options{})
 	require.NotNil(t, layers.NewOutlierAwareLinear(src, 8, 4, true, quant.Config{}, []int{8}))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
@@ -29,7 +30,7 @@ func TestReplaceQuantizes(t *testing.T) {
 		require.Less(t, store.Bytes(), bytes*2/5)
 		twin := &network{dequantized(t, store, m.Up), dequantized(t, store, m.Down), m.Head}
 		got := evaluate(t, store, m.Forward(g.Const(x)), twin.Forward(g.Const(x)))
-		require.Less(t, normError(got[0], got[1]), limit, "int8 rounds activations too")
+		require.Less(t, bnb.NormError(got[0], got[1]), limit, "int8 rounds activations too")
 		require.Equal(t, []string{"mlp.up_proj.weight", "mlp.up_proj.bias", "mlp.down_proj.weight", "lm_head.weight"}, names(m))
 		again, err := layers.Replace(m, layers.ReplaceOptions{New: layers.Quantizing(store, cfg)})
 		require.NoError(t, err)

@@ -29,19 +29,26 @@ func TestMemoryLimit(t *testing.T) {
 		"damaged":      {"0::/\n", mountV2, map[string]string{"sys/fs/cgroup/memory.max": "-1x\n"}, none, none},
 	} {
 		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			put := func(name, text string) {
-				at := filepath.Join(root, filepath.FromSlash(name))
-				require.NoError(t, os.MkdirAll(filepath.Dir(at), 0o755))
-				require.NoError(t, os.WriteFile(at, []byte(text), 0o644))
-			}
-			put("proc/self/cgroup", c.cgroup)
-			put("proc/self/mountinfo", c.mounts)
-			for name, text := range c.files {
-				put(name, text)
-			}
+			root := rootOf(t, c.cgroup, c.mounts, c.files)
 			limit, left := memoryLimit(root)
 			require.Equal(t, []int64{c.limit, c.left}, []int64{limit, left})
 		})
 	}
+}
+
+// rootOf is a folder that looks as the root of a system in which the process is in that control group.
+func rootOf(t *testing.T, cgroup, mounts string, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	put := func(name, text string) {
+		at := filepath.Join(root, filepath.FromSlash(name))
+		require.NoError(t, os.MkdirAll(filepath.Dir(at), 0o755))
+		require.NoError(t, os.WriteFile(at, []byte(text), 0o644))
+	}
+	put("proc/self/cgroup", cgroup)
+	put("proc/self/mountinfo", mounts)
+	for name, text := range files {
+		put(name, text)
+	}
+	return root
 }

@@ -2,8 +2,6 @@ package cpu
 
 import (
 	"math"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,18 +36,7 @@ func TestCPULimit(t *testing.T) {
 		"damaged": {"0::/a\n:::\nx\n", mountV2, map[string]string{"sys/fs/cgroup/a/cpu.max": "-5 0\n"}, math.Inf(1)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			put := func(name, text string) {
-				at := filepath.Join(root, filepath.FromSlash(name))
-				require.NoError(t, os.MkdirAll(filepath.Dir(at), 0o755))
-				require.NoError(t, os.WriteFile(at, []byte(text), 0o644))
-			}
-			put("proc/self/cgroup", c.cgroup)
-			put("proc/self/mountinfo", c.mounts)
-			for name, text := range c.files {
-				put(name, text)
-			}
-			require.Equal(t, c.want, cpuLimit(root))
+			require.Equal(t, c.want, cpuLimit(rootOf(t, c.cgroup, c.mounts, c.files)))
 		})
 	}
 }

@@ -36,24 +36,42 @@ func (c blockCase) dequantized() map[tensor.DType]string {
 	return map[tensor.DType]string{tensor.F32: c.DequantF32, tensor.F16: c.DequantF16, tensor.BF16: c.DequantBF16}
 }
 
-// check is a graph whose outputs must have the bytes of reference tensors.
+// batch is one graph of many cases: a device compiles what they need side by side, where one after the other takes most of a test's time.
+type batch struct {
+	t      *testing.T
+	read   func(key string) *tensor.Tensor
+	g      *graph.Graph
+	inputs map[string]graph.Value
+	feed   plan.Feed
+	outs   []graph.Value
+	cases  []*check
+}
+
+// check is a case, whose outputs must have the bytes of reference tensors.
 type check struct {
-	t     *testing.T
-	read  func(key string) *tensor.Tensor
-	g     *graph.Graph
-	feed  plan.Feed
-	outs  []graph.Value
+	*batch
+	name  string
+	first int      // of its outputs
 	wants []string // keys
 }
 
-func newCheck(t *testing.T, read func(key string) *tensor.Tensor) *check {
-	return &check{t: t, read: read, g: graph.New("golden"), feed: plan.Feed{}}
+func newBatch(t *testing.T, read func(key string) *tensor.Tensor) *batch {
+	return &batch{t: t, read: read, g: graph.New("golden"), inputs: map[string]graph.Value{}, feed: plan.Feed{}}
 }
 
-func (c *check) input(key string) graph.Value {
-	x := c.read(key)
-	v := c.g.Input(key, x.Type())
-	c.feed[v] = x
+// add begins a case.
+func (b *batch) add(name string) *check {
+	b.cases = append(b.cases, &check{batch: b, name: name, first: len(b.outs)})
+	return b.cases[len(b.cases)-1]
+}
+
+func (b *batch) input(key string) graph.Value {
+	v, ok := b.inputs[key]
+	if !ok {
+		x := b.read(key)
+		v = b.g.Input(key, x.Type())
+		b.inputs[key], b.feed[v] = v, x
+	}
 	return v
 }
 
@@ -61,12 +79,17 @@ func (c *check) equal(v graph.Value, key string) {
 	c.outs, c.wants = append(c.outs, v), append(c.wants, key)
 }
 
-func (c *check) run(d device.Device) {
-	c.t.Helper()
-	out, err := plan.Eval(d, c.feed, c.outs...)
-	require.NoError(c.t, err)
-	for i, key := range c.wants {
-		require.Equal(c.t, c.read(key).Bytes(), out[i].Bytes(), key)
+// run computes all and compares each case in a test of its name.
+func (b *batch) run(d device.Device) {
+	b.t.Helper()
+	out, err := plan.Eval(d, b.feed, b.outs...)
+	require.NoError(b.t, err)
+	for _, c := range b.cases {
+		b.t.Run(c.name, func(t *testing.T) {
+			for i, key := range c.wants {
+				require.Equal(t, b.read(key).Bytes(), out[c.first+i].Bytes(), key)
+			}
+		})
 	}
 }
 
@@ -74,33 +97,32 @@ func (c *check) run(d device.Device) {
 func Blockwise4(t *testing.T, d device.Device) {
 	var cases []blockCase
 	read := Read(t, "blockwise4", &cases)
+	all := newBatch(t, read)
 	for _, c := range cases {
-		t.Run(c.Name, func(t *testing.T) {
-			scheme, ok := quant.ParseScheme(c.QuantType)
-			require.True(t, ok, c.QuantType)
-			k := newCheck(t, read)
-			codes, absmax := ops.QuantizeTo4(k.input(c.Input), scheme, c.Blocksize)
-			k.equal(codes, c.Packed)
-			parts := []graph.Value{codes, absmax}
-			if c.Nested {
-				offset := k.input(c.Offset)
-				inner, outer := ops.QuantizeTo8(ops.Quantize8{Blocksize: quant.StateBlocksize}, ops.Sub(absmax, offset))
-				k.equal(inner, c.AbsmaxU8)
-				k.equal(outer, c.NestedAbsmax)
-				k.equal(ops.Add(ops.DequantizeFrom8(inner, outer, quant.StateBlocksize, false), offset), c.AbsmaxRestored)
-				parts = []graph.Value{codes, inner, outer, offset}
-			} else {
-				k.equal(absmax, c.Absmax)
+		scheme, ok := quant.ParseScheme(c.QuantType)
+		require.True(t, ok, c.QuantType)
+		k := all.add(c.Name)
+		codes, absmax := ops.QuantizeTo4(k.input(c.Input), scheme, c.Blocksize)
+		k.equal(codes, c.Packed)
+		parts := []graph.Value{codes, absmax}
+		if c.Nested {
+			offset := k.input(c.Offset)
+			inner, outer := ops.QuantizeTo8(ops.Quantize8{Blocksize: quant.StateBlocksize}, ops.Sub(absmax, offset))
+			k.equal(inner, c.AbsmaxU8)
+			k.equal(outer, c.NestedAbsmax)
+			k.equal(ops.Add(ops.DequantizeFrom8(inner, outer, quant.StateBlocksize, false), offset), c.AbsmaxRestored)
+			parts = []graph.Value{codes, inner, outer, offset}
+		} else {
+			k.equal(absmax, c.Absmax)
+		}
+		for to, key := range c.dequantized() {
+			if key != "" {
+				o := ops.Dequantize{Scheme: scheme, Blocksize: c.Blocksize, Rows: 1, Cols: read(c.Input).Type().Size(), To: to, Nested: c.Nested}
+				k.equal(ops.DequantizeWeight(o, parts...), key)
 			}
-			for to, key := range c.dequantized() {
-				if key != "" {
-					o := ops.Dequantize{Scheme: scheme, Blocksize: c.Blocksize, Rows: 1, Cols: read(c.Input).Type().Size(), To: to, Nested: c.Nested}
-					k.equal(ops.DequantizeWeight(o, parts...), key)
-				}
-			}
-			k.run(d)
-		})
+		}
 	}
+	all.run(d)
 	t.Logf("%d cases", len(cases))
 }
 
@@ -109,37 +131,34 @@ func Blockwise4(t *testing.T, d device.Device) {
 func Blockwise8(t *testing.T, d device.Device) {
 	var cases []blockCase
 	read := Read(t, "blockwise8", &cases)
-	ran := 0
+	all := newBatch(t, read)
 	for _, c := range cases {
 		unsigned := c.Map == "map.dynamic_unsigned"
 		if !unsigned && c.Map != "map.dynamic_signed" && c.Map != "" {
 			continue
 		}
-		ran++
-		t.Run(c.Name, func(t *testing.T) {
-			k := newCheck(t, read)
-			codes, absmax := ops.QuantizeTo8(ops.Quantize8{Blocksize: c.Blocksize, Unsigned: unsigned}, k.input(c.Input))
-			k.equal(codes, c.Codes)
-			values := func(scales graph.Value, to tensor.DType, key string) {
-				o := ops.Dequantize8{Blocksize: c.Blocksize, Unsigned: unsigned, To: to}
-				k.equal(k.g.Apply(o, codes, scales)[0], key)
+		k := all.add(c.Name)
+		codes, absmax := ops.QuantizeTo8(ops.Quantize8{Blocksize: c.Blocksize, Unsigned: unsigned}, k.input(c.Input))
+		k.equal(codes, c.Codes)
+		values := func(scales graph.Value, to tensor.DType, key string) {
+			o := ops.Dequantize8{Blocksize: c.Blocksize, Unsigned: unsigned, To: to}
+			k.equal(k.g.Apply(o, codes, scales)[0], key)
+		}
+		if c.Nested {
+			offset := k.input(c.Offset)
+			inner, outer := ops.QuantizeTo8(ops.Quantize8{Blocksize: c.NestedBlocksize}, ops.Sub(absmax, offset))
+			k.equal(inner, c.AbsmaxU8)
+			k.equal(outer, c.NestedAbsmax)
+			values(ops.Add(ops.DequantizeFrom8(inner, outer, c.NestedBlocksize, false), offset), read(c.Dequant).DType(), c.Dequant)
+		} else {
+			k.equal(absmax, c.Absmax)
+		}
+		for to, key := range c.dequantized() {
+			if key != "" {
+				values(absmax, to, key)
 			}
-			if c.Nested {
-				offset := k.input(c.Offset)
-				inner, outer := ops.QuantizeTo8(ops.Quantize8{Blocksize: c.NestedBlocksize}, ops.Sub(absmax, offset))
-				k.equal(inner, c.AbsmaxU8)
-				k.equal(outer, c.NestedAbsmax)
-				values(ops.Add(ops.DequantizeFrom8(inner, outer, c.NestedBlocksize, false), offset), read(c.Dequant).DType(), c.Dequant)
-			} else {
-				k.equal(absmax, c.Absmax)
-			}
-			for to, key := range c.dequantized() {
-				if key != "" {
-					values(absmax, to, key)
-				}
-			}
-			k.run(d)
-		})
+		}
 	}
-	t.Logf("%d cases of dynamic maps, of %d", ran, len(cases))
+	all.run(d)
+	t.Logf("%d cases of dynamic maps, of %d", len(all.cases), len(cases))
 }

@@ -37,6 +37,35 @@ func Read(t testing.TB, name string, cases any) func(key string) *tensor.Tensor 
 	}
 }
 
+// Folder is a model that transformers and bitsandbytes stored quantized.
+type Folder struct {
+	Dir          string
+	Raw          json.RawMessage // its quantization_config
+	Quantization *checkpoint.Quantization
+}
+
+// Folders lists them; the model that they were made of lies beside them in the folder base.
+func Folders(t testing.TB) (out []Folder) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(golden.Dir(t), "bnb", "llama", "*", "config.json"))
+	require.NoError(t, err)
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var c struct {
+			Quantization json.RawMessage `json:"quantization_config"`
+		}
+		require.NoError(t, json.Unmarshal(raw, &c))
+		q, err := checkpoint.ParseQuantization(c.Quantization)
+		require.NoError(t, err)
+		if q != nil {
+			out = append(out, Folder{filepath.Dir(path), c.Quantization, q})
+		}
+	}
+	t.Logf("%d of %d folders are quantized", len(out), len(paths))
+	return out
+}
+
 // NormError is the norm of got - want over that of want.
 func NormError(got, want *tensor.Tensor) float64 {
 	var diff, norm float64
