@@ -3,41 +3,23 @@ package checkpoint_test
 import (
 	"bytes"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
-	"github.com/bitsandbyes/bitsandbyes/internal/golden"
+	"github.com/bitsandbyes/bitsandbyes/internal/golden/bnb"
 )
 
 // TestGoldenBNBConfig reads and writes the quantization_config of every quantized folder: the same keys, values and order.
 func TestGoldenBNBConfig(t *testing.T) {
-	paths, err := filepath.Glob(filepath.Join(golden.Dir(t), "bnb", "llama", "*", "config.json"))
-	require.NoError(t, err)
-	ran := 0
-	for _, path := range paths {
-		raw, err := os.ReadFile(path)
-		require.NoError(t, err)
-		var c struct {
-			Quantization json.RawMessage `json:"quantization_config"`
-		}
-		require.NoError(t, json.Unmarshal(raw, &c))
-		q, err := checkpoint.ParseQuantization(c.Quantization)
-		require.NoError(t, err)
-		if q == nil {
-			continue
-		}
-		ran++
+	for _, f := range bnb.Folders(t) {
 		var want bytes.Buffer
-		require.NoError(t, json.Compact(&want, c.Quantization))
-		got, err := json.Marshal(q)
+		require.NoError(t, json.Compact(&want, f.Raw))
+		got, err := json.Marshal(f.Quantization)
 		require.NoError(t, err)
 		require.Equal(t, want.String(), string(got))
 	}
-	t.Logf("%d of %d folders are quantized", ran, len(paths))
 }
 
 func TestParseQuantization(t *testing.T) {

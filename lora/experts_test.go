@@ -171,26 +171,7 @@ func TestAdapterOnQuantizedExperts(t *testing.T) {
 					q = p.Quantized
 				}
 			}
-			before, err := q.State(store)
-			require.NoError(t, err)
-			sum, err := before.Dequantize(tensor.F32)
-			require.NoError(t, err)
-			delta, err := a.Modules[0].Delta(store)
-			require.NoError(t, err)
-			for i, d := range delta {
-				sum.Set(i, float64(float32(sum.At(i)+float64(d))))
-			}
-			require.NoError(t, a.Merge(store))
-			got, err := q.State(store)
-			require.NoError(t, err)
-			if cfg.Scheme == quant.Int8 {
-				sum, err = sum.Convert(tensor.F16)
-				require.NoError(t, err)
-			}
-			want, err := quant.Quantize(sum, cfg)
-			require.NoError(t, err)
-			require.Equal(t, want.Codes, got.Codes)
-			require.Equal(t, want.Absmax, got.Absmax)
+			mergesQuantized(t, a, store, q, cfg)
 			require.NotEqual(t, apart, logits(t, m, store, ids))
 		})
 	}

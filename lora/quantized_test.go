@@ -39,29 +39,35 @@ func TestAdapterOnQuantizedLayers(t *testing.T) {
 
 			l := a.Modules[0]
 			require.NoError(t, store.Set(l.B, layers.Normal(0.1).Value(5, l.B)))
-			before, err := q.State(store)
-			require.NoError(t, err)
-			sum, err := before.Dequantize(tensor.F32)
-			require.NoError(t, err)
-			delta, err := l.Delta(store)
-			require.NoError(t, err)
-			for i, d := range delta {
-				sum.Set(i, sum.At(i)+float64(d))
-			}
-			require.NoError(t, a.Merge(store))
-			got, err := q.State(store)
-			require.NoError(t, err)
-			if cfg.Scheme == quant.Int8 {
-				sum, err = sum.Convert(tensor.F16)
-				require.NoError(t, err)
-			}
-			want, err := quant.Quantize(sum, cfg)
-			require.NoError(t, err)
-			require.Equal(t, want.Codes, got.Codes)
-			require.Equal(t, want.Absmax, got.Absmax)
-			require.Equal(t, want.AbsmaxU8, got.AbsmaxU8)
+			mergesQuantized(t, a, store, q, cfg)
 		})
 	}
+}
+
+// mergesQuantized merges an adapter whose first module lies on q, and requires what quantizing the sum of weight and change gives.
+func mergesQuantized(t *testing.T, a *lora.Adapter, store *plan.Store, q *layers.Quantized, cfg quant.Config) {
+	t.Helper()
+	before, err := q.State(store)
+	require.NoError(t, err)
+	sum, err := before.Dequantize(tensor.F32)
+	require.NoError(t, err)
+	delta, err := a.Modules[0].Delta(store)
+	require.NoError(t, err)
+	for i, d := range delta {
+		sum.Set(i, sum.At(i)+float64(d))
+	}
+	require.NoError(t, a.Merge(store))
+	got, err := q.State(store)
+	require.NoError(t, err)
+	if cfg.Scheme == quant.Int8 {
+		sum, err = sum.Convert(tensor.F16)
+		require.NoError(t, err)
+	}
+	want, err := quant.Quantize(sum, cfg)
+	require.NoError(t, err)
+	require.Equal(t, want.Codes, got.Codes)
+	require.Equal(t, want.Absmax, got.Absmax)
+	require.Equal(t, want.AbsmaxU8, got.AbsmaxU8)
 }
 
 func paramNames(m any) []string {
