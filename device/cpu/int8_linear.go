@@ -9,6 +9,9 @@ import (
 
 func init() { Register(buildInt8Linear) }
 
+// int8Tile is the rows of a product whose sums exist at a time.
+const int8Tile = 256
+
 // linear8 is LLM.int8() for a frozen weight. Sums exist as int32 for one tile of rows at a time. Outlier columns are gathered at run
 // time, so their product costs what there are of them, not a full one as in the decomposition.
 type linear8 struct {
@@ -34,7 +37,7 @@ func buildInt8Linear(d *Device, o ops.Int8Linear, s device.Spec) (*Kernel, error
 	}
 	l.lanes = min(max(l.n/quant.OutlierStrip, 1), d.threads, maxTasks)
 	l.rows = newRows8(l.m, l.k, ops.QuantizeRows8{Threshold: o.Threshold, Strict: true}, x.DType, true)
-	l.gemm = newGemm8(l.m, l.n, l.k, ops.Int8MatMul{TransB: true}, d.threads)
+	l.gemm = newGemm8(min(l.m, int8Tile), l.n, l.k, ops.Int8MatMul{TransB: true}, d.threads)
 	l.out = &product8{to: x.DType, cols: l.n}
 	var need scratchCut
 	l.carve(&need)

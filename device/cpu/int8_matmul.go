@@ -14,10 +14,7 @@ func init() {
 	Register(buildInt8WeightMatMul)
 }
 
-// int8Tile is the rows of a product in flight.
-const int8Tile = 256
-
-// gemm8 computes tiles of rows of an int8 product.
+// gemm8 computes an int8 product, or m rows of it at a time.
 type gemm8 struct {
 	m, n, k        int
 	transA, transB bool
@@ -31,17 +28,16 @@ func newGemm8(m, n, k int, o ops.Int8MatMul, threads int) *gemm8 {
 }
 
 func (g *gemm8) carve(c *scratchCut) {
-	most := max(gemm.Int8ScratchBytes(min(g.m, int8Tile), g.n, g.k, g.threads), gemm.Int8ScratchBytes(g.m%int8Tile, g.n, g.k, g.threads))
-	g.scratch = cutScratch[byte](c, int(most))
+	g.scratch = cutScratch[byte](c, int(gemm.Int8ScratchBytes(g.m, g.n, g.k, g.threads)))
 }
 
 func (g *gemm8) release() { g.a, g.b, g.scratch = nil, nil, nil }
 
-// tile writes rows first to first+rows-1, at most int8Tile of them, to dst.
+// tile writes rows first to first+rows-1, at most m of them, to dst.
 func (g *gemm8) tile(d *Device, dst []int32, first, rows int) error {
-	a := gemm.Mat8{Data: g.a[first*g.k:], LD: g.k}
-	if g.transA {
-		a = gemm.Mat8{Data: g.a[min(first, len(g.a)):], LD: g.m, Trans: true}
+	a := gemm.Mat8{Data: g.a, LD: g.m, Trans: true}
+	if !g.transA {
+		a = gemm.Mat8{Data: g.a[first*g.k:], LD: g.k}
 	}
 	b := gemm.Mat8{Data: g.b, LD: g.n, Trans: g.transB}
 	if g.transB {
@@ -63,13 +59,7 @@ func buildInt8MatMul(d *Device, o ops.Int8MatMul, s device.Spec) (*Kernel, error
 		g.carve(&scratchCut{b: c.Scratch})
 		defer g.release()
 		g.a, g.b = tensor.View[int8](c.In[0]), tensor.View[int8](c.In[1])
-		out := tensor.View[int32](c.Out[0])
-		for first := 0; first < m && n > 0; first += int8Tile {
-			if err := g.tile(d, out[first*n:], first, min(int8Tile, m-first)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return g.tile(d, tensor.View[int32](c.Out[0]), 0, m)
 	}}, nil
 }
 
