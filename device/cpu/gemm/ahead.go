@@ -41,20 +41,20 @@ func (f *fetch) some(used *float32) (next uintptr, step int) {
 }
 
 // nextStream is what the worker of a task packs after steps up to k of the phase: its next steps, or another task's first.
-func (j *blocks) nextStream(task, k int) fetch {
+func (j *blocks) nextStream(s *spot, unit, k int) fetch {
 	if j.streamB && (j.directB || j.nearB) || !j.streamB && j.directA {
 		return fetch{}
 	}
-	if k >= j.kp {
-		k, task = 0, task+j.threads
+	if k >= s.kp {
+		k, unit = 0, unit+j.threads/j.teams
 	}
 	lane, end := j.n0, j.n0+j.nb
 	if !j.streamB {
 		lane, end = j.m0, j.m0+j.mb
 	}
-	lane += task * j.unit
+	lane += unit * j.unit
 	if lane >= end {
 		return fetch{}
 	}
-	return fetch{region: j.in.raw(j.streamB, lane, min(j.unit, end-lane), j.k0+k, min(j.kc, j.kp-k))}
+	return fetch{region: j.in.raw(j.streamB, lane, min(j.unit, end-lane), s.k0+k, min(j.kc, s.kp-k))}
 }

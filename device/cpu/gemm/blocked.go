@@ -1,10 +1,10 @@
 package gemm
 
 import (
-	"fmt"
+	"math"
+	"sync/atomic"
 	"unsafe"
 
-	"github.com/bitsandbyes/bitsandbyes/device/cpu/pool"
 	"github.com/bitsandbyes/bitsandbyes/internal/isa"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -59,33 +59,38 @@ type panel struct {
 // resident), the other streams past it in tasks of a few strips, each packed by the task that multiplies it. Where the threads are few
 // each packs the resident operand for itself: that costs less than fetching what another core has just written.
 type blocks struct {
-	in          inner
-	mr, nr      int // rows and columns of a micro-tile
-	extra       int // elements a row that packA writes behind a strip
-	m, n, k     int
-	streamB     bool // A is resident and B streams, else the other way round
-	shared      bool // the resident operand is packed once, in tasks of its own
-	directA     bool // the operand is multiplied where it lies
-	directB     bool
-	nearB       bool // see choice
-	blockM      int  // extents of blocks of C and K
-	blockN      int
-	phase       int // of K, a multiple of kc or all of it
-	kc          int
-	unit        int // lanes of the streaming operand a task
-	m0, n0, k0  int // present block
-	mb, nb, kp  int // its extents
-	first, last bool
+	in               inner
+	mr, nr           int // rows and columns of a micro-tile
+	extra            int // elements a row that packA writes behind a strip
+	m, n, k          int
+	streamB          bool // A is resident and B streams, else the other way round
+	shared           bool // the resident operand is packed once, in tasks of its own
+	directA          bool // the operand is multiplied where it lies
+	directB          bool
+	nearB            bool // see choice
+	regionM, regionN int  // extents of the parts of C that are done one after the other: all of it, or as much as scratch has sums of
+	teams            int  // of threads, each with a part of the resident lanes
+	lanes            int  // resident lanes of a block, at most
+	phase            int  // steps of a block: a multiple of kc or all of K
+	kc               int
+	unit             int // lanes of the streaming operand a task
+	m0, n0, mb, nb   int // present region and its extents
+	queues           []queue
+	done             []atomic.Int32 // by queue and unit: how many of its tasks are done
 
-	threads         int
-	epoch           int   // counts blocks
-	packed          []int // epoch of the resident operand of each worker
-	mem             []float32
-	each            int // floats of mem a worker
-	resAt, resSize  int // of the resident operand in them
-	streamAt        int
-	tempAt          int
-	packFn, blockFn func(worker, task int)
+	threads  int
+	epoch    int    // counts regions
+	packed   []spot // that the resident operand of each worker is of
+	mem      []float32
+	each     int // floats of mem a worker
+	resAt    int // of the resident operand in them
+	resSize  int
+	streamAt int
+	tempAt   int
+	now      spot // shared: what tasks are parts of
+	failed   atomic.Bool
+
+	packFn, blockFn, loopFn func(worker, task int)
 }
 
 // choice is what the plan of the blocks depends on beside the extents.
@@ -96,7 +101,7 @@ type choice struct {
 	costlyA, costlyB bool // decoding the operand costs more than packing the other one again
 	directA, directB bool // it can be multiplied where it lies
 	packsB           bool // B is decoded straight into strips
-	lanesB           bool // the lanes of B are stored rows
+	lanesA, lanesB   bool // the lanes of the operand are stored rows
 	narrow           bool // C is not of the type of the sums, which are kept in scratch
 	wideB            bool // tasks have more columns of B: a line of its rows holds two strips
 	nearB            bool // B streams well enough without asking for it ahead
@@ -120,43 +125,73 @@ func (j *blocks) plan(m, n, k int, c choice) {
 		j.streamB = n > mostB
 	}
 	j.shared = c.threads > copies || c.threads > 1 && (j.streamB && c.costlyA || !j.streamB && c.costlyB)
-	var lanes int // that are resident
-	if j.streamB {
-		lanes = even(m, mostA, c.mr)
-		j.blockM, j.blockN = lanes, n
-	} else {
-		j.blockM, j.blockN = m, even(n, mostB, c.nr)
-		lanes = roundUp(j.blockN, c.nr)
-	}
-	j.phase = min(max(resident/lanes/j.kc, 1)*j.kc, k)
+	j.regionM, j.regionN = m, n
 	if c.narrow {
-		j.blockM, j.blockN = even(j.blockM, sumCols/c.mr*c.mr, c.mr), even(j.blockN, sumCols, group)
+		j.regionM, j.regionN = even(m, sumCols/c.mr*c.mr, c.mr), even(n, sumCols, group)
 	}
 	j.nearB = c.nearB
 	j.directA = c.directA && (n <= fewColumns || k < fewSteps)
-	j.directB = c.directB && j.streamB && j.blockM <= j.mr
-	j.units(c)
+	if j.streamB {
+		j.teams = j.team(c, j.regionM, j.regionN, mostA)
+		j.lanes = even(ceil(j.regionM, j.teams), mostA, c.mr)
+	} else {
+		j.teams = j.team(c, j.regionN, j.regionM, mostB)
+		j.lanes = roundUp(even(ceil(j.regionN, j.teams), mostB, c.nr), c.nr)
+	}
+	j.phase = min(max(resident/j.lanes/j.kc, 1)*j.kc, k)
+	j.directB = c.directB && j.streamB && j.regionM <= j.mr
+	j.unit = j.unitFor(c)
 }
 
-// units sets how many lanes of the streaming operand a task does: few enough that threads get several.
-func (j *blocks) units(c choice) {
-	lanes := min(j.n, j.blockN)
-	least := j.nr
-	j.unit = group
-	if !j.streamB {
-		lanes, least = min(j.m, j.blockM), j.mr
-		j.unit = rowsMax / j.mr * j.mr
-	} else if c.wideB {
-		j.unit = wide
-	} else if c.costlyB {
-		if c.packsB && c.lanesB {
-			j.unit = least // it fits the first cache; columns would be less of a cache line than is read
+// team is how many teams the threads make. Each team packs its part of the resident lanes once a thread, and all of the other operand once
+// for each block of them.
+func (j *blocks) team(c choice, resident, streaming, most int) int {
+	if j.shared || j.m*j.n*j.k < inline {
+		return 1
+	}
+	cost := func(laneRows, costly bool) int {
+		switch {
+		case costly:
+			return 8
+		case laneRows:
+			return 3 // transposed
 		}
-		return
+		return 2
 	}
-	for j.unit > least && ceil(lanes, j.unit) < 4*c.threads {
-		j.unit = max(j.unit/2/least*least, least)
+	each, other := cost(c.lanesA, c.costlyA), cost(c.lanesB, c.costlyB)
+	if !j.streamB {
+		each, other = other, each
 	}
+	best, least := 1, math.MaxInt
+	for t := 1; t <= c.threads; t++ {
+		part := ceil(resident, t)
+		if c.threads%t != 0 || part < 2*max(c.mr, c.nr) && t > 1 {
+			continue
+		}
+		if all := each*part + other*ceil(streaming*t, c.threads)*ceil(part, most); all < least {
+			best, least = t, all
+		}
+	}
+	return best
+}
+
+// unitFor is how many lanes of the streaming operand a task does: few enough that threads get several.
+func (j *blocks) unitFor(c choice) int {
+	lanes, least, unit := j.regionN, j.nr, group
+	switch {
+	case !j.streamB:
+		lanes, least, unit = j.regionM, j.mr, rowsMax/j.mr*j.mr
+	case c.wideB:
+		unit = wide
+	case c.costlyB && c.packsB && c.lanesB:
+		return least // it fits the first cache; columns would be less of a cache line than is read
+	case c.costlyB:
+		return unit
+	}
+	for unit > least && ceil(lanes, unit) < 4*c.threads/j.teams {
+		unit = max(unit/2/least*least, least)
+	}
+	return unit
 }
 
 // even is the extent of the fewest blocks of at most `most`, about equal, that n is cut into: a multiple of `of`, or n itself.
@@ -171,9 +206,9 @@ func even(n, most, of int) int {
 func (j *blocks) sizes() (res, stream, temp int) {
 	rows := func(k int) int { return k + ceil(k, j.kc)*j.extra }
 	if j.streamB {
-		res, stream = j.blockM*rows(j.phase), roundUp(j.unit, j.nr)*j.kc
+		res, stream = j.lanes*rows(j.phase), roundUp(j.unit, j.nr)*j.kc
 	} else {
-		res, stream = roundUp(j.blockN, j.nr)*j.phase, j.unit*rows(j.kc)
+		res, stream = j.lanes*j.phase, j.unit*rows(j.kc)
 	}
 	return roundUp(res, 16), roundUp(stream, 16), group * j.kc
 }
@@ -210,7 +245,7 @@ func (j *blocks) place(mem []float32, threads int) {
 		j.resAt = threads * j.each
 	}
 	if len(j.packed) < threads {
-		j.packed = make([]int, threads)
+		j.packed = make([]spot, threads)
 	}
 }
 
@@ -223,81 +258,25 @@ func (j *blocks) temp(worker int) []float32 {
 	return j.mem[worker*j.each+j.tempAt : (worker+1)*j.each]
 }
 
-// run multiplies block by block.
-func (j *blocks) run(p *pool.Pool) error {
-	if j.m*j.n*j.k < inline {
-		p = nil
-	}
-	for j.n0 = 0; j.n0 < j.n; j.n0 += j.blockN {
-		j.nb = min(j.blockN, j.n-j.n0)
-		for j.m0 = 0; j.m0 < j.m; j.m0 += j.blockM {
-			j.mb = min(j.blockM, j.m-j.m0)
-			for j.k0 = 0; j.k0 < j.k; j.k0 += j.phase {
-				j.kp = min(j.phase, j.k-j.k0)
-				j.first, j.last = j.k0 == 0, j.k0+j.kp == j.k
-				if err := j.block(p); err != nil {
-					return fmt.Errorf("gemm: reading an operand: %w", err)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func (j *blocks) block(p *pool.Pool) error {
-	j.epoch++
-	lanes := j.nb
-	if !j.streamB {
-		lanes = j.mb
-	}
-	if j.shared {
-		if err := p.RunWorker(j.shares(), j.packFn); err != nil {
-			return err
-		}
-	}
-	return p.RunWorker(ceil(lanes, j.unit), j.blockFn)
-}
-
-// shares is how many tasks pack the shared operand: some four strips each.
-func (j *blocks) shares() int {
-	if j.streamB {
-		return ceil(ceil(j.mb, j.mr), 4)
-	}
-	return ceil(j.nb, group)
-}
-
-// packShare packs a part of the shared operand.
-func (j *blocks) packShare(worker, task int) {
-	lo, hi := task*group, min((task+1)*group, j.nb)
-	if j.streamB {
-		lo, hi = j.stripAt(4*task), j.stripAt(4*task+4)
-	}
-	j.packResident(j.mem[j.resAt:], lo, hi, j.temp(worker))
-}
-
-// stripAt is the first row of strip s of the block, or its end.
-func (j *blocks) stripAt(s int) int {
-	at := 0
-	for ; s > 0 && at < j.mb; s-- {
-		at += j.rows(j.mb - at)
-	}
-	return at
-}
-
-// packResident packs lanes [lo,hi) of the present block of the resident operand for all blocks of K of the phase.
-func (j *blocks) packResident(dst []float32, lo, hi int, temp []float32) {
-	for k := 0; k < j.kp; k += j.kc {
-		kb := min(j.kc, j.kp-k)
+// packResident packs lanes [lo,hi) of a block of the resident operand for all blocks of K of the phase.
+func (j *blocks) packResident(dst []float32, s *spot, lo, hi int, temp []float32) {
+	for k := 0; k < s.kp; k += j.kc {
+		kb := min(j.kc, s.kp-k)
 		if j.streamB {
-			j.packRows(dst[j.aAt(k)+lo*(kb+j.extra):], j.m0+lo, j.m0+hi, j.m0+j.mb, j.k0+k, kb, temp)
+			j.packRows(dst[j.resident(s, k)+lo*(kb+j.extra):], s.lane+lo, s.lane+hi, s.lane+s.lanes, s.k0+k, kb, temp)
 		} else {
-			j.in.packB(dst[roundUp(j.nb, j.nr)*k+lo*kb:], j.n0+lo, hi-lo, j.k0+k, kb, temp)
+			j.in.packB(dst[j.resident(s, k)+lo*kb:], s.lane+lo, hi-lo, s.k0+k, kb, temp)
 		}
 	}
 }
 
-// aAt is where the strips of a block of K begin in the resident A.
-func (j *blocks) aAt(k int) int { return j.mb * (k + k/j.kc*j.extra) }
+// resident is where the strips of a block of K begin in the resident operand.
+func (j *blocks) resident(s *spot, k int) int {
+	if j.streamB {
+		return s.lanes * (k + k/j.kc*j.extra)
+	}
+	return roundUp(s.lanes, j.nr) * k
+}
 
 // packRows packs rows [i0,i1) of A, which end at a strip's end, strip by strip; the strips are those of the rows up to end.
 func (j *blocks) packRows(dst []float32, i0, i1, end, k0, kb int, temp []float32) {
@@ -317,65 +296,58 @@ func (j *blocks) rows(left int) int {
 }
 
 // residentOf is the packed operand of a worker.
-func (j *blocks) residentOf(worker int) []float32 {
+func (j *blocks) residentOf(worker int, s *spot) []float32 {
 	if j.shared {
 		return j.mem[j.resAt:][:j.resSize]
 	}
 	dst := j.mem[worker*j.each:][:j.resSize]
-	if j.packed[worker] == j.epoch || j.streamB && j.directA {
+	if j.packed[worker] == *s || j.streamB && j.directA {
 		return dst
 	}
-	lanes := j.mb
-	if !j.streamB {
-		lanes = j.nb
-	}
-	j.packResident(dst, 0, lanes, j.temp(worker))
-	j.packed[worker] = j.epoch
+	j.packed[worker] = spot{}
+	j.packResident(dst, s, 0, s.lanes, j.temp(worker))
+	j.packed[worker] = *s
 	return dst
 }
 
-// part multiplies the lanes of one task with the resident operand.
-func (j *blocks) part(worker, task int) {
-	res, stream, temp := j.residentOf(worker), j.stream(worker), j.temp(worker)
-	i0, i1, n0, n1 := j.m0, j.m0+j.mb, j.n0, j.n0+j.nb
-	if j.streamB {
-		n0 += task * j.unit
-		n1 = min(n0+j.unit, n1)
-	} else {
-		i0 += task * j.unit
-		i1 = min(i0+j.unit, i1)
+// part multiplies a block of the resident operand with the streaming lanes of unit u.
+func (j *blocks) part(worker int, s *spot, u int) {
+	res, stream, temp := j.residentOf(worker, s), j.stream(worker), j.temp(worker)
+	i0, n0 := s.lane, j.n0+u*j.unit
+	i1, n1 := i0+s.lanes, min(n0+j.unit, j.n0+j.nb)
+	if !j.streamB {
+		i0, n0 = j.m0+u*j.unit, s.lane
+		i1, n1 = min(i0+j.unit, j.m0+j.mb), n0+s.lanes
 	}
-	if j.first {
+	if s.k0 == 0 {
 		j.in.open(i0, i1, n0, n1)
 	}
-	for k := 0; k < j.kp; k += j.kc {
-		kb := min(j.kc, j.kp-k)
-		a, b := res, stream
+	for k := 0; k < s.kp; k += j.kc {
+		kb := min(j.kc, s.kp-k)
+		a, b := res[j.resident(s, k):], stream
 		switch {
 		case j.streamB:
-			a = res[j.aAt(k):]
-			if !j.directB && !j.packsAlong(kb) {
-				j.in.packB(b, n0, n1-n0, j.k0+k, kb, temp)
+			if !j.directB && !j.packsAlong(i1-i0, kb) {
+				j.in.packB(b, n0, n1-n0, s.k0+k, kb, temp)
 			} else if rest := (n1 - n0) % j.nr; rest > 0 {
-				j.in.packB(b[(n1-n0-rest)*kb:], n1-rest, rest, j.k0+k, kb, temp)
+				j.in.packB(b[(n1-n0-rest)*kb:], n1-rest, rest, s.k0+k, kb, temp)
 			}
 		default:
-			a, b = stream, res[roundUp(j.nb, j.nr)*k:]
-			if !j.directA {
-				j.packRows(a, i0, i1, i1, j.k0+k, kb, temp)
+			if a, b = stream, a; !j.directA {
+				j.packRows(a, i0, i1, i1, s.k0+k, kb, temp)
 			}
 		}
-		ahead := j.nextStream(task, k+kb)
-		j.tiles(i0, i1, n0, n1, j.k0+k, kb, a, b, k > 0 || !j.first, &ahead)
+		ahead := j.nextStream(s, u, k+kb)
+		j.tiles(i0, i1, n0, n1, s.k0+k, kb, a, b, s.k0+k > 0, &ahead)
 	}
-	if j.last {
+	if s.k0+s.kp == j.k {
 		j.in.close(i0, i1, n0, n1)
 	}
 }
 
 // tiles multiplies packed strips of rows [i0,i1) and columns [n0,n1).
 func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool, ahead *fetch) {
-	along := j.streamB && !j.directB && j.packsAlong(kb)
+	along := j.streamB && !j.directB && j.packsAlong(i1-i0, kb)
 	for n := n0; n < n1; n += j.nr {
 		cols := min(j.nr, n1-n)
 		pb := panel{k: j.nr}
@@ -404,10 +376,10 @@ func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool, ahea
 	}
 }
 
-// packsAlong says that the first tile of each whole strip of B packs it for the others.
-func (j *blocks) packsAlong(kb int) bool {
+// packsAlong says that the first tile of each whole strip of B packs it for the others, of so many rows.
+func (j *blocks) packsAlong(rows, kb int) bool {
 	p, ok := j.in.(alongPacker)
-	return ok && !j.directA && j.extra == 0 && j.rows(j.mb) == j.mr && p.packsAlong(kb)
+	return ok && !j.directA && j.extra == 0 && j.rows(rows) == j.mr && p.packsAlong(kb)
 }
 
 // alongPacker is an inner whose tiles may pack B from where it lies while they multiply it.

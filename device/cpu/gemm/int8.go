@@ -46,7 +46,7 @@ func newJob8() *job8 {
 	}
 	j := &job8{}
 	j.in = j
-	j.packFn, j.blockFn, j.dotFn = j.packShare, j.part, j.dots
+	j.packFn, j.blockFn, j.loopFn, j.dotFn = j.packShare, j.partShared, j.loop, j.dots
 	return j
 }
 
@@ -153,7 +153,7 @@ func (k *kernel8) choice(threads int) choice {
 
 func (j *job8) choice(threads int) choice {
 	c := j.kern.choice(threads)
-	c.wideB = j.kern.packWide != nil && !j.B.Trans
+	c.wideB, c.lanesA, c.lanesB = j.kern.packWide != nil && !j.B.Trans, !j.A.Trans, j.B.Trans
 	return c
 }
 

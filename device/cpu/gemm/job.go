@@ -39,7 +39,7 @@ func newJob() *job {
 	}
 	j := &job{}
 	j.plain, j.pairs = j, pairJob{j}
-	j.packFn, j.blockFn, j.f64Fn = j.packShare, j.part, j.block64
+	j.packFn, j.blockFn, j.loopFn, j.f64Fn = j.packShare, j.partShared, j.loop, j.block64
 	j.copyFn, j.dotFn, j.axpyFn = j.copyA, j.dots, j.axpys
 	return j
 }
@@ -57,7 +57,7 @@ func (j *job) choice(threads int) choice {
 	_, packs := j.B.Source.(Packer)
 	plain := func(x *Mat) bool { return x.Source == nil && x.DType == tensor.F32 && j.kern.direct }
 	return choice{threads: threads, costlyA: j.A.Source != nil, costlyB: j.B.Source != nil, narrow: j.C.DType != tensor.F32,
-		packsB: packs, lanesB: j.B.Trans, nearB: j.nearB(),
+		packsB: packs, lanesA: !j.A.Trans, lanesB: j.B.Trans, nearB: j.nearB(),
 		directA: plain(&j.A), directB: plain(&j.B) && !j.B.Trans, mr: j.kern.mr, nr: j.kern.nr}
 }
 
@@ -87,7 +87,7 @@ func PackedScratchBytes(m, n, k, threads int) int64 {
 }
 
 // sumsFloats is the size of the sums of a block.
-func sumsFloats(j *blocks) int { return min(j.m, j.blockM) * roundUp(min(j.n, j.blockN), 16) }
+func sumsFloats(j *blocks) int { return min(j.m, j.regionM) * roundUp(min(j.n, j.regionN), 16) }
 
 // layout plans the product and cuts up the scratch.
 func (j *job) layout(scratch []byte, threads int) error {
@@ -127,7 +127,7 @@ func (j *job) layout(scratch []byte, threads int) error {
 	size := j.floats(threads)
 	j.place(f[:size], threads)
 	if j.C.DType != tensor.F32 {
-		j.sums, j.lds = f[size:need], roundUp(min(j.n, j.blockN), 16)
+		j.sums, j.lds = f[size:need], roundUp(min(j.n, j.regionN), 16)
 	}
 	return nil
 }
