@@ -31,7 +31,7 @@ type output struct {
 // outputs is everything that is generated. A file of this program writes the functions of one row.
 var outputs = []output{
 	{"internal/isa/cpuid", []func(*build.Context){cpuid}},
-	{"device/cpu/gemm/tile", []func(*build.Context){tileAVX2, tileAVX512, tilePackAVX512, tileBF16}},
+	{"device/cpu/gemm/tile", []func(*build.Context){tileAVX2, tileAVX512, tilePackAVX512, tileTurn("tileTurnEvenAVX512", 0), tileTurn("tileTurnOddAVX512", 1), tileBF16}},
 	{"device/cpu/gemm/int8", []func(*build.Context){int8AVX2, int8AVX512, laneSums, panelRowsInt8, panelColsInt8, wideColsInt8, dotInt8}},
 	{"device/cpu/gemm/pack", []func(*build.Context){transpose8Rows, transpose6Rows}},
 	{"device/cpu/gemm/vector", []func(*build.Context){dot, dot4, axpy, axpy4}},

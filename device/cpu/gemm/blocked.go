@@ -261,12 +261,17 @@ func (j *blocks) temp(worker int) []float32 {
 // packResident packs lanes [lo,hi) of a block of the resident operand for all blocks of K of the phase.
 func (j *blocks) packResident(dst []float32, s *spot, lo, hi int, temp []float32) {
 	for k := 0; k < s.kp; k += j.kc {
-		kb := min(j.kc, s.kp-k)
-		if j.streamB {
-			j.packRows(dst[j.resident(s, k)+lo*(kb+j.extra):], s.lane+lo, s.lane+hi, s.lane+s.lanes, s.k0+k, kb, temp)
-		} else {
-			j.in.packB(dst[j.resident(s, k)+lo*kb:], s.lane+lo, hi-lo, s.k0+k, kb, temp)
-		}
+		j.packSteps(dst, s, lo, hi, k, temp)
+	}
+}
+
+// packSteps is packResident for the block of K that begins k steps into the phase.
+func (j *blocks) packSteps(dst []float32, s *spot, lo, hi, k int, temp []float32) {
+	kb := min(j.kc, s.kp-k)
+	if j.streamB {
+		j.packRows(dst[j.resident(s, k)+lo*(kb+j.extra):], s.lane+lo, s.lane+hi, s.lane+s.lanes, s.k0+k, kb, temp)
+	} else {
+		j.in.packB(dst[j.resident(s, k)+lo*kb:], s.lane+lo, hi-lo, s.k0+k, kb, temp)
 	}
 }
 
@@ -295,24 +300,23 @@ func (j *blocks) rows(left int) int {
 	return min(left, j.mr)
 }
 
-// residentOf is the packed operand of a worker.
-func (j *blocks) residentOf(worker int, s *spot) []float32 {
+// residentOf is the packed operand of a worker, and whether it is still to be packed.
+func (j *blocks) residentOf(worker int, s *spot) (res []float32, fresh bool) {
 	if j.shared {
-		return j.mem[j.resAt:][:j.resSize]
+		return j.mem[j.resAt:][:j.resSize], false
 	}
-	dst := j.mem[worker*j.each:][:j.resSize]
+	res = j.mem[worker*j.each:][:j.resSize]
 	if j.packed[worker] == *s || j.streamB && j.directA {
-		return dst
+		return res, false
 	}
-	j.packed[worker] = spot{}
-	j.packResident(dst, s, 0, s.lanes, j.temp(worker))
 	j.packed[worker] = *s
-	return dst
+	return res, true
 }
 
 // part multiplies a block of the resident operand with the streaming lanes of unit u.
 func (j *blocks) part(worker int, s *spot, u int) {
-	res, stream, temp := j.residentOf(worker, s), j.stream(worker), j.temp(worker)
+	res, fresh := j.residentOf(worker, s)
+	stream, temp := j.stream(worker), j.temp(worker)
 	i0, n0 := s.lane, j.n0+u*j.unit
 	i1, n1 := i0+s.lanes, min(n0+j.unit, j.n0+j.nb)
 	if !j.streamB {
@@ -325,6 +329,10 @@ func (j *blocks) part(worker int, s *spot, u int) {
 	for k := 0; k < s.kp; k += j.kc {
 		kb := min(j.kc, s.kp-k)
 		a, b := res[j.resident(s, k):], stream
+		turn := fresh && j.turns(i1-i0, n1-n0, kb)
+		if fresh && !turn {
+			j.packSteps(res, s, 0, s.lanes, k, temp)
+		}
 		switch {
 		case j.streamB:
 			if !j.directB && !j.packsAlong(i1-i0, kb) {
@@ -337,8 +345,13 @@ func (j *blocks) part(worker int, s *spot, u int) {
 				j.packRows(a, i0, i1, i1, s.k0+k, kb, temp)
 			}
 		}
-		ahead := j.nextStream(s, u, k+kb)
-		j.tiles(i0, i1, n0, n1, s.k0+k, kb, a, b, s.k0+k > 0, &ahead)
+		ahead, add := j.nextStream(s, u, k+kb), s.k0+k > 0
+		n := n0
+		if turn {
+			j.turnTiles(i0, i1, n, s.k0+k, kb, a, b, add, &ahead, temp)
+			b, n = b[2*j.nr*kb:], n+2*j.nr
+		}
+		j.tiles(i0, i1, n, n1, s.k0+k, kb, a, b, add, &ahead)
 	}
 	if s.k0+s.kp == j.k {
 		j.in.close(i0, i1, n0, n1)
@@ -374,19 +387,6 @@ func (j *blocks) tiles(i0, i1, n0, n1, k, kb int, a, b []float32, add bool, ahea
 			i += rows
 		}
 	}
-}
-
-// packsAlong says that the first tile of each whole strip of B packs it for the others, of so many rows.
-func (j *blocks) packsAlong(rows, kb int) bool {
-	p, ok := j.in.(alongPacker)
-	return ok && !j.directA && j.extra == 0 && j.rows(rows) == j.mr && p.packsAlong(kb)
-}
-
-// alongPacker is an inner whose tiles may pack B from where it lies while they multiply it.
-type alongPacker interface {
-	packsAlong(kb int) bool
-	// tilePack is tile for a full tile with packed A, that reads B from column n and step k on and writes a strip to.
-	tilePack(i, n, k, kb int, a, to *float32, add bool, next uintptr, step int)
 }
 
 // director is an inner that can multiply operands where they lie.

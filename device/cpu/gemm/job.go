@@ -181,6 +181,17 @@ func (j *job) tilePack(i, n, k, kb int, a, to *float32, add bool, next uintptr, 
 	j.kern.tilePack(kb, a, j.B.float(k, n), j.B.LD, to, c, ld, j.alpha, add || j.Accumulate, next, step)
 }
 
+// turnsAlong implements alongPacker.
+func (j *job) turnsAlong(kb int) bool {
+	return j.in == j.plain && j.kern.tileTurn[0] != nil && j.A.Source == nil && j.A.DType == tensor.F32 && !j.A.Trans && kb%64 == 0
+}
+
+// tileTurn implements alongPacker.
+func (j *job) tileTurn(odd, i, n, k, kb int, to, b *float32, add bool, next uintptr, step int) {
+	c, ld := j.target(i, n)
+	j.kern.tileTurn[odd](kb, j.A.float(i, k), j.A.LD, to, b, c, ld, j.alpha, add || j.Accumulate, next, step)
+}
+
 // raw implements inner.
 func (j *job) raw(ofB bool, lane, lanes, k0, kb int) region {
 	x, laneRows := &j.A, !j.A.Trans

@@ -74,6 +74,8 @@ type kernel struct {
 	tile func(rows, kc int, a *float32, rs, ks int, b *float32, bs int, c *float32, ldc, cols int, alpha float32, add bool, next uintptr, step int)
 	// tilePack is tile for mr x nr, with packed A and kc a multiple of 64, that copies the rows of B to a strip on the way; nil without.
 	tilePack func(kc int, a *float32, b *float32, bs int, to *float32, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
+	// tileTurn are tile for mr x nr, with packed B and kc a multiple of 64, that copy the even or the odd rows of A to a strip on the way; nil without.
+	tileTurn [2]func(kc int, a *float32, rs int, to *float32, b *float32, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
 	// direct says that tile is fast for any strides, so that operands may stay where they lie.
 	direct bool
 	packers

@@ -26,6 +26,7 @@ func init() {
 	avx512 := avx2
 	avx512.mr, avx512.nr, avx512.tile = 14, 32, tileAVX512
 	avx512.tilePack = tilePackAVX512
+	avx512.tileTurn[0], avx512.tileTurn[1] = tileTurnEvenAVX512, tileTurnOddAVX512
 	avx512.packers = packers{rowsF32: packRowsF32AVX512, rowsBF16: packRowsBF16AVX512, rowsF16: packRowsF16AVX512,
 		colsF32: packColsF32AVX512, colsBF16: packColsBF16AVX512, colsF16: packColsF16AVX512}
 	avx512.dotsF32, avx512.dotsBF16, avx512.dotsF16 = dotsF32AVX512, dotsBF16AVX512, dotsF16AVX512

@@ -28,6 +28,20 @@ func tileAVX512(rows int, kc int, a *float32, rs int, ks int, b *float32, bs int
 //go:noescape
 func tilePackAVX512(kc int, a *float32, b *float32, bs int, to *float32, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
 
+// tileTurnEvenAVX512 sets a tile of c, 14 rows of 32 columns, to alpha times the product of A and B, or adds it, and copies even
+// rows of A to their places in a strip at to. B is packed, row r of A begins at a[r*rs]; rs and ldc are in elements of four bytes, kc is a
+// multiple of 64 and not 0. While it sums it asks for 128 bytes at next and at each step bytes on, 16 times. Needs AVX-512F.
+//
+//go:noescape
+func tileTurnEvenAVX512(kc int, a *float32, rs int, to *float32, b *float32, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
+
+// tileTurnOddAVX512 sets a tile of c, 14 rows of 32 columns, to alpha times the product of A and B, or adds it, and copies odd
+// rows of A to their places in a strip at to. B is packed, row r of A begins at a[r*rs]; rs and ldc are in elements of four bytes, kc is a
+// multiple of 64 and not 0. While it sums it asks for 128 bytes at next and at each step bytes on, 16 times. Needs AVX-512F.
+//
+//go:noescape
+func tileTurnOddAVX512(kc int, a *float32, rs int, to *float32, b *float32, c *float32, ldc int, alpha float32, add bool, next uintptr, step int)
+
 // tileBF16AVX512 sets a tile of c, 1 to 14 rows of 32 columns, to alpha times the product of A and B, whose elements are pairs of bfloat16,
 // or adds it. Row r of A at step k is a[r*rs+k*ks], row k of B begins at b[k*bs]; strides and ldc are in elements of four bytes, kc is
 // at least 1. While it sums it asks for 128 bytes at next and at each step bytes on, some 16 times.

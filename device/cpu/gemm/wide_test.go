@@ -38,7 +38,7 @@ func TestWideStrips(t *testing.T) {
 	for _, size := range [][2]int{{14, 32}, {6, 16}} {
 		wide := *kernels[Best()]
 		wide.mr, wide.nr, wide.tile, wide.packers = size[0], size[1], tileOf, packers{}
-		wide.dotsF32 = nil
+		wide.dotsF32, wide.tilePack, wide.tileTurn[0] = nil, nil, nil
 		kernels[AVX512] = &wide
 		for c := range 8 {
 			for _, d := range [][3]int{{14, 32, 9}, {61, 67, 71}, {1930, 9, 17}, {20, 1030, 17}, {130, 70, 401}} {
