@@ -96,9 +96,10 @@ type job struct {
 
 	dev     device.Device
 	ownDev  bool
-	madeOut bool     // the run directory is new
-	made    []string // files in it that were written before the run began
-	begun   bool     // the run has left its first trace that stays
+	madeOut bool         // the run directory is new
+	unlock  func() error // gives the run directory free; nil = it was not taken
+	made    []string     // files in it that were written before the run began
+	begun   bool         // the run has left its first trace that stays
 	store   *plan.Store
 	session *plan.Session
 	model   *Model
@@ -229,8 +230,29 @@ func (j *job) prepareOut() (finished bool, err error) {
 	if err := vfs.MkdirDurable(j.fs, j.cfg.Out); err != nil {
 		return false, withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w; name another with --out", j.cfg.Out, err))
 	}
+	if err := j.lockOut(held); err != nil {
+		return false, err
+	}
 	j.madeOut = j.madeOut || free
 	return false, nil
+}
+
+// lockOut takes the run directory: of two processes that write to one, each would cut back and overwrite what the other has written. held says
+// whether it held a run when it was looked at.
+func (j *job) lockOut(held bool) (err error) {
+	if j.unlock, err = vfs.Lock(j.cfg.Out); err == nil && !held {
+		var now bool
+		if now, err = holdsRun(j.cfg.Out); now {
+			err = vfs.ErrLocked // it began in between
+		}
+	}
+	switch {
+	case errors.Is(err, vfs.ErrLocked):
+		return badConfig("out", "another process is writing to %s; wait until it ends, or name another directory", j.cfg.Out)
+	case err != nil:
+		return withCode(config.ExitDisk, fmt.Errorf("run directory %s: %w; name another with --out", j.cfg.Out, err))
+	}
+	return nil
 }
 
 // nameOut makes a new run directory; runs that start in the same second get a number.
@@ -332,6 +354,9 @@ func (j *job) close() error {
 	}
 	if j.ownDev {
 		errs = append(errs, j.dev.Close())
+	}
+	if j.unlock != nil {
+		errs = append(errs, j.unlock())
 	}
 	return errors.Join(errs...)
 }
