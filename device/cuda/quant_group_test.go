@@ -161,6 +161,9 @@ func TestGroupsDeclined(t *testing.T) {
 	}
 	o, in = types(good, tensor.F32)
 	require.ErrorIs(t, kernel(o, in...), device.ErrNoKernel, "no tensor cores")
+	table := func(tokens int) tensor.Type { return tensor.T(tensor.F32, tokens, 8) }
+	require.NoError(t, kernel(ops.RoPEGroup{N: 1}, table(64), table(64), tensor.T(tensor.BF16, 64, 2, 16)))
+	require.ErrorIs(t, kernel(ops.RoPEGroup{N: 1}, table(65), table(65), tensor.T(tensor.BF16, 65, 2, 16)), device.ErrNoKernel)
 	x, a := tensor.T(tensor.BF16, 2, 64), tensor.T(tensor.BF16, 16, 64)
 	group := ops.MatMulGroup{Alpha: [ops.GroupMost]float32{1, 1}, N: 2}
 	require.NoError(t, kernel(group, x, a, a))
@@ -204,6 +207,29 @@ func TestThinRows(t *testing.T) {
 						w.Set(e, w.At(e)*float64(o.Alpha[j]))
 					}
 					sameProduct(t, got[j], in[0], w, nil, what)
+				}
+			}
+		}
+	}
+}
+
+// TestRotationsAtOnce: tensors of other numbers of heads that are turned in one launch have the bits of launches of their own, also at odd addresses and in
+// place.
+func TestRotationsAtOnce(t *testing.T) {
+	d := testDevice(t)
+	rng := rand.New(rand.NewPCG(9, 2))
+	for _, dtype := range quantized[:2] {
+		cos, sin := normal(tensor.F32, rng, 5, 8), normal(tensor.F32, rng, 5, 8)
+		xs := []*tensor.Tensor{normal(dtype, rng, 5, 9, 24), normal(dtype, rng, 5, 2, 24), normal(dtype, rng, 5, 1, 24)}
+		for _, op := range []ops.RoPEOp{{}, {Interleaved: true, Inverse: true}} {
+			for _, shift := range []int64{0, 4} {
+				all := kernelRun{op: ops.RoPEGroup{RoPE: op, N: 3}, in: append([]*tensor.Tensor{cos, sin}, xs...), out: []tensor.Type{xs[0].Type(), xs[1].Type(), xs[2].Type()}, shift: shift}
+				for _, alias := range [][]int{nil, {2, 3, 4}} {
+					all.alias = alias
+					for i, got := range all.run(t, d, nil) {
+						alone := kernelRun{op: op, in: []*tensor.Tensor{xs[i], cos, sin}, out: all.out[i : i+1]}.run(t, d, nil)[0]
+						require.Equal(t, alone.Bytes(), got.Bytes(), "%+v of %v, shift %d, in place %v, tensor %d", op, dtype, shift, alias != nil, i)
+					}
 				}
 			}
 		}

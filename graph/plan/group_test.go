@@ -170,6 +170,47 @@ func TestGroupsApart(t *testing.T) {
 	}
 }
 
+// TestRotations: what is turned by the same tables is turned at once, with the same bits; by other tables, or as another one's result, it is not.
+func TestRotations(t *testing.T) {
+	for name, c := range map[string]struct {
+		build func(k *token, x, y, cos, sin graph.Value) []graph.Value
+		want  map[string]int
+	}{
+		"queries and keys": {func(k *token, x, y, cos, sin graph.Value) []graph.Value {
+			q, v := ops.RoPE(ops.Tanh(x), cos, sin, false), ops.Softmax(y, -1)
+			return []graph.Value{q, ops.RoPE(y, cos, sin, false), v}
+		}, map[string]int{"rope_group": 1, "rope": 0}},
+		"other tables": {func(k *token, x, y, cos, sin graph.Value) []graph.Value {
+			return []graph.Value{ops.RoPE(x, cos, sin, false), ops.RoPE(y, cos, cos, false)}
+		}, map[string]int{"rope_group": 0, "rope": 2}},
+		"other pairs": {func(k *token, x, y, cos, sin graph.Value) []graph.Value {
+			return []graph.Value{ops.RoPE(x, cos, sin, false), ops.RoPE(y, cos, sin, true)}
+		}, map[string]int{"rope_group": 0, "rope": 2}},
+		"twice": {func(k *token, x, _, cos, sin graph.Value) []graph.Value {
+			return []graph.Value{ops.RoPE(ops.RoPE(x, cos, sin, false), cos, sin, false)}
+		}, map[string]int{"rope_group": 0, "rope": 2}},
+		"late": {func(k *token, x, y, cos, sin graph.Value) []graph.Value {
+			return []graph.Value{ops.RoPE(x, cos, sin, false), ops.RoPE(ops.Softmax(y, -1), cos, sin, false)}
+		}, map[string]int{"rope_group": 0, "rope": 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := func(dev device.Device) (map[string]int, []*tensor.Tensor) {
+				k := newToken(dev)
+				x, y, cos, sin := k.input(tensor.F32, 2, 3, 5, 8), k.input(tensor.F32, 2, 3, 2, 8), k.input(tensor.F32, 2, 3, 4), k.input(tensor.F32, 2, 3, 4)
+				return k.run(t, dev, plan.Options{}, c.build(k, x, y, cos, sin)...)
+			}
+			_, want := run(withKernels())
+			names, got := run(withKernels(ops.RoPEGroup{}))
+			for op, n := range c.want {
+				require.Equal(t, n, names[op], "%s of %v", op, names)
+			}
+			for i := range want {
+				require.Equal(t, want[i].Float32s(), got[i].Float32s())
+			}
+		})
+	}
+}
+
 // TestAnyGroups: whatever reads what, in whatever order, results stay.
 func TestAnyGroups(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

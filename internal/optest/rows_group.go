@@ -22,6 +22,14 @@ func groupCases() (out []Case) {
 				Bad:   [][]Arg{{x, a(3), a(8)}, {x, a(3), a(8), {Dims: []int{1, 41}}}, {x, a(3), a(8), {Dims: []int{40}}}, {x, a(3), a(8), {Dims: []int{1, 40}, DType: tensor.I32}}}})
 		}
 	}
+	for _, op := range []ops.RoPEOp{{}, {Interleaved: true}, {Inverse: true}} {
+		x, table := func(heads, size int) Arg { return Arg{Dims: []int{2, 3, heads, size}} }, Arg{Dims: []int{2, 3, 4}, DType: tensor.F32, NoGrad: true}
+		out = append(out, Case{Name: fmt.Sprintf("rope_group_%v", op), In: []Arg{table, table, x(9, 16), x(2, 16)},
+			Build: func(g *graph.Graph, in []graph.Value) []graph.Value {
+				return g.Apply(ops.RoPEGroup{RoPE: op, N: 2}, in...)
+			},
+			Bad: [][]Arg{{table, table, x(9, 16)}, {table, table, x(9, 16), x(2, 8)}, {table, table, x(9, 16), {Dims: []int{2, 4, 2, 16}}}}})
+	}
 	for _, s := range []quant.Scheme{quant.NF4, quant.FP4} {
 		for i, nested := range []bool{false, true} {
 			for _, m := range []int{1, 6, 20} {

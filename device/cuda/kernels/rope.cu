@@ -1,4 +1,4 @@
-// Rotary embedding of x (tokens, heads, size) by tables (tokens, half). Defined before: T; V, values an access; INTERLEAVED, whether pairs are
+// Rotary embedding of tensors x (tokens, heads, size) by tables (tokens, half), each in blocks of its own. Defined before: T; V, values an access; INTERLEAVED, whether pairs are
 // neighbours or half a head apart.
 //
 // A thread turns V pairs, at one place in some of the heads, so that it reads their angles once. y may be x: a thread writes what only it has read.
@@ -35,8 +35,19 @@ INLINE void turn(P &a, P &b, const A (&c)[V], const A (&s)[V]) {
   }
 }
 
-// rope: a block has threads (x, y), y of them tokens. sign is -1 to turn back.
-KERNEL __launch_bounds__(256, 3) rope(T *y, const T *x, const float *cos, const float *sin, i64 tokens, int heads, int size, int half, float sign) {
+#define PARTS_MOST 4
+struct Part {
+  T *y;
+  const T *x;
+  i32 heads, _;
+};
+struct Parts { Part of[PARTS_MOST]; };
+
+// rope: a block has threads (x, y), y of them tokens; its second number is that of its tensor. sign is -1 to turn back.
+KERNEL __launch_bounds__(256, 3) rope(const __grid_constant__ Parts parts, const float *cos, const float *sin, i64 tokens, int size, int half, float sign) {
+  T *y = parts.of[blockIdx.y].y;
+  const T *x = parts.of[blockIdx.y].x;
+  const int heads = parts.of[blockIdx.y].heads;
   i64 token = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   if (token >= tokens) return;
   int places = half / V, groups = (heads + HEADS - 1) / HEADS;
