@@ -1,0 +1,50 @@
+package cuda
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
+	"github.com/bitsandbyes/bitsandbyes/internal/optest"
+)
+
+// TestDraftsAgree: for every op case there is a draft where there is a kernel, and a settled draft is that kernel. The device of the test has the libraries of
+// the machine, and one of attention that takes no graph where there is none.
+func TestDraftsAgree(t *testing.T) {
+	d := fresh(t)
+	if _, err := d.cudnnVersion(); err != nil {
+		withLibrary(d, func(cudnn.Attention) (*cudnn.Plan, error) { return nil, errNoPlan })
+	}
+	ran, open := 0, 0
+	for _, c := range optest.All() {
+		if elementwise(&c, c.Types()[0]) {
+			continue
+		}
+		for _, dt := range c.Types() {
+			for _, n := range c.New(dt).Graph.Nodes() {
+				s := device.Spec{Op: n.Op, In: n.InTypes(), Out: n.Out}
+				draft, err := d.Draft(s)
+				kernel, kerr := d.Kernel(s)
+				require.Equal(t, errors.Is(kerr, device.ErrNoKernel), errors.Is(err, device.ErrNoKernel), "%s in %v: draft %v, kernel %v", c.Name, dt, err, kerr)
+				require.Equal(t, kerr == nil, err == nil, "%s in %v: draft %v, kernel %v", c.Name, dt, err, kerr)
+				if err != nil {
+					continue
+				}
+				ran++
+				if own := draft.(*Kernel); own.draft != nil {
+					open++
+					require.NoError(t, d.settle(own))
+				} else {
+					require.Equal(t, modulesOf(needsOf(kernel)), modulesOf(needsOf(draft)), "%s in %v", c.Name, dt)
+				}
+				require.Equal(t, kernel.Scratch(), draft.Scratch(), "%s in %v", c.Name, dt)
+				require.Equal(t, kernel.(device.Named).KernelName(), draft.(device.Named).KernelName(), "%s in %v", c.Name, dt)
+			}
+		}
+	}
+	require.Positive(t, ran)
+	t.Logf("%d kernels, %d of them drafts first", ran, open)
+}
