@@ -89,19 +89,31 @@ func train(t *testing.T, store *plan.Store, n *net, masked []*layers.Masked, opt
 	params := layers.Trainable(n)
 	grads, err := autograd.Grad(loss, params...)
 	require.NoError(t, err)
-	lr := ops.Fill(g, tensor.F32, 0.01)
+	compile := func(out graph.Value) *plan.Plan {
+		p, err := plan.Compile([]graph.Value{out}, plan.Options{Store: store})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, p.Close()) })
+		return p
+	}
+	update := g
+	if group != nil {
+		group.Accumulate(g, grads)
+		update = graph.New("update")
+	}
+	lr := ops.Fill(update, tensor.F32, 0.01)
 	if group == nil {
 		opt.Update(g, params, grads, lr)
 	} else {
-		group.Accumulate(g, grads)
-		group.Apply(g, optim.Scalars{LR: lr})
+		group.Apply(update, optim.Scalars{LR: lr})
+		group.Zero(update)
 	}
 	if keep {
-		layers.KeepMasks(g, masked...)
+		layers.KeepMasks(update, masked...)
 	}
-	p, err := plan.Compile([]graph.Value{loss}, plan.Options{Device: store.Device(), Store: store})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, p.Close()) }()
+	plans := []*plan.Plan{compile(loss)}
+	if group != nil {
+		plans = append(plans, compile(lr))
+	}
 	for step := range 12 {
 		xs, ys := tensor.New(x.Type()), tensor.New(y.Type())
 		for i := range xs.Type().Size() {
@@ -110,8 +122,10 @@ func train(t *testing.T, store *plan.Store, n *net, masked []*layers.Masked, opt
 		for i := range ys.Type().Size() {
 			ys.Set(i, math.Cos(float64(i*(step+2))))
 		}
-		_, err := p.Run(context.Background(), plan.Feed{x: xs, y: ys})
-		require.NoError(t, err)
+		for i, p := range plans {
+			_, err := p.Run(context.Background(), []plan.Feed{{x: xs, y: ys}, nil}[i])
+			require.NoError(t, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package optim
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -110,7 +111,8 @@ func (gr *Group) collect(of func(s *section) []*graph.Var) (out []*graph.Var) {
 	return out
 }
 
-// Accumulate adds gradients, one a parameter in their order, to those held.
+// Accumulate adds gradients, one a parameter in their order, to those held. What uses the sum (Apply, GradNormSquared, Zero) stands in another
+// graph: within one step the gradients held are those from before it. For one batch a step Optimizer.Update needs no second graph.
 func (gr *Group) Accumulate(g *graph.Graph, grads []graph.Value) {
 	if len(grads) != len(gr.params) {
 		g.Fail("accumulate", nil, fmt.Errorf("%d gradients for %d parameters", len(grads), len(gr.params)))
@@ -122,8 +124,24 @@ func (gr *Group) Accumulate(g *graph.Graph, grads []graph.Value) {
 	}
 }
 
+// accumulates records an error in a graph that accumulates, for a call that would read, or clear, what is held before that.
+func (gr *Group) accumulates(g *graph.Graph, call string) bool {
+	views := gr.GradVars()
+	for _, w := range g.Writes() {
+		if slices.Contains(views, w.Var) {
+			g.Fail(call, nil, errors.New("this graph also accumulates gradients, and would use those from before its step: build it in a graph of its own, or for one "+
+				"batch a step use Optimizer.Update"))
+			return true
+		}
+	}
+	return false
+}
+
 // Zero sets the gradients held to zero.
 func (gr *Group) Zero(g *graph.Graph) {
+	if gr.accumulates(g, "zero") {
+		return
+	}
 	defer within(g, graph.Update, "gradients")()
 	for _, slab := range gr.GradSlabs() {
 		g.Write(slab, ops.ZerosLike(g.Read(slab)))
@@ -133,6 +151,9 @@ func (gr *Group) Zero(g *graph.Graph) {
 // GradNormSquared is the sum of the squares of all gradients held, a float32 scalar. Times the square of the gradient scale it is the
 // squared norm of what Apply applies.
 func (gr *Group) GradNormSquared(g *graph.Graph) graph.Value {
+	if gr.accumulates(g, "gradient norm") {
+		return g.Poison()
+	}
 	defer within(g, graph.Update, "gradients")()
 	var slabs []graph.Value
 	for _, slab := range gr.GradSlabs() {
@@ -143,6 +164,9 @@ func (gr *Group) GradNormSquared(g *graph.Graph) graph.Value {
 
 // Apply updates the parameters and states by the gradients held.
 func (gr *Group) Apply(g *graph.Graph, sc Scalars) {
+	if gr.accumulates(g, "apply") {
+		return
+	}
 	slabs := gr.GradSlabs()
 	grads := make([]graph.Value, len(slabs))
 	for i, v := range slabs {

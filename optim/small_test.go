@@ -81,6 +81,17 @@ func TestGroupRefuses(t *testing.T) {
 	g = graph.New("bad")
 	gr.ApplyGrads(g, nil, Scalars{})
 	require.ErrorContains(t, g.Err(), "0 gradient slabs")
+	for name, call := range map[string]func(g *graph.Graph){
+		"apply": func(g *graph.Graph) { gr.Apply(g, Scalars{LR: ops.Fill(g, tensor.F32, 1)}) }, "zero": gr.Zero,
+		"gradient norm": func(g *graph.Graph) { gr.GradNormSquared(g) },
+	} {
+		g = graph.New("one")
+		gr.Accumulate(g, []graph.Value{g.Read(p)})
+		require.NoError(t, g.Err())
+		call(g)
+		require.ErrorContains(t, g.Err(), name)
+		require.ErrorContains(t, g.Err(), "would use those from before its step")
+	}
 }
 
 func TestUpdateRefuses(t *testing.T) {
