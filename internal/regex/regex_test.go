@@ -98,7 +98,7 @@ func TestWaiting(t *testing.T) {
 
 // TestCounted: what the wall's clock ends goes on until the time on a processor is used.
 func TestCounted(t *testing.T) {
-	text := "xy" + strings.Repeat("x", 29) + "zxy"
+	text := "xy" + strings.Repeat("x", 27) + "zxy"
 	r := compile(t, endless, Options{Time: time.Hour})
 	used := cputime.Clock(cputime.Process)
 	want := found(t, r, text, func() {})
