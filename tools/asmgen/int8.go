@@ -74,17 +74,39 @@ func laneSums(c *build.Context) {
 	mask := laneMask(c, "w")
 	c.SHLQ(operand.U8(2), w)
 	bits := c.GP32()
-	ones, acc, x := c.ZMM(), c.ZMM(), c.ZMM()
+	ones, x := c.ZMM(), c.ZMM()
+	var acc [4]reg.VecVirtual // a sum waits for the one before it
 	c.MOVL(operand.U32(0x01010101), bits)
 	c.VPBROADCASTD(bits, ones)
-	c.VPXORD(acc, acc, acc)
-	c.Label("loop")
-	c.VMOVDQU32_Z(at(a, 0), mask, x)
-	c.VPDPBUSD(x, ones, acc)
-	c.ADDQ(w, a)
+	for i := range acc {
+		acc[i] = c.ZMM()
+		c.VPXORD(acc[i], acc[i], acc[i])
+	}
+	add := func(i int) {
+		c.VMOVDQU32_Z(at(a, 0), mask, x)
+		c.VPDPBUSD(x, ones, acc[i])
+		c.ADDQ(w, a)
+	}
+	c.SUBQ(operand.U8(4), kc)
+	c.JL(operand.LabelRef("rest"))
+	c.Label("four")
+	for i := range acc {
+		add(i)
+	}
+	c.SUBQ(operand.U8(4), kc)
+	c.JGE(operand.LabelRef("four"))
+	c.Label("rest")
+	c.ADDQ(operand.U8(4), kc)
+	c.JZ(operand.LabelRef("done"))
+	c.Label("one")
+	add(0)
 	c.DECQ(kc)
-	c.JNZ(operand.LabelRef("loop"))
-	c.VMOVDQU32(acc, mask, at(sums, 0))
+	c.JNZ(operand.LabelRef("one"))
+	c.Label("done")
+	c.VPADDD(acc[1], acc[0], acc[0])
+	c.VPADDD(acc[3], acc[2], acc[2])
+	c.VPADDD(acc[2], acc[0], acc[0])
+	c.VMOVDQU32(acc[0], mask, at(sums, 0))
 	c.VZEROUPPER()
 	c.RET()
 }

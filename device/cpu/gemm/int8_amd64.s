@@ -2875,15 +2875,45 @@ TEXT ·laneSumsAVX512(SB), NOSPLIT, $0-32
 	SHLQ         $0x02, DX
 	MOVL         $0x01010101, SI
 	VPBROADCASTD SI, Z0
-	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	SUBQ         $0x04, AX
+	JL           rest
 
-loop:
-	VMOVDQU32.Z (CX), K1, Z2
-	VPDPBUSD    Z2, Z0, Z1
+four:
+	VMOVDQU32.Z (CX), K1, Z1
+	VPDPBUSD    Z1, Z0, Z2
+	ADDQ        DX, CX
+	VMOVDQU32.Z (CX), K1, Z1
+	VPDPBUSD    Z1, Z0, Z3
+	ADDQ        DX, CX
+	VMOVDQU32.Z (CX), K1, Z1
+	VPDPBUSD    Z1, Z0, Z4
+	ADDQ        DX, CX
+	VMOVDQU32.Z (CX), K1, Z1
+	VPDPBUSD    Z1, Z0, Z5
+	ADDQ        DX, CX
+	SUBQ        $0x04, AX
+	JGE         four
+
+rest:
+	ADDQ $0x04, AX
+	JZ   done
+
+one:
+	VMOVDQU32.Z (CX), K1, Z1
+	VPDPBUSD    Z1, Z0, Z2
 	ADDQ        DX, CX
 	DECQ        AX
-	JNZ         loop
-	VMOVDQU32   Z1, K1, (BX)
+	JNZ         one
+
+done:
+	VPADDD    Z3, Z2, Z2
+	VPADDD    Z5, Z4, Z4
+	VPADDD    Z4, Z2, Z2
+	VMOVDQU32 Z2, K1, (BX)
 	VZEROUPPER
 	RET
 
