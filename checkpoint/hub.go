@@ -59,9 +59,9 @@ func (h HubName) String() string {
 // command downloads the repository.
 func (h HubName) command() string {
 	if h.Revision == "main" {
-		return "huggingface-cli download " + h.Repo
+		return "hf download " + h.Repo
 	}
-	return "huggingface-cli download " + h.Repo + " --revision " + h.Revision
+	return "hf download " + h.Repo + " --revision " + h.Revision
 }
 
 // HubCache is the folder in which Hugging Face's programs keep what they downloaded: $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE (its old name),

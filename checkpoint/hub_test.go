@@ -100,13 +100,13 @@ func TestLocateRefuses(t *testing.T) {
 		change      func(repo string) error
 		want        []string
 	}{
-		{"no such model", "a/c", nil, []string{"no such model in the cache", "huggingface-cli download a/c"}},
-		{"revision", "a/b@v2", nil, []string{`no revision "v2"`, "huggingface-cli download a/b --revision v2", "a/b@" + commit}},
+		{"no such model", "a/c", nil, []string{"no such model in the cache", "hf download a/c"}},
+		{"revision", "a/b@v2", nil, []string{`no revision "v2"`, "hf download a/b --revision v2", "a/b@" + commit}},
 		{"snapshot gone", "a/b", func(r string) error { return os.RemoveAll(filepath.Join(r, "snapshots", commit)) }, []string{"is not there"}},
 		{"ref is a path", "a/b", func(r string) error {
 			return os.WriteFile(filepath.Join(r, "refs/main"), []byte("../../../etc"), 0o600)
 		}, []string{"is no commit"}},
-		{"blob missing", "a/b", func(r string) error { return os.Remove(filepath.Join(r, "blobs/w0")) }, []string{"model.safetensors", "not complete", "huggingface-cli download a/b"}},
+		{"blob missing", "a/b", func(r string) error { return os.Remove(filepath.Join(r, "blobs/w0")) }, []string{"model.safetensors", "not complete", "hf download a/b"}},
 		{"weights not fetched", "a/b", func(r string) error {
 			_ = os.WriteFile(filepath.Join(r, "blobs/w1.incomplete"), nil, 0o600)
 			return os.Remove(at(r, "model.safetensors"))

@@ -53,7 +53,7 @@ func TestOpenModelFromCache(t *testing.T) {
 	require.NoError(t, m.Close())
 	cached(t, from, "config.json")
 	_, err = trainer.OpenModel("a/b", trainer.ModelOptions{})
-	require.ErrorContains(t, err, "huggingface-cli download a/b")
+	require.ErrorContains(t, err, "hf download a/b")
 	require.Equal(t, config.ExitInput, exitCode(err))
 	_, err = trainer.OpenModel("builtin:tiny", trainer.ModelOptions{Beside: "a/none"})
 	require.ErrorContains(t, err, "no such model in the cache")
