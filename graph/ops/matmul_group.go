@@ -80,8 +80,8 @@ func (o MatMulGroup) Cost(in, out []tensor.Type) (flops, bytes int64) {
 	return flops, sumBytes(in) + sumBytes(out)
 }
 
-// thinKind is what sets thin products apart from others that can be grouped.
-type thinKind struct{}
+// thinKind is what thin products of a group have in common beside x, which could be read with another last axis.
+type thinKind struct{ cols int }
 
 // thin reports whether n is x·Aᵀ with few rows of A.
 func (o MatMul) thin(n *graph.Node) bool {
@@ -90,7 +90,7 @@ func (o MatMul) thin(n *graph.Node) bool {
 
 // Grouping implements graph.Grouper.
 func (o MatMul) Grouping(n *graph.Node) (shared int, kind any, ok bool) {
-	return 0, thinKind{}, o.thin(n)
+	return 0, thinKind{n.In[0].Dim(-1)}, o.thin(n)
 }
 
 // Grouped implements graph.Grouper.
@@ -131,8 +131,8 @@ func absorbThin(o MatMul, n *graph.Node, i int, by *graph.Node) (graph.Op, []Val
 }
 
 // Grouping implements graph.Grouper.
-func (o MatMulGroup) Grouping(*graph.Node) (shared int, kind any, ok bool) {
-	return 0, thinKind{}, o.N == 1
+func (o MatMulGroup) Grouping(n *graph.Node) (shared int, kind any, ok bool) {
+	return 0, thinKind{n.In[0].Dim(-1)}, o.N == 1
 }
 
 // Grouped implements graph.Grouper.

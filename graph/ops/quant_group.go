@@ -158,23 +158,28 @@ func (o QuantMatMulGroup) Cost(in, out []tensor.Type) (flops, bytes int64) {
 	return flops, sumBytes(in) + sumBytes(out)
 }
 
-// quantKind is what products of a group have in common beside x: kernels are made for one code book and one kind of scales.
+// quantKind is what products of a group have in common beside x, which could be read with another last axis: kernels are made for one code book and one
+// kind of scales.
 type quantKind struct {
 	scheme quant.Scheme
 	nested bool
+	cols   int
 }
 
 // Grouping implements graph.Grouper.
 func (o QuantMatMul) Grouping(*graph.Node) (shared int, kind any, ok bool) {
-	return 0, quantKind{o.Scheme, o.Nested}, !o.Trans
+	return 0, quantKind{o.Scheme, o.Nested, o.K}, !o.Trans
 }
+
+// Grouping hides that of QuantMatMul.
+func (AddQuantMatMul) Grouping(*graph.Node) (shared int, kind any, ok bool) { return 0, nil, false }
 
 // Grouped implements graph.Grouper.
 func (o QuantMatMul) Grouped(nodes []*graph.Node) (graph.Op, []Value, bool) { return groupQuant(nodes) }
 
 // Grouping implements graph.Grouper: of single products with an adapter's part.
 func (o QuantMatMulGroup) Grouping(*graph.Node) (shared int, kind any, ok bool) {
-	return 0, quantKind{o.Of[0].Scheme, o.Of[0].Nested}, o.N == 1
+	return 0, quantKind{o.Of[0].Scheme, o.Of[0].Nested, o.Of[0].K}, o.N == 1
 }
 
 // Grouped implements graph.Grouper.

@@ -50,8 +50,9 @@ func (k *token) read(t require.TestingT, name string, typ tensor.Type) graph.Val
 
 // base is x·Wᵀ by n rows of 4 bits.
 func (k *token) base(t require.TestingT, x graph.Value, name string, n, blocksize int) graph.Value {
-	o := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: blocksize, N: n, K: tokenIn}
-	return ops.QuantLinear(o, x, k.read(t, name+".codes", tensor.T(tensor.U8, n*tokenIn/2)), k.read(t, name+".absmax", tensor.T(tensor.F32, quant.Blocks(n*tokenIn, blocksize))))
+	size := n * x.Dim(-1)
+	o := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: blocksize, N: n, K: x.Dim(-1)}
+	return ops.QuantLinear(o, x, k.read(t, name+".codes", tensor.T(tensor.U8, size/2)), k.read(t, name+".absmax", tensor.T(tensor.F32, quant.Blocks(size, blocksize))))
 }
 
 // adapted adds an adapter of rank r, which is stored in a type.
@@ -134,6 +135,17 @@ func TestGroupsApart(t *testing.T) {
 		"an input in another shape": {func(k *token, x graph.Value) []graph.Value {
 			return []graph.Value{k.base(t, x, "a", 8, 64), k.base(t, ops.Reshape(x, 2, tokenIn), "b", 8, 64)}
 		}, map[string]int{"quant_matmul_group": 1}},
+		"an input of other rows": {func(k *token, x graph.Value) []graph.Value {
+			wide := ops.Reshape(x, 1, 2*tokenIn)
+			return []graph.Value{k.base(t, x, "a", 8, 64), k.base(t, wide, "b", 8, 64),
+				ops.Linear(x, k.read(t, "c", tensor.T(tensor.F32, 4, tokenIn))), ops.Linear(wide, k.read(t, "d", tensor.T(tensor.F32, 4, 2*tokenIn)))}
+		}, map[string]int{"quant_matmul": 2, "matmul_group": 2}},
+		"what a product is added to": {func(k *token, _ graph.Value) []graph.Value {
+			h := k.read(t, "state", tensor.T(tensor.F32, 2, tokenIn))
+			a := k.base(t, h, "a", 8, 64)
+			k.g.Write(h.Node().Op.(graph.Read).Var, ops.Add(h, k.base(t, ops.Tanh(h), "c", tokenIn, 64)))
+			return []graph.Value{a, k.base(t, h, "b", 8, 64)}
+		}, map[string]int{"quant_matmul_group": 1, "add_quant_matmul": 1}},
 		"a result that is needed": {func(k *token, x graph.Value) []graph.Value {
 			y := k.base(t, x, "a", 4, 64)
 			s := ops.Linear(y, k.read(t, "b", tensor.T(tensor.F32, 16, 4)))
