@@ -115,8 +115,16 @@ func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
 
 var errNoVar = errors.New("store: the variable is nil: a layer's weight was never set")
 
-// note remembers that v was given a value, where mu is held.
-func (s *Store) note(v *graph.Var) { s.set[v], _ = v.Root() }
+// note remembers that v was given a value, where mu is held: v is perhaps a part of a variable that must be supplied, whose parts come one by one.
+func (s *Store) note(v *graph.Var) {
+	root, _ := v.Root()
+	s.set[v] = root
+	for at := v.Slab; at != nil; at = at.Slab {
+		if at.Supplied {
+			s.set[at] = root
+		}
+	}
+}
 
 // lacks reports whether v must be supplied and nobody has: neither it nor a slab that it is part of. moved tells that its value lies where v was
 // before it became part of a slab.

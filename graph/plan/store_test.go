@@ -146,6 +146,28 @@ func TestSupplied(t *testing.T) {
 	require.NoError(t, runs(p))
 }
 
+// TestSuppliedInParts: what the parts of a variable were given, as those of a large weight that is drawn, is the variable's.
+func TestSuppliedInParts(t *testing.T) {
+	store := plan.NewStore(cpu.New(cpu.Options{Threads: 1}))
+	whole := graph.NewVar("whole", tensor.T(tensor.F32, 2))
+	whole.Supplied = true
+	read, draw := graph.New("read"), graph.New("draw")
+	one := ops.Fill(draw, tensor.F32, 1)
+	for i := range 2 {
+		part := graph.NewVar("part", tensor.T(tensor.F32, 1))
+		part.Slab, part.Offset = whole, int64(i)
+		draw.Write(part, ops.BroadcastTo(one, 1))
+	}
+	y := ops.Sum(read.Read(whole))
+	for _, v := range []graph.Value{one, y} {
+		p, err := plan.Compile([]graph.Value{v}, plan.Options{Store: store})
+		require.NoError(t, err)
+		out, err := p.Run(t.Context(), nil)
+		require.NoError(t, err)
+		require.InDelta(t, map[graph.Value]float64{one: 1, y: 2}[v], out.Float(v), 0)
+	}
+}
+
 // TestOptionsComplete: a plan computes on the device that its variables are on.
 func TestOptionsComplete(t *testing.T) {
 	g := graph.New("g")
