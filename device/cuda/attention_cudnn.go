@@ -134,7 +134,10 @@ func (d *Device) fill(p *attnPlan, g cudnn.Attention) {
 	d.spent.one(spentPlans, fmt.Sprintf("%d x %d, backward %v", g.Tq, g.Tk, g.Backward), time.Since(began))
 	if p.err == nil && p.plan.Workspace() > cudnnWorkspace {
 		p.err = fmt.Errorf("its plan needs %d bytes of workspace", p.plan.Workspace())
-		p.plan.Close()
+		p.err = errors.Join(p.err, d.enter(func() error {
+			p.plan.Close()
+			return nil
+		}))
 		p.plan = nil
 	}
 }
@@ -148,36 +151,40 @@ func (d *Device) makePlan(g cudnn.Attention) (*cudnn.Plan, error) {
 	if p, ok := l.handle.Kept(g, name, cache); ok {
 		return p, nil
 	}
-	h, err := l.take()
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.free = append(l.free, h)
-	}()
+	h := l.take()
+	defer l.give(h)
 	return h.Plan(g, name, cache)
 }
 
-// take is a handle that no other thread makes a plan with.
-func (l *attnLibrary) take() (*cudnn.Handle, error) {
+// take is a handle that no other thread makes a plan with. Where there can be no more, as they take memory of the device, it is the first one, whose
+// lock has plans made one after the other.
+func (l *attnLibrary) take() *cudnn.Handle {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := len(l.free); n > 0 {
 		h := l.free[n-1]
 		l.free = l.free[:n-1]
-		return h, nil
+		return h
 	}
 	h, err := l.lib.NewHandle()
-	if err == nil {
-		l.more = append(l.more, h)
+	if err != nil {
+		return l.handle
 	}
-	return h, err
+	l.more = append(l.more, h)
+	return h
 }
 
-// close waits for plans that are being made, and frees all and the handles; the device's context is current.
-func (l *attnLibrary) close() error {
+// give ends what take began.
+func (l *attnLibrary) give(h *cudnn.Handle) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h != l.handle {
+		l.free = append(l.free, h)
+	}
+}
+
+// end lets no plan begin, and waits for those that are being made, which are in the device's context until then.
+func (l *attnLibrary) end() map[cudnn.Attention]*attnPlan {
 	l.mu.Lock()
 	l.closed = true
 	plans := l.plans
@@ -185,6 +192,13 @@ func (l *attnLibrary) close() error {
 	l.mu.Unlock()
 	for _, p := range plans {
 		<-p.done
+	}
+	return plans
+}
+
+// close frees plans and handles; the device's context is current.
+func (l *attnLibrary) close() error {
+	for _, p := range l.end() {
 		if p.plan != nil {
 			p.plan.Close()
 		}

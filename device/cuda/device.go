@@ -211,6 +211,7 @@ func (d *Device) Close() error {
 	// The context's address means nothing to the driver afterwards: no later call may reach it.
 	defer func() { d.lost.CompareAndSwap(nil, &errClosed) }()
 	if d.lost.Load() != nil {
+		d.cudnn.end()
 		return d.api.ReleasePrimary(d.number) // nothing else works any more
 	}
 	err := d.enter(d.api.SyncContext)

@@ -64,7 +64,7 @@ func (d *Device) Settle(ctx context.Context, kernels []device.Kernel) []error {
 	work := d.begin(ctx, kernels, drafts)
 	slices.SortStableFunc(drafts, func(a, b *Kernel) int { return b2i(a.draft.waits()) - b2i(b.draft.waits()) })
 	defer d.spent.reached(spentProducts, spentWays, spentPlans)
-	failed := map[device.Kernel]error{}
+	failed := map[*Kernel]error{}
 	for _, k := range drafts {
 		err := ctx.Err()
 		if err == nil {
@@ -75,7 +75,13 @@ func (d *Device) Settle(ctx context.Context, kernels []device.Kernel) []error {
 			work.end() // what is begun comes to its end, nothing else is begun
 		}
 	}
-	return forEach(kernels, func(k device.Kernel) error { return failed[k] })
+	if len(failed) > 0 {
+		d.spent.reached(spentPrograms) // nobody will prepare
+	}
+	return forEach(kernels, func(k device.Kernel) error {
+		own, _ := k.(*Kernel)
+		return failed[own]
+	})
 }
 
 // settle makes a draft what Kernel would have made.

@@ -88,6 +88,8 @@ var _ device.Checker = (*Device)(nil)
 func (d *Device) Check() []device.Problem {
 	var unknown []device.Problem
 	if d.capability == attnGroupCapability {
+		d.building.mu.Lock() // kernels that are being built may use the queue of trials
+		defer d.building.mu.Unlock()
 		for _, dt := range groupTypes {
 			if err := d.groupsRight(dt); err != nil && !verdict(err) { // Problems tells verdicts
 				unknown = append(unknown, device.Problem{What: err.Error(), Remedy: "a run that needs them ends with this error; free the device's memory, or close what else uses it, and try again"})

@@ -182,8 +182,13 @@ func (p *Plan) text() []byte {
 	return out[:min(*n, int64(len(out)))]
 }
 
-// Close frees the plan.
+// Close frees the plan. The device's context is current.
 func (p *Plan) Close() {
+	if p.handle == nil {
+		return
+	}
+	p.handle.mu.Lock() // another plan may be made with it, or executed
+	defer p.handle.mu.Unlock()
 	if p.desc != 0 {
 		p.handle.lib.fn.Free.Call(p.desc)
 		p.desc = 0

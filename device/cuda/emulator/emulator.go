@@ -176,12 +176,20 @@ func build(compiler, dir, programs string) error {
 	if err := os.CopyFS(tmp, src); err != nil {
 		return err
 	}
+	// One library under two names, which count as one when they are opened.
+	if err := os.Mkdir(filepath.Join(tmp, libraries), 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(blasFile, filepath.Join(tmp, libraries, "libcudnn.so.9")); err != nil {
+		return err
+	}
 	common := []string{"-O2", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"}
 	nvrtc := []string{"nvrtc.cpp", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), fmt.Sprintf("-DEMULATE_PROGRAMS=%q", programs), fmt.Sprintf("-DEMULATE_CXX=%q", compiler)}
 	for _, lib := range [][]string{
 		append(slices.Clone(nvrtc), "-DEMULATE_MAJOR=13", "-o", "libnvrtc.so.13"),
 		append(slices.Clone(nvrtc), "-DEMULATE_MAJOR=12", "-o", "libnvrtc.so.12"),
 		{"driver.cpp", "stream.cpp", "memory.cpp", "fiber.cpp", "-o", "libcuda.so.1", "-ldl"},
+		{"libraries.cpp", fmt.Sprintf("-DEMULATE_FOLDER=%q", dir), "-o", filepath.Join(libraries, blasFile), "-ldl"},
 	} {
 		cmd := exec.Command(compiler, append(append([]string{}, common...), lib...)...)
 		cmd.Dir = tmp

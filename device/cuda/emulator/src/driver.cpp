@@ -17,7 +17,7 @@ Settings settings;
 std::recursive_mutex lock;
 bool initialized;
 int contexts;
-thread_local bool current;
+thread_local void *current;
 int pending;
 
 }  // namespace emulator
@@ -178,7 +178,13 @@ API cuDevicePrimaryCtxRelease_v2(int) {
 
 API cuCtxSetCurrent(void *ctx) {
   ENTER
-  current = ctx != nullptr;
+  current = ctx;
+  return OK;
+}
+
+API cuCtxGetCurrent(void **ctx) {
+  ENTER
+  *ctx = contexts ? current : nullptr;
   return OK;
 }
 

@@ -36,7 +36,7 @@ extern Settings settings;
 extern std::recursive_mutex lock;  // over everything
 extern bool initialized;
 extern int contexts;                 // how often the primary context is retained
-extern thread_local bool current;    // a context is that of the thread
+extern thread_local void *current;   // the thread's context, or null
 extern int pending;                  // the code of a fault that was not reported yet
 
 // fault keeps an error for the next call that waits for the device.

@@ -1,0 +1,165 @@
+package cuda
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
+	"github.com/bitsandbyes/bitsandbyes/graph"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// strict is a device with libraries that watch over their rules, until the test ends, and compute nothing. Nothing of what they chose is on disk.
+func strict(t *testing.T) *Device {
+	testDevice(t) // finds the driver
+	if !onEmulator() {
+		t.Skip("the libraries that watch are the emulator's")
+	}
+	emulator.UseLibraries(t)
+	t.Setenv(nvrtc.CacheVariable, t.TempDir())
+	d := fresh(t)
+	if d.Capability() != attnGroupCapability {
+		t.Skip("there are no warpgroups")
+	}
+	return d
+}
+
+// layer is products, and attention forward and backward, of dense rows of so many tokens and, where it is asked for, of packed documents.
+func layer(tokens int, packed bool) (out []graph.Value, feed plan.Feed) {
+	g := graph.New("layer")
+	feed = plan.Feed{}
+	input := func(name string, typ tensor.Type) graph.Value {
+		v := g.Input(name, typ)
+		feed[v] = tensor.New(typ)
+		return v
+	}
+	x := input("x", tensor.T(tensor.BF16, 2*tokens, 64))
+	q := ops.Reshape(ops.Linear(x, input("wq", tensor.T(tensor.BF16, 128, 64))), 2, tokens, 2, 64)
+	k := ops.Reshape(ops.Linear(x, input("wk", tensor.T(tensor.BF16, 64, 64))), 2, tokens, 1, 64)
+	doc := input("doc", tensor.T(tensor.I32, 2, tokens))
+	list := g.Apply(ops.Documents{Slots: 6, Longest: 128, Heads: 2, KeyHeads: 1, HeadDim: 64}, doc)
+	none := graph.Value{}
+	for _, c := range []struct {
+		op        ops.Attention
+		doc       graph.Value
+		documents []graph.Value
+	}{
+		{ops.Attention{Scale: 0.1, Causal: true}, none, []graph.Value{none, none}},
+		{ops.Attention{Scale: 0.1, Causal: true, Longest: 128}, doc, list},
+	} {
+		if c.op.Longest > 0 && !packed {
+			break
+		}
+		y := g.Apply(c.op, append([]graph.Value{q, k, k, c.doc, none, none}, c.documents...)...)
+		grads := g.Apply(ops.AttentionGrad(c.op), append([]graph.Value{q, k, k, y[0], y[1], q, c.doc, none, none, none}, c.documents...)...)
+		out = append(append(out, y[0]), grads...)
+	}
+	return out, feed
+}
+
+// TestLibrariesAreUsedRight: plans that are compiled at once, run and recorded keep the libraries' rules, and so does a device that opens after it with what
+// they chose on disk.
+func TestLibrariesAreUsedRight(t *testing.T) {
+	d := strict(t)
+	threads(t, 4)
+	var turn sync.Mutex // of runs, which have one queue
+	run := func(d *Device, tokens int, packed bool) error {
+		outs, feed := layer(tokens, packed)
+		store := plan.NewStore(d)
+		p, err := plan.Compile(outs, plan.Options{Store: store})
+		if err != nil {
+			return err
+		}
+		turn.Lock()
+		defer turn.Unlock()
+		for range 3 { // the second is recorded
+			if _, err := p.Run(context.Background(), feed); err != nil {
+				return err
+			}
+		}
+		return errors.Join(p.Close(), store.Close())
+	}
+	var sessions sync.WaitGroup
+	errs := make([]error, 3)
+	for i := range errs {
+		sessions.Go(func() { errs[i] = run(d, []int{256, 256, 128}[i], i < 2) })
+	}
+	sessions.Wait()
+	require.NoError(t, errors.Join(errs...))
+	require.Len(t, d.cudnn.plans, 6, "each is made once")
+	require.Greater(t, len(d.cudnn.more), 1, "plans were made beside each other")
+	require.Len(t, d.cudnn.free, len(d.cudnn.more))
+	later, err := New(Options{})
+	require.NoError(t, err)
+	require.NoError(t, run(later, 256, true))
+	require.Empty(t, later.cudnn.more, "plans are found on disk")
+	require.NoError(t, later.Close())
+}
+
+// planOf makes the plan of an attention.
+func planOf(d *Device, tokens int64) error {
+	_, err := d.cudnnPlan(cudnn.Attention{DType: cudnn.BF16, B: 1, Tq: tokens, Tk: tokens, Hq: 1, Hkv: 1, D: 64, Scale: 1, Causal: true,
+		KeyBatch: tokens * 64, KeyHead: 64, KeyStep: 64})
+	return err
+}
+
+// TestPlansThatAskForTooMuch are freed on a thread that has the device's context, which that of a goroutine that has left it need not be.
+func TestPlansThatAskForTooMuch(t *testing.T) {
+	d := strict(t)
+	emulator.SetPlanWorkspace(t, cudnnWorkspace+1)
+	defer emulator.SetPlanWorkspace(t, 1024)
+	_, err := d.cudnnVersion() // opens it
+	require.NoError(t, err)
+	d.cudnn.make = func(g cudnn.Attention) (*cudnn.Plan, error) {
+		p, err := d.makePlan(g)
+		return p, errors.Join(err, d.api.MakeCurrent(0))
+	}
+	require.ErrorContains(t, planOf(d, 128), "of workspace")
+}
+
+// TestFewHandles: where the library has no room for another handle, plans are made one after the other.
+func TestFewHandles(t *testing.T) {
+	d := strict(t)
+	emulator.SetHandles(t, 2)
+	defer emulator.SetHandles(t, 1000)
+	var all sync.WaitGroup
+	errs := make([]error, 6)
+	for i := range errs {
+		all.Go(func() { errs[i] = planOf(d, int64(128*(i+1))) })
+	}
+	all.Wait()
+	require.NoError(t, errors.Join(errs...))
+	require.Len(t, d.cudnn.more, 1)
+	require.Len(t, d.cudnn.free, 1)
+}
+
+// TestLostWhilePlanning: the context of a device that is lost is not given back while a plan is being made in it.
+func TestLostWhilePlanning(t *testing.T) {
+	testDevice(t)
+	d, err := New(Options{})
+	require.NoError(t, err)
+	begun, ended := newEvent(), false
+	withLibrary(d, func(cudnn.Attention) (*cudnn.Plan, error) {
+		begun.happen()
+		time.Sleep(50 * time.Millisecond)
+		ended = true
+		return nil, errNoPlan
+	})
+	_, err = d.arch() // opens the compiler
+	require.NoError(t, err)
+	go func() { _ = planOf(d, 128) }()
+	require.NoError(t, begun.wait("a plan"))
+	lost := errors.New("a fault")
+	d.lost.Store(&lost)
+	require.NoError(t, d.Close())
+	require.True(t, ended)
+}
