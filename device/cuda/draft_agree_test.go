@@ -7,17 +7,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
-	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
 	"github.com/bitsandbyes/bitsandbyes/internal/optest"
 )
 
-// TestDraftsAgree: for every op case there is a draft where there is a kernel, and a settled draft is that kernel. The device of the test has the libraries of
-// the machine, and one of attention that takes no graph where there is none.
+// TestDraftsAgree: for every op case there is a draft where there is a kernel, and a settled draft is that kernel, of whose programs it has named all. The
+// libraries are the machine's or, on the emulator, stand-ins.
 func TestDraftsAgree(t *testing.T) {
-	d := fresh(t)
-	if _, err := d.cudnnVersion(); err != nil {
-		withLibrary(d, func(cudnn.Attention) (*cudnn.Plan, error) { return nil, errNoPlan })
+	testDevice(t)
+	d := fresh
+	if onEmulator() {
+		d = strict
 	}
+	draftsAgree(t, d(t))
+}
+
+func draftsAgree(t *testing.T, d *Device) {
 	ran, open := 0, 0
 	for _, c := range optest.All() {
 		if elementwise(&c, c.Types()[0]) {
@@ -36,6 +40,9 @@ func TestDraftsAgree(t *testing.T) {
 				ran++
 				if own := draft.(*Kernel); own.draft != nil {
 					open++
+					for _, m := range functionsOf(kernel) {
+						require.Contains(t, functionsOf(draft), m, "%s in %v", c.Name, dt)
+					}
 					require.NoError(t, d.settle(own))
 				} else {
 					require.Equal(t, modulesOf(needsOf(kernel)), modulesOf(needsOf(draft)), "%s in %v", c.Name, dt)
@@ -46,5 +53,14 @@ func TestDraftsAgree(t *testing.T) {
 		}
 	}
 	require.Positive(t, ran)
+	require.Positive(t, open)
 	t.Logf("%d kernels, %d of them drafts first", ran, open)
+}
+
+// functionsOf are the functions that a kernel named, with their programs.
+func functionsOf(k device.Kernel) (list []string) {
+	for _, f := range needsOf(k) {
+		list = append(list, f.module.src.Name+" "+f.name)
+	}
+	return list
 }
