@@ -155,8 +155,8 @@ type Grouper interface {
 // Absorber ops can compute an input themselves.
 type Absorber interface {
 	Op
-	// Absorbed returns the op that does what n, a node of this op, does and what by does before, whose one output is n's input i in some shape; ok is false
-	// where there is none.
+	// Absorbed returns the op that does what n, a node of this op, does and what by does before, whose one output is n's input i in some shape. It takes in
+	// and gives n's outputs. ok is false where there is none.
 	Absorbed(n *Node, i int, by *Node) (op Op, in []Value, ok bool)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -22,6 +23,8 @@ type token struct {
 	g     *graph.Graph
 	store *plan.Store
 	feed  plan.Feed
+
+	floats []graph.Value // that were read
 }
 
 const tokenIn = 64
@@ -45,6 +48,9 @@ func (k *token) read(t require.TestingT, name string, typ tensor.Type) graph.Val
 		}
 	}
 	require.NoError(t, k.store.Set(v, x))
+	if typ.DType.IsFloat() && typ.Rank() == 2 {
+		k.floats = append(k.floats, k.g.Read(v))
+	}
 	return k.g.Read(v)
 }
 
@@ -234,7 +240,7 @@ func TestAnyGroups(t *testing.T) {
 				x, name := values[s/8%len(values)], fmt.Sprint("w", i)
 				other := values[s/64%len(values)]
 				var y graph.Value
-				switch s % 6 {
+				switch s % 8 {
 				case 0, 1:
 					y = k.adapted(t, x, name, tokenIn, 1+s%3, tensor.F32)
 				case 2:
@@ -244,12 +250,19 @@ func TestAnyGroups(t *testing.T) {
 				case 4:
 					narrow := ops.Linear(x, k.read(t, name, tensor.T(tensor.F32, 4, tokenIn)))
 					y = ops.Add(k.base(t, other, name+"q", tokenIn, 64), ops.Linear(narrow, k.read(t, name+"b", tensor.T(tensor.F32, tokenIn, 4))))
+				case 5:
+					y = ops.Reshape(k.base(t, ops.Reshape(x, 4, tokenIn/2), name, tokenIn/2, 64), 2, tokenIn)
+				case 6:
+					y = ops.Concat(0, k.adapted(t, ops.Slice(x, 0, 0, 1), name, tokenIn, 2, tensor.F32), k.base(t, ops.Slice(other, 0, 1, 2), name+"q", tokenIn, 64))
 				default:
 					y = ops.Mul(x, other)
 				}
 				values = append(values, ops.Tanh(ops.Scale(y, 0.1)))
 			}
-			_, got := k.run(t, dev, plan.Options{}, values[max(1, len(values)-4):]...)
+			outs := values[max(1, len(values)-4):]
+			grads, err := autograd.GradValues(ops.Sum(ops.Mul(outs[0], outs[len(outs)-1])), k.floats...)
+			require.NoError(t, err)
+			_, got := k.run(t, dev, plan.Options{}, append(outs, grads...)...)
 			return got
 		}
 		want, got := run(withKernels()), run(grouping())
