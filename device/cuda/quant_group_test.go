@@ -161,6 +161,12 @@ func TestGroupsDeclined(t *testing.T) {
 	}
 	o, in = types(good, tensor.F32)
 	require.ErrorIs(t, kernel(o, in...), device.ErrNoKernel, "no tensor cores")
+	long := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: 1, K: 1 << 31}
+	in = []tensor.Type{tensor.T(tensor.BF16, 1, long.K), tensor.T(tensor.U8, long.K/2), tensor.T(tensor.F32, long.K/64)}
+	require.ErrorIs(t, kernel(ops.QuantMatMulGroup{Of: [ops.GroupMost]ops.QuantProduct{{QuantMatMul: long}}, N: 1}, in...), device.ErrNoKernel, "counted in 32 bits")
+	one, err := d.thinProduct(weight4{quant.NF4, 64, 1, long.K, false}, tensor.BF16, 1, false)
+	require.NoError(t, err)
+	require.Nil(t, one)
 	table := func(tokens int) tensor.Type { return tensor.T(tensor.F32, tokens, 8) }
 	require.NoError(t, kernel(ops.RoPEGroup{N: 1}, table(64), table(64), tensor.T(tensor.BF16, 64, 2, 16)))
 	require.ErrorIs(t, kernel(ops.RoPEGroup{N: 1}, table(65), table(65), tensor.T(tensor.BF16, 65, 2, 16)), device.ErrNoKernel)
@@ -168,7 +174,7 @@ func TestGroupsDeclined(t *testing.T) {
 	group := ops.MatMulGroup{Alpha: [ops.GroupMost]float32{1, 1}, N: 2}
 	require.NoError(t, kernel(group, x, a, a))
 	for _, in := range [][]tensor.Type{{tensor.T(tensor.BF16, 9, 64), a, a}, {tensor.T(tensor.BF16, 0, 64), a, a}, {x, a, tensor.T(tensor.F32, 16, 64)}, {x, a, tensor.T(tensor.BF16, 0, 64)},
-		{x, a, tensor.T(tensor.BF16, 400, 64)}, {tensor.T(tensor.F64, 2, 64), tensor.T(tensor.F64, 16, 64), tensor.T(tensor.F64, 16, 64)}} {
+		{x, a, tensor.T(tensor.BF16, 400, 64)}, {tensor.T(tensor.BF16, 1, 1<<31), tensor.T(tensor.BF16, 4, 1<<31), tensor.T(tensor.BF16, 4, 1<<31)}, {tensor.T(tensor.F64, 2, 64), tensor.T(tensor.F64, 16, 64), tensor.T(tensor.F64, 16, 64)}} {
 		require.ErrorIs(t, kernel(group, in...), device.ErrNoKernel, "%v", in)
 	}
 }

@@ -37,7 +37,7 @@ func newThinGroup(o ops.QuantMatMulGroup, s device.Spec) *thin {
 			fits = fits && (t.low == tensor.Invalid || t.low == s.In[to-1].DType)
 			t.low = s.In[to-1].DType
 		}
-		fits = fits && w.thin() && q.N > 0 && q.Scheme == o.Of[0].Scheme && q.Nested == o.Of[0].Nested
+		fits = fits && w.thin() && q.N > 0 && max(q.N, q.K) <= thinMost && q.Scheme == o.Of[0].Scheme && q.Nested == o.Of[0].Nested
 		t.parts = append(t.parts, p)
 	})
 	if !fits {
@@ -96,12 +96,14 @@ const (
 	thinGroupRows = 8  // several products at once: with more rows other ways compete
 )
 
+const thinMost = 1 << 30 // rows or columns of a weight, which kernels of few rows count in 32 bits, and step beyond
+
 var thinFiles = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "quant_thin.cu"}
 
-// thinProduct is one product, added to the first input where add is true. It returns nil where x has too many rows.
+// thinProduct is one product, added to the first input where add is true. It returns nil where x has too many rows, or the weight is too long.
 func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*thin, error) {
 	cores := m <= thinRows && w.thin() && d.multiplies(dtype)
-	if !cores && m > thinRowsAny {
+	if !cores && m > thinRowsAny || max(w.rows, w.cols) > thinMost {
 		return nil, nil
 	}
 	x := b2i(add)

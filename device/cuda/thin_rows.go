@@ -40,7 +40,7 @@ func buildMatMulGroup(d *Device, o ops.MatMulGroup, s device.Spec) (*Kernel, err
 		a.of[i] = thinRowsPart{alpha: o.Alpha[i], rows: int32(w.Dim(0)), first: int32(rows)}
 		rows += w.Dim(0)
 	}
-	if x.DType.Size() > 4 || m == 0 || m > thinRowsOfX || k == 0 || rows > thinRowsOfA {
+	if x.DType.Size() > 4 || m == 0 || m > thinRowsOfX || k == 0 || k > thinMost || rows > thinRowsOfA {
 		return nil, device.ErrNoKernel
 	}
 	threads := 256
