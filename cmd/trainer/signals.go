@@ -17,15 +17,24 @@ func endings() []os.Signal {
 	return s
 }
 
-// untilSignal returns a context that the first of the endings cancels. A second Ctrl-C or SIGTERM ends the program at once. A second SIGHUP
-// changes nothing, since one closed terminal sends several: the kernel's and the shell's.
+// untilSignal returns a context that the first of the endings cancels. A second Ctrl-C or SIGTERM ends the program at once, unless something
+// else waits for it, as a chat does. A second SIGHUP changes nothing, since one closed terminal sends several: the kernel's and the shell's.
 func untilSignal(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancel(parent)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, endings()...)
+	once, hangups := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	for _, s := range endings() {
+		if s == syscall.SIGHUP {
+			signal.Notify(hangups, s)
+		} else {
+			signal.Notify(once, s)
+		}
+	}
 	go func() {
-		<-signals
-		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		select {
+		case <-once:
+		case <-hangups:
+		}
+		signal.Stop(once) // not signal.Reset, which would take the signals from others too
 		cancel()
 	}()
 	return ctx

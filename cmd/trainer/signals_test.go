@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -66,6 +67,22 @@ func TestStop(t *testing.T) {
 			}
 			requireStopped(t, cmd, dir)
 		})
+	}
+}
+
+// TestOthersSignals: the first signal ends what waits for it, and others that wait for signals get the next ones too: each Ctrl-C of a chat ends
+// one answer.
+func TestOthersSignals(t *testing.T) {
+	others := make(chan os.Signal, 4)
+	signal.Notify(others, os.Interrupt)
+	defer signal.Stop(others)
+	self, err := os.FindProcess(os.Getpid())
+	require.NoError(t, err)
+	ctx := untilSignal(t.Context())
+	for range 3 {
+		require.NoError(t, self.Signal(os.Interrupt)) // where nobody waits for it, it ends the tests
+		require.Equal(t, os.Interrupt, <-others)
+		<-ctx.Done()
 	}
 }
 
