@@ -158,7 +158,7 @@ func (b *bench) run(ctx context.Context, hooks Hooks) (r *BenchResult, err error
 		j.log = slog.New(slog.DiscardHandler)
 	}
 	b.job = j
-	defer func() { err = errors.Join(err, j.close()) }()
+	defer func() { err = errors.Join(err, j.close(), j.unlockOut()) }()
 	if err := b.prepare(ctx); err != nil {
 		return nil, err
 	}

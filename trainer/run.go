@@ -77,13 +77,21 @@ func Run(ctx context.Context, cfg config.Config, hooks Hooks) (*Summary, error) 
 	if j.bar != nil {
 		j.bar.Done()
 	}
+	return &j.sum, classify(j.end(err))
+}
+
+// end closes everything after a run that ended with err. The run directory is free only when nothing in it is changed any more.
+func (j *job) end(err error) error {
 	if cerr := j.close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		j.removeMade()
 	}
-	return &j.sum, classify(err)
+	if uerr := j.unlockOut(); err == nil {
+		err = uerr
+	}
+	return err
 }
 
 // job is one run.
@@ -97,7 +105,7 @@ type job struct {
 	dev     device.Device
 	ownDev  bool
 	madeOut bool         // the run directory is new
-	unlock  func() error // gives the run directory free; nil = it was not taken
+	unlock  func() error // see unlockOut; nil = the run directory was not taken
 	made    []string     // files in it that were written before the run began
 	begun   bool         // the run has left its first trace that stays
 	store   *plan.Store
@@ -255,6 +263,14 @@ func (j *job) lockOut(held bool) (err error) {
 	return nil
 }
 
+// unlockOut gives the run directory free.
+func (j *job) unlockOut() error {
+	if j.unlock == nil {
+		return nil
+	}
+	return j.unlock()
+}
+
 // nameOut makes a new run directory; runs that start in the same second get a number.
 func (j *job) nameOut() error {
 	name := j.cfg.RunDir(j.started)
@@ -354,9 +370,6 @@ func (j *job) close() error {
 	}
 	if j.ownDev {
 		errs = append(errs, j.dev.Close())
-	}
-	if j.unlock != nil {
-		errs = append(errs, j.unlock())
 	}
 	return errors.Join(errs...)
 }

@@ -3,9 +3,14 @@
 package vfs_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
@@ -28,4 +33,28 @@ func TestLock(t *testing.T) {
 	require.NoError(t, unlock())
 	_, err = vfs.Lock(filepath.Join(dir, "none"))
 	require.Error(t, err)
+}
+
+// TestLockRemoved: a folder that its owner removes is not locked by who had opened it before, but stays free for who makes it anew.
+func TestLockRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 500 {
+				if err := os.Mkdir(dir, 0o777); err != nil && !assert.ErrorIs(t, err, fs.ErrExist) {
+					return
+				}
+				unlock, err := vfs.Lock(dir)
+				if err != nil { // another has it, or just removed it
+					continue
+				}
+				_, err = os.Stat(dir)
+				if !assert.NoError(t, errors.Join(err, os.Remove(dir), unlock()), "only its owner removes it") {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }
