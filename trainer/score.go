@@ -91,7 +91,7 @@ func (w *Writer) batchOf(requests []Request) (n, t int) {
 }
 
 func (w *Writer) scoreBatch(ctx context.Context, requests []Request, t int) ([]Scored, error) {
-	p, err := w.hiddenPlan(max(1, scoreTokens/t), t)
+	p, err := w.hiddenPlan(ctx, max(1, scoreTokens/t), t)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (w *Writer) scoreBatch(ctx context.Context, requests []Request, t int) ([]S
 
 // heads scores one target after each of the rows of h.
 func (w *Writer) heads(ctx context.Context, h *tensor.Tensor, rows, targets []int32) (losses []float32, likely []int32, err error) {
-	p, err := w.headPlan(h.DType())
+	p, err := w.headPlan(ctx, h.DType())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -158,7 +158,7 @@ func (w *Writer) heads(ctx context.Context, h *tensor.Tensor, rows, targets []in
 	return losses, likely, nil
 }
 
-func (w *Writer) hiddenPlan(rows, t int) (*hiddenPlan, error) {
+func (w *Writer) hiddenPlan(ctx context.Context, rows, t int) (*hiddenPlan, error) {
 	key := [2]int{rows, t}
 	if p, ok := w.scores.hidden[key]; ok {
 		return p, nil
@@ -167,7 +167,7 @@ func (w *Writer) hiddenPlan(rows, t int) (*hiddenPlan, error) {
 	p := &hiddenPlan{tokens: g.Input("tokens", tensor.T(tensor.I32, rows, t)), pos: g.Input("pos", tensor.T(tensor.I32, rows, t))}
 	p.out = ops.Reshape(w.model.Model.Hidden(models.Inputs{Tokens: p.tokens, Pos: p.pos}), -1, w.model.Config().Hidden)
 	var err error
-	if p.plan, err = plan.Compile([]graph.Value{p.out}, plan.Options{Device: w.dev, Session: w.session}); err != nil {
+	if p.plan, err = plan.Compile([]graph.Value{p.out}, plan.Options{Context: ctx, Device: w.dev, Session: w.session}); err != nil {
 		return nil, err
 	}
 	if w.scores.hidden == nil {
@@ -177,7 +177,7 @@ func (w *Writer) hiddenPlan(rows, t int) (*hiddenPlan, error) {
 	return p, nil
 }
 
-func (w *Writer) headPlan(d tensor.DType) (*headPlan, error) {
+func (w *Writer) headPlan(ctx context.Context, d tensor.DType) (*headPlan, error) {
 	if w.scores.head != nil {
 		return w.scores.head, nil
 	}
@@ -186,7 +186,7 @@ func (w *Writer) headPlan(d tensor.DType) (*headPlan, error) {
 	logits := w.model.Model.Logits(p.h)
 	p.loss, p.likely = ops.TokenLoss(logits, p.targets), ops.Cast(ops.ArgMax(logits, 1), tensor.I32)
 	var err error
-	if p.plan, err = plan.Compile([]graph.Value{p.loss, p.likely}, plan.Options{Device: w.dev, Session: w.session}); err != nil {
+	if p.plan, err = plan.Compile([]graph.Value{p.loss, p.likely}, plan.Options{Context: ctx, Device: w.dev, Session: w.session}); err != nil {
 		return nil, err
 	}
 	w.scores.head = p

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/cudnn"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/emulator"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
@@ -162,4 +163,55 @@ func TestLostWhilePlanning(t *testing.T) {
 	d.lost.Store(&lost)
 	require.NoError(t, d.Close())
 	require.True(t, ended)
+}
+
+// TestFirstStarts: other ways to begin keep the rules, too: one processor, a folder that cannot be written, a deterministic device, one library only,
+// no room for handles or plans.
+func TestFirstStarts(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T, d *Device){
+		"one processor": func(t *testing.T, _ *Device) { threads(t, 1) },
+		"no folder":     func(t *testing.T, _ *Device) { t.Setenv(nvrtc.CacheVariable, "/dev/null/none") },
+		"deterministic": func(t *testing.T, d *Device) {
+			require.NoError(t, d.SetArithmetic(device.Arithmetic{Deterministic: true}))
+		},
+		"without cuDNN": func(_ *testing.T, d *Device) { d.cudnn.off = true },
+		"little memory": func(t *testing.T, _ *Device) {
+			emulator.SetHandles(t, 1)
+			t.Cleanup(func() { emulator.SetHandles(t, 1000) })
+		},
+		"large plans": func(t *testing.T, _ *Device) {
+			emulator.SetPlanWorkspace(t, cudnnWorkspace+1)
+			t.Cleanup(func() { emulator.SetPlanWorkspace(t, 1024) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := strict(t)
+			begin(t, d)
+			outs, feed := layer(256, false)
+			store := plan.NewStore(d)
+			p, err := plan.Compile(outs, plan.Options{Store: store})
+			require.NoError(t, err)
+			for range 3 {
+				_, err := p.Run(context.Background(), feed)
+				require.NoError(t, err)
+			}
+			require.NoError(t, errors.Join(p.Close(), store.Close()))
+		})
+	}
+}
+
+// TestClosedWhilePlanning: a plan whose context ends, and whose device is closed at once, leaves nothing behind.
+func TestClosedWhilePlanning(t *testing.T) {
+	d := strict(t)
+	threads(t, 4)
+	_, err := d.cudnnVersion()
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cudnn.make = func(g cudnn.Attention) (*cudnn.Plan, error) {
+		cancel()
+		return d.makePlan(g)
+	}
+	outs, _ := layer(256, true)
+	_, err = plan.Compile(outs, plan.Options{Device: d, Context: ctx})
+	require.ErrorIs(t, err, context.Canceled)
 }

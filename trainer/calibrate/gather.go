@@ -172,7 +172,7 @@ func (r *run) gather(ctx context.Context, part []*stage) error {
 func (r *run) gatherLength(ctx context.Context, part []*stage, n int, rows []*tensor.Tensor) (err error) {
 	f := r.build(n)
 	o := newOutputs(f, part, n)
-	p, err := plan.Compile(o.all(), plan.Options{Device: r.Store.Device(), Store: r.Store, Launch: r.Launch})
+	p, err := plan.Compile(o.all(), plan.Options{Context: ctx, Device: r.Store.Device(), Store: r.Store, Launch: r.Launch})
 	if err != nil {
 		return fmt.Errorf("calibrate: rows of %d tokens: %w", n, err)
 	}
