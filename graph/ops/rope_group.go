@@ -64,7 +64,13 @@ func (o RoPEGroup) Alias() []graph.AliasPair {
 }
 
 // Cost implements graph.Coster.
-func (RoPEGroup) Cost(in, out []tensor.Type) (flops, bytes int64) { return rowCost(3, in, out) }
+func (o RoPEGroup) Cost(in, out []tensor.Type) (flops, bytes int64) {
+	for _, x := range out {
+		f, _ := o.RoPE.Cost([]tensor.Type{x}, nil)
+		flops += f
+	}
+	return flops, sumBytes(in) + sumBytes(out)
+}
 
 // ropeKind is what tensors of a group have in common beside cos.
 type ropeKind struct {
