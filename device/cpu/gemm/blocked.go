@@ -227,7 +227,8 @@ func boundFloats(m, n, k int, c choice) int {
 	steps := min(k, maxKC)
 	steps += c.extra
 	res := max(m, roundUp(n, c.nr)) * (k + (k/group+1)*c.extra)
-	res = min(res, max(resident, group*maxKC)/group*(group+1)+2*group*group)
+	// A block of one short phase has many lanes, and c.extra beside each.
+	res = min(res, max(resident, group*maxKC)/group*(group+1)+2*group*group+c.extra*min(m, n, resident))
 	return max(min(c.threads, copies), 1)*(res+16) + max(c.threads, 1)*(max(rowsMax, wide)*steps+group*steps+16)
 }
 

@@ -159,7 +159,7 @@ func available() (out []Kernel) {
 var bools = []bool{false, true}
 
 func TestShapesAndTransposes(t *testing.T) {
-	dims := [][3]int{{1, 1, 1}, {6, 16, 4}, {7, 17, 5}, {14, 32, 8}, {13, 31, 37}, {61, 67, 71}, {128, 96, 64}, {2, 131, 300},
+	dims := [][3]int{{1, 1, 1}, {6, 16, 4}, {7, 17, 5}, {14, 32, 8}, {13, 31, 37}, {61, 67, 71}, {128, 96, 64}, {46, 230, 640}, {2, 131, 300},
 		{131, 3, 300}, {5, 257, 513}, {70, 130, 601}, {23, 1031, 19}, {1933, 9, 11}, {0, 3, 4}, {3, 0, 4}, {9, 9, 0}, {3, 70, 0}}
 	for _, kern := range available() {
 		t.Run(kern.String(), func(t *testing.T) {
@@ -260,7 +260,7 @@ func TestDoesNotAllocate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	p := pool.New(2)
 	defer p.Close()
-	for _, m := range []int{1, 40} {
+	for _, m := range []int{1, 40, 130} { // small, on one goroutine, on the pool
 		for _, tb := range bools {
 			a, b := newMat(r, tensor.BF16, false, m, 80, 0), newMat(r, tensor.F32, tb, 80, 70, 0)
 			c := tensor.New(tensor.T(tensor.BF16, m, 70))

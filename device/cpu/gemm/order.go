@@ -11,7 +11,7 @@ import (
 
 // The threads of a team share a queue of tasks: for each block of the team's resident lanes, for each phase of K, the units of the other
 // operand. Nobody waits between phases: a thread that finds a unit's earlier task unfinished, which is the last that another thread took, waits for
-// that one. So there is one barrier a product. A thread whose own queue is empty takes from the others.
+// that one. So there is one barrier a region: all of C, unless sums of a narrower C are kept in scratch. A thread whose own queue is empty takes from the others.
 
 // worthwhile is how many tasks a queue has at least that a thread of another team takes from: it packs its resident operand first.
 const worthwhile = 2

@@ -143,3 +143,18 @@ func TestScratchBounds(t *testing.T) {
 		}
 	})
 }
+
+// TestScratchBoundOfFewSteps: what lies beside the many lanes of a short block has room, in scratch for larger products too.
+func TestScratchBoundOfFewSteps(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		steps, threads := rapid.IntRange(1, 70).Draw(t, "steps"), rapid.IntRange(1, 9).Draw(t, "threads")
+		m := max(resident/steps+rapid.IntRange(-500, 500).Draw(t, "m")-50, 1)
+		n, more := max(m+rapid.IntRange(-500, 500).Draw(t, "n"), 1), rapid.IntRange(0, 100).Draw(t, "more")
+		for _, kern := range available() {
+			k8 := kern.int8Kernel()
+			j := job8{Int8Args: Int8Args{A: Mat8{Trans: rapid.Bool().Draw(t, "transA")}, B: Mat8{Trans: rapid.Bool().Draw(t, "transB")}}, kern: k8}
+			j.plan(m, n, steps, j.choice(threads))
+			require.LessOrEqual(t, int64(4*j.floats(threads)+line), Int8ScratchBytes(m+more, n+more, steps*k8.per+more, threads))
+		}
+	})
+}
