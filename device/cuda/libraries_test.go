@@ -187,7 +187,7 @@ func TestFirstStarts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := strict(t)
 			begin(t, d)
-			outs, feed := layer(256, false)
+			outs, feed := layer(128, false)
 			store := plan.NewStore(d)
 			p, err := plan.Compile(outs, plan.Options{Store: store})
 			require.NoError(t, err)
@@ -214,4 +214,33 @@ func TestClosedWhilePlanning(t *testing.T) {
 	outs, _ := layer(256, true)
 	_, err = plan.Compile(outs, plan.Options{Device: d, Context: ctx})
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestTwoDevicesAtOnce: what threads do for one device is done in its context, whichever they were in before.
+func TestTwoDevicesAtOnce(t *testing.T) {
+	one := strict(t)
+	require.NoError(t, emulator.Set("devices=2"))
+	defer func() { require.NoError(t, emulator.Reset()) }()
+	two, err := New(Options{Index: 1})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, two.Close()) }()
+	var both sync.WaitGroup
+	errs := make([]error, 2)
+	for i, d := range []*Device{one, two} {
+		both.Go(func() {
+			outs, feed := layer(128*(i+1), false)
+			p, err := plan.Compile(outs, plan.Options{Device: d})
+			for range 3 {
+				if err == nil {
+					_, err = p.Run(context.Background(), feed)
+				}
+			}
+			if err == nil {
+				err = p.Close()
+			}
+			errs[i] = err
+		})
+	}
+	both.Wait()
+	require.NoError(t, errors.Join(errs...))
 }
