@@ -209,22 +209,45 @@ func (t *Tensor) Narrow(d DType) (*Tensor, error) {
 	if err != nil || t.typ.DType == d {
 		return out, err
 	}
-	infinite := func(int) bool { return false } // float64 holds everything, and integers have no infinity
-	switch d {
-	case F16:
-		bits := View[uint16](out.data)
-		infinite = func(i int) bool { return bits[i]&0x7fff == 0x7c00 }
-	case BF16:
-		bits := View[uint16](out.data)
-		infinite = func(i int) bool { return bits[i]&0x7fff == 0x7f80 }
-	case F32:
-		bits := View[uint32](out.data)
-		infinite = func(i int) bool { return bits[i]<<1 == 0x7f800000<<1 }
+	next := func(int) int { return -1 } // integers have no infinity
+	switch {
+	case reach(d) > reach(t.typ.DType):
+	case d == F16:
+		next = func(from int) int { return infinity(View[uint16](out.data), from, 0x7c00) }
+	case d == BF16:
+		next = func(from int) int { return infinity(View[uint16](out.data), from, 0x7f80) }
+	case d == F32:
+		next = func(from int) int { return infinity(View[uint32](out.data), from, 0x7f800000) }
 	}
-	for i := range t.typ.Size() {
-		if infinite(i) && !math.IsInf(t.At(i), 0) {
+	for i := next(0); i >= 0; i = next(i + 1) {
+		if !math.IsInf(t.At(i), 0) {
 			return nil, &RangeError{i, t.At(i), d}
 		}
 	}
 	return out, nil
+}
+
+// infinity is the index of the first number at from or after it that has the bits of an infinity, besides the sign; -1 without any.
+func infinity[B uint16 | uint32](bits []B, from int, inf B) int {
+	for i, b := range bits[from:] {
+		if b<<1 == inf<<1 {
+			return from + i
+		}
+	}
+	return -1
+}
+
+// reach orders element types: one of a larger reach holds, rounded, whatever one of a smaller reach does.
+func reach(d DType) int {
+	switch d {
+	case F16:
+		return 16
+	case BF16:
+		return 128
+	case F32:
+		return 129
+	case F64:
+		return 1024
+	}
+	return 8 * d.Size() // bits of an integer
 }

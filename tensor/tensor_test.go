@@ -104,10 +104,20 @@ func TestNarrow(t *testing.T) {
 	require.NoError(t, err)
 	_, err = whole.Narrow(tensor.F16)
 	require.EqualError(t, err, "element 1 is 65520, which f16 cannot hold")
-	for _, d := range []tensor.DType{tensor.F64, tensor.I8, tensor.I64} {
+	for _, d := range []tensor.DType{tensor.F64, tensor.F32, tensor.BF16, tensor.I8, tensor.I64} {
 		_, err = whole.Narrow(d)
 		require.NoError(t, err)
 	}
+	short, err := tensor.Of([]uint16{65519, 65535})
+	require.NoError(t, err)
+	_, err = short.Narrow(tensor.F16)
+	require.ErrorContains(t, err, "element 1 is 65535")
+	mixed, err := tensor.Of([]float32{float32(math.Inf(1)), 1, float32(math.Inf(-1)), -1e6, float32(math.Inf(1))})
+	require.NoError(t, err)
+	_, err = mixed.Narrow(tensor.F16)
+	require.EqualError(t, err, "element 3 is -1e+06, which f16 cannot hold")
+	_, err = mixed.Narrow(tensor.BF16)
+	require.NoError(t, err, "what is infinite already may stay")
 	_, err = whole.Narrow(tensor.Invalid)
 	require.Error(t, err)
 }
