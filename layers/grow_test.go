@@ -1,6 +1,7 @@
 package layers_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -82,4 +83,8 @@ func TestNarrow(t *testing.T) {
 	require.ErrorIs(t, err, layers.ErrRange)
 	_, err = load("embed", tensor.BF16)
 	require.NoError(t, err)
+	tensor.Data[float32](table)[1] = math.MaxFloat32
+	_, err = load("embed", tensor.BF16)
+	require.ErrorIs(t, err, layers.ErrRange)
+	require.ErrorContains(t, err, "more than the narrower type can: Options.Narrow says bf16; keep it as it is stored")
 }
