@@ -128,7 +128,7 @@ func (o QuantProduct) infer(x tensor.Type, in []tensor.Type) ([]tensor.Type, err
 	case s.DType != x.DType || s.Size() != rows*o.Rank:
 		return nil, fmt.Errorf("s must be %v with %d elements, got %v", x.DType, rows*o.Rank, s)
 	case b.DType != x.DType && b.DType != tensor.F32 || b.Rank() != 2 || b.Dim(0) != o.N || b.Dim(1) != o.Rank:
-		return nil, fmt.Errorf("B must be %v or f32, (%d, %d), got %v", x.DType, o.N, o.Rank, b)
+		return nil, fmt.Errorf("adapter weight B must be %v or f32, (%d, %d), got %v", x.DType, o.N, o.Rank, b)
 	}
 	return out, nil
 }
