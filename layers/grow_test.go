@@ -86,5 +86,5 @@ func TestNarrow(t *testing.T) {
 	tensor.Data[float32](table)[1] = math.MaxFloat32
 	_, err = load("embed", tensor.BF16)
 	require.ErrorIs(t, err, layers.ErrRange)
-	require.ErrorContains(t, err, "more than the narrower type can: Options.Narrow says bf16; keep it as it is stored")
+	require.ErrorContains(t, err, "more than its narrower type can: bf16; keep it as it is stored")
 }

@@ -221,7 +221,7 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 		t, err = converted(v.Name, t, v.Type.DType)
 		var large *tensor.RangeError
 		if errors.As(err, &large) && s.narrow(name) == v.Type.DType {
-			err = fmt.Errorf("tensor %q holds %v, %w: Options.Narrow says %v; keep it as it is stored", v.Name, large.Value, ErrRange, v.Type.DType)
+			err = fmt.Errorf("tensor %q holds %v, %w: %v; keep it as it is stored", v.Name, large.Value, ErrRange, v.Type.DType)
 		}
 		if err != nil {
 			return err
@@ -299,7 +299,7 @@ func (s Source) narrow(name string) tensor.DType {
 }
 
 // ErrRange is part of the error for a weight that Options.Narrow cannot store.
-var ErrRange = errors.New("more than the narrower type can")
+var ErrRange = errors.New("more than its narrower type can")
 
 // check looks a tensor up in the file and compares its shape.
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {

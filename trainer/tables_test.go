@@ -69,7 +69,7 @@ func TestGenerateTablesRefused(t *testing.T) {
 		}
 		return err
 	}
-	require.ErrorContains(t, open("auto"), "holds 100000, more than float16 can")
+	require.ErrorContains(t, open("auto"), "holds 100000, more than its narrower type can: f16")
 	require.ErrorContains(t, open("auto"), "--tables stored")
 	require.NoError(t, open("stored"))
 	require.NoError(t, open("bf16"))
