@@ -39,18 +39,7 @@ func tilePackAVX512(c *build.Context) {
 	c.MOVQ(t.bs, near)
 	c.IMUL3Q(operand.U8(packNear), near, near)
 	c.ADDQ(t.b, near)
-	c.SHRQ(operand.U8(2), t.kc)
-	c.MOVQ(t.kc, t.left)
-	c.SHRQ(operand.U8(4), t.left)
-	c.MOVQ(t.left, t.every)
-	for _, sums := range s.acc {
-		s.zero(sums[0])
-		s.zero(sums[1])
-	}
-	c.Label("fetch")
-	s.fetch(c, t)
-	c.MOVQ(t.every, t.left)
-	c.Label("steps")
+	s.rounds(c, t)
 	for u := range unroll {
 		row := func(base reg.GPVirtual, j int) operand.Mem {
 			m := operand.Mem{Base: base, Disp: 64 * j}
@@ -134,18 +123,7 @@ func turnRows(c *build.Context, name string, odd int) {
 	c.SHLQ(operand.U8(4), t.left)
 	c.SUBQ(operand.U8(64), t.left)
 	c.MOVQ(t.left, back) // from sixteen rows down to the next line of the first
-	c.SHRQ(operand.U8(2), t.kc)
-	c.MOVQ(t.kc, t.left)
-	c.SHRQ(operand.U8(4), t.left)
-	c.MOVQ(t.left, t.every)
-	for _, sums := range s.acc {
-		s.zero(sums[0])
-		s.zero(sums[1])
-	}
-	c.Label("fetch")
-	s.fetch(c, t)
-	c.MOVQ(t.every, t.left)
-	c.Label("steps")
+	s.rounds(c, t)
 	for u := range unroll {
 		for j := range s.b {
 			s.load(at(t.b, 4*s.lanes*(2*u+j)), s.b[j])
@@ -184,4 +162,20 @@ func turnRows(c *build.Context, name string, odd int) {
 	c.JMP(operand.LabelRef("fetch"))
 	c.Label("done")
 	s.storeAll(c, t)
+}
+
+// rounds begins the loops of a tile that packs. kc becomes rounds of four steps, cut into sixteen parts of which each fetches first.
+func (s *tileSpec) rounds(c *build.Context, t tileRegs) {
+	c.SHRQ(operand.U8(2), t.kc)
+	c.MOVQ(t.kc, t.left)
+	c.SHRQ(operand.U8(4), t.left)
+	c.MOVQ(t.left, t.every)
+	for _, sums := range s.acc {
+		s.zero(sums[0])
+		s.zero(sums[1])
+	}
+	c.Label("fetch")
+	s.fetch(c, t)
+	c.MOVQ(t.every, t.left)
+	c.Label("steps")
 }
