@@ -50,7 +50,7 @@ func (j *job) begin(ctx context.Context) error {
 	if j.hooks.Progress != nil {
 		j.bar = report.NewProgress(j.hooks.Progress, report.ProgressOptions{Terminal: j.hooks.Terminal, Total: int64(j.loader.Steps())})
 	}
-	if j.flopRate, err = probe(ctx, j.dev, j.compute); err != nil {
+	if j.flopRate, err = probe(ctx, j.dev, j.execution().Launching(), j.compute); err != nil {
 		return err
 	}
 	j.describe()

@@ -111,7 +111,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 		}
 	}
 	p.Recompute, p.Blocks = j.recompute, j.model.Config().Layers
-	if p.FlopRate, err = probe(ctx, j.dev, j.compute); err != nil {
+	if p.FlopRate, err = probe(ctx, j.dev, j.execution().Launching(), j.compute); err != nil {
 		return nil, err
 	}
 	if m, ok := j.dev.(device.Meter); ok {
@@ -181,12 +181,12 @@ const (
 
 // probe returns the best rate of a square matrix product in FLOP/s: of the run's dtype where the device has fast arithmetic in 16 bits, else of
 // float32.
-func probe(ctx context.Context, dev device.Device, compute tensor.DType) (rate float64, err error) {
+func probe(ctx context.Context, dev device.Device, way plan.Launching, compute tensor.DType) (rate float64, err error) {
 	if !dev.Info().BF16 {
 		compute = tensor.F32
 	}
 	for n := probeSize; ; {
-		took, err := timeProduct(ctx, dev, n, compute)
+		took, err := timeProduct(ctx, dev, way, n, compute)
 		if err != nil {
 			return 0, err
 		}
@@ -199,11 +199,11 @@ func probe(ctx context.Context, dev device.Device, compute tensor.DType) (rate f
 	}
 }
 
-// timeProduct is the least time of a product of two n by n matrices.
-func timeProduct(ctx context.Context, dev device.Device, n int, d tensor.DType) (least time.Duration, err error) {
+// timeProduct is the least time of a product of two n by n matrices. It runs too few times to be recorded.
+func timeProduct(ctx context.Context, dev device.Device, way plan.Launching, n int, d tensor.DType) (least time.Duration, err error) {
 	g := graph.New("probe")
 	x := ops.BroadcastTo(ops.Fill(g, d, 1), n, n)
-	p, err := plan.Compile([]graph.Value{ops.Sum(ops.Dot(x, x))}, plan.Options{Device: dev, Launch: plan.Plain})
+	p, err := plan.Compile([]graph.Value{ops.Sum(ops.Dot(x, x))}, plan.Options{Device: dev, Launch: max(way, plan.Plain)})
 	if err != nil {
 		return 0, err
 	}

@@ -80,8 +80,7 @@ func TestExecution(t *testing.T) {
 				for _, d := range opened {
 					require.Zero(t, d.Captures)
 					require.Positive(t, d.Launches)
-					// All are waited for but a few: products of more or fewer sizes, by how long they take, time the device as they are used.
-					require.Greater(t, d.Waits, d.Launches*3/4)
+					require.GreaterOrEqual(t, d.Waits, d.Launches)
 					require.Equal(t, device.Arithmetic{Deterministic: true}, d.Choice())
 				}
 			})
