@@ -29,6 +29,10 @@ func callerPos() string {
 	return "?"
 }
 
+// Caller returns "file.go:88" of the line outside this module's packages that build graphs which led to the caller, for messages about what was
+// declared there.
+func Caller() string { return callerPos() }
+
 // nearFrames is how far up the stack most positions are found; unwinding further costs more than the rest of building a node.
 const nearFrames = 6
 

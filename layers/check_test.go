@@ -1,6 +1,7 @@
 package layers_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -58,4 +59,27 @@ func TestSourceTypes(t *testing.T) {
 	src = layers.NewSource(layers.Options{Policy: layers.Policy{Param: tensor.I32}})
 	src.Linear("a", 2, 4, false)
 	require.ErrorContains(t, src.Err(), `tensor "a.weight" cannot be i32`)
+}
+
+// TestDeclaredTwice: two weights of one name would be one in a file, and each be loaded with what the other is.
+func TestDeclaredTwice(t *testing.T) {
+	for name, declare := range map[string]func(src layers.Source){
+		"net.a.weight": func(src layers.Source) { src.Linear("a", 64, 4, false) },
+		"net.a.bias":   func(src layers.Source) { src.Sub("a").Var("bias", layers.Zeros(), 4) },
+		"net.n.running_mean": func(src layers.Source) {
+			src.Sub("n").Buffer("running_mean", tensor.F32, true, layers.Zeros(), 4)
+		},
+		"net.e.weight.absmax": func(src layers.Source) { src.Sub("e").Quantized("weight", quant.Config{}, layers.Zeros(), 64, 4) },
+	} {
+		src := layers.NewSource(layers.Options{})
+		net := src.Sub("net")
+		net.Linear("a", 64, 4, true)
+		layers.NewBatchNorm(net.Sub("n"), 4)
+		net.Var("e.weight.absmax", layers.Zeros(), 4)
+		require.NoError(t, src.Err())
+		declare(net)
+		require.ErrorContains(t, src.Err(), `tensor "`+name+`" is declared twice, at check_test.go:`)
+		require.Equal(t, 2, strings.Count(src.Err().Error(), "check_test.go:"), src.Err())
+		require.Equal(t, src.Err(), src.Load(nil))
+	}
 }

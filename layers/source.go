@@ -87,6 +87,7 @@ type sourceState struct {
 	originals map[string]func() (*tensor.Tensor, error)
 	loads     []load
 	byVar     map[*graph.Var]int // the load that sets a variable, of those that say
+	declared  map[string]string  // where a variable of that name was declared
 }
 
 // load puts one declared weight into values.
@@ -95,7 +96,7 @@ type load func(values Values) error
 // NewSource starts a source at the root of the name space.
 func NewSource(o Options) Source {
 	return Source{shared: &sourceState{opts: o, used: map[string]bool{}, files: map[string]string{}, inOut: map[string]bool{},
-		originals: map[string]func() (*tensor.Tensor, error){}, byVar: map[*graph.Var]int{}}}
+		originals: map[string]func() (*tensor.Tensor, error){}, byVar: map[*graph.Var]int{}, declared: map[string]string{}}}
 }
 
 // Load reads or draws every weight declared so far and hands it to values, in order of declaration.
@@ -231,8 +232,17 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 	return v
 }
 
-// later adds a load that sets the given variables.
+// later adds a load that sets the given variables. Names are declared once: of two weights that share one, a file could keep only one.
 func (s Source) later(l load, vars ...*graph.Var) {
+	at := graph.Caller()
+	for _, v := range vars {
+		if first, twice := s.shared.declared[v.Name]; twice {
+			s.fail(fmt.Errorf("tensor %q is declared twice, at %s and at %s: give each weight a name of its own (Source.Sub); a weight that two layers share is declared once, and a second copy of a model has a source of its own",
+				v.Name, first, at))
+			return
+		}
+		s.shared.declared[v.Name] = at
+	}
 	for _, v := range vars {
 		s.shared.byVar[v] = len(s.shared.loads)
 		v.Supplied = true

@@ -264,7 +264,7 @@ func (a *Adapter) add(l *layer, r int, scale float64) error {
 		m.Dropout = layers.Dropout{Rate: a.Config.Dropout, Site: uint32(len(a.Modules))}
 	}
 	m.A = graph.NewVar(a.varName(l.path, aName), tensor.T(param, r, in))
-	m.A.Supplied = true // by Init: with zeros for both A and B no gradient would ever reach either
+	m.A.Supplied = true // by Init: with zeros for both A and B no gradient would ever reach either, and zeros for B alone are a beginning
 	m.B = graph.NewVar(a.varName(l.path, bName), tensor.T(param, out, r))
 	if a.Config.BBias {
 		m.BBias = graph.NewVar(a.varName(l.path, "lora_B.bias"), tensor.T(param, out))
@@ -272,6 +272,7 @@ func (a *Adapter) add(l *layer, r int, scale float64) error {
 	if a.Config.DoRA {
 		m.Magnitude = graph.NewVar(a.varName(l.path, "lora_magnitude_vector"), tensor.T(param, out))
 		m.square = graph.NewVar(a.varName(l.path, "lora_base_squares"), tensor.T(tensor.F32, out))
+		m.Magnitude.Supplied, m.square.Supplied = true, true
 	}
 	a.Modules = append(a.Modules, m)
 	return m.attach(l)

@@ -76,6 +76,7 @@ func (a *Adapter) addTokens(model any, path string, e *layers.Embedding, ids []i
 	}
 	k := &tokens{path: path, base: e.Weight, ids: slices.Clone(ids), set: a, table: t, embed: e}
 	k.delta = graph.NewVar(a.varName(path, tokensSuffix[1:]), tensor.T(a.Config.param(), len(ids), dim))
+	k.delta.Supplied = true
 	t.Rows.list = append(t.Rows.list, k)
 	a.tokens = append(a.tokens, k)
 	if tied, ok := model.(layers.Tied); ok && tied.TiedTable() == e.Weight {

@@ -165,9 +165,16 @@ func (a *Adapter) owns(v *graph.Var) bool {
 
 // copyOf puts a copy of a variable into its field.
 func (a *Adapter) copyOf(f field, key string) {
-	own := graph.NewVar(a.varName(f.module(), ownMark[1:]+lastPart(f.path)), f.v.Type.With(a.Config.param()))
+	own := a.ownVar(f.module(), lastPart(f.path), f.v.Type)
 	a.whole = append(a.whole, &whole{key: key, own: own, base: f.v, replace: f.replace})
 	f.replace(own)
+}
+
+// ownVar is a variable for a trained copy of a weight of that type; Init gives it its value.
+func (a *Adapter) ownVar(module, name string, t tensor.Type) *graph.Var {
+	v := graph.NewVar(a.varName(module, ownMark[1:]+name), t.With(a.Config.param()))
+	v.Supplied = true
+	return v
 }
 
 // untie gives a model whose head is the embedding a head of its own where the adapter treats the two apart: the head is trained whole, or
@@ -191,7 +198,7 @@ func (a *Adapter) untie(model any, saved func(path string) bool) error {
 	h := &ownHead{path: path, fill: fill}
 	switch {
 	case saved(path):
-		own := graph.NewVar(a.varName(path, ownMark[1:]+"weight"), base.Type.With(a.Config.param()))
+		own := a.ownVar(path, "weight", base.Type)
 		a.whole = append(a.whole, &whole{key: path + ".weight", own: own, base: base})
 		h.head = &layers.Linear{Weight: own}
 	case embedding != "" && saved(embedding):

@@ -40,9 +40,7 @@ func untilSignal(parent context.Context) context.Context {
 	return ctx
 }
 
-// outlivePipes lets the program go on when what reads its output has ended, until restore: a run whose `| tee log` is gone, which one
-// Ctrl-C at a terminal ends together with it, would otherwise be killed by its next line, and without a checkpoint.
-func outlivePipes() (restore func()) {
-	signal.Ignore(syscall.SIGPIPE)
-	return func() { signal.Reset(syscall.SIGPIPE) }
-}
+// outlivePipes lets the program go on when what reads its output has ended: a run whose `| tee log` is gone, which one Ctrl-C at a terminal
+// ends together with it, would otherwise be killed by its next line, and without a checkpoint. It holds until the program ends, so that the
+// line about an error leaves the exit code alone too.
+func outlivePipes() { signal.Ignore(syscall.SIGPIPE) }

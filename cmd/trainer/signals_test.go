@@ -96,6 +96,25 @@ func TestLostReader(t *testing.T) {
 	requireStopped(t, cmd, dir)
 }
 
+// TestLostReaderOfAnError: the line about an error meets the closed pipe, and the exit code is that of the error.
+func TestLostReaderOfAnError(t *testing.T) {
+	exe, err := binary()
+	require.NoError(t, err)
+	for want, args := range map[int][]string{
+		config.ExitInput:  {"--model", t.TempDir()},
+		config.ExitMemory: {"--memory=64KiB"},
+	} {
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		cmd := exec.Command(exe, append([]string{"finetune", "--device=cpu", "--out", filepath.Join(t.TempDir(), "run")}, args...)...)
+		cmd.Stderr = w
+		err = cmd.Run()
+		require.NoError(t, w.Close())
+		require.Equal(t, want, cmd.ProcessState.ExitCode(), "%v", err)
+	}
+}
+
 // TestNohup: a run that was started to outlive its terminal does.
 func TestNohup(t *testing.T) {
 	nohup, err := exec.LookPath("nohup")

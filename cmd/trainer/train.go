@@ -77,7 +77,7 @@ func (p *program) configure(cmd *cobra.Command, name string, args []string, own 
 }
 
 func (p *program) train(ctx context.Context, name string, cfg config.Config) error {
-	defer outlivePipes()()
+	outlivePipes()
 	sum, err := trainer.Run(ctx, cfg, trainer.Hooks{Logger: p.logger(), Progress: p.err, Terminal: p.terminal(), Command: name})
 	if err != nil {
 		return err
