@@ -79,38 +79,59 @@ func TestLookAgain(t *testing.T) {
 	require.Error(t, lookAgain([]time.Duration{ms, 2 * ms}, []int{2, 2}, func(int) (time.Duration, error) { return 0, errors.New("lost") }))
 }
 
-// TestUnderLoad: what is within a sixteenth of the best is timed again, for long; what is not stays out, and one alone is as it was.
+// TestFinalists: under load are the fastest of those within a sixteenth of the best, and the library's first suggestion if it is one of these.
+func TestFinalists(t *testing.T) {
+	for _, c := range []struct{ times, near []time.Duration }{
+		{[]time.Duration{675, 660, 702, refused, 701}, []time.Duration{675, 660, refused, refused, 701}},
+		{[]time.Duration{699, 660, 668, 664, 665, 666}, []time.Duration{699, 660, refused, 664, 665, refused}},
+		{[]time.Duration{702, 660, 668, 664, 665, 666}, []time.Duration{refused, 660, refused, 664, 665, 666}},
+		{[]time.Duration{660, 660, 660, 660, 660}, []time.Duration{660, 660, 660, 660, refused}},
+		{[]time.Duration{refused, 5}, []time.Duration{refused, 5}},
+		{[]time.Duration{refused, refused}, []time.Duration{refused, refused}},
+	} {
+		require.Equal(t, c.near, finalists(c.times), "%v", c.times)
+	}
+}
+
+// TestUnderLoad: contenders share one look after another, and at each the better half goes on.
 func TestUnderLoad(t *testing.T) {
 	const us = time.Microsecond
-	near := rivals([]time.Duration{675 * us, 660 * us, 702 * us, refused, 701 * us})
-	require.Equal(t, []time.Duration{675 * us, 660 * us, refused, refused, 701 * us}, near)
-	runs := map[int]int{}
-	loaded, err := underLoad(near, 66*time.Millisecond, 33*time.Millisecond, func(i, n int) (time.Duration, error) {
+	near := []time.Duration{500 * us, 400 * us, refused, 500 * us, 500 * us}
+	times := []time.Duration{480 * us, 522 * us, 0, 500 * us, 490 * us}
+	runs, parts := map[int]int{}, map[int]int{}
+	loaded, err := underLoad(near, 40*time.Millisecond, func(i, n int) (time.Duration, error) {
 		runs[i] += n
-		return []time.Duration{680 * us, 722 * us, 0, 0, 706 * us}[i], nil
+		parts[i]++
+		return times[i], nil
 	})
 	require.NoError(t, err)
-	require.Equal(t, []time.Duration{680 * us, 722 * us, refused, refused, 706 * us}, loaded)
-	require.Equal(t, 0, fastest(loaded))
-	require.Equal(t, map[int]int{0: 50, 1: 150, 4: 50}, runs)
+	require.Equal(t, []time.Duration{480 * us, refused, refused, refused, 490 * us}, loaded)
+	require.Equal(t, map[int]int{0: 40 + 85, 1: 100 + 50, 3: 40, 4: 40 + 85}, runs, "40 ms are 100 runs of the fastest, 80 are shared by four, then by two")
+	require.Equal(t, map[int]int{0: 2 * loadParts, 1: 1 + loadParts, 3: loadParts, 4: 2 * loadParts}, parts)
 
 	turn := 0
-	loaded, err = underLoad(near, us, us, func(i, n int) (time.Duration, error) {
+	loaded, err = underLoad(near, us, func(i, n int) (time.Duration, error) {
 		if turn++; turn%loadParts == 3 {
 			return 5000 * us, nil // the device was held up
 		}
-		return []time.Duration{680 * us, 722 * us, 0, 0, 706 * us}[i], nil
+		return times[i], nil
 	})
 	require.NoError(t, err)
-	require.Equal(t, []time.Duration{680 * us, 722 * us, refused, refused, 706 * us}, loaded)
+	require.Equal(t, []time.Duration{480 * us, refused, refused, refused, 490 * us}, loaded)
+
+	three, err := underLoad([]time.Duration{refused, 400 * us, 401 * us, 402 * us}, us, func(i, n int) (time.Duration, error) {
+		return time.Duration(410-i) * us, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []time.Duration{refused, refused, 408 * us, 407 * us}, three)
 
 	never := func(int, int) (time.Duration, error) { return 0, errors.New("lost") }
 	for _, times := range [][]time.Duration{{refused, 5 * us}, {refused, refused}, nil} {
-		loaded, err = underLoad(rivals(times), us, us, never)
+		loaded, err = underLoad(times, us, never)
 		require.NoError(t, err)
 		require.Equal(t, times, loaded)
 	}
-	_, err = underLoad(near, us, us, never)
+	_, err = underLoad(near, us, never)
 	require.ErrorContains(t, err, "lost")
 }
 

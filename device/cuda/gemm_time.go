@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/cublaslt"
@@ -130,12 +129,6 @@ const (
 	trialTime   = 500 * time.Microsecond // of an algorithm in a round, or two runs
 	trialWarm   = 4 * time.Millisecond
 	trialLong   = 200 * time.Microsecond // a run of at least so long tells by itself whether an algorithm can still win
-
-	// Large products draw all the power that a GPU may, and its clock falls until they take no more: what counts then is energy, which turns of half a
-	// millisecond don't show (an algorithm chosen by them was up to 6% slower under load than the best of its rivals, BenchmarkAlgorithms).
-	loadWarm  = 250 * time.Millisecond // of products before the first is timed, which the clock needs to fall
-	loadTime  = 100 * time.Millisecond // of an algorithm
-	loadParts = 5                      // of that time, whose median counts: what the host or a library does meanwhile may disturb one of them
 )
 
 // refused is the time of an algorithm that the library suggests and then refuses.
@@ -152,97 +145,6 @@ func fastest(times []time.Duration) int {
 	}
 	return best
 }
-
-// choose times contenders in turn and, where the best takes trialLong or more, its rivals again under load.
-func (r *trial) choose(list []contender) ([]time.Duration, error) {
-	times, err := r.rounds(list)
-	if err != nil {
-		return nil, err
-	}
-	if i := fastest(times); i < 0 || times[i] < trialLong {
-		return times, nil
-	}
-	near := rivals(times)
-	if lone(near) {
-		return near, nil
-	}
-	times, err = underLoad(near, r.d.blas.warmth(time.Now()), loadTime, r.batches(list))
-	r.d.blas.loaded(time.Now())
-	return times, err
-}
-
-// warmth is how long products must run before the first is timed under load: as long as the device has been without load, loadWarm at most. The products
-// of a plan are timed one after another, so only the first waits for the clock to fall.
-func (b *blas) warmth(now time.Time) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return min(now.Sub(b.lastLoad), loadWarm)
-}
-
-// loaded notes when the last load ended.
-func (b *blas) loaded(now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lastLoad = now
-}
-
-// lone tells whether there are no two contenders that aren't refused.
-func lone(times []time.Duration) bool {
-	left := 0
-	for _, t := range times {
-		if t != refused {
-			left++
-		}
-	}
-	return left < 2
-}
-
-// rivals are the times of those within a sixteenth of the best, which under load may be faster; the others are refused. A lone one stays as it is.
-func rivals(times []time.Duration) []time.Duration {
-	near, i := slices.Clone(times), fastest(times)
-	for k, t := range times {
-		if i < 0 || t > times[i]+times[i]/16 {
-			near[k] = refused
-		}
-	}
-	return near
-}
-
-// batches returns what times n runs of a contender.
-func (r *trial) batches(list []contender) func(i, n int) (time.Duration, error) {
-	return func(i, n int) (time.Duration, error) { return r.batch(list[i], n) }
-}
-
-// underLoad times contenders one after the other for so long that the clock is what the power allows each. Those that are refused stay so, and one
-// alone is not timed again.
-func underLoad(times []time.Duration, warm, each time.Duration, batch func(i, n int) (time.Duration, error)) ([]time.Duration, error) {
-	if lone(times) {
-		return times, nil
-	}
-	first := fastest(times)
-	if _, err := batch(first, runsFor(warm, times[first])); err != nil {
-		return nil, err
-	}
-	loaded := slices.Clone(times)
-	for i, t := range times {
-		if t == refused {
-			continue
-		}
-		parts := make([]time.Duration, loadParts)
-		for k := range parts {
-			var err error
-			if parts[k], err = batch(i, ceilDiv(runsFor(each, t), loadParts)); err != nil {
-				return nil, err
-			}
-		}
-		slices.Sort(parts)
-		loaded[i] = parts[loadParts/2]
-	}
-	return loaded, nil
-}
-
-// runsFor is how many runs of one fill a time.
-func runsFor(all, one time.Duration) int { return max(int(all/max(one, time.Nanosecond)), 1) }
 
 // rounds times contenders in turn, several times over, and returns the best time of each: clocks change while a GPU warms up, and so
 // they change for all. One that cannot be enqueued is refused.
