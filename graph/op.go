@@ -160,6 +160,14 @@ type Absorber interface {
 	Absorbed(n *Node, i int, by *Node) (op Op, in []Value, ok bool)
 }
 
+// Folder ops multiply their first input by a frozen weight, to which a product of two narrow matrices can be added as it is read.
+type Folder interface {
+	Op
+	// Folded returns the op that computes the output of n, a node of this op, plus factor times that of outer, in n's shape. inner multiplies the first input
+	// of n by its second input, outer what inner gives, both in some shape. The op takes in and has n's output. ok is false where there is none.
+	Folded(n, inner, outer *Node, factor float64) (op Op, in []Value, ok bool)
+}
+
 // Caster ops are elementwise and give the values of their one input another element type.
 type Caster interface {
 	Elementwise

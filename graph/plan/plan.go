@@ -25,6 +25,7 @@ type Options struct {
 	Budget  int64           // bytes the plan may take, variables included; 0: no limit
 	NoFuse  bool            // leave the ops of the graph as single kernels
 	Exact   bool            // round every value as the graph says: products are not added in place
+	Fold    bool            // add what adapters add to a frozen weight to the weight as it is decoded, where the device can: one rounding of their sum
 	Verify  bool            // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
 	Check   bool            // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
@@ -63,6 +64,8 @@ type Plan struct {
 
 	boundStore int // generation of the store that they were computed for
 	kernels    map[kernelKey]device.Kernel
+
+	folded int // products that an adapter is folded into
 
 	apart      bool  // some steps are of another lane than Compute
 	last       []int // the last steps of other lanes, as far as none of Compute waits for them

@@ -20,6 +20,7 @@ type Report struct {
 	Consts   int64 // bytes of embedded constants
 	Away     int64 // bytes of host memory that intermediates wait in (Options.Move)
 	Moved    int64 // bytes that a run copies there and back
+	Folded   int   // products by a frozen weight that an adapter is folded into (Options.Fold)
 	Flops    int64 // floating-point operations a step, of the ops that know theirs
 	Kernels  []KernelCount
 	Scopes   []ScopeBytes // what is live at the fullest step, largest first
@@ -42,7 +43,7 @@ func (r Report) Peak() int64 { return r.Arena + r.Vars + r.Consts }
 
 // Report describes the plan.
 func (p *Plan) Report() Report {
-	r := Report{Nodes: len(p.g.Nodes()), Launches: len(p.steps), Arena: p.size, Away: p.hostSize, Moved: p.movedBytes}
+	r := Report{Nodes: len(p.g.Nodes()), Launches: len(p.steps), Arena: p.size, Away: p.hostSize, Moved: p.movedBytes, Folded: p.folded}
 	for i := range p.roots {
 		switch b := p.roots[i].bytes; p.roots[i].kind {
 		case inVar:

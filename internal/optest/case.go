@@ -192,5 +192,5 @@ func Widest(d tensor.DType) tensor.DType {
 // All returns the table.
 func All() []Case {
 	return slices.Concat(pointwiseCases(), matmulCases(), reduceCases(), shapeCases(), indexCases(), normCases(), lossCases(),
-		attentionCases(), quantCases(), groupCases(), expertCases(), optimCases(), collectiveCases(), convCases(), poolCases(), channelCases(), elementLossCases(), maskedCases(), recurrenceCases(), linearAttendCases(), documentCases())
+		attentionCases(), quantCases(), groupCases(), foldedCases(), expertCases(), optimCases(), collectiveCases(), convCases(), poolCases(), channelCases(), elementLossCases(), maskedCases(), recurrenceCases(), linearAttendCases(), documentCases())
 }
