@@ -1,6 +1,9 @@
 package device
 
-import "context"
+import (
+	"context"
+	"sync"
+)
 
 // The interfaces of this file are upgrades that devices with queues of their own have. Each is found by a type assertion.
 
@@ -12,6 +15,11 @@ type Capturer interface {
 	// recording, the bytes there are not.
 	Capture(s Stream, record func() error) (Graph, error)
 }
+
+// Exclusive devices have queues, and libraries behind them, that serve one goroutine at a time. Who uses a queue holds the lock, from the first call that
+// belongs together with others to the last, so that no other's work gets into what Capture records. Plans and stores do. Waiting for an event
+// needs no lock, nor do Alloc and the building of kernels.
+type Exclusive interface{ sync.Locker }
 
 // Graph is a recorded list of launches.
 type Graph interface {

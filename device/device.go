@@ -45,7 +45,8 @@ type Tuner interface {
 	OpenWith(i int, key, value string) (Device, error)
 }
 
-// Device is one opened device. Its methods may be called from several goroutines; a Stream belongs to one at a time.
+// Device is one opened device. Its methods may be called from several goroutines; a Stream belongs to one at a
+// time, see Exclusive.
 type Device interface {
 	// Alloc reserves bytes of device memory, zeroed, aligned to at least 64 bytes.
 	Alloc(bytes int64) (Buffer, error)

@@ -38,6 +38,8 @@ type Device struct {
 	arithmetic atomic.Pointer[device.Arithmetic]
 	lost       atomic.Pointer[error] // why nothing works any more: a fault, or Close
 
+	turn sync.Mutex // of who uses the queues that others may ask for: see Lock
+
 	mu        sync.Mutex // over what follows
 	streams   map[int]*Stream
 	live      map[*region]struct{}

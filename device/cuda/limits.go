@@ -73,6 +73,8 @@ func (d *Device) fastest(ctx context.Context, s device.Stream, f func() error) (
 }
 
 func (d *Device) bandwidth(ctx context.Context, n int64) (out device.Bandwidth, err error) {
+	d.Lock()
+	defer d.Unlock()
 	s := d.Stream(0)
 	a, err := d.Alloc(n)
 	if err != nil {
@@ -141,6 +143,8 @@ func (d *Device) timeProduct(ctx context.Context, t tensor.DType, n int) (took t
 		defer func() { err = errors.Join(err, b.Free()) }()
 		at[i] = device.Ptr{Buf: b}
 	}
+	d.Lock()
+	defer d.Unlock()
 	s := d.Stream(0)
 	return d.fastest(ctx, s, func() error { return k.Launch(s, at[:2], at[2:3], at[3]) })
 }

@@ -159,13 +159,23 @@ func (s *Stream) Wait(e device.Event) error {
 	return err
 }
 
-// Await implements device.Awaiter.
+// Lock implements device.Exclusive: launches of a queue share one block of arguments, its copies one ring of pinned memory, and a recording takes all
+// that is enqueued.
+func (d *Device) Lock() { d.turn.Lock() }
+
+// Unlock implements device.Exclusive.
+func (d *Device) Unlock() { d.turn.Unlock() }
+
+// Await implements device.Awaiter. It looks at the event alone: another goroutine may be using the queue, or recording it.
 func (s *Stream) Await(e device.Event) error {
 	ev, err := s.event(e)
 	if err != nil {
 		return err
 	}
-	err = s.plain("Await", func() error { return s.dev.api.SyncEvent(ev.handle) })
+	if ev.record != nil {
+		return errors.New("cuda: Await of a point in a recording, which does not happen until the graph is launched")
+	}
+	err = s.enter(func() error { return s.dev.api.SyncEvent(ev.handle) })
 	runtime.KeepAlive(ev)
 	return err
 }

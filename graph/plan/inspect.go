@@ -69,13 +69,8 @@ func (p *Plan) inspected(st *step, s device.Stream) error {
 	if err != nil {
 		return err
 	}
-	if p.opts.Probe != nil {
-		p.opts.Probe(st.node, outs)
-	}
-	if dec != nil {
-		if err := p.checkDecomposition(st.node, dec, before, outs); err != nil {
-			return err
-		}
+	if err := p.look(st.node, dec, before, outs); err != nil {
+		return err
 	}
 	if !p.opts.Check {
 		return nil
@@ -86,6 +81,19 @@ func (p *Plan) inspected(st *step, s device.Stream) error {
 		}
 	}
 	return nil
+}
+
+// look shows what a node computed to Probe and compares it with the decomposition, which runs a plan of its own: others have their turn meanwhile.
+func (p *Plan) look(n *graph.Node, dec graph.Decomposable, before, outs []*tensor.Tensor) error {
+	p.store.turn.Unlock()
+	defer p.store.turn.Lock()
+	if p.opts.Probe != nil {
+		p.opts.Probe(n, outs)
+	}
+	if dec == nil {
+		return nil
+	}
+	return p.checkDecomposition(n, dec, before, outs)
 }
 
 // oracle returns the decomposition to compare a step with, nil for none: a collective, an op without.

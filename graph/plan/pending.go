@@ -30,12 +30,15 @@ type hostSlot struct {
 const maxSlot = 16 << 20
 
 // Start is Run that does not wait for the device, where the device has queues: feeds are free for other use when it returns, the outputs
-// come with Wait. Runs are done in the order in which they are started.
+// come with Wait. Runs are done in the order in which they are started. Plans of one session, and sessions of one device, may be run from several goroutines:
+// each run is whole, and waits for those before it.
 func (p *Plan) Start(ctx context.Context, feed Feed) (*Pending, error) {
 	if p.recorder != nil {
 		res, err := p.record(ctx, feed)
 		return &Pending{plan: p, res: res}, err
 	}
+	p.store.begin()
+	defer p.store.end()
 	arena, err := p.ready(ctx)
 	if err != nil {
 		return nil, err

@@ -185,7 +185,9 @@ func (p *Plan) Close() error {
 		return nil
 	}
 	p.closed = true
+	p.store.turn.Lock()
 	err := errors.Join(p.slots.close(p), p.recording.drop())
+	p.store.turn.Unlock()
 	if p.consts != nil {
 		err = errors.Join(err, p.consts.Free())
 		p.consts = nil

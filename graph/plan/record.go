@@ -37,6 +37,17 @@ func (p *Plan) Record(r Recorder) { p.recorder = r }
 // record is Run with marks between the launches, which run one after the other, those of other lanes too.
 func (p *Plan) record(ctx context.Context, feed Feed) (Result, error) {
 	t := Timing{Began: time.Now()}
+	res, err := p.marked(ctx, feed, &t)
+	if err == nil {
+		p.recorder.Recorded(p, &t)
+	}
+	return res, err
+}
+
+// marked fills in the marks of t.
+func (p *Plan) marked(ctx context.Context, feed Feed, t *Timing) (Result, error) {
+	p.store.begin()
+	defer p.store.end()
 	s := p.dev.Stream(0)
 	timer, ok := s.(device.Timer)
 	if t.Exact = ok; !ok {
@@ -50,7 +61,6 @@ func (p *Plan) record(ctx context.Context, feed Feed) (Result, error) {
 	if t.Marks, failed = timer.Marks(); err != nil || failed != nil { // ends the timing of a run that failed too
 		return res, errors.Join(err, failed)
 	}
-	p.recorder.Recorded(p, &t)
 	return res, nil
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Session is what the plans of one run share: the store of the variables and one arena of the largest plan's size, since only
-// one plan runs at a time. The arena is allocated at the first run; a plan compiled later that needs more makes it grow: in its place
+// one plan runs at a time: runs that several goroutines start wait for each other. The arena is allocated at the first run; a plan compiled later that needs more makes it grow: in its place
 // where the device can (device.Reserver), else the others are bound to the new addresses before their next run.
 type Session struct {
 	mu    sync.Mutex
@@ -202,6 +202,8 @@ func (s *Session) newArena() (device.Buffer, error) {
 func (s *Session) Close() error { return errors.Join(s.closeArena(), s.store.Close()) }
 
 func (s *Session) closeArena() error {
+	s.store.turn.Lock()
+	defer s.store.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done = true

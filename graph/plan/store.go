@@ -13,13 +13,44 @@ import (
 )
 
 // Store holds the values of variables on one device. A variable that is a view of a slab shares the slab's bytes. A Store is
-// safe for concurrent use by loaders; a running plan must have it to itself.
+// safe for concurrent use by loaders; a running plan must have it to itself, and runs of several plans wait for each other.
 type Store struct {
-	mu   sync.Mutex // over all below, and over the queue that values are copied on, which one goroutine may use at a time
+	mu   sync.Mutex // over all below
 	dev  device.Device
 	bufs map[*graph.Var]device.Buffer
 	set  map[*graph.Var]*graph.Var // variables, views too, that were given a value, with the owner of their storage at the time
 	gen  int                       // counts what made addresses invalid
+
+	running sync.Mutex  // held while a run is enqueued: steps that share variables are whole, one after the other
+	turn    sync.Locker // of the device's queues; taken after running and before all other locks
+}
+
+// noTurn is the turn of devices whose queues any number of goroutines may use.
+type noTurn struct{}
+
+// Lock does nothing.
+func (noTurn) Lock() {}
+
+// Unlock does nothing.
+func (noTurn) Unlock() {}
+
+// turnOf is the lock of a device's queues.
+func turnOf(dev device.Device) sync.Locker {
+	if x, ok := dev.(device.Exclusive); ok {
+		return x
+	}
+	return noTurn{}
+}
+
+// begin takes the right to enqueue a run, and end gives it back.
+func (s *Store) begin() {
+	s.running.Lock()
+	s.turn.Lock()
+}
+
+func (s *Store) end() {
+	s.turn.Unlock()
+	s.running.Unlock()
 }
 
 // generation changes when an address that was handed out is no longer valid.
@@ -31,7 +62,7 @@ func (s *Store) generation() int {
 
 // NewStore returns an empty store.
 func NewStore(dev device.Device) *Store {
-	return &Store{dev: dev, bufs: map[*graph.Var]device.Buffer{}, set: map[*graph.Var]*graph.Var{}}
+	return &Store{dev: dev, turn: turnOf(dev), bufs: map[*graph.Var]device.Buffer{}, set: map[*graph.Var]*graph.Var{}}
 }
 
 // Device returns the device the values live on.
@@ -100,6 +131,8 @@ func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
 	if off < 0 || off+int64(len(b)) > v.Type.Bytes() {
 		return fmt.Errorf("store: %d bytes at offset %d do not fit variable %v of %d bytes", len(b), off, v, v.Type.Bytes())
 	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.locked(v)
@@ -158,6 +191,8 @@ func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
 		return nil, errNoVar
 	}
 	t := tensor.New(v.Type)
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.locked(v)
@@ -192,6 +227,8 @@ func (s *Store) Vars() []*graph.Var {
 
 // Drop frees the storage of a variable that owns it.
 func (s *Store) Drop(v *graph.Var) error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.bufs[v]
@@ -206,6 +243,8 @@ func (s *Store) Drop(v *graph.Var) error {
 
 // Close frees everything.
 func (s *Store) Close() error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error

@@ -27,6 +27,7 @@ type Device struct {
 	inner device.Device
 	opts  Options
 
+	turn   sync.Mutex // see Lock
 	mu     sync.Mutex
 	queues [lanes][]*item
 	record *capture // in progress
@@ -44,6 +45,12 @@ type Device struct {
 
 // lanes is how many streams there are.
 const lanes = 3
+
+// Lock implements device.Exclusive: what is enqueued while launches are recorded is part of the recording, whoever does it.
+func (d *Device) Lock() { d.turn.Lock() }
+
+// Unlock implements device.Exclusive.
+func (d *Device) Unlock() { d.turn.Unlock() }
 
 // Lanes implements device.Parallel.
 func (d *Device) Lanes() int { return lanes }

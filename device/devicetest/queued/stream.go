@@ -71,7 +71,7 @@ func (s stream) Record() device.Event { return s.dev.enqueue(s.i, func() error {
 
 // Await implements device.Awaiter: it does no more than it must.
 func (s stream) Await(e device.Event) error {
-	s.dev.Waits++
+	s.dev.waited()
 	return s.dev.await(e.(*item))
 }
 
@@ -79,7 +79,16 @@ func (s stream) Await(e device.Event) error {
 func (s stream) Wait(e device.Event) error { return s.dev.wait(s.i, e.(*item)) }
 
 // Sync implements device.Stream.
-func (s stream) Sync() error { s.dev.Waits++; return s.dev.drain(s.i) }
+func (s stream) Sync() error {
+	s.dev.waited()
+	return s.dev.drain(s.i)
+}
+
+func (d *Device) waited() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.Waits++
+}
 
 type kernel struct {
 	device.Kernel
