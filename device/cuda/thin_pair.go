@@ -18,6 +18,8 @@ const (
 	pairRows   = 32 // of a unit
 	pairStages = 5  // units in shared memory at most: 128 KB of X on their way, four times what a memory of 4 TB/s needs
 	pairShared = 200 << 10
+	// pairOnce is the size of X from which on it cannot stay in the last cache for whoever reads it next.
+	pairOnce = 64 << 20
 )
 
 // buildMatMulPair is for products that take their time from reading X. The others stay two products.
@@ -38,6 +40,7 @@ type thinPair struct {
 	add             bool
 	rank            int
 	threads, shared int
+	blocks          int
 	partT, scratch  int64     // bytes of the parts of T, and of all
 	fast, any, sum  *Function // any takes operands that are no multiples of 16
 }
@@ -46,8 +49,7 @@ type thinPair struct {
 type thinPairArgs struct {
 	x, b, s, c, t, d Addr
 	partT, partD     Addr
-	units            int64
-	m, n, blocks, _  int32
+	m, n, each, more int32
 	alphaT, alphaD   float32
 }
 
@@ -61,20 +63,23 @@ func (d *Device) newThinPair(o ops.MatMulPair, s device.Spec) (*thinPair, error)
 		return nil, device.ErrNoKernel
 	}
 	warps, stages, shared := d.pairShape(rank, o.TransS)
-	if stages == 0 {
+	if stages == 0 || m <= (stages-1)*pairRows { // so few rows of 16 MB are wider than any layer
 		return nil, device.ErrNoKernel
 	}
 	p := &thinPair{rank: rank, add: o.Add, threads: warps * WarpSize, shared: shared}
 	columns := 64 * warps
 	groups := ceilDiv(n, columns)
-	units := int64(ceilDiv(m, pairRows)) * int64(groups)
-	blocks := int(min(units, int64(d.sms)))
-	p.args = thinPairArgs{units: units, m: int32(m), n: int32(n), blocks: int32(blocks), alphaT: o.AlphaT, alphaD: o.AlphaD}
+	units := ceilDiv(m, pairRows) * groups
+	if units > 1<<30 {
+		return nil, device.ErrNoKernel
+	}
+	p.blocks = min(units, d.sms)
+	p.args = thinPairArgs{m: int32(m), n: int32(n), each: int32(units / p.blocks), more: int32(units % p.blocks), alphaT: o.AlphaT, alphaD: o.AlphaD}
 	p.partT = aligned(int64(groups) * int64(m) * int64(rank) * 4)
-	p.scratch = p.partT + aligned(int64(blocks+groups)*int64(columns)*int64(rank)*4)
+	p.scratch = p.partT + aligned(int64(p.blocks+groups)*int64(columns)*int64(rank)*4)
 	program := func(aligned int) Program {
 		return Program{Files: []string{"tensor_core.cuh", "thin_pair.cu"}, Define: []string{"T " + cType(x.DType), "TD " + cType(out), fmt.Sprint("RANK ", rank),
-			fmt.Sprint("WARPS ", warps), fmt.Sprint("STAGES ", stages), fmt.Sprint("TRANS_S ", b2i(o.TransS)), fmt.Sprint("ALIGNED ", aligned)}}
+			fmt.Sprint("WARPS ", warps), fmt.Sprint("STAGES ", stages), fmt.Sprint("TRANS_S ", b2i(o.TransS)), fmt.Sprint("ALIGNED ", aligned), fmt.Sprint("ONCE ", b2i(x.Bytes() > pairOnce))}}
 	}
 	var err error
 	if p.fast, err = d.Function(program(1), "thin_pair"); err != nil {
@@ -97,12 +102,15 @@ func (d *Device) pairShape(rank int, transS bool) (warps, stages, shared int) {
 	if transS {
 		row, rows = pairRows/8, rank
 	}
-	stage := pairRows*64*warps*2 + rows*(row|1)*16
-	sums := 2 * warps / 2 * pairRows * rank * 4 // of T, of two units
-	if stages = min((min(d.shared, pairShared)-sums)/stage, pairStages); stages < 3 {
+	if row == 2 { // see s_at
+		row = 3
+	}
+	stage := pairRows*64*warps*2 + rows*row*16
+	rest := 2*warps/2*pairRows*rank*4 + 64*warps*rank*2 // sums of T, of two units, and B
+	if stages = min((min(d.shared, pairShared)-rest)/stage, pairStages); stages < 3 {
 		return 0, 0, 0
 	}
-	return warps, stages, stages*stage + sums
+	return warps, stages, stages*stage + rest
 }
 
 func (p *thinPair) enqueue(c *Call) error {
@@ -113,14 +121,13 @@ func (p *thinPair) enqueue(c *Call) error {
 	}
 	a.partT, a.partD = c.Scratch, c.Scratch+Addr(p.partT)
 	f := p.fast
-	if (a.x|a.s)%accessBytes != 0 {
+	if (a.x|a.b|a.s)%accessBytes != 0 {
 		f = p.any
 	}
-	if err := c.Launch(f, Geometry{Grid: [3]int{int(a.blocks)}, Block: [3]int{p.threads}, Shared: p.shared}, a); err != nil {
+	if err := c.Launch(f, Geometry{Grid: [3]int{p.blocks}, Block: [3]int{p.threads}, Shared: p.shared}, a); err != nil {
 		return err
 	}
-	const threads, each = 128, 4
-	rank := p.rank
-	t, d := ceilDiv(int(a.m)*rank, threads*each), ceilDiv(int(a.n)*rank, threads*each)
+	const threads = 128 // of a block, and elements of it
+	t, d := ceilDiv(int(a.m)*p.rank, threads), ceilDiv(int(a.n)*p.rank, threads)
 	return c.Launch(p.sum, Geometry{Grid: [3]int{t + d}, Block: [3]int{threads}}, a, int32(t))
 }

@@ -122,7 +122,7 @@ func (p pairOf) run(t *testing.T, d *Device, off int64) []*tensor.Tensor {
 // several, all ranks and types, with something to add, operands that are not aligned, blocks of eight warps and of four.
 func TestThinPair(t *testing.T) {
 	d := pairDevice(t)
-	for _, shared := range []int{d.shared, 140 << 10} {
+	for _, shared := range []int{d.shared, 149 << 10} {
 		d.shared = shared
 		t.Run(fmt.Sprintf("%d KB", shared>>10), func(t *testing.T) { testThinPair(t, d) })
 	}
@@ -131,7 +131,7 @@ func TestThinPair(t *testing.T) {
 func testThinPair(t *testing.T, d *Device) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	small := func() float64 { return float64(rng.IntN(5) - 2) }
-	for i, s := range [][3]int{{8, 16, 8}, {104, 1032, 16}, {48, 520, 24}, {264, 264, 32}, {1, 8, 8}, {31, 8, 16}, {32, 512, 24}, {97, 1096, 16}, {130, 520, 32}, {8, 8200, 8}, {263, 1544, 16}, {1100, 72, 16}} {
+	for i, s := range [][3]int{{136, 16, 8}, {168, 1032, 16}, {240, 520, 24}, {264, 264, 32}, {129, 8, 8}, {159, 8, 16}, {160, 512, 24}, {225, 1096, 16}, {162, 520, 32}, {136, 8200, 8}, {263, 1544, 16}, {1100, 72, 16}} {
 		dt := []tensor.DType{tensor.BF16, tensor.F16}[i%2]
 		op := ops.MatMulPair{AlphaT: 1, AlphaD: []float32{1, 2, -0.5}[i%3], Add: i%4 != 0, TransS: i < 4}
 		to := []tensor.DType{tensor.F32, dt}[i/2%2]
@@ -177,15 +177,15 @@ func TestThinPairRefuses(t *testing.T) {
 	for _, c := range []struct {
 		m, n, rank int
 		dt         tensor.DType
-	}{{64, 64, 12, tensor.BF16}, {64, 64, 40, tensor.BF16}, {64, 60, 16, tensor.BF16}, {64, 64, 16, tensor.F32}, {0, 64, 16, tensor.BF16}, {64, 0, 16, tensor.F16}} {
+	}{{192, 64, 12, tensor.BF16}, {192, 64, 40, tensor.BF16}, {192, 60, 16, tensor.BF16}, {192, 64, 16, tensor.F32}, {64, 64, 16, tensor.BF16}, {0, 64, 16, tensor.BF16}, {64, 0, 16, tensor.F16}} {
 		p := newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1}, c.m, c.n, c.rank, c.dt, c.dt, func() float64 { return 1 })
 		_, err := d.Kernel(p.spec())
 		require.ErrorIs(t, err, device.ErrNoKernel, "%+v", c)
 	}
-	p := newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1, TransS: true}, 60, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
+	p := newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1, TransS: true}, 188, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
 	_, err := d.Kernel(p.spec())
 	require.ErrorIs(t, err, device.ErrNoKernel, "rows of S that are no multiple of 16 bytes")
-	p = newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1}, 64, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
+	p = newPair(ops.MatMulPair{AlphaT: 1, AlphaD: 1}, 192, 64, 16, tensor.BF16, tensor.BF16, func() float64 { return 1 })
 	_, err = testDevice(t).Kernel(p.spec())
 	require.ErrorIs(t, err, device.ErrNoKernel, "what is small is two products")
 }
@@ -193,7 +193,7 @@ func TestThinPairRefuses(t *testing.T) {
 // In a plan the pair adds to gradient variables in their place: a step of adapters in float32 on frozen layers in bfloat16 gives what it gives with
 // two products, run after run.
 func TestThinPairInPlans(t *testing.T) {
-	const rows, dim, rank, layers = 72, 96, 16, 2
+	const rows, dim, rank, layers = 136, 96, 16, 2
 	step := func(d *Device) (pairs int, out []*tensor.Tensor) {
 		store := plan.NewStore(d)
 		rng := rand.New(rand.NewPCG(8, 9))
