@@ -86,12 +86,13 @@ func (d *Device) rope(op ops.RoPEOp, table tensor.Type, xs []tensor.Type, split 
 	}}, nil
 }
 
+// ropeFunction compiles products that are not contracted: which of two a multiply-add would take differs with the width, and bits must not.
 func ropeFunction(d *Device, op ops.RoPEOp, dt tensor.DType, width int) (*Function, error) {
 	pairs := "INTERLEAVED 0"
 	if op.Interleaved {
 		pairs = "INTERLEAVED 1"
 	}
-	return d.Function(Program{Files: []string{"packed.cuh", "rope.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width), pairs}}, "rope")
+	return d.Function(Program{Exact: true, Files: []string{"packed.cuh", "rope.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width), pairs}}, "rope")
 }
 
 // ropeGeometry gives a token as many threads as it has work for, and a block as many tokens as it has threads left.
