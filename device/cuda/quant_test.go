@@ -271,7 +271,7 @@ func TestDequantize8(t *testing.T) {
 func TestQuantThin(t *testing.T) {
 	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(11, 12))
-	for _, c := range []struct{ m, n, k, blocksize int }{{1, 40, 128, 64}, {3, 33, 96, 64}, {5, 16, 2080, 32}, {11, 50, 256, 4096}, {40, 17, 160, 64}, {2, 9, 43, 64}, {4, 8, 64, 50}} {
+	for _, c := range []struct{ m, n, k, blocksize int }{{1, 40, 128, 64}, {3, 33, 96, 64}, {5, 16, 2080, 32}, {11, 50, 256, 4096}, {40, 17, 160, 64}, {2, 9, 43, 64}, {4, 8, 64, 50}, {2, 18, 20512, 64}, {9, 17, 5280, 64}} { // the last two go through all stages again
 		for _, dtype := range quantized {
 			for _, nested := range []bool{false, true} {
 				state, parts := randomWeight(rng, quant.NF4, c.blocksize, c.n, c.k, nested)

@@ -17,7 +17,11 @@ func buildQuantGroup(d *Device, o ops.QuantMatMulGroup, s device.Spec) (*Kernel,
 	if t == nil || !d.multiplies(s.In[0].DType) {
 		return nil, device.ErrNoKernel
 	}
-	if err := t.build(d, s.In[0].DType, t.shared(d)); err != nil {
+	f := t.fit(d)
+	if f.stages == 0 {
+		return nil, device.ErrNoKernel
+	}
+	if err := t.build(d, s.In[0].DType, f); err != nil {
 		return nil, err
 	}
 	return t.kernel(), nil
@@ -46,15 +50,6 @@ func newThinGroup(o ops.QuantMatMulGroup, s device.Spec) *thin {
 	return t
 }
 
-// shared is how many warps share the inner axis.
-func (t *thin) shared(d *Device) int {
-	blocks := 0
-	for _, p := range t.parts {
-		blocks += ceilDiv(p.w.rows, 16)
-	}
-	return thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors())
-}
-
 // thin is products of one x by kernels/quant_thin.cu, without scratch.
 type thin struct {
 	parts      []thinOperands
@@ -63,7 +58,7 @@ type thin struct {
 	size       int64        // bytes of an element of x and y
 	low        tensor.DType // that of the adapters' B; Invalid: none has one
 	cores, any *Function    // cores is nil where quant_thin does not have the case
-	warps      int
+	shape      thinShape
 	blocks     int
 	args       thinArgs
 }
@@ -108,18 +103,21 @@ func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*t
 	}
 	x := b2i(add)
 	t := &thin{parts: []thinOperands{{w: w, weight: x + 1, to: x - 1, s: -1}}, x: x, m: m, cols: w.cols, size: int64(dtype.Size())}
-	warps := 0
+	var f thinShape
 	if cores {
-		warps = t.shared(d)
+		f = t.fit(d)
 	}
-	return t, t.build(d, dtype, warps)
+	if f.stages == 0 && m > thinRowsAny {
+		return nil, nil
+	}
+	return t, t.build(d, dtype, f)
 }
 
 // thin reports whether quant_thin has weights of this shape.
 func (w weight4) thin() bool { return w.cols%32 == 0 && w.cols > 0 && powerBlock(w.blocksize) }
 
-// build names the kernels; warps is 0 where only quant_thin_any has the case.
-func (t *thin) build(d *Device, dtype tensor.DType, warps int) (err error) {
+// build names the kernels; only quant_thin_any where the shape has no stages.
+func (t *thin) build(d *Device, dtype tensor.DType, shape thinShape) (err error) {
 	one := t.parts[0].w
 	for i, p := range t.parts {
 		if p.w.blocksize != one.blocksize {
@@ -134,10 +132,10 @@ func (t *thin) build(d *Device, dtype tensor.DType, warps int) (err error) {
 	if t.low != tensor.Invalid {
 		program.Define = append(program.Define, "LOW "+cType(t.low))
 	}
-	if warps > 0 {
-		t.warps = warps
+	if shape.stages > 0 {
+		t.shape = shape
 		program.Files = thinFiles
-		program.Define = append(program.Define, thinDefines(t.cols, t.m, warps)...)
+		program.Define = append(program.Define, shape.defines(t.cols)...)
 		if len(t.parts) > 1 {
 			program.Define = append(program.Define, fmt.Sprint("PARTS ", len(t.parts)))
 		}
@@ -179,11 +177,60 @@ func thinWarps(n, k, m, processors int) int {
 	return warps
 }
 
-// thinDefines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
-func thinDefines(k, m, warps int) []string {
-	columns := thinColumns(m)
-	most := map[int]int{1: 32, 2: 24, 4: 16}[columns] // warps of a multiprocessor
-	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1)), fmt.Sprint("EVEN ", b2i(k%128 == 0))}
+// thinShape is how quant_thin goes about a product: the warps that share its inner axis, the blocks of a multiprocessor, the steps that a warp has on their way,
+// and the bytes of shared memory of a block. It has no stages where the kernel lacks the case.
+type thinShape struct{ columns, warps, blocks, stages, shared int }
+
+// Shared memory of quant_thin, as its file lays it out.
+const (
+	thinStep     = 128
+	thinCodes    = thinStep / 2 * 16 // bytes of a step's codes
+	thinX        = 320               // and of a row of x
+	thinReserved = 1 << 10           // what a block has beside its own
+	thinStages   = 4                 // three more steps than a warp computes are 100 KB of codes a multiprocessor: beyond what memory has on its way
+)
+
+// fit chooses the shape for all products together.
+func (t *thin) fit(d *Device) thinShape {
+	blocks := 0
+	for _, p := range t.parts {
+		blocks += ceilDiv(p.w.rows, 16)
+	}
+	return t.fitWarps(d, thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors()), thinStages)
+}
+
+// fitWarps is the shape for so many warps, with up to so many stages.
+func (t *thin) fitWarps(d *Device, warps, stages int) thinShape {
+	s := thinShape{columns: thinColumns(t.m), warps: warps}
+	stage, least := thinCodes, 1
+	if s.columns == 1 {
+		stage += thinX * t.m
+	} else {
+		least = s.columns/2 + 1 // their sums take the place of the stages
+	}
+	scales := 0
+	for _, p := range t.parts {
+		scales = max(scales, 16*4*((t.cols-1)/p.w.blocksize+2))
+	}
+	added := 4 * 16 * 8 * s.columns                     // for adapters
+	most := map[int]int{1: 32, 2: 24, 4: 16}[s.columns] // warps of a multiprocessor, by the registers of so many tiles
+	for s.blocks = max(most/warps, 1); s.blocks > 0; s.blocks-- {
+		room := (d.SharedMax()+thinReserved)/s.blocks - thinReserved - added - scales
+		if s.stages = min(room/(warps*stage), stages); s.stages >= least {
+			s.shared = s.stages*warps*stage + scales
+			return s
+		}
+	}
+	return thinShape{}
+}
+
+// defines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
+func (s thinShape) defines(k int) []string {
+	return []string{"TENSOR_CORES", fmt.Sprint("WARPS ", s.warps), fmt.Sprint("COLUMNS ", s.columns), fmt.Sprint("BLOCKS ", s.blocks), fmt.Sprint("STAGES ", s.stages), fmt.Sprint("EVEN ", b2i(k%thinStep == 0))}
+}
+
+func (s thinShape) geometry(blocks int) Geometry {
+	return Geometry{Grid: [3]int{blocks}, Block: [3]int{s.warps * WarpSize}, Shared: s.shared}
 }
 
 func (t *thin) kernel() *Kernel {
@@ -219,7 +266,7 @@ func (t *thin) enqueue(c *Call) error {
 	if !t.place(c) {
 		return t.plain(c)
 	}
-	return c.Launch(t.cores, Rows(t.blocks, t.warps*WarpSize), c.In[t.x], &t.args, int32(t.m), int32(t.cols))
+	return c.Launch(t.cores, t.shape.geometry(t.blocks), c.In[t.x], &t.args, int32(t.m), int32(t.cols))
 }
 
 // plain takes operands of any alignment, a product and a few rows of x a launch.

@@ -20,6 +20,13 @@ struct Part {
 struct Parts { Part of[PARTS_MOST]; };
 
 #ifdef LOW
+// prefetch asks for bytes that are read soon.
+INLINE void prefetch(const void *at, i32 bytes) {
+#ifndef BYES_EMULATE
+  for (i32 i = 0; i < bytes; i += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const u8 *>(at) + i));
+#endif
+}
+
 template <class A> INLINE float low_eight(float sum, const T *s, const A *b, float alpha) {
   const Eight<T> u = load_eight(s);
   const Eight<A> v = load_eight(b);
@@ -43,10 +50,13 @@ INLINE float low(const Part &p, i32 r, i32 column) {
 #endif
 
 #ifdef TENSOR_CORES
-// quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
+// quant_thin: m <= 8*COLUMNS, k a multiple of 32, x and codes aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
 // takes 16 rows of one weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the
 // 32 elements from 32t on of rows g and g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
+//
+// Codes, and x where it has up to eight rows, come through shared memory, STAGES steps of a warp on their way by cp.async: a load to registers would hold one
+// of a warp's six scoreboards, which the shuffles that decode take in turns and would wait for. Scales are restored once for the whole block before its first step.
 #define STEP 128
 #ifndef PERMUTED
 #define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
@@ -54,38 +64,54 @@ INLINE float low(const Part &p, i32 r, i32 column) {
 #ifndef EVEN
 #define EVEN 0  // k is a multiple of STEP
 #endif
-#ifndef DEPTH
-#define DEPTH 1  // steps that a warp has in flight while it computes one
-#endif
+#define CODE_BYTES (STEP / 2 * 16)  // of a step
+#define ROW_BYTES 320               // of a step of a row of x: 256, and 64 so that lanes of two rows read different banks
+static_assert(STAGES * CODE_BYTES >= 16 * (8 * COLUMNS + 1) * 4 || COLUMNS == 1, "sums take the place of the stages");
 
-// Rows are the codes and scales of a lane in one step.
-struct Rows {
-  Pack<u32, 4> code[2];
-  Scale scale[2];
-#ifdef NESTED
-  float outer[2];
-#endif
+// stage_bytes is one step of a warp: codes of 16 rows, then rows of x, of which the four words at 8q of four lanes stand side by side.
+INLINE i32 stage_bytes(i32 m) { return CODE_BYTES + (COLUMNS == 1 ? ROW_BYTES * m : 0); }
+
+// Feed is what a lane asks for of the next step: codes of two rows and, from row lane/16 of x on, every second one's eight elements.
+struct Feed {
+  const u8 *codes[2];
+  const T *x;
+  i32 from;  // of the warp
 };
 
-INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k, i32 shift) {
-  if (at >= k) return;
+INLINE void feed(Feed &f, SharedAt stage, i32 m, i32 k) {
+  if (f.from < k) {
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    i64 i = row[h] + at, block = i >> shift;
-    r.code[h] = load_pack<4>(reinterpret_cast<const u32 *>(codes + i / 2));
-    r.scale[h] = __ldg(s.absmax + block);
-#ifdef NESTED
-    r.outer[h] = __ldg(s.nested + (block >> 8));
+    for (int h = 0; h < 2; h++) copy_async(stage + CODE_BYTES / 2 * h + 16 * lane(), f.codes[h], EVEN || f.from + 32 * (lane() % 4) < k ? 16 : 0);
+#if COLUMNS == 1
+    const int c = lane() % 16;
+    const SharedAt to = stage + CODE_BYTES + 16 * (c % 4 * 4 + c / 4);
+    const T *row = f.x;
+#pragma unroll 1
+    for (int r = lane() / 16; r < m; r += 2, row += 2 * (i64)k) copy_async(to + ROW_BYTES * r, row, EVEN || f.from + 8 * c < k ? 16 : 0);
 #endif
   }
+  copy_commit();
+#pragma unroll
+  for (int h = 0; h < 2; h++) f.codes[h] += WARPS * STEP / 2;
+  f.x += WARPS * STEP, f.from += WARPS * STEP;
 }
 
-INLINE float scale_in(const Rows &r, int h, float offset) {
-#ifdef NESTED
-  return restored(r.scale[h], r.outer[h], offset);
-#else
-  return r.scale[h];
-#endif
+// restore_rows writes the scales of a block's 16 rows, `stride` apart, from the one on that holds the first element of each.
+INLINE void restore_rows(float *to, i32 stride, const Scales &s, i32 first, i32 n, i32 k, i32 shift) {
+  const float offset = offset_of(s);
+#pragma unroll 1
+  for (int r = threadIdx.x / WARP; r < 16; r += WARPS) {
+    const i64 start = (i64)min(first + r, n - 1) * k, base = start >> shift;
+    const i32 last = (i32)(((start + k - 1) >> shift) - base);
+#pragma unroll 1
+    for (i32 i = lane(); i <= last; i += 4 * WARP) {
+      RawScale raw[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) raw[j] = raw_scale(s, base + min(i + j * WARP, last));  // the last one again is written again
+#pragma unroll
+      for (int j = 0; j < 4; j++) to[r * stride + min(i + j * WARP, last)] = scale_in(raw[j], offset);
+    }
+  }
 }
 
 // part_of is the product that a block of the launch belongs to.
@@ -97,71 +123,99 @@ INLINE int part_of(const Parts &parts) {
   return at;
 }
 
+// weights_of gives the fragments of tensor-core steps 2q and 2q + 1 of a lane's words of codes.
+INLINE void weights_of(u32 (&a)[2][4], const u32 (&word)[2], const float (&scale)[2], float mine, const Sixteen &upper) {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if (PERMUTED && h == 0) {
+      u32 w[4];
+      values_of(w, word[0], upper);
+#pragma unroll
+      for (int i = 0; i < 4; i++) a[i / 2][2 * (i % 2)] = w[i];
+      continue;
+    }
+    float v[8];
+    decode_eight(v, word[h], mine, scale[h]);
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+  }
+}
+
 KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ x, const __grid_constant__ Parts parts, i32 m, i32 k) {
-  __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
+  SHARED_DYNAMIC(u8, space);
   const Part &p = parts.of[part_of(parts)];
-  const u8 *__restrict__ codes = p.codes;
-  const Scales s = p.scales;
   const i32 n = p.n, first = ((i32)blockIdx.x - p.first) * 16;
 #ifdef SHIFT
   const i32 shift = SHIFT;
 #else
   const i32 shift = p.shift;
 #endif
-  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
-  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
-  i64 row[2];
+  const int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
+  const i32 size = stage_bytes(m), stride = ((k - 1) >> shift) + 2;
+  u8 *const ring = space + warp * STAGES * size;
+  const SharedAt to = shared_at(ring);
+  float *const scales = reinterpret_cast<float *>(space + WARPS * STAGES * size);
+  Feed f = {{}, x + (i64)(lane() / 16) * k + warp * STEP + 8 * (lane() % 16), warp * STEP};
+  const float *of_row[2];
+  i32 off[2];  // elements of the first block of the row that belong to the row before
 #pragma unroll
-  for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
-  const T *from_x[COLUMNS];  // columns of tiles beyond m are those of the last row again, and are not stored
+  for (int h = 0; h < 2; h++) {
+    const i64 start = (i64)min(first + g + 8 * h, n - 1) * k;
+    f.codes[h] = p.codes + (start + warp * STEP) / 2 + 16 * t;
+    off[h] = (i32)(start & ((1 << shift) - 1)), of_row[h] = scales + (g + 8 * h) * stride;
+  }
 #pragma unroll
-  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (i64)min(g + 8 * j, m - 1) * k;
-  Rows ring[DEPTH] = {};
-#pragma unroll
-  for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k, shift);
+  for (int u = 0; u < STAGES; u++) feed(f, to + u * size, m, k);
 #ifdef LOW
-  __shared__ float added[16 * 8 * COLUMNS];  // while the first codes are on their way
+  if (p.s && threadIdx.x < 16 && first + (i32)threadIdx.x < n) prefetch(static_cast<const LOW *>(p.b) + (i64)(first + threadIdx.x) * p.rank, p.rank * (i32)sizeof(LOW));
+#endif
+  const float mine = level(lane() & 15);
+  restore_rows(scales, stride, p.scales, first, n, k, shift);
+  __syncthreads();
+#ifdef LOW
+  __shared__ float added[16 * 8 * COLUMNS];  // while codes are on their way
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) added[i] = p.s && first + i % 16 < n ? low(p, i / 16, first + i % 16) : 0;  // read by the same thread
 #endif
-  for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
+  float acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
+  Pack<u32, 4> b = {};            // columns of tiles beyond m are not stored
+  const T *const from_x = x + (i64)g * k;
+  i32 stage = 0;  // bytes from ring
+  for (i32 at = warp * STEP + 32 * t; at - 32 * t < k; at += WARPS * STEP) {
+    const u8 *const here = ring + stage;
+    copy_wait<STAGES - 1>();
+    __syncwarp();
+    Pack<u32, 4> code[2];
+    float scale[2];
 #pragma unroll
-    for (int u = 0; u < DEPTH; u++) {
-      i32 start = from + u * WARPS * STEP, at = start + 32 * t;
-      if (start >= k) break;  // for all lanes
-#if PERMUTED
-      const Sixteen upper = sixteen<T>(scale_in(ring[u], 0, offset));
+    for (int h = 0; h < 2; h++) {
+      code[h] = load_pack<4>(reinterpret_cast<const u32 *>(here + CODE_BYTES / 2 * h + 16 * lane()));
+      scale[h] = of_row[h][(off[h] + (EVEN ? at : min(at, k - 32))) >> shift];
+    }
+    const Sixteen upper = PERMUTED ? sixteen<T>(scale[0]) : Sixteen{};
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+      u32 a[2][4];
+      const u32 word[2] = {code[0].v[q], code[1].v[q]};
+      weights_of(a, word, scale, mine, upper);
+#pragma unroll
+      for (int j = 0; j < COLUMNS; j++) {
+#if COLUMNS == 1
+        if (g < m) b = load_pack<4>(reinterpret_cast<const u32 *>(here + CODE_BYTES + ROW_BYTES * g + 64 * q + 16 * t));
+#else
+        b = {};
+        if ((EVEN || at < k) && g + 8 * j < m) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x + (i64)j * 8 * k + at + 8 * q));
 #endif
-      const float scale[2] = {scale_in(ring[u], 0, offset), scale_in(ring[u], 1, offset)};
-#pragma unroll
-      for (int q = 0; q < 4; q++) {
-        u32 a[2][4];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-#if PERMUTED
-          if (h == 0) {
-            u32 w[4];
-            values_of(w, ring[u].code[0].v[q], upper);
-#pragma unroll
-            for (int i = 0; i < 4; i++) a[i / 2][2 * (i % 2)] = w[i];
-            continue;
-          }
-#endif
-          float v[8];
-          decode_eight(v, ring[u].code[h].v[q], mine, scale[h]);
-#pragma unroll
-          for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
-        }
-        if (q == 3) load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k, shift);
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-          Pack<u32, 4> b = {};
-          if (EVEN || at < k) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x[j] + at + 8 * q));
-          mma<T>(acc[j][0], a[0], &b.v[0]);
-          mma<T>(acc[j][1], a[1], &b.v[2]);
-        }
+        mma<T>(acc[j][0], a[0], &b.v[0]);
+        mma<T>(acc[j][1], a[1], &b.v[2]);
       }
     }
+    __syncwarp();
+    feed(f, to + stage, m, k);
+    stage = stage == (STAGES - 1) * size ? 0 : stage + size;
   }
+  __syncthreads();
+  typedef float Sums[16][8 * COLUMNS + 1];
+  Sums *sums = reinterpret_cast<Sums *>(space);
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
