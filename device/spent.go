@@ -16,3 +16,9 @@ type Spent struct {
 type Spender interface {
 	Spent() []Spent
 }
+
+// Keeper devices find it again the next time.
+type Keeper interface {
+	// Unkept is why it will not be found, such as a folder that cannot be written, and what to do; nil as far as all was kept.
+	Unkept() error
+}

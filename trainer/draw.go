@@ -74,7 +74,7 @@ func (d deviceDrawer) run(name string, build func(key graph.Value) []graph.Value
 	g := graph.New("draw " + name)
 	key := g.Input("key", tensor.T(tensor.I32, 2))
 	build(key)
-	p, err := plan.Compile([]graph.Value{key}, plan.Options{Device: d.dev, Store: d.Store, Launch: d.launch})
+	p, err := plan.Compile([]graph.Value{key}, plan.Options{Context: d.ctx, Device: d.dev, Store: d.Store, Launch: d.launch})
 	if err != nil {
 		return fmt.Errorf("drawing %s: %w", name, err)
 	}

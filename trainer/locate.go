@@ -26,7 +26,7 @@ func (j *job) locate(ctx context.Context, e *NonFiniteError, buf []data.Batch) {
 		if buf[i].Targets == 0 {
 			continue
 		}
-		p, err := j.compileFinder(buf[i].B, buf[i].T)
+		p, err := j.compileFinder(ctx, buf[i].B, buf[i].T)
 		if err != nil {
 			j.log.Debug("the step could not be looked at again", "err", err)
 			return
@@ -80,7 +80,7 @@ type finder struct {
 	losses graph.Value   // (B, T)
 }
 
-func (j *job) compileFinder(rows, t int) (*finder, error) {
+func (j *job) compileFinder(ctx context.Context, rows, t int) (*finder, error) {
 	g := graph.New("find")
 	f := &finder{lossPlan: lossPlan{in: newBatchInputs(g, rows, t), feed: plan.Feed{}}}
 	states := j.model.HiddenStates(models.Inputs{Tokens: f.in.tokens, Pos: f.in.pos, DocStart: f.in.docStart})
@@ -89,7 +89,7 @@ func (j *job) compileFinder(rows, t int) (*finder, error) {
 	}
 	f.losses = j.model.TokenLoss(states[len(states)-1], f.in.targets)
 	var err error
-	f.plan, err = plan.Compile(append([]graph.Value{f.losses}, f.states...), plan.Options{Device: j.dev, Session: j.session})
+	f.plan, err = plan.Compile(append([]graph.Value{f.losses}, f.states...), plan.Options{Context: ctx, Device: j.dev, Session: j.session})
 	return f, err
 }
 

@@ -203,7 +203,7 @@ func probe(ctx context.Context, dev device.Device, way plan.Launching, compute t
 func timeProduct(ctx context.Context, dev device.Device, way plan.Launching, n int, d tensor.DType) (least time.Duration, err error) {
 	g := graph.New("probe")
 	x := ops.BroadcastTo(ops.Fill(g, d, 1), n, n)
-	p, err := plan.Compile([]graph.Value{ops.Sum(ops.Dot(x, x))}, plan.Options{Device: dev, Launch: max(way, plan.Plain)})
+	p, err := plan.Compile([]graph.Value{ops.Sum(ops.Dot(x, x))}, plan.Options{Context: ctx, Device: dev, Launch: max(way, plan.Plain)})
 	if err != nil {
 		return 0, err
 	}

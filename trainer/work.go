@@ -35,7 +35,11 @@ func tellWork(ctx context.Context, dev device.Device, log *slog.Logger, every ti
 			}
 			if text := workText(d.Spent()); text != told && text != "" {
 				told = text
-				log.Info("the first start on this kind of device takes longer: what it finds out is kept", "done", text)
+				if err := unkept(dev); err != nil {
+					log.Warn("each start on this device takes longer, as what it finds out cannot be kept", "reason", err, "done", text)
+				} else {
+					log.Info("the first start on this kind of device takes longer: what it finds out is kept", "done", text)
+				}
 			}
 		}
 	}()
@@ -43,6 +47,14 @@ func tellWork(ctx context.Context, dev device.Device, log *slog.Logger, every ti
 		cancel()
 		<-done
 	}
+}
+
+// unkept is why the next start will have to do the same again.
+func unkept(dev device.Device) error {
+	if k, ok := dev.(device.Keeper); ok {
+		return k.Unkept()
+	}
+	return nil
 }
 
 // workText lists kinds of work of which it is known how much there is, in the order in which they came up; empty where none is left.

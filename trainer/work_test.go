@@ -3,6 +3,7 @@ package trainer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -27,7 +28,20 @@ func TestTellWork(t *testing.T) {
 	end()
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "the same is not told twice")
 	tellWork(context.Background(), struct{ device.Device }{}, log, time.Millisecond)()
+	require.Contains(t, out.String(), "what it finds out is kept")
+
+	end = tellWork(context.Background(), &forgetful{spender{list: list}}, log, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "level=WARN") }, time.Minute, time.Millisecond)
+	end()
+	require.Contains(t, out.String(), "each start on this device takes longer")
+	require.Contains(t, out.String(), "the folder is read only")
+	require.Equal(t, 2, strings.Count(out.String(), "\n"))
 }
+
+// forgetful is a device that can keep nothing.
+type forgetful struct{ spender }
+
+func (*forgetful) Unkept() error { return errors.New("the folder is read only") }
 
 // written is a buffer for several goroutines.
 type written struct {

@@ -25,20 +25,20 @@ var (
 	attnBackward = attnPass{backward: true, own: (*attention).ownBackward, rest: (*attention).restBackward, kernel: (*attention).backwardKernel, extra: 6, list: 10}
 )
 
-// byLibrary is the pass by cuDNN, if it takes it.
-func (p attnPass) byLibrary(a *attention, extra []tensor.Type) (attnRun, bool) {
+// byLibrary is the pass by cuDNN, if it takes it. The error is that of a device that has ended.
+func (p attnPass) byLibrary(a *attention, extra []tensor.Type) (attnRun, bool, error) {
 	g, ok := a.graph(extra, p.backward)
 	if !ok {
-		return attnRun{}, false
+		return attnRun{}, false, nil
 	}
 	run, err := a.withCUDNN(g, p.own, p.rest)
-	return run, err == nil
+	return run, err == nil, ended(err)
 }
 
 // byRule is the pass by the library where it takes it, else by own kernels.
 func (p attnPass) byRule(a *attention, extra []tensor.Type) (attnRun, error) {
-	if run, ok := p.byLibrary(a, extra); ok {
-		return run, nil
+	if run, ok, err := p.byLibrary(a, extra); ok || err != nil {
+		return run, err
 	}
 	return p.own(a)
 }
@@ -54,8 +54,11 @@ func (p attnPass) build(a *attention, s device.Spec) (*Kernel, error) {
 		return own()
 	}
 	version, err := a.dev.cudnnVersion()
+	if err := ended(err); err != nil {
+		return nil, err
+	}
 	if err != nil {
-		return own() //nolint:nilerr // doctor shows why there is none
+		return own() // doctor shows why there is no library
 	}
 	rule := func() (*Kernel, error) {
 		return p.kernelOf(a, func(a *attention) (attnRun, error) { return p.byRule(a, extra) })
@@ -118,14 +121,20 @@ func (p attnPass) timed(a *attention, s device.Spec, key string, rule, own func(
 	if _, ok := a.dev.ways.remembered(key); ok || a.dev.drafting() != nil {
 		return a.dev.pickBy(key, s, ways, nil)
 	}
-	run, ok := p.byLibrary(a, s.In[p.extra:p.list])
-	if !ok {
+	run, ok, err := p.byLibrary(a, s.In[p.extra:p.list])
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
 		return own()
 	}
 	ways[0].build = func() (*Kernel, error) { return p.kernel(a, run), nil }
 	place, free, err := p.trialDocuments(a, s)
-	if err != nil {
-		return ways[0].build() //nolint:nilerr // no memory to try in
+	switch {
+	case outOfMemory(err):
+		return ways[0].build() // not kept: next time there may be room to try in
+	case err != nil:
+		return nil, fmt.Errorf("making documents to time %s on: %w", s.Op.Name(), err)
 	}
 	k, err := a.dev.pickBy(key, s, ways, place)
 	return k, errors.Join(err, free())

@@ -1,9 +1,11 @@
 package cuda
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,8 +29,8 @@ type attnLibrary struct {
 	plans   map[cudnn.Attention]*attnPlan
 	make    func(cudnn.Attention) (*cudnn.Plan, error) // what makes a plan; tests have others
 	cache   *nvrtc.Cache
-	handle  *cudnn.Handle   // for plans that are found on disk
-	more    []*cudnn.Handle // for plans that are made, each with the handle it was made on
+	handle  *cudnn.Handle   // that plans are executed with
+	more    []*cudnn.Handle // on which plans are being made, or were whose engine has no text
 	free    []*cudnn.Handle // of more
 }
 
@@ -45,14 +47,14 @@ const (
 	cudnnTokens     = 128     // shorter attentions are not worth a plan
 )
 
-// openCUDNN opens cuDNN once. l.mu is held.
+// openCUDNN opens cuDNN, once unless it lacked memory. l.mu is held.
 func (d *Device) openCUDNN() (*attnLibrary, error) {
 	l := &d.cudnn
 	if l.tried {
 		return l, l.err
 	}
-	l.tried = true
 	defer d.spent.since(spentOpening, time.Now())
+	defer func() { l.tried = !passing(l.err) }()
 	if l.off {
 		l.err = errors.New("it is turned off")
 		return l, l.err
@@ -91,7 +93,8 @@ func (d *Device) cudnnPlan(g cudnn.Attention) (*cudnn.Plan, error) {
 	return p, err
 }
 
-// planned is cudnnPlan for those who need not count what it takes. A plan is made once, whoever asks first.
+// planned is cudnnPlan for those who need not count what it takes. A plan is made once, whoever asks first, and so is the library's answer that it has none;
+// after a passing error who asks next tries again.
 func (d *Device) planned(g cudnn.Attention) (*cudnn.Plan, error) {
 	l := &d.cudnn
 	l.mu.Lock()
@@ -111,9 +114,21 @@ func (d *Device) planned(g cudnn.Attention) (*cudnn.Plan, error) {
 	l.mu.Unlock()
 	if !ok {
 		d.fill(p, g)
+		if passing(p.err) {
+			l.forget(g, p)
+		}
 	}
 	<-p.done
 	return p.plan, p.err
+}
+
+// forget lets the plan of a graph be made again.
+func (l *attnLibrary) forget(g cudnn.Attention, p *attnPlan) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.plans[g] == p {
+		delete(l.plans, g)
+	}
 }
 
 // fill makes a plan and lets those go on who wait for it.
@@ -128,8 +143,14 @@ func (d *Device) fill(p *attnPlan, g cudnn.Attention) {
 	}
 	began := time.Now()
 	p.err = d.enter(func() (err error) {
-		p.plan, err = d.cudnn.make(g)
-		return err
+		if p.plan, err = d.cudnn.make(g); err == nil {
+			return nil
+		}
+		lost := d.well(err, func() error {
+			_, _, err := d.api.Memory()
+			return err
+		})
+		return cmp.Or(lost, err)
 	})
 	d.spent.one(spentPlans, fmt.Sprintf("%d x %d, backward %v", g.Tq, g.Tk, g.Backward), time.Since(began))
 	if p.err == nil && p.plan.Workspace() > cudnnWorkspace {
@@ -144,17 +165,29 @@ func (d *Device) fill(p *attnPlan, g cudnn.Attention) {
 
 // makePlan finds a plan on disk, or makes it. cuDNN may be called from several threads at once, as long as no two use one handle (its documentation, "Thread
 // Safety", which also asks that the first handle be made before threads make theirs): so plans that are made beside each other have handles of their
-// own, with which they are executed, too. Later starts find plans on disk, and need the first handle only. The device's context is current.
+// own. As a handle takes memory of the device, a plan is then made again with the first one from its text, as later starts do with what they find on disk, and
+// the other is closed. The device's context is current.
 func (d *Device) makePlan(g cudnn.Attention) (*cudnn.Plan, error) {
 	l := &d.cudnn
-	name, cache := fmt.Sprintf("%s, driver CUDA %d", d.name, d.api.CUDA()), planCache{l.cache}
+	name, cache := d.planner(), planCache{l.cache}
 	if p, ok := l.handle.Kept(g, name, cache); ok {
 		return p, nil
 	}
 	h := l.take()
 	defer l.give(h)
-	return h.Plan(g, name, cache)
+	p, err := h.Plan(g, name, cache)
+	if err != nil || h == l.handle {
+		return p, err
+	}
+	if first, ok := p.On(l.handle, g); ok {
+		p.Close()
+		p = first
+	}
+	return p, nil
 }
+
+// planner names what plans are for.
+func (d *Device) planner() string { return fmt.Sprintf("%s, driver CUDA %d", d.name, d.api.CUDA()) }
 
 // take is a handle that no other thread makes a plan with. Where there can be no more, as they take memory of the device, it is the first one, whose
 // lock has plans made one after the other.
@@ -174,12 +207,21 @@ func (l *attnLibrary) take() *cudnn.Handle {
 	return h
 }
 
-// give ends what take began.
+// give ends what take began: the handle is closed, unless a plan needs it.
 func (l *attnLibrary) give(h *cudnn.Handle) {
+	if h == l.handle {
+		return
+	}
+	idle := h.Idle()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if h != l.handle {
+	if idle {
+		l.more = slices.DeleteFunc(l.more, func(m *cudnn.Handle) bool { return m == h })
+	} else {
 		l.free = append(l.free, h)
+	}
+	l.mu.Unlock()
+	if idle {
+		_ = h.Close() // a fault is told by the next call
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
@@ -125,19 +126,32 @@ func (d *Device) begin(ctx context.Context, kernels []device.Kernel, drafts []*K
 	d.spent.expect(spentProducts, len(left.products))
 	d.spent.expect(spentWays, len(left.trials))
 	work := new(ahead)
+	go func() {
+		if rest := work.do(ctx, tasks); rest > 0 {
+			d.spent.expect(spentPlans, -max(rest-len(programs), 0))
+			d.spent.expect(spentPrograms, -min(rest, len(programs)))
+		}
+	}()
+	return work
+}
+
+// do runs tasks in their order, on all processors but one, until it or the context ends, and returns how many are left.
+func (a *ahead) do(ctx context.Context, tasks []func()) (rest int) {
 	var next atomic.Int64
+	var all sync.WaitGroup
 	for range min(max(runtime.GOMAXPROCS(0)-1, 1), maxCompilers, len(tasks)) {
-		go func() {
-			for !work.ended.Load() && ctx.Err() == nil {
+		all.Go(func() {
+			for !a.ended.Load() && ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= len(tasks) {
 					return
 				}
 				tasks[i]()
 			}
-		}()
+		})
 	}
-	return work
+	all.Wait()
+	return max(len(tasks)-int(next.Load()), 0)
 }
 
 // add joins what another draft leaves, without what is there already.

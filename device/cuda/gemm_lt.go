@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -14,7 +13,8 @@ import (
 
 // blas is cuBLASLt on a device.
 type blas struct {
-	once     sync.Once
+	opening  sync.Mutex
+	tried    bool
 	handle   *cublaslt.Handle
 	err      error // why there is none
 	mu       sync.Mutex
@@ -24,22 +24,36 @@ type blas struct {
 	lastLoad time.Time // when products were last timed under load
 }
 
-// library is the handle of cuBLASLt, or the reason that there is none.
+// library is the handle of cuBLASLt, or the reason that there is none. What it lacked memory for is tried again the next time.
 func (d *Device) library() (*cublaslt.Handle, error) {
 	b := &d.blas
-	b.once.Do(func() {
-		var lib *cublaslt.Library
-		defer d.spent.since(spentOpening, time.Now())
-		if lib, b.err = cublaslt.Open(d.api.CUDA(), d.capability); b.err != nil {
-			return
-		}
-		b.err = d.enter(func() (err error) {
-			b.handle, err = lib.Create()
-			return err
-		})
-		b.chosen, b.cache = map[string]cublaslt.Algorithm{}, nvrtc.NewCacheOf("cublaslt")
-	})
+	b.opening.Lock()
+	defer b.opening.Unlock()
+	if !b.tried {
+		began := time.Now()
+		b.handle, b.err = d.openLibrary()
+		d.spent.since(spentOpening, began)
+		b.tried = !passing(b.err)
+	}
 	return b.handle, b.err
+}
+
+func (d *Device) openLibrary() (h *cublaslt.Handle, err error) {
+	lib, err := cublaslt.Open(d.api.CUDA(), d.capability)
+	if err != nil {
+		return nil, err
+	}
+	err = d.enter(func() (err error) {
+		h, err = lib.Create()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.blas.mu.Lock()
+	defer d.blas.mu.Unlock()
+	d.blas.chosen, d.blas.cache = map[string]cublaslt.Algorithm{}, nvrtc.NewCacheOf("cublaslt")
+	return h, nil
 }
 
 // close frees what cuBLASLt holds. The device's context is current.
@@ -108,7 +122,7 @@ func (d *Device) libraryGemm(s gemmSpec) (*gemm, error) {
 		return nil, nil
 	}
 	if _, err := d.library(); err != nil {
-		return nil, nil //nolint:nilerr // doctor shows it; the own kernels stand in
+		return nil, ended(err) // doctor shows others; the own kernels stand in
 	}
 	if left := d.drafting(); left != nil {
 		left.open = true
@@ -207,12 +221,11 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 	times, err := d.timeAlgorithms(x, s, list)
 	d.spent.since(spentProducts, began)
 	d.spent.one(spentProducts, fmt.Sprintf("%d x %d x %d", s.m, s.n, s.k), time.Since(began))
-	var none *noMemoryError
 	switch {
-	case errors.As(err, &none):
+	case outOfMemory(err):
 		return list[0], true, nil // not kept: next time there may be room
 	case err != nil:
-		return cublaslt.Algorithm{}, false, err
+		return cublaslt.Algorithm{}, false, fmt.Errorf("timing algorithms of the library for a product of %d x %d x %d: %w", s.m, s.n, s.k, err)
 	}
 	best := fastest(times)
 	if best < 0 {

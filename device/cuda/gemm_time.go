@@ -4,21 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"math"
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/cublaslt"
 	"github.com/bitsandbyes/bitsandbyes/device/cuda/driver"
 )
-
-// noMemoryError says that there was no room to try algorithms in.
-type noMemoryError struct{ err error }
-
-func (e *noMemoryError) Error() string {
-	return fmt.Sprintf("no memory to time products in: %v", e.err)
-}
-func (e *noMemoryError) Unwrap() error { return e.err }
 
 // tuneStream is the number of the queue that algorithms are timed on.
 const tuneStream = -2
@@ -43,7 +35,7 @@ func (d *Device) timeAlgorithmsBy(x *cublaslt.Product, s gemmSpec, list []cublas
 	}
 	at, err := d.api.Alloc(a + b + c + work)
 	if err != nil {
-		return nil, &noMemoryError{err}
+		return nil, err
 	}
 	defer func() {
 		if e := d.api.Free(at); err == nil {
@@ -147,14 +139,16 @@ func fastest(times []time.Duration) int {
 }
 
 // rounds times contenders in turn, several times over, and returns the best time of each: clocks change while a GPU warms up, and so
-// they change for all. One that cannot be enqueued is refused.
+// they change for all. One that refuses to be enqueued has the time refused.
 func (r *trial) rounds(list []contender) ([]time.Duration, error) {
 	times, runs := make([]time.Duration, len(list)), make([]int, len(list))
 	warmed := false
 	for i, f := range list {
 		times[i] = refused
-		if _, err := r.batch(f, 1); err != nil { // loads the code
+		if _, err := r.batch(f, 1); errors.As(err, new(refusal)) { // loads the code
 			continue
+		} else if err != nil {
+			return nil, err
 		}
 		one, err := r.batch(f, 1)
 		if err != nil {
@@ -227,7 +221,7 @@ func behind(times []time.Duration, runs []int) []bool {
 	return out
 }
 
-// batch is the mean time of n runs.
+// batch is the mean time of n runs. What f fails with is a refusal, unless the device is lost or had no memory for it.
 func (r *trial) batch(f contender, n int) (time.Duration, error) {
 	api, s := r.d.api, r.stream.handle
 	if err := api.Record(r.from, s); err != nil {
@@ -235,7 +229,7 @@ func (r *trial) batch(f contender, n int) (time.Duration, error) {
 	}
 	for range n {
 		if err := f(); err != nil {
-			return 0, err
+			return 0, r.refuses(err)
 		}
 	}
 	if err := api.Record(r.to, s); err != nil {

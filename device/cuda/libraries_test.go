@@ -97,20 +97,25 @@ func TestLibrariesAreUsedRight(t *testing.T) {
 	sessions.Wait()
 	require.NoError(t, errors.Join(errs...))
 	require.Len(t, d.cudnn.plans, 6, "each is made once")
-	require.Greater(t, len(d.cudnn.more), 1, "plans were made beside each other")
-	require.Len(t, d.cudnn.free, len(d.cudnn.more))
+	require.Greater(t, emulator.HandlesAtOnce(t), 2, "plans were made beside each other")
+	require.Empty(t, d.cudnn.more, "what they were made with is closed")
 	later, err := New(Options{})
 	require.NoError(t, err)
 	require.NoError(t, run(later, 256, true))
-	require.Empty(t, later.cudnn.more, "plans are found on disk")
+	require.Equal(t, 2, emulator.HandlesAtOnce(t), "plans are found on disk: each device has a handle")
 	require.NoError(t, later.Close())
 }
 
 // planOf makes the plan of an attention.
 func planOf(d *Device, tokens int64) error {
-	_, err := d.cudnnPlan(cudnn.Attention{DType: cudnn.BF16, B: 1, Tq: tokens, Tk: tokens, Hq: 1, Hkv: 1, D: 64, Scale: 1, Causal: true,
-		KeyBatch: tokens * 64, KeyHead: 64, KeyStep: 64})
+	_, err := d.cudnnPlan(oneHead(tokens))
 	return err
+}
+
+// oneHead is an attention of one head of 64.
+func oneHead(tokens int64) cudnn.Attention {
+	return cudnn.Attention{DType: cudnn.BF16, B: 1, Tq: tokens, Tk: tokens, Hq: 1, Hkv: 1, D: 64, Scale: 1, Causal: true,
+		KeyBatch: tokens * 64, KeyHead: 64, KeyStep: 64}
 }
 
 // TestPlansThatAskForTooMuch are freed on a thread that has the device's context, which that of a goroutine that has left it need not be.
@@ -139,8 +144,25 @@ func TestFewHandles(t *testing.T) {
 	}
 	all.Wait()
 	require.NoError(t, errors.Join(errs...))
+	require.Equal(t, 2, emulator.HandlesAtOnce(t))
+	require.Empty(t, d.cudnn.more)
+}
+
+// TestPlansWithoutTexts: a plan that cannot be made again with the first handle keeps that which it was made with, which makes others, too.
+func TestPlansWithoutTexts(t *testing.T) {
+	d := strict(t)
+	emulator.SetPlanTexts(t, false)
+	for i := range int64(3) {
+		require.NoError(t, planOf(d, 128*(i+1)))
+	}
 	require.Len(t, d.cudnn.more, 1)
-	require.Len(t, d.cudnn.free, 1)
+	require.Equal(t, d.cudnn.more, d.cudnn.free)
+	require.False(t, d.cudnn.more[0].Idle())
+	require.True(t, d.cudnn.handle.Idle())
+	emulator.SetPlanTexts(t, true)
+	require.NoError(t, planOf(d, 1024))
+	require.Len(t, d.cudnn.more, 1)
+	require.False(t, d.cudnn.handle.Idle())
 }
 
 // TestLostWhilePlanning: the context of a device that is lost is not given back while a plan is being made in it.

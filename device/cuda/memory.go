@@ -105,7 +105,7 @@ func (d *Device) clear(at driver.Addr, bytes int64) error {
 // noMemory says how much there is.
 func (d *Device) noMemory(err error, bytes int64) error {
 	var e *driver.Error
-	if !errors.As(err, &e) || e.Code != driver.OutOfMemory {
+	if !errors.As(err, &e) || !e.OutOfMemory() {
 		return err
 	}
 	d.mu.Lock()

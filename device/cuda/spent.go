@@ -1,11 +1,13 @@
 package cuda
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/device/cuda/nvrtc"
 )
 
 // What a device spends time on once.
@@ -30,6 +32,27 @@ func (d *Device) Spent() []device.Spent {
 	return append([]device.Spent(nil), d.spent.list...)
 }
 
+var _ device.Keeper = (*Device)(nil)
+
+// Unkept implements device.Keeper.
+func (d *Device) Unkept() error {
+	for _, of := range []struct {
+		mu    *sync.Mutex
+		cache **nvrtc.Cache
+	}{{&d.compile.mu, &d.compile.cache}, {&d.blas.mu, &d.blas.cache}, {&d.cudnn.mu, &d.cudnn.cache}, {&d.ways.mu, &d.ways.cache}} {
+		of.mu.Lock()
+		cache := *of.cache
+		of.mu.Unlock()
+		if cache == nil {
+			continue
+		}
+		if err := cache.Problem(); err != nil {
+			return fmt.Errorf("%w; set %s to a folder that can be written", err, nvrtc.CacheVariable)
+		}
+	}
+	return nil
+}
+
 // on is the row of a kind of work. The lock is held.
 func (s *spending) on(what string) *device.Spent {
 	for i := range s.list {
@@ -49,7 +72,7 @@ func (s *spending) since(what string, began time.Time) {
 	row.Time += time.Since(began)
 }
 
-// expect notes that n more pieces of a kind of work are to come.
+// expect notes that n more pieces of a kind of work are to come, or that so many will not, where it is negative.
 func (s *spending) expect(what string, n int) {
 	if n == 0 {
 		return
@@ -57,7 +80,7 @@ func (s *spending) expect(what string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := s.on(what)
-	row.Of = max(row.Of, row.Count) + n
+	row.Of = max(max(row.Of, row.Count)+n, row.Count)
 }
 
 // reached notes that nothing more of some kinds of work is to come: a choice may turn out to be made, and a product to have no algorithm.

@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -36,7 +35,10 @@ func (d *Device) pick(what string, s device.Spec, ways []way) (*Kernel, error) {
 	}
 	lib, err := d.library()
 	if err != nil {
-		return ways[0].build() //nolint:nilerr // doctor shows why there is none
+		if err := ended(err); err != nil {
+			return nil, err
+		}
+		return ways[0].build() // doctor shows why there is no library
 	}
 	names := make([]string, len(ways))
 	for i, w := range ways {
@@ -79,9 +81,8 @@ func (d *Device) pickBy(key string, s device.Spec, ways []way, place func(*Call)
 		return built[0], err
 	}
 	best, err := d.race(s, built, place)
-	var none *noMemoryError
 	switch {
-	case errors.As(err, &none):
+	case outOfMemory(err):
 		return built[0], nil // not kept: next time there may be room
 	case err != nil:
 		return nil, fmt.Errorf("timing kernels of %s: %w", s.Op.Name(), err)
@@ -114,7 +115,7 @@ func (d *Device) race(s device.Spec, list []*Kernel, place func(*Call)) (best in
 	err = d.enter(func() (err error) {
 		at, err := d.api.Alloc(int64(sets)*each + scratch)
 		if err != nil {
-			return &noMemoryError{err}
+			return err
 		}
 		defer func() {
 			if e := d.api.Free(at); err == nil {

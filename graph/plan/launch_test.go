@@ -304,6 +304,7 @@ type drafting struct {
 	device.Device
 	drafted, settled int
 	fail             bool
+	begun            context.Context // of what the device has begun
 }
 
 // unsettled has no kernel, and scratch that nothing has room for, before it is settled.
@@ -327,7 +328,8 @@ func (d *drafting) Draft(s device.Spec) (device.Kernel, error) {
 	return &unsettled{spec: s}, nil
 }
 
-func (d *drafting) Settle(_ context.Context, kernels []device.Kernel) []error {
+func (d *drafting) Settle(ctx context.Context, kernels []device.Kernel) []error {
+	d.begun = ctx
 	errs := make([]error, len(kernels))
 	for i, k := range kernels {
 		d.settled++
@@ -343,14 +345,14 @@ func (d *drafting) Settle(_ context.Context, kernels []device.Kernel) []error {
 // TestDrafts: passes look at drafts; those that are launched are settled at once, each once, before memory is laid out.
 func TestDrafts(t *testing.T) {
 	dev := &drafting{Device: cpu.New(cpu.Options{Threads: 1})}
-	compile := func() (*plan.Plan, graph.Value, error) {
+	compile := func(budget int64) (*plan.Plan, graph.Value, error) {
 		g := graph.New("g")
 		x := g.Input("x", tensor.T(tensor.F32, 4, 4))
 		y := ops.Dot(ops.Dot(ops.Exp(ops.Neg(ops.Tanh(x))), x), x)
-		p, err := plan.Compile([]graph.Value{ops.Sum(y)}, plan.Options{Device: dev})
+		p, err := plan.Compile([]graph.Value{ops.Sum(y)}, plan.Options{Device: dev, Budget: budget})
 		return p, x, err
 	}
-	p, x, err := compile()
+	p, x, err := compile(0)
 	require.NoError(t, err)
 	require.Less(t, p.Report().Peak(), int64(1<<30))
 	require.Equal(t, 3, dev.settled, "a chain, a product, a sum")
@@ -359,8 +361,12 @@ func TestDrafts(t *testing.T) {
 	_, err = p.Run(context.Background(), plan.Feed{x: in})
 	require.NoError(t, err)
 	require.NoError(t, p.Close())
+	dev.begun = context.Background()
+	_, _, err = compile(1)
+	require.ErrorContains(t, err, "budget")
+	require.Error(t, dev.begun.Err(), "what was begun for a plan that does not fit is ended")
 	dev.fail = true
-	_, _, err = compile()
+	_, _, err = compile(0)
 	require.ErrorContains(t, err, "not settled")
 	require.ErrorContains(t, err, "launch_test.go")
 	require.Equal(t, 1, strings.Count(err.Error(), "not settled"), "the same is told once")

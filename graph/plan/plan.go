@@ -112,6 +112,9 @@ func Compile(outs []graph.Value, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(o.Context) // ends what the device has begun for a plan that is refused, and for kernels that it does without
+	defer cancel()
+	o.Context = ctx
 	p := &Plan{opts: o, dev: o.Device, store: o.Store, session: o.Session, asked: outs, kernels: map[kernelKey]device.Kernel{}}
 	if p.session == nil {
 		if o.Store == nil {

@@ -199,7 +199,7 @@ func (r *run) newPass(b *batch) *pass {
 }
 
 func (r *run) eval(ctx context.Context, p *pass, vals []graph.Value) (out []*tensor.Tensor, err error) {
-	c, err := plan.Compile(vals, plan.Options{Device: r.Device, Session: r.model.session})
+	c, err := plan.Compile(vals, plan.Options{Context: ctx, Device: r.Device, Session: r.model.session})
 	if err != nil {
 		return nil, err
 	}

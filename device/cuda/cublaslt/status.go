@@ -13,9 +13,11 @@ const (
 	invalidValue = 7
 )
 
+const allocFailed = 3 // CUBLAS_STATUS_ALLOC_FAILED
+
 // names are those of cublasStatus_t (cublas_api.h).
 var names = map[int32]string{
-	1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", invalidValue: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR", 13: "EXECUTION_FAILED",
+	1: "NOT_INITIALIZED", allocFailed: "ALLOC_FAILED", invalidValue: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR", 13: "EXECUTION_FAILED",
 	14: "INTERNAL_ERROR", notSupported: "NOT_SUPPORTED", 16: "LICENSE_ERROR",
 }
 
@@ -33,6 +35,9 @@ func (e *Error) Error() string {
 	}
 	return fmt.Sprintf("cuBLASLt: %s failed: %s (%d)", e.Function, name, e.Status)
 }
+
+// OutOfMemory tells whether the library had no memory to work with.
+func (e *Error) OutOfMemory() bool { return e.Status == allocFailed }
 
 func status(function string, r uintptr) error {
 	if s := int32(r); s != 0 {

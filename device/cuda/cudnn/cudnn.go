@@ -68,6 +68,31 @@ func (l *Library) Number() int { return l.version }
 
 func versionText(n int) string { return fmt.Sprintf("%d.%d.%d", n/10000, n/100%100, n%100) }
 
+// Some of cudnnStatus_t.
+const (
+	hostAllocationFailed   = 4003 // CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED
+	deviceAllocationFailed = 4004 // CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+	executionFailed        = 5000 // CUDNN_STATUS_EXECUTION_FAILED, and what follows it
+)
+
+// Error is a status of the library other than success.
+type Error struct {
+	Status int32 // cudnnStatus_t
+	text   string
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.text }
+
+// OutOfMemory tells whether the library had no memory to work with, on the host or the device.
+func (e *Error) OutOfMemory() bool {
+	return e.Status == hostAllocationFailed || e.Status == deviceAllocationFailed
+}
+
+// Passing tells whether the same call may succeed another time: memory was short, or something failed on the device. Other statuses say that the library does
+// not have what was asked for; so does CUDNN_STATUS_INTERNAL_ERROR, with which engines answer that cannot be built.
+func (e *Error) Passing() bool { return e.OutOfMemory() || e.Status >= executionFailed }
+
 // check turns a status into an error that says what was done.
 func (l *Library) check(status uintptr, what string) error {
 	s := int32(status)
@@ -78,7 +103,7 @@ func (l *Library) check(status uintptr, what string) error {
 	detail := make([]byte, 512)
 	l.fn.LastError.Call(uintptr(unsafe.Pointer(&detail[0])), uintptr(len(detail)))
 	text, _, _ := strings.Cut(string(detail), "\x00")
-	return fmt.Errorf("cuDNN %s: %s: status %d %s %s", l.Version(), what, s, name, strings.TrimSpace(text))
+	return &Error{s, fmt.Sprintf("cuDNN %s: %s: status %d %s %s", l.Version(), what, s, name, strings.TrimSpace(text))}
 }
 
 // Handle is a cuDNN context of the device that was current when it was made. Its methods may be called from several goroutines, each
@@ -89,6 +114,7 @@ type Handle struct {
 	mu     sync.Mutex
 	stream uintptr
 	packs  map[uintptr]struct{} // descriptions of operands that calls hold
+	plans  int                  // that were made with it and are not closed
 }
 
 // NewHandle makes a context of the current device.
@@ -102,6 +128,13 @@ func (l *Library) NewHandle() (*Handle, error) {
 
 // Library is the library the handle belongs to.
 func (h *Handle) Library() *Library { return h.lib }
+
+// Idle tells whether no plan needs the handle.
+func (h *Handle) Idle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.plans == 0
+}
 
 // Close frees the context and what calls hold.
 func (h *Handle) Close() error {

@@ -41,12 +41,31 @@ func (h *Handle) Kept(a Attention, device string, cache Cache) (*Plan, bool) {
 	if !ok {
 		return nil, false
 	}
+	return h.read(a, text)
+}
+
+// read makes a plan from its text; h.mu is held.
+func (h *Handle) read(a Attention, text []byte) (*Plan, bool) {
 	p, s := h.sketch(a)
 	defer s.free()
 	return p, s.err == nil && p.parse(text) == nil
 }
 
-// Plan makes the plan of an attention on the handle's device, which takes half a second or more, and keeps it; cache may be nil.
+// On makes the plan of an attention again with another handle, in milliseconds; false where its engine cannot be kept.
+func (p *Plan) On(h *Handle, a Attention) (*Plan, bool) {
+	p.handle.mu.Lock()
+	text := p.text()
+	p.handle.mu.Unlock()
+	if text == nil {
+		return nil, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.read(a, text)
+}
+
+// Plan makes the plan of an attention on the handle's device, which takes half a second or more, and keeps it; cache may be nil. It is not kept where an engine
+// that the library prefers failed for a passing reason.
 func (h *Handle) Plan(a Attention, device string, cache Cache) (*Plan, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -56,10 +75,11 @@ func (h *Handle) Plan(a Attention, device string, cache Cache) (*Plan, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
-	if err := p.choose(graph); err != nil {
+	sure, err := p.choose(graph)
+	if err != nil {
 		return nil, err
 	}
-	if cache != nil {
+	if cache != nil && sure {
 		if text := p.text(); text != nil {
 			cache.Store(h.key(a, device), text)
 		}
@@ -91,9 +111,19 @@ func (a Attention) graph(l *Library) *sketch {
 	return a.forward(l)
 }
 
-// choose takes the first engine whose plan can be made.
-func (p *Plan) choose(graph uintptr) error {
-	var first error
+// choose takes the first engine whose plan can be made, and tells whether it would be so another time. Its error is that of a passing reason, if there was one,
+// and else ErrNoEngine with the first.
+func (p *Plan) choose(graph uintptr) (sure bool, err error) {
+	var first, passing error
+	note := func(err error) {
+		if first == nil {
+			first = err
+		}
+		var e *Error
+		if passing == nil && errors.As(err, &e) && e.Passing() {
+			passing = err
+		}
+	}
 	for _, m := range []int32{heuristicA, heuristicFallback} {
 		b := builder{lib: p.handle.lib}
 		for _, config := range b.configs(graph, m) {
@@ -103,21 +133,20 @@ func (p *Plan) choose(graph uintptr) error {
 			set(&t, d, planConfig, typeDescriptor, config)
 			if p.take(&t, d) == nil {
 				b.free()
-				return nil
+				return passing == nil, nil
 			}
-			if first == nil {
-				first = t.err
-			}
+			note(t.err)
 		}
-		if first == nil {
-			first = b.err
-		}
+		note(b.err)
 		b.free()
 	}
-	if first != nil {
-		return fmt.Errorf("%w: %w", ErrNoEngine, first)
+	switch {
+	case passing != nil:
+		return false, passing
+	case first != nil:
+		return false, fmt.Errorf("%w: %w", ErrNoEngine, first)
 	}
-	return fmt.Errorf("%w for this graph", ErrNoEngine)
+	return false, fmt.Errorf("%w for this graph", ErrNoEngine)
 }
 
 // take finalizes a plan and keeps it, or frees it.
@@ -129,6 +158,7 @@ func (p *Plan) take(b *builder, d uintptr) error {
 		return b.err
 	}
 	p.desc, p.workspace = d, workspace
+	p.handle.plans++
 	return nil
 }
 
@@ -192,6 +222,7 @@ func (p *Plan) Close() {
 	if p.desc != 0 {
 		p.handle.lib.fn.Free.Call(p.desc)
 		p.desc = 0
+		p.handle.plans--
 	}
 }
 

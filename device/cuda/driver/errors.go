@@ -71,6 +71,9 @@ func (e *Error) remedy() string {
 	return ""
 }
 
+// OutOfMemory tells whether the device had no room for what was asked for.
+func (e *Error) OutOfMemory() bool { return e.Code == OutOfMemory }
+
 // Lost tells whether the context is unusable after the error: the device's memory and everything enqueued is gone, and the process must
 // start again.
 func (e *Error) Lost() bool {

@@ -46,6 +46,32 @@ func SetPlanWorkspace(t testing.TB, bytes int64) {
 // SetHandles is how many handles the stand-in for cuDNN makes.
 func SetHandles(t testing.TB, most int) { inLibraries(t, "emulateHandles", uintptr(most)) }
 
+// HandlesAtOnce is how many handles of the stand-in for cuDNN there were at once since it was asked last.
+func HandlesAtOnce(t testing.TB) int { return int(int32(inLibraries(t, "emulateHandlesAtOnce"))) }
+
+// SetPlanTexts says whether the stand-in for cuDNN makes plans that can be kept, until the test ends.
+func SetPlanTexts(t testing.TB, on bool) {
+	t.Helper()
+	set := map[bool]uintptr{true: 1}
+	inLibraries(t, "emulatePlanTexts", set[on])
+	t.Cleanup(func() { inLibraries(t, "emulatePlanTexts", 1) })
+}
+
+// SetProducts is what the stand-in for cuBLASLt answers, a cublasStatus_t, when it is asked for a product, until the test ends; 0 if it takes them.
+func SetProducts(t testing.TB, status int) {
+	t.Helper()
+	inLibraries(t, "emulateProducts", uintptr(status))
+	t.Cleanup(func() { inLibraries(t, "emulateProducts", 0) })
+}
+
+// SetPlans is what the stand-in for cuDNN answers, a cudnnStatus_t, to so many of the engines that are asked for a plan next. Two are asked for each plan, of
+// which the first refuses otherwise.
+func SetPlans(t testing.TB, status, times int) {
+	t.Helper()
+	inLibraries(t, "emulatePlans", uintptr(status), uintptr(times))
+	t.Cleanup(func() { inLibraries(t, "emulatePlans", 0, 0) })
+}
+
 // broken is how many objects there are, and which rules were broken since it was asked last.
 func broken(t testing.TB) (left int, problems string) {
 	b := make([]byte, 1<<16)

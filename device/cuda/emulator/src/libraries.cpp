@@ -31,7 +31,10 @@ std::mutex lock;  // over what follows
 std::map<uintptr_t, Object> objects;
 uintptr_t last = 0x5000;
 std::string problems;
-int64_t plan_workspace = 1024, most_handles = 1000;
+int64_t plan_workspace = 1024, most_handles = 1000, handles_at_once;
+int product_status, plan_status;  // what calls answer instead of their own
+int64_t plan_answers;             // so many of those that finalize a plan
+bool plan_texts = true;           // plans can be kept
 const char text[] = "{\"engine\": 1}";
 
 void problem(const char *call, const char *what) {
@@ -126,6 +129,35 @@ API emulateHandles(int64_t most) {
   return OK;
 }
 
+// emulateHandlesAtOnce is how many handles there were at once since it was asked last.
+API emulateHandlesAtOnce() {
+  std::lock_guard<std::mutex> guard(lock);
+  int most = (int)handles_at_once;
+  handles_at_once = 0;
+  return most;
+}
+
+// emulatePlanTexts sets whether plans have texts.
+API emulatePlanTexts(int64_t on) {
+  std::lock_guard<std::mutex> guard(lock);
+  plan_texts = on;
+  return OK;
+}
+
+// emulateProducts sets what products answer from now on instead of being computed, 0 for nothing.
+API emulateProducts(int64_t status) {
+  std::lock_guard<std::mutex> guard(lock);
+  product_status = (int)status;
+  return OK;
+}
+
+// emulatePlans sets what the next plans that are finalized answer, and how many of them.
+API emulatePlans(int64_t status, int64_t times) {
+  std::lock_guard<std::mutex> guard(lock);
+  plan_status = (int)status, plan_answers = times;
+  return OK;
+}
+
 #define MADE(kind)                          \
   std::lock_guard<std::mutex> guard(lock);  \
   *out = made(__func__, kind);              \
@@ -198,7 +230,7 @@ API cublasLtMatmul(uintptr_t handle, uintptr_t desc, const void *alpha, uintptr_
   for (uintptr_t at : {a, b, c, d})
     if (!at || at % algorithm[1]) problem(__func__, "an operand is not aligned as was promised");
   if (bytes < algorithm[2] || (bytes && (!workspace || workspace % 256))) problem(__func__, "the workspace is too small or not aligned");
-  return algorithm[0] == 1 ? BLAS_NOT_SUPPORTED : OK;
+  return product_status ? product_status : algorithm[0] == 1 ? BLAS_NOT_SUPPORTED : OK;
 }
 
 extern "C" __attribute__((visibility("default"))) size_t cudnnGetVersion() { return 91901; }
@@ -212,6 +244,7 @@ API cudnnCreate(uintptr_t *out) {
   for (auto &o : objects) handles += o.second.kind == DnnHandle;
   if (handles >= most_handles) return DNN_BAD;
   *out = made(__func__, DnnHandle);
+  if (handles + 1 > handles_at_once) handles_at_once = handles + 1;
   return OK;
 }
 
@@ -269,6 +302,7 @@ API cudnnBackendGetAttribute(uintptr_t at, int attribute, int, int64_t n, int64_
       *count = 1, *(int64_t *)values = plan_workspace;
       return OK;
     case 405:
+      if (!plan_texts) return DNN_NOT_SUPPORTED;
       *count = (int64_t)sizeof text;
       if (n) memcpy(values, text, (size_t)n < sizeof text ? (size_t)n : sizeof text);
       return OK;
@@ -278,17 +312,18 @@ API cudnnBackendGetAttribute(uintptr_t at, int attribute, int, int64_t n, int64_
 
 API cudnnBackendFinalize(uintptr_t at) {
   uintptr_t handle = 0;
-  bool refused = false;
+  int answer = OK;
   {
     std::lock_guard<std::mutex> guard(lock);
     Object *o = find(__func__, at, 0, true);
     if (!o) return DNN_BAD;
     if (o->kind == 4 || o->kind == Plan || o->kind == 15) handle = (uintptr_t)o->workspace;  // heuristics, plans and graphs have a handle
-    refused = o->kind == Plan && o->index == 0;
-    o->finalized = !refused;
+    if (o->kind == Plan && o->index == 0) answer = DNN_NOT_SUPPORTED;
+    if (o->kind == Plan && plan_answers > 0) answer = plan_status, plan_answers--;
+    o->finalized = !answer;
   }
   if (handle) With with(__func__, handle, DnnHandle, planning);
-  return refused ? DNN_NOT_SUPPORTED : OK;
+  return answer;
 }
 
 API cudnnBackendExecute(uintptr_t handle, uintptr_t plan, uintptr_t pack) {
