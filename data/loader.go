@@ -242,23 +242,25 @@ func (l *Loader) sides() int {
 	return 1
 }
 
-// Report is the set's report with the packing of the first epoch.
+// Report is the set's report with how the rows of the first epoch are filled. Rows that a last step is short of are not counted.
 func (l *Loader) Report() Report {
 	r := l.set.Report()
 	p := l.plan(0)
-	var used, space float64
+	var used, trained, space float64
 	for lo := 0; lo < p.len(); lo += l.opt.MicroBatch {
 		hi := min(lo+l.opt.MicroBatch, p.len())
 		space += float64(l.sides()*(hi-lo)) * float64(l.bucket(p, lo, hi))
 		for i := lo; i < hi; i++ {
 			for _, id := range p.row(i) {
 				for side := range l.sides() {
-					used += float64(l.set.st.docs[int(id)+side].n)
+					d := &l.set.st.docs[int(id)+side]
+					used += float64(d.n)
+					trained += float64(d.trained)
 				}
 			}
 		}
 	}
-	r.PackedRows, r.Efficiency = p.len(), used/space
+	r.PackedRows, r.Efficiency, r.TrainedSpace = p.len(), used/space, trained/space
 	return r
 }
 

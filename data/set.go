@@ -159,33 +159,34 @@ func (s *Set) Split(val float64, seed uint64) (train, held *Set, err error) {
 
 // Report counts what is in a set. Figures of what was rendered, cut, left out or equal are those of the whole load.
 type Report struct {
-	Rows        int      `json:"rows"`            // rows read from the files, pieces of plain text counted one each
-	Documents   int      `json:"documents"`       // examples in this set, two of a pair
-	Pairs       int      `json:"pairs,omitempty"` // pairs in this set
-	Tokens      int64    `json:"tokens"`
-	Trained     int64    `json:"trained_tokens"`
-	Share       float64  `json:"trained_share"`                    // Trained / Tokens
-	Truncated   int      `json:"truncated"`                        // lost their end to the sequence length
-	Dropped     int      `json:"dropped"`                          // lost all their trained tokens to it, and were left out
-	Empty       int      `json:"empty"`                            // texts of white space or one token, and pairs of equal answers, left out
-	Bad         int      `json:"bad"`                              // could not be used and were left out (Options.OnBadRow)
-	ZeroLabel   int      `json:"zero_label"`                       // of these, had no token to train on
-	Duplicates  int      `json:"duplicates"`                       // equal an earlier example in ids and labels; kept
-	DuplicateAt []string `json:"duplicate_at,omitempty"`           // the first of them, "file:line"
-	Rendered    int      `json:"rendered"`                         // made by the chat template
-	Ended       int      `json:"eos_added"`                        // conversations that got an EOS because the template ends the last turn with nothing
-	Torn        int      `json:"torn_borders"`                     // conversations in which a token holds the end of a prompt and the front of an answer
-	Differs     []string `json:"differs_from_inference,omitempty"` // of the first conversations, those whose prompt is another at inference
-	MinLen      int      `json:"min_len"`
-	MeanLen     float64  `json:"mean_len"`
-	MaxLen      int      `json:"max_len"`
-	Longest     int      `json:"longest"`                      // the longest row before it was cut; 0 for plain text, which is cut into windows
-	Lengths     []Bin    `json:"lengths"`                      // how many examples have which length
-	PackedRows  int      `json:"packed_rows,omitempty"`        // rows in the first epoch (Loader.Report only)
-	Efficiency  float64  `json:"packing_efficiency,omitempty"` // share of positions that hold a token (Loader.Report only)
-	SeqLen      int      `json:"seq_len"`
-	Spilled     int64    `json:"spilled_tokens,omitempty"` // kept in a file instead of in memory
-	ShareByFile []Part   `json:"files"`
+	Rows         int      `json:"rows"`            // rows read from the files, pieces of plain text counted one each
+	Documents    int      `json:"documents"`       // examples in this set, two of a pair
+	Pairs        int      `json:"pairs,omitempty"` // pairs in this set
+	Tokens       int64    `json:"tokens"`
+	Trained      int64    `json:"trained_tokens"`
+	Share        float64  `json:"trained_share"`                    // Trained / Tokens
+	Truncated    int      `json:"truncated"`                        // lost their end to the sequence length
+	Dropped      int      `json:"dropped"`                          // lost all their trained tokens to it, and were left out
+	Empty        int      `json:"empty"`                            // texts of white space or one token, and pairs of equal answers, left out
+	Bad          int      `json:"bad"`                              // could not be used and were left out (Options.OnBadRow)
+	ZeroLabel    int      `json:"zero_label"`                       // of these, had no token to train on
+	Duplicates   int      `json:"duplicates"`                       // equal an earlier example in ids and labels; kept
+	DuplicateAt  []string `json:"duplicate_at,omitempty"`           // the first of them, "file:line"
+	Rendered     int      `json:"rendered"`                         // made by the chat template
+	Ended        int      `json:"eos_added"`                        // conversations that got an EOS because the template ends the last turn with nothing
+	Torn         int      `json:"torn_borders"`                     // conversations in which a token holds the end of a prompt and the front of an answer
+	Differs      []string `json:"differs_from_inference,omitempty"` // of the first conversations, those whose prompt is another at inference
+	MinLen       int      `json:"min_len"`
+	MeanLen      float64  `json:"mean_len"`
+	MaxLen       int      `json:"max_len"`
+	Longest      int      `json:"longest"`                          // the longest row before it was cut; 0 for plain text, which is cut into windows
+	Lengths      []Bin    `json:"lengths"`                          // how many examples have which length
+	PackedRows   int      `json:"packed_rows,omitempty"`            // rows (pairs) in the first epoch (Loader.Report only)
+	Efficiency   float64  `json:"packing_efficiency,omitempty"`     // share of positions that hold a token (Loader.Report only)
+	TrainedSpace float64  `json:"trained_position_share,omitempty"` // share of positions that are trained (Loader.Report only)
+	SeqLen       int      `json:"seq_len"`
+	Spilled      int64    `json:"spilled_tokens,omitempty"` // kept in a file instead of in memory
+	ShareByFile  []Part   `json:"files"`
 }
 
 // Bin counts the examples of more than the previous bin's length and at most UpTo tokens.

@@ -86,7 +86,11 @@ func (j *job) openData(ctx context.Context) error {
 	if err := j.reportData(o); err != nil {
 		return DataError(j.cfg, err)
 	}
-	return j.makeLoaders()
+	if err := j.makeLoaders(); err != nil {
+		return err
+	}
+	j.log.Info("rows of the first epoch", filling(j.loader)...)
+	return nil
 }
 
 // reportData logs what is trained on, and what a user would want to know before a long run.
@@ -133,10 +137,24 @@ var errNoData = errors.New("no data")
 // unsetPath is the default of data.path.
 var unsetPath = config.Default(config.Finetune).Data.Path[0].Path
 
+// LoaderOptions are the options with which a run makes rows of its examples, cut to seqLen: see DataOptions. Of a part of an epoch the steps are not
+// counted yet.
+func (m *Model) LoaderOptions(cfg config.Config, seqLen int) data.LoaderOptions {
+	t := cfg.Train
+	return data.LoaderOptions{SeqLen: seqLen, MicroBatch: t.MicroBatch, Batch: t.Batch, Pack: cfg.Data.Pack, Shuffle: cfg.Data.Shuffle,
+		Seed: t.Seed, Epochs: max(int(t.Epochs), 1), Steps: t.Steps, PadID: max(m.Config().Pad, 0)}
+}
+
+// filling tells how full the rows are that a loader makes.
+func filling(l *data.Loader) []any {
+	r := l.Report()
+	return []any{"rows", r.PackedRows, "positions_filled", percent(r.Efficiency), "positions_trained", percent(r.TrainedSpace)}
+}
+
 func (j *job) makeLoaders() error {
 	t := j.cfg.Train
-	o := data.LoaderOptions{SeqLen: j.seqLen, MicroBatch: j.micro, Batch: t.Batch, Pack: j.cfg.Data.Pack, Shuffle: j.cfg.Data.Shuffle,
-		Seed: t.Seed, Epochs: max(int(t.Epochs), 1), Steps: t.Steps, PadID: max(j.model.Config().Pad, 0)}
+	o := j.model.LoaderOptions(j.cfg, j.seqLen)
+	o.MicroBatch = j.micro
 	var err error
 	if j.loader, err = data.NewLoader(j.train, o); err != nil {
 		return badConfig("data", "%v", err)

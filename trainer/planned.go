@@ -3,15 +3,11 @@ package trainer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math"
 	"os"
 	"slices"
-	"sort"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/checkpoint"
@@ -23,36 +19,39 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/layers"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
-	"github.com/bitsandbyes/bitsandbyes/trainer/report"
 )
 
-// Planned is what a run will take, known before it runs.
+// Planned is what a run will take, known before it runs. Memory is in bytes, times are in seconds. As JSON it has the keys below, and "rows" for
+// Lengths: see PlannedRows.
 type Planned struct {
-	Model               string
-	Parameters, Trained int64
-	WeightBytes         int64 // of the model's weights as they are stored
-	TrainBytes          int64 // of trained weights, gradients, optimizer state, and the average of the weights
-	StateBytes          int64 // of the optimizer state in it
-	HostBytes           int64 // in host memory: states of paged optimizers, and what was placed there for the run to fit; part of the others on a device without memory of its own
-	AwayBytes           int64 // of these, activations that wait for the backward sweep
-	MovedBytes          int64 // activations copied there and back for a micro-batch
-	ArenaBytes          int64 // of intermediates, the largest plan's
-	SavedBytes          int64 // of the arena at its fullest launch: activations that the backward sweep needs,
-	TemporaryBytes      int64 // other intermediates and scratch
-	InputBytes          int64 // and inputs
-	TotalBytes          int64 // what a run allocates on the device
-	OverheadBytes       int64 // beside them: context, libraries and kernels, as far as planning has loaded them
-	Steps               int
-	MicroBatch          int                 // rows computed at once
-	Recompute           int                 // blocks whose activations are computed again in the backward sweep
-	Blocks              int                 // of the model
-	Proposals           []Proposal          // settings tried against train.memory, if that is set
-	Lengths             map[int]plan.Report // by row length
-	FlopsPerToken       float64             // forward and backward, of a training row; a pair has two
-	FlopRate            float64             // FLOP/s of a large matrix product on this device, measured now: see probe
-	StepSeconds         float64             // least time of an optimizer step of full rows: its arithmetic at FlopRate
-	Seconds             float64             // least time of all training steps: their arithmetic at FlopRate
-	Scopes              []plan.ScopeBytes   // what fills the largest plan at its fullest step
+	Model          string              `json:"model"`
+	Parameters     int64               `json:"parameters"`
+	Trained        int64               `json:"trained"`
+	WeightBytes    int64               `json:"weight_bytes"`                     // of the model's weights as they are stored
+	TrainBytes     int64               `json:"train_bytes"`                      // of trained weights, gradients, optimizer state, and the average of the weights
+	StateBytes     int64               `json:"state_bytes"`                      // of the optimizer state in it
+	HostBytes      int64               `json:"host_bytes"`                       // in host memory: states of paged optimizers, and what was placed there for the run to fit; part of the others on a device without memory of its own
+	AwayBytes      int64               `json:"away_bytes"`                       // of these, activations that wait for the backward sweep
+	MovedBytes     int64               `json:"moved_bytes"`                      // activations copied there and back for a micro-batch
+	ArenaBytes     int64               `json:"arena_bytes"`                      // of intermediates, the largest plan's
+	SavedBytes     int64               `json:"saved_bytes"`                      // of the arena at its fullest launch: activations that the backward sweep needs,
+	TemporaryBytes int64               `json:"temporary_bytes"`                  // other intermediates and scratch
+	InputBytes     int64               `json:"input_bytes"`                      // and inputs
+	TotalBytes     int64               `json:"total_bytes"`                      // what a run allocates on the device
+	OverheadBytes  int64               `json:"overhead_bytes"`                   // beside them: context, libraries and kernels, as far as planning has loaded them
+	Steps          int                 `json:"steps"`                            // 0: unknown, there is no data
+	MicroBatch     int                 `json:"micro_batch"`                      // rows computed at once
+	Recompute      int                 `json:"blocks_recomputed"`                // blocks whose activations are computed again in the backward sweep
+	Blocks         int                 `json:"blocks"`                           // of the model
+	Filled         float64             `json:"packing_efficiency,omitempty"`     // share of the first epoch's positions that hold a token; 0: no data
+	FilledTrained  float64             `json:"trained_position_share,omitempty"` // share of these positions that are trained
+	Proposals      []Proposal          `json:"settings,omitempty"`               // settings tried against train.memory, if that is set
+	Lengths        map[int]plan.Report `json:"-"`                                // by row length
+	FlopsPerToken  float64             `json:"flops_per_token"`                  // forward and backward, of a training row; a pair has two
+	FlopRate       float64             `json:"flops_per_s"`                      // of a large matrix product on this device, measured now: see probe
+	StepSeconds    float64             `json:"step_seconds_least"`               // least time of an optimizer step of full rows: its arithmetic at FlopRate
+	Seconds        float64             `json:"seconds_least"`                    // least time of all training steps: their arithmetic at FlopRate
+	Scopes         []plan.ScopeBytes   `json:"scopes"`                           // what fills the largest plan at its fullest step
 }
 
 // Plan opens the model and the data of a configuration and compiles every plan, without reading a weight or training.
@@ -98,6 +97,8 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 	}
 	if j.loader != nil {
 		p.Steps = j.loader.Steps()
+		r := j.loader.Report()
+		p.Filled, p.FilledTrained = r.Efficiency, r.TrainedSpace
 	}
 	for t, l := range j.plans.train {
 		r := l.plan.Report()
@@ -232,66 +233,6 @@ func scratchOut(j *job) (func(), error) {
 			j.log.Warn("temporary directory", "err", err)
 		}
 	}, nil
-}
-
-// Text prints the plan for people.
-func (p *Planned) Text() string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, value) }
-	row("model", p.Model)
-	row("parameters", report.Count(p.Parameters))
-	row("trained", fmt.Sprintf("%s (%.2f%%)", report.Count(p.Trained), 100*float64(p.Trained)/float64(max(p.Parameters, 1))))
-	row("frozen weights", report.Bytes(p.WeightBytes))
-	row("trained weights, gradients, states", report.Bytes(p.TrainBytes))
-	row("  of these, optimizer states", report.Bytes(p.StateBytes))
-	if p.HostBytes > 0 {
-		row("in host memory beside the device", report.Bytes(p.HostBytes))
-	}
-	if p.AwayBytes > 0 {
-		row("  of these, activations that wait", fmt.Sprintf("%s; copied there and back for a micro-batch %s", report.Bytes(p.AwayBytes), report.Bytes(p.MovedBytes)))
-	}
-	row("arena", report.Bytes(p.ArenaBytes))
-	row("  at its fullest: activations kept", report.Bytes(p.SavedBytes))
-	row("  other intermediates and scratch", report.Bytes(p.TemporaryBytes))
-	row("  inputs", report.Bytes(p.InputBytes))
-	row("total on the device", report.Bytes(p.TotalBytes))
-	if p.OverheadBytes > 0 {
-		row("libraries and kernels beside it, so far", report.Bytes(p.OverheadBytes))
-	}
-	row("FLOP a token", fmt.Sprintf("%.3g", p.FlopsPerToken))
-	duration := func(seconds float64) string { return report.Duration(time.Duration(seconds * float64(time.Second))) }
-	row("time of a step, at least", fmt.Sprintf("%s (at %.0f GFLOP/s, measured)", duration(p.StepSeconds), p.FlopRate/1e9))
-	if p.Steps > 0 {
-		row("optimizer steps", report.Count(int64(p.Steps)))
-		row("time of the steps, at least", duration(p.Seconds))
-	} else {
-		row("optimizer steps", "unknown: data.path is "+unsetPath+", which does not exist")
-	}
-	row("rows at once", report.Count(int64(p.MicroBatch)))
-	row("blocks recomputed", fmt.Sprintf("%d of %d", p.Recompute, p.Blocks))
-	lengths := make([]int, 0, len(p.Lengths))
-	for t := range p.Lengths {
-		lengths = append(lengths, t)
-	}
-	sort.Ints(lengths)
-	for _, t := range lengths {
-		r := p.Lengths[t]
-		row(fmt.Sprintf("rows of %d tokens", t), fmt.Sprintf("%d launches, arena %s", r.Launches, report.Bytes(r.Arena)))
-	}
-	for i, s := range p.Scopes {
-		if i == maxScopes {
-			break
-		}
-		row("  at the peak: "+s.Scope, report.Bytes(s.Bytes))
-	}
-	if err := w.Flush(); err != nil {
-		return err.Error()
-	}
-	if len(p.Proposals) > 0 {
-		b.WriteString("settings and what they need:\n" + proposalTable(p.Proposals))
-	}
-	return b.String()
 }
 
 // maxScopes is how many scopes the text lists.

@@ -14,11 +14,11 @@ import (
 
 // Proposal is settings with the memory that a run with them takes.
 type Proposal struct {
-	MicroBatch int
-	Recompute  int // blocks that compute their activations again
-	SeqLen     int
-	Bytes      int64
-	Fits       bool
+	MicroBatch int   `json:"micro_batch"`
+	Recompute  int   `json:"blocks_recomputed"` // blocks that compute their activations again
+	SeqLen     int   `json:"seq_len"`
+	Bytes      int64 `json:"bytes"`
+	Fits       bool  `json:"fits"`
 }
 
 // shortestProposal is the least row length that is proposed.
@@ -88,8 +88,25 @@ func (j *job) refuse(ctx context.Context, short *plan.BudgetError, budget int64,
 	} else if fit {
 		hint = "train.fit cannot go lower: it changes neither the batch nor data.seq_len"
 	}
-	return fmt.Errorf("%w\n\nSettings and what they need, of %s:\n%s%s%s", short, report.Bytes(budget), proposalTable(list), j.otherMeans(list), hint)
+	err = fmt.Errorf("%w\n\nSettings and what they need, of %s:\n%s%s%s", short, report.Bytes(budget), proposalTable(list), j.otherMeans(list), hint)
+	return &MemoryError{Needs: short.Report.Peak(), Budget: budget, Settings: list, err: err}
 }
+
+// MemoryError is the error of a run that does not fit, with settings that were tried: the last one fits, unless none does.
+type MemoryError struct {
+	Fits     bool       `json:"fits"`         // false
+	Needs    int64      `json:"needs_bytes"`  // with the last settings that the run itself may take
+	Budget   int64      `json:"budget_bytes"` // what there is
+	Settings []Proposal `json:"settings"`
+
+	err error
+}
+
+// Error is what fills the memory, a table of the settings, and other means.
+func (e *MemoryError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause, a *plan.BudgetError among it.
+func (e *MemoryError) Unwrap() error { return e.err }
 
 // trailing is the space that columns end with.
 var trailing = regexp.MustCompile(`(?m) +$`)

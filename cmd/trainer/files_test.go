@@ -106,6 +106,40 @@ func TestPlanCommand(t *testing.T) {
 	require.Equal(t, config.ExitMemory, code, msg)
 }
 
+// TestPlanJSON: what the text says stands under keys that scripts read, also where the run does not fit.
+func TestPlanJSON(t *testing.T) {
+	read := func(want int, args ...string) map[string]any {
+		code, out, msg := command(t, append([]string{"plan", "--json"}, args...)...)
+		require.Equal(t, want, code, msg)
+		var got map[string]any
+		require.NoError(t, json.Unmarshal([]byte(out), &got), out)
+		return got
+	}
+	got := read(config.ExitOK, "--memory=1GiB")
+	guide, err := os.ReadFile(filepath.Join("..", "..", "docs", "guides", "finetune.md"))
+	require.NoError(t, err)
+	for key := range got {
+		require.Contains(t, string(guide), "`"+key+"`", "the guide tells what it is")
+	}
+	require.Equal(t, true, got["fits"])
+	require.Equal(t, "builtin:tiny", got["model"])
+	require.GreaterOrEqual(t, got["total_bytes"], got["train_bytes"].(float64)+got["weight_bytes"].(float64)+got["arena_bytes"].(float64))
+	require.Equal(t, 200.0, got["steps"])
+	require.InDelta(t, 0.95, got["packing_efficiency"], 0.05)
+	require.Equal(t, true, got["settings"].([]any)[0].(map[string]any)["fits"])
+	require.Equal(t, 128.0, got["rows"].([]any)[0].(map[string]any)["tokens"])
+
+	got = read(config.ExitMemory, "--memory=1MiB")
+	require.Equal(t, false, got["fits"])
+	require.Equal(t, float64(1<<20), got["budget_bytes"])
+	require.Greater(t, got["needs_bytes"], got["budget_bytes"])
+	require.Len(t, got["settings"].([]any)[0], 5)
+
+	code, out, _ := command(t, "plan", "--json=perhaps")
+	require.Equal(t, config.ExitConfig, code)
+	require.Empty(t, out)
+}
+
 // TestGenerateFlags refuses settings out of range.
 func TestGenerateFlags(t *testing.T) {
 	for _, flag := range []string{"--temperature=-1", "--top-p=2", "--top-k=-3", "--max-tokens=-1", "--device=abacus", "--dtype=f99", "--quantize=int3"} {

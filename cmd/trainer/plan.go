@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
@@ -20,6 +22,9 @@ written. Exit code 4 when the run does not fit, with the same table.
   trainer plan run.yaml --train.micro_batch=4               a run with another micro-batch
   trainer plan pretrain --model config.json --memory=8GiB   does this architecture fit?
 
+Flags of this command:
+  --json   print JSON; what does not fit gives {"fits": false, "needs_bytes", "budget_bytes", "settings"}
+
   trainer plan [finetune|pretrain]`
 
 func (p *program) plan() *cobra.Command {
@@ -30,17 +35,34 @@ func (p *program) plan() *cobra.Command {
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, args := ofCommand(args)
-			cfg, _, stop, err := p.configure(cmd, name, args, nil)
+			cfg, given, stop, err := p.configure(cmd, name, args, map[string]bool{"json": false})
 			if err != nil || stop {
 				return err
 			}
-			r, err := trainer.Plan(cmd.Context(), cfg, trainer.Hooks{Logger: p.logger()})
-			if r != nil {
-				fmt.Fprint(p.out, r.Text())
+			set := pflag.NewFlagSet("plan", pflag.ContinueOnError)
+			asJSON := set.Bool("json", false, "")
+			if err := set.Parse(given); err != nil {
+				return usage(err)
 			}
-			return err
+			r, err := trainer.Plan(cmd.Context(), cfg, trainer.Hooks{Logger: p.logger()})
+			return errors.Join(err, p.planned(r, err, *asJSON))
 		},
 	}
+}
+
+// planned prints a plan, or as JSON why there is none for want of memory.
+func (p *program) planned(r *trainer.Planned, failed error, asJSON bool) error {
+	var short *trainer.MemoryError
+	switch {
+	case asJSON && r != nil:
+		return p.json(r)
+	case asJSON && errors.As(failed, &short):
+		return p.json(short)
+	case r != nil:
+		_, err := fmt.Fprint(p.out, r.Text())
+		return err
+	}
+	return nil
 }
 
 // ofCommand takes the name of the command whose defaults are meant off the arguments.

@@ -34,8 +34,8 @@ type KernelCount struct {
 
 // ScopeBytes is the memory one scope of the graph holds.
 type ScopeBytes struct {
-	Scope string
-	Bytes int64
+	Scope string `json:"scope"`
+	Bytes int64  `json:"bytes"`
 }
 
 // Peak is the exact number of bytes a session with this plan alone allocates.

@@ -35,6 +35,7 @@ type Report struct {
 	Model    string            `json:"model"`
 	Template string            `json:"template,omitempty"` // the chat template at hand, used or not
 	Inputs   []data.FileInfo   `json:"inputs"`
+	Packed   bool              `json:"packed"`   // several examples share a row
 	HeldOut  int               `json:"held_out"` // examples kept for evaluation, of those counted or from files of their own
 	Problems []trainer.Problem `json:"problems"`
 	BadRows  []BadRow          `json:"bad_rows"` // the first of them
@@ -131,14 +132,17 @@ func (r *Report) fill(ctx context.Context, cfg config.Config, m *trainer.Model, 
 		r.Template = tr.Template().Name()
 	}
 	if len(held) == 0 {
-		_, part, err := set.Split(cfg.Data.Val, cfg.Train.Seed)
+		train, part, err := set.Split(cfg.Data.Val, cfg.Train.Seed)
 		if err != nil {
 			return &config.ErrConfig{Key: "data.val", Reason: err.Error()}
 		}
 		if part != nil {
 			r.HeldOut = part.Len()
 		}
-		return nil
+		return r.pack(cfg, m, train, o)
+	}
+	if err := r.pack(cfg, m, set, o); err != nil {
+		return err
 	}
 	part, err := data.Load(ctx, trainer.NewEncoder(m.Tokenizer), held, o)
 	if err != nil {
@@ -148,6 +152,20 @@ func (r *Report) fill(ctx context.Context, cfg config.Config, m *trainer.Model, 
 	counts := part.Report()
 	r.Bad, r.ZeroLabel = r.Bad+counts.Bad, r.ZeroLabel+counts.ZeroLabel // a run stops at these too
 	return part.Close()
+}
+
+// pack tells how full the rows are that the run makes of its examples.
+func (r *Report) pack(cfg config.Config, m *trainer.Model, train *data.Set, o data.Options) error {
+	if train.Len() == 0 {
+		return nil
+	}
+	l, err := data.NewLoader(train, m.LoaderOptions(cfg, o.SeqLen))
+	if err != nil {
+		return &config.ErrConfig{Key: "data", Reason: err.Error()}
+	}
+	p := l.Report()
+	r.Packed, r.PackedRows, r.Efficiency, r.TrainedSpace = cfg.Data.Pack && !train.Pairs(), p.PackedRows, p.Efficiency, p.TrainedSpace
+	return nil
 }
 
 // show takes the tokens of some examples apart.

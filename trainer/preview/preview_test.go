@@ -122,3 +122,21 @@ func TestHeldOutBad(t *testing.T) {
 	require.False(t, r.Usable())
 	require.Contains(t, text(t, r, TextOptions{}), "held.jsonl:2")
 }
+
+// TestFilling tells how full the rows of a run are, packed and padded.
+func TestFilling(t *testing.T) {
+	var rows strings.Builder
+	for range 8 {
+		rows.WriteString(`{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24], "labels": [-100, -100, -100, -100, -100, -100, -100, -100, -100, -100, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]}` + "\n")
+	}
+	for pack, want := range map[bool]string{
+		true:  "rows of an epoch    2, packed; 62.5% of their positions hold a token, 31.2% are trained", // 6 and 2 of 20 tokens in 128
+		false: "rows of an epoch    8, an example each, padded; 62.5% of their positions hold a token, 31.2% are trained",
+	} {
+		r := look(t, rows.String(), Options{Rows: -1}, func(c *config.Config) { c.Data.Pack, c.Data.Val = pack, 0 })
+		require.Equal(t, pack, r.Packed)
+		require.Contains(t, text(t, r, TextOptions{}), want)
+		require.InDelta(t, 0.625, r.Efficiency, 1e-12)
+		require.InDelta(t, 0.3125, r.TrainedSpace, 1e-12)
+	}
+}

@@ -119,6 +119,16 @@ func (p *printer) summary(r *Report) {
 	}
 	put("tokens", "%s, %s trained (%.1f%%)", report.Count(r.Tokens), report.Count(r.Trained), 100*r.Share)
 	put("length", "from %d to %d, %.1f on average; data.seq_len %d", r.MinLen, r.MaxLen, r.MeanLen, r.SeqLen)
+	if r.PackedRows > 0 {
+		how := "an example each, padded"
+		switch {
+		case r.Packed:
+			how = "packed"
+		case r.Pairs > 0:
+			how = "a pair each, padded"
+		}
+		put("rows of an epoch", "%s, %s; %.1f%% of their positions hold a token, %.1f%% are trained", report.Count(int64(r.PackedRows)), how, 100*r.Efficiency, 100*r.TrainedSpace)
+	}
 	put("cut, left out", "%d lost their end, %d all trained tokens, %d were empty", r.Truncated, r.Dropped, r.Empty)
 	put("zero labels, equal", "%d without a token to train on, %d equal an earlier one", r.ZeroLabel, r.Duplicates)
 	put("read in", "%.2f s", r.Seconds)
