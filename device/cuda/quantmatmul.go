@@ -81,11 +81,27 @@ func (d *Device) quantProduct(o ops.QuantMatMul, s device.Spec, x tensor.Type, a
 
 // wholeProduct decodes the weight first. rows are those of x, a matrix.
 func (d *Device) wholeProduct(w weight4, rows tensor.Type, trans, add bool) (*Kernel, error) {
-	n := w.rows
-	if trans {
-		n = w.cols
+	r, err := d.decoder(w, rows.DType)
+	if err != nil {
+		return nil, err
 	}
-	weight, y := tensor.T(rows.DType, w.rows, w.cols), tensor.T(rows.DType, rows.Dim(0), n)
+	return d.decodedProduct(decoded4{w, "dequantize", r.enqueue}, rows, trans, add)
+}
+
+// decoded4 is how a weight in 4 bits comes to its values: enqueue takes the op's inputs from the codes on and writes them all.
+type decoded4 struct {
+	w       weight4
+	label   string
+	enqueue func(c *Call, in []Addr, y Addr) error
+}
+
+// decodedProduct multiplies rows by a weight that is decoded first.
+func (d *Device) decodedProduct(w decoded4, rows tensor.Type, trans, add bool) (*Kernel, error) {
+	n := w.w.rows
+	if trans {
+		n = w.w.cols
+	}
+	weight, y := tensor.T(rows.DType, w.w.rows, w.w.cols), tensor.T(rows.DType, rows.Dim(0), n)
 	if add {
 		return d.dequantizedProduct(w, rows.DType, device.Spec{Op: ops.AddMatMul{TransB: !trans, Alpha: 1}, In: []tensor.Type{y, rows, weight}, Out: []tensor.Type{y}}, 0, 1, decoded)
 	}
@@ -96,20 +112,16 @@ func (d *Device) wholeProduct(w weight4, rows tensor.Type, trans, add bool) (*Ke
 const decoded = -1
 
 // dequantizedProduct makes the kernel of a dense product out of those of two: the weight is written to scratch in the dtype of x, then
-// multiplied. operands are the inputs of the dense product by their places in the op, whose last inputs are the parts of the weight.
-func (d *Device) dequantizedProduct(w weight4, to tensor.DType, dense device.Spec, operands ...int) (*Kernel, error) {
+// multiplied. operands are the inputs of the dense product by their places in the op, whose last inputs, from the codes on, make the weight.
+func (d *Device) dequantizedProduct(w decoded4, to tensor.DType, dense device.Spec, operands ...int) (*Kernel, error) {
 	product, err := d.inner(dense)
 	if err != nil {
 		return nil, err
 	}
-	r, err := d.decoder(w, to)
-	if err != nil {
-		return nil, err
-	}
-	bytes := aligned(w.size() * int64(to.Size()))
+	bytes := aligned(w.w.size() * int64(to.Size()))
 	call, in := Call{}, make([]Addr, len(operands))
-	return &Kernel{Label: "dequantize/" + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
-		if err := r.enqueue(c, c.In[len(operands)-1:], c.Scratch); err != nil {
+	return &Kernel{Label: w.label + "/" + product.KernelName(), ScratchBytes: bytes + product.ScratchBytes, Enqueue: func(c *Call) error {
+		if err := w.enqueue(c, c.In[len(operands)-1:], c.Scratch); err != nil {
 			return err
 		}
 		for i, at := range operands {
@@ -131,6 +143,10 @@ func buildQuantGrouped(d *Device, o ops.QuantGroupedMatMul, s device.Spec) (*Ker
 		return nil, device.ErrNoKernel
 	}
 	w := weight4{o.Scheme, o.Blocksize, o.Experts * o.N, o.K, o.Nested}
-	return d.dequantizedProduct(w, x.DType, device.Spec{Op: ops.GroupedMatMul{Trans: o.Trans}, In: []tensor.Type{x,
+	r, err := d.decoder(w, x.DType)
+	if err != nil {
+		return nil, err
+	}
+	return d.dequantizedProduct(decoded4{w, "dequantize", r.enqueue}, x.DType, device.Spec{Op: ops.GroupedMatMul{Trans: o.Trans}, In: []tensor.Type{x,
 		tensor.T(x.DType, o.Experts, o.N, o.K), offsets}, Out: s.Out}, 0, decoded, 1)
 }

@@ -1,0 +1,130 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
+	"github.com/bitsandbyes/bitsandbyes/quant"
+	"github.com/bitsandbyes/bitsandbyes/tensor"
+)
+
+// foldCase is a weight and an adapter of it.
+type foldCase struct {
+	scheme           quant.Scheme
+	blocksize        int
+	nested           bool
+	rows, cols, rank int
+	dtype            tensor.DType
+}
+
+// TestFoldedWeights: a weight that is decoded with an adapter is the sum of both in float64, rounded once: blocks that are parts of a row and several rows,
+// strips of each width, ranks that fill no step, rows beyond the last one, operands at odd addresses.
+func TestFoldedWeights(t *testing.T) {
+	d := testDevice(t)
+	rng := rand.New(rand.NewPCG(5, 14))
+	for i, c := range []foldCase{
+		{rows: 20, cols: 256, blocksize: 64, rank: 16}, {rows: 140, cols: 512, blocksize: 64, rank: 8}, {rows: 5, cols: 64, blocksize: 64, rank: 1},
+		{rows: 17, cols: 320, blocksize: 32, rank: 17}, {rows: 33, cols: 384, blocksize: 128, rank: 30}, {rows: 300, cols: 64, blocksize: 256, rank: 64},
+		{rows: 16, cols: 768, blocksize: 4096, rank: 33}, {rows: 9, cols: 256, blocksize: 32, rank: 47}, {rows: 1, cols: 128, blocksize: 512, rank: 2},
+	} {
+		for k, nested := range []bool{false, true} {
+			c.nested, c.scheme = nested, []quant.Scheme{quant.NF4, quant.FP4}[(i+k)%2]
+			c.dtype = []tensor.DType{tensor.BF16, tensor.F16}[(i/2+k)%2]
+			state, parts := randomWeight(rng, c.scheme, c.blocksize, c.rows, c.cols, nested)
+			w, err := state.Dequantize(tensor.F32)
+			require.NoError(t, err)
+			a, b := normal(c.dtype, rng, c.rank, c.cols), normal(c.dtype, rng, c.rows, c.rank)
+			alpha := []float32{1, -0.003}[i%2]
+			for _, shift := range []int64{0, 4} {
+				got := decodeFolded(t, d, c, alpha, append(parts[:len(parts):len(parts)], a, b), shift)
+				c.require(t, got, w, a, b, float64(alpha))
+			}
+		}
+	}
+}
+
+// decodeFolded launches the decoder, whose result begins at a multiple of 16 bytes wherever its operands are.
+func decodeFolded(t *testing.T, d *Device, c foldCase, alpha float32, in []*tensor.Tensor, shift int64) *tensor.Tensor {
+	const spare = 8 // elements
+	build := func(s device.Spec) (device.Kernel, error) {
+		f, err := d.foldingDecoder(weight4{c.scheme, c.blocksize, c.rows, c.cols, c.nested}, c.dtype, c.rank, alpha, foldCols(c.cols))
+		if err != nil {
+			return nil, err
+		}
+		k := &Kernel{Enqueue: func(call *Call) error { return f.enqueue(call, call.In, (call.Out[0]+15)&^15) }}
+		return k.bind(d, s), nil
+	}
+	out := kernelRun{op: ops.FoldedQuantMatMul{}, in: in, out: []tensor.Type{tensor.T(c.dtype, c.rows*c.cols+spare)}, shift: shift}.run(t, d, build)[0]
+	y := tensor.New(tensor.T(c.dtype, c.rows, c.cols))
+	copy(y.Bytes(), out.Bytes()[(16-shift)%16:])
+	return y
+}
+
+// require compares y with w + alpha·b·a.
+func (c foldCase) require(t *testing.T, y, w, a, b *tensor.Tensor, alpha float64) {
+	t.Helper()
+	unit := map[tensor.DType]float64{tensor.BF16: 0x1p-9, tensor.F16: 0x1p-12}[c.dtype] // half a unit in the last place, of 1
+	for i := range c.rows {
+		for j := range c.cols {
+			sum, size := w.At(i*c.cols+j), math.Abs(w.At(i*c.cols+j))
+			for r := range c.rank {
+				p := alpha * b.At(i*c.rank+r) * a.At(r*c.cols+j)
+				sum, size = sum+p, size+math.Abs(p)
+			}
+			require.InDelta(t, sum, y.At(i*c.cols+j), 2*unit*math.Abs(sum)+1e-6*size+0x1p-25, "%+v: row %d, column %d", c, i, j)
+		}
+	}
+}
+
+// TestFoldedProductsWhere: the device takes products with an adapter folded in where that pays and its kernel can.
+func TestFoldedProductsWhere(t *testing.T) {
+	d := testDevice(t)
+	good := ops.FoldedQuantMatMul{Of: ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: 192, K: 256}, Rank: 16, Alpha: 1}
+	for name, c := range map[string]struct {
+		change func(o *ops.FoldedQuantMatMul)
+		rows   int
+		dtype  tensor.DType
+		ok     bool
+	}{
+		"as it is":      {nil, 512, tensor.BF16, true},
+		"transposed":    {func(o *ops.FoldedQuantMatMul) { o.Of.Trans = true }, 512, tensor.F16, true},
+		"nested":        {func(o *ops.FoldedQuantMatMul) { o.Of.Nested = true }, 512, tensor.BF16, true},
+		"few rows":      {nil, 511, tensor.BF16, false},
+		"float32":       {nil, 512, tensor.F32, false},
+		"rank 65":       {func(o *ops.FoldedQuantMatMul) { o.Rank = 65 }, 512, tensor.BF16, false},
+		"odd columns":   {func(o *ops.FoldedQuantMatMul) { o.Of.K = 96 }, 512, tensor.BF16, false},
+		"odd blocks":    {func(o *ops.FoldedQuantMatMul) { o.Of.Blocksize = 48 }, 512, tensor.BF16, false},
+		"it costs more": {func(o *ops.FoldedQuantMatMul) { o.Of.K, o.Rank = 14336, 64 }, 1024, tensor.BF16, false},
+		"it costs less": {func(o *ops.FoldedQuantMatMul) { o.Of.K, o.Rank, o.Of.N = 14336, 16, 4096 }, 512, tensor.BF16, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := good
+			if c.change != nil {
+				c.change(&o)
+			}
+			from := o.Of.K
+			if o.Of.Trans {
+				from = o.Of.N
+			}
+			for _, add := range []bool{false, true} {
+				k, err := d.foldedProduct(o, tensor.T(c.dtype, c.rows, from), add)
+				if !c.ok {
+					require.ErrorIs(t, err, device.ErrNoKernel)
+					continue
+				}
+				require.NoError(t, err)
+				require.Contains(t, k.Label, "dequantize_fold/")
+				plain, err := d.wholeProduct(weight4{o.Of.Scheme, o.Of.Blocksize, o.Of.N, o.Of.K, o.Of.Nested}, tensor.T(c.dtype, c.rows, from), o.Of.Trans, add)
+				require.NoError(t, err)
+				require.Equal(t, plain.ScratchBytes, k.ScratchBytes, "it takes no more memory")
+			}
+		})
+	}
+	require.Equal(t, fmt.Sprint(256, 128, 64, 64, 0, 0), fmt.Sprint(foldCols(14336), foldCols(384), foldCols(64), foldCols(320), foldCols(96), foldCols(0)))
+}
