@@ -177,9 +177,10 @@ func thinWarps(n, k, m, processors int) int {
 	return warps
 }
 
-// thinShape is how quant_thin goes about a product: the warps that share its inner axis, the blocks of a multiprocessor, the steps that a warp has on their way,
-// and the bytes of shared memory of a block. It has no stages where the kernel lacks the case.
-type thinShape struct{ columns, warps, blocks, stages, shared int }
+// thinShape is how quant_thin goes about a product: the tiles of eight rows of x, with one tile the rows that a stage has room for, the warps that share the
+// inner axis, the blocks of a multiprocessor, the steps that a warp has on their way, and the bytes of dynamic shared memory of a block. It has no stages where
+// the kernel lacks the case.
+type thinShape struct{ columns, rows, warps, blocks, stages, shared int }
 
 // Shared memory of quant_thin, as its file lays it out.
 const (
@@ -187,6 +188,7 @@ const (
 	thinCodes    = thinStep / 2 * 16 // bytes of a step's codes
 	thinX        = 320               // and of a row of x
 	thinReserved = 1 << 10           // what a block has beside its own
+	thinShared   = 200 << 10         // of a multiprocessor at most: what is left caches tables and x
 	thinStages   = 4                 // three more steps than a warp computes are 100 KB of codes a multiprocessor: beyond what memory has on its way
 )
 
@@ -204,7 +206,10 @@ func (t *thin) fitWarps(d *Device, warps, stages int) thinShape {
 	s := thinShape{columns: thinColumns(t.m), warps: warps}
 	stage, least := thinCodes, 1
 	if s.columns == 1 {
-		stage += thinX * t.m
+		for s.rows = 1; s.rows < t.m; {
+			s.rows *= 2
+		}
+		stage += thinX * s.rows
 	} else {
 		least = s.columns/2 + 1 // their sums take the place of the stages
 	}
@@ -215,7 +220,7 @@ func (t *thin) fitWarps(d *Device, warps, stages int) thinShape {
 	added := 4 * 16 * 8 * s.columns                     // for adapters
 	most := map[int]int{1: 32, 2: 24, 4: 16}[s.columns] // warps of a multiprocessor, by the registers of so many tiles
 	for s.blocks = max(most/warps, 1); s.blocks > 0; s.blocks-- {
-		room := (d.SharedMax()+thinReserved)/s.blocks - thinReserved - added - scales
+		room := min(d.SharedMax()+thinReserved, thinShared)/s.blocks - thinReserved - added - scales
 		if s.stages = min(room/(warps*stage), stages); s.stages >= least {
 			s.shared = s.stages*warps*stage + scales
 			return s
@@ -226,7 +231,7 @@ func (t *thin) fitWarps(d *Device, warps, stages int) thinShape {
 
 // defines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
 func (s thinShape) defines(k int) []string {
-	return []string{"TENSOR_CORES", fmt.Sprint("WARPS ", s.warps), fmt.Sprint("COLUMNS ", s.columns), fmt.Sprint("BLOCKS ", s.blocks), fmt.Sprint("STAGES ", s.stages), fmt.Sprint("EVEN ", b2i(k%thinStep == 0))}
+	return []string{"TENSOR_CORES", fmt.Sprint("WARPS ", s.warps), fmt.Sprint("COLUMNS ", s.columns), fmt.Sprint("X_ROWS ", s.rows), fmt.Sprint("BLOCKS ", s.blocks), fmt.Sprint("STAGES ", s.stages), fmt.Sprint("EVEN ", b2i(k%thinStep == 0))}
 }
 
 func (s thinShape) geometry(blocks int) Geometry {

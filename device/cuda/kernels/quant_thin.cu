@@ -66,30 +66,38 @@ INLINE float low(const Part &p, i32 r, i32 column) {
 #endif
 #define CODE_BYTES (STEP / 2 * 16)  // of a step
 #define ROW_BYTES 320               // of a step of a row of x: 256, and 64 so that lanes of two rows read different banks
-static_assert(STAGES * CODE_BYTES >= 16 * (8 * COLUMNS + 1) * 4 || COLUMNS == 1, "sums take the place of the stages");
+#if COLUMNS == 1
+#define STAGE (CODE_BYTES + X_ROWS * ROW_BYTES)  // X_ROWS >= m
+#else
+#define STAGE CODE_BYTES
+#endif
+static_assert(STAGES * STAGE >= 16 * (8 * COLUMNS + 1) * 4, "sums take the place of the stages");
 
-// stage_bytes is one step of a warp: codes of 16 rows, then rows of x, of which the four words at 8q of four lanes stand side by side.
-INLINE i32 stage_bytes(i32 m) { return CODE_BYTES + (COLUMNS == 1 ? ROW_BYTES * m : 0); }
+// kept is a value that the compiler has in a register: it would rather compute those of lanes in each step again.
+INLINE i32 kept(i32 x) {
+#ifndef BYES_EMULATE
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
 
-// Feed is what a lane asks for of the next step: codes of two rows and, from row lane/16 of x on, every second one's eight elements.
+// Feed is what a lane asks for of the next step: codes of two rows and, of every second row of x from row lane/16 on, eight elements. In shared memory codes of the 16 rows come
+// first, then rows of x, of which the words at 8q of four lanes stand side by side.
 struct Feed {
   const u8 *codes[2];
   const T *x;
   i32 from;  // of the warp
 };
 
-INLINE void feed(Feed &f, SharedAt stage, i32 m, i32 k) {
-  if (f.from < k) {
+// feed copies to the places of the lane in a stage.
+INLINE void feed(Feed &f, SharedAt codes, SharedAt rows, i32 m, i32 k) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) copy_async(stage + CODE_BYTES / 2 * h + 16 * lane(), f.codes[h], EVEN || f.from + 32 * (lane() % 4) < k ? 16 : 0);
+  for (int h = 0; h < 2; h++) copy_async(codes + CODE_BYTES / 2 * h, f.codes[h], f.from + (EVEN ? 0 : 32 * (lane() % 4)) < k ? 16 : 0);
 #if COLUMNS == 1
-    const int c = lane() % 16;
-    const SharedAt to = stage + CODE_BYTES + 16 * (c % 4 * 4 + c / 4);
-    const T *row = f.x;
-#pragma unroll 1
-    for (int r = lane() / 16; r < m; r += 2, row += 2 * (i64)k) copy_async(to + ROW_BYTES * r, row, EVEN || f.from + 8 * c < k ? 16 : 0);
+#pragma unroll
+  for (int i = 0; i < (X_ROWS + 1) / 2; i++)
+    if (lane() / 16 + 2 * i < m) copy_async(rows + 2 * ROW_BYTES * i, f.x + (i64)(2 * i) * k, f.from + (EVEN ? 0 : 8 * (lane() % 16)) < k ? 16 : 0);
 #endif
-  }
   copy_commit();
 #pragma unroll
   for (int h = 0; h < 2; h++) f.codes[h] += WARPS * STEP / 2;
@@ -151,21 +159,21 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   const i32 shift = p.shift;
 #endif
   const int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
-  const i32 size = stage_bytes(m), stride = ((k - 1) >> shift) + 2;
-  u8 *const ring = space + warp * STAGES * size;
-  const SharedAt to = shared_at(ring);
-  float *const scales = reinterpret_cast<float *>(space + WARPS * STAGES * size);
+  const i32 stride = ((k - 1) >> shift) + 2;
+  u8 *const ring = space + warp * STAGES * STAGE;
+  float *const scales = reinterpret_cast<float *>(space + WARPS * STAGES * STAGE);
   Feed f = {{}, x + (i64)(lane() / 16) * k + warp * STEP + 8 * (lane() % 16), warp * STEP};
-  const float *of_row[2];
-  i32 off[2];  // elements of the first block of the row that belong to the row before
+  i32 place[2];  // in the row, from the start of its first block on
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const i64 start = (i64)min(first + g + 8 * h, n - 1) * k;
     f.codes[h] = p.codes + (start + warp * STEP) / 2 + 16 * t;
-    off[h] = (i32)(start & ((1 << shift) - 1)), of_row[h] = scales + (g + 8 * h) * stride;
+    place[h] = (i32)(start & ((1 << shift) - 1)) + warp * STEP + 32 * t;
   }
+  const SharedAt to = shared_at(ring) + 16 * lane();
+  const i32 to_x = kept(CODE_BYTES + ROW_BYTES * (lane() / 16) + 16 * (lane() % 4 * 4 + lane() % 16 / 4 - lane()));
 #pragma unroll
-  for (int u = 0; u < STAGES; u++) feed(f, to + u * size, m, k);
+  for (int u = 0; u < STAGES; u++) feed(f, to + u * STAGE, to + u * STAGE + to_x, m, k);
 #ifdef LOW
   if (p.s && threadIdx.x < 16 && first + (i32)threadIdx.x < n) prefetch(static_cast<const LOW *>(p.b) + (i64)(first + threadIdx.x) * p.rank, p.rank * (i32)sizeof(LOW));
 #endif
@@ -179,17 +187,21 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   float acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
   Pack<u32, 4> b = {};            // columns of tiles beyond m are not stored
   const T *const from_x = x + (i64)g * k;
-  i32 stage = 0;  // bytes from ring
-  for (i32 at = warp * STEP + 32 * t; at - 32 * t < k; at += WARPS * STEP) {
-    const u8 *const here = ring + stage;
+  const float *const of_row = scales + g * stride;
+  const i32 in_x = kept(CODE_BYTES + ROW_BYTES * g + 16 * t - 16 * lane());
+  i32 stage = 0;  // bytes
+  i32 at = warp * STEP + 32 * t;
+  for (i32 steps = (k - warp * STEP + WARPS * STEP - 1) / (WARPS * STEP); steps > 0; steps--, at += WARPS * STEP) {
     copy_wait<STAGES - 1>();
     __syncwarp();
+    const u8 *const here = ring + 16 * lane() + stage;
     Pack<u32, 4> code[2];
     float scale[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      code[h] = load_pack<4>(reinterpret_cast<const u32 *>(here + CODE_BYTES / 2 * h + 16 * lane()));
-      scale[h] = of_row[h][(off[h] + (EVEN ? at : min(at, k - 32))) >> shift];
+      code[h] = load_pack<4>(reinterpret_cast<const u32 *>(here + CODE_BYTES / 2 * h));
+      scale[h] = of_row[8 * h * stride + ((EVEN ? place[h] : place[h] + min(0, k - 32 - at)) >> shift)];
+      place[h] += WARPS * STEP;
     }
     const Sixteen upper = PERMUTED ? sixteen<T>(scale[0]) : Sixteen{};
 #pragma unroll
@@ -200,7 +212,7 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
 #pragma unroll
       for (int j = 0; j < COLUMNS; j++) {
 #if COLUMNS == 1
-        if (g < m) b = load_pack<4>(reinterpret_cast<const u32 *>(here + CODE_BYTES + ROW_BYTES * g + 64 * q + 16 * t));
+        if (g < m) b = load_pack<4>(reinterpret_cast<const u32 *>(here + in_x + 64 * q));
 #else
         b = {};
         if ((EVEN || at < k) && g + 8 * j < m) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x + (i64)j * 8 * k + at + 8 * q));
@@ -210,8 +222,8 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
       }
     }
     __syncwarp();
-    feed(f, to + stage, m, k);
-    stage = stage == (STAGES - 1) * size ? 0 : stage + size;
+    feed(f, to + stage, to + stage + to_x, m, k);
+    stage = stage == (STAGES - 1) * STAGE ? 0 : stage + STAGE;
   }
   __syncthreads();
   typedef float Sums[16][8 * COLUMNS + 1];
