@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -24,6 +25,7 @@ type rig struct {
 	patterns map[pattern]device.Ptr
 	kept     []device.Buffer
 	rotate   int64
+	sleep    func(time.Duration)
 }
 
 type pattern struct {
@@ -42,7 +44,7 @@ type work struct {
 }
 
 func newRig(dev device.Device) *rig {
-	return &rig{dev: dev, stream: dev.Stream(0), patterns: map[pattern]device.Ptr{}, rotate: rotate}
+	return &rig{dev: dev, stream: dev.Stream(0), patterns: map[pattern]device.Ptr{}, rotate: rotate, sleep: time.Sleep}
 }
 
 // alloc reserves memory until the end of the row.

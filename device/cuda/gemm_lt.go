@@ -88,7 +88,8 @@ var dataTypes = map[tensor.DType]cublaslt.DataType{tensor.F64: cublaslt.R64F, te
 // ltAlign is what addresses must be multiples of: the library chooses its kernels for that.
 const ltAlign = 16
 
-// problem puts a product to the library; false: it has no such product. Of i8 it has only those whose inner axis is contiguous on both sides.
+// problem puts a product to the library; false: it has no such product. Of i8 it has only those whose inner axis is contiguous on both sides, and is,
+// as are the columns of the result and the lengths of all rows, a multiple of 4 (cuBLAS documentation, cublasLtMatmul, integer tensor cores).
 func (s gemmSpec) problem(tf32 bool) (cublaslt.Problem, bool) {
 	p := cublaslt.Problem{M: s.m, N: s.n, K: s.k, Batch: s.batch, Compute: cublaslt.Compute32F, Align: ltAlign}
 	for to, m := range map[*cublaslt.Matrix]gemmMat{&p.A: s.a, &p.B: s.b, &p.C: s.c} {
@@ -107,7 +108,7 @@ func (s gemmSpec) problem(tf32 bool) (cublaslt.Problem, bool) {
 	case (a == tensor.BF16 || a == tensor.F16) && (c == a || c == tensor.F32):
 	case a == tensor.I8 && c == tensor.I32:
 		p.Compute = cublaslt.Compute32I
-		return p, !s.a.trans && s.b.trans && !s.add && s.alpha == 1
+		return p, !s.a.trans && s.b.trans && !s.add && s.alpha == 1 && (s.n|s.k|s.a.ld|s.b.ld|s.c.ld)%4 == 0
 	default:
 		return p, false
 	}
@@ -125,14 +126,7 @@ func (d *Device) libraryGemm(s gemmSpec) (*gemm, error) {
 		return nil, ended(err) // doctor shows others; the own kernels stand in
 	}
 	if left := d.drafting(); left != nil {
-		left.open = true
-		if key := d.productKey(p, s); !d.Deterministic() && !d.blas.keeps(key) {
-			left.products = append(left.products, key)
-			if _, err := d.noise(); err != nil {
-				return nil, err
-			}
-		}
-		return &gemm{label: "cublaslt", enqueue: func(*Call, gemmAt) error { return errDraft }}, nil
+		return d.draftGemm(p, s, left)
 	}
 	g, err := d.ltGemm(p, s)
 	if g == nil || err != nil {
@@ -152,6 +146,39 @@ func (d *Device) libraryGemm(s gemmSpec) (*gemm, error) {
 		}
 		return g.enqueue(c, at)
 	}}, nil
+}
+
+// draftGemm is the library's product in a draft, nil if it has no algorithm to suggest. That it refuses all that it suggests shows only when they run.
+func (d *Device) draftGemm(p cublaslt.Problem, s gemmSpec, left *pending) (*gemm, error) {
+	key := d.productKey(p, s)
+	if !d.blas.keeps(key) {
+		if any, err := d.suggests(p); err != nil || !any {
+			return nil, err
+		}
+		if !d.Deterministic() {
+			left.products = append(left.products, key)
+			if _, err := d.noise(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	left.open = true
+	return &gemm{label: "cublaslt", enqueue: func(*Call, gemmAt) error { return errDraft }}, nil
+}
+
+// suggests tells whether the library has an algorithm for a problem, which takes it some microseconds.
+func (d *Device) suggests(p cublaslt.Problem) (any bool, err error) {
+	err = d.enter(func() error {
+		x, err := d.blas.handle.New(p)
+		if err != nil {
+			return err
+		}
+		defer x.Close()
+		list, err := x.Algorithms(1, d.workspaceMax())
+		any = len(list) > 0
+		return err
+	})
+	return any, err
 }
 
 // ltGemm is the library's product for one alignment of addresses, nil if it has none.

@@ -165,14 +165,18 @@ func TestProblemsForTheLibrary(t *testing.T) {
 		{tensor.F32, tensor.BF16, tensor.F32, false, 0, false},
 		{tensor.I8, tensor.I8, tensor.I32, false, cublaslt.Compute32I, true},
 	} {
-		p, ok := dense(3, 5, 8, c.a, c.b, c.c, true).problem(c.tf32)
+		p, ok := dense(3, 12, 8, c.a, c.b, c.c, true).problem(c.tf32)
 		require.Equal(t, c.ok, ok)
 		if ok {
 			require.Equal(t, c.compute, p.Compute)
 		}
 	}
-	_, ok = dense(3, 5, 8, tensor.I8, tensor.I8, tensor.I32, false).problem(false)
+	_, ok = dense(3, 12, 8, tensor.I8, tensor.I8, tensor.I32, false).problem(false)
 	require.False(t, ok, "int8 columns across")
+	for _, z := range [][2]int{{5, 8}, {12, 7}, {6, 8}, {12, 10}} {
+		_, ok = dense(3, z[0], z[1], tensor.I8, tensor.I8, tensor.I32, true).problem(false)
+		require.False(t, ok, "int8 sizes that are no multiples of 4: %v", z)
+	}
 	_, ok = dense(3, 5, 0, tensor.F32, tensor.F32, tensor.F32, true).problem(false)
 	require.False(t, ok, "an empty sum")
 }

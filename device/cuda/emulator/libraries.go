@@ -64,6 +64,13 @@ func SetProducts(t testing.TB, status int) {
 	t.Cleanup(func() { inLibraries(t, "emulateProducts", 0) })
 }
 
+// SetSuggestions is how many algorithms the stand-in for cuBLASLt suggests for a product, until the test ends; 3 otherwise.
+func SetSuggestions(t testing.TB, n int) {
+	t.Helper()
+	inLibraries(t, "emulateSuggestions", uintptr(n))
+	t.Cleanup(func() { inLibraries(t, "emulateSuggestions", 3) })
+}
+
 // SetPlans is what the stand-in for cuDNN answers, a cudnnStatus_t, to so many of the engines that are asked for a plan next. Two are asked for each plan, of
 // which the first refuses otherwise.
 func SetPlans(t testing.TB, status, times int) {

@@ -32,7 +32,7 @@ std::map<uintptr_t, Object> objects;
 uintptr_t last = 0x5000;
 std::string problems;
 int64_t plan_workspace = 1024, most_handles = 1000, handles_at_once;
-int product_status, plan_status;  // what calls answer instead of their own
+int product_status, plan_status, suggestions = 3;  // what calls answer instead of their own
 int64_t plan_answers;             // so many of those that finalize a plan
 bool plan_texts = true;           // plans can be kept
 const char text[] = "{\"engine\": 1}";
@@ -151,6 +151,13 @@ API emulateProducts(int64_t status) {
   return OK;
 }
 
+// emulateSuggestions sets how many algorithms are suggested for a product.
+API emulateSuggestions(int64_t n) {
+  std::lock_guard<std::mutex> guard(lock);
+  suggestions = (int)n;
+  return OK;
+}
+
 // emulatePlans sets what the next plans that are finalized answer, and how many of them.
 API emulatePlans(int64_t status, int64_t times) {
   std::lock_guard<std::mutex> guard(lock);
@@ -201,13 +208,14 @@ static bool product(const char *call, uintptr_t handle, uintptr_t desc, uintptr_
   return ok;
 }
 
-// Three algorithms are suggested, of which the second is refused when it is run.
+// Three algorithms are suggested unless a test says otherwise, of which the second is refused when it is run.
 API cublasLtMatmulAlgoGetHeuristic(uintptr_t handle, uintptr_t desc, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, uintptr_t pref, int n,
                                    uint64_t (*results)[12], int *found) {
   std::lock_guard<std::mutex> guard(lock);
   Object *p = find(__func__, pref, BlasPreference);
   if (!p || !product(__func__, handle, desc, a, b, c, d)) return BLAS_INVALID;
-  *found = n < 3 ? n : 3;
+  *found = n < suggestions ? n : suggestions;
+  if (!*found) return BLAS_NOT_SUPPORTED;
   for (int i = 0; i < *found; i++) {
     memset(results[i], 0, sizeof results[i]);
     results[i][0] = (uint64_t)i, results[i][1] = (uint64_t)p->align, results[i][2] = results[i][8] = (uint64_t)i * 4096;
