@@ -24,6 +24,7 @@ type Quantized struct {
 	parts  map[string][]string    // of every quantized weight, by its name
 	own    map[string]tensor.Type // what weights in formats of MethodOwn stand for
 	names  []string               // with the parts of those hidden
+	last   lastState
 }
 
 const (
@@ -95,15 +96,7 @@ func (z *Quantized) ReadInto(name string, offset int64, p []byte) error {
 	if _, ok := z.own[name]; !ok {
 		return z.Reader.ReadInto(name, offset, p)
 	}
-	t, err := z.Read(name)
-	if err != nil {
-		return err
-	}
-	if b := t.Bytes(); offset < 0 || offset > int64(len(b)) || int64(len(p)) > int64(len(b))-offset {
-		return fmt.Errorf("%s: tensor %s: %d bytes at %d are outside its %d bytes", z.path, quoted(name), len(p), offset, len(b))
-	}
-	copy(p, t.Bytes()[offset:])
-	return nil
+	return z.decode(name, z.own[name], offset, p)
 }
 
 // Config is the description in config.json.

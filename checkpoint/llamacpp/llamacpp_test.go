@@ -294,7 +294,7 @@ func TestLoRA(t *testing.T) {
 		b, err := f.Read(name + ".weight.lora_b")
 		require.NoError(t, err)
 		if i == 0 {
-			b = rotaryHalves(b, headDim)
+			b = rows(b, func(r int) int { return inHalves(r, headDim) })
 		}
 		r := a.Shape().Dim(0)
 		x, y := adapter[i], tensor.Data[float32](b)

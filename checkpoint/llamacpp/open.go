@@ -178,57 +178,6 @@ func (m *Model) Type(name string) (tensor.Type, bool) {
 	return p.typ, ok
 }
 
-// Read loads one tensor, decoded and in Hugging Face's order.
-func (m *Model) Read(name string) (*tensor.Tensor, error) {
-	p, ok := m.parts[name]
-	if !ok {
-		return nil, fmt.Errorf("%s: no tensor %q among its %d", m.f.Path(), name, len(m.names))
-	}
-	if p.change == stacked {
-		t := tensor.New(p.typ)
-		return t, m.f.ReadInto(p.info.Name, int64(p.expert)*p.typ.Bytes(), t.Bytes())
-	}
-	t, err := m.f.Read(p.info.Name)
-	if err != nil {
-		return nil, err
-	}
-	switch p.change {
-	case paired:
-		return rotaryHalves(t, p.head), nil
-	case transposed:
-		return transpose(t), nil
-	case plusOne:
-		if t, err = t.Convert(tensor.F32); err != nil {
-			return nil, err
-		}
-		for i, v := range tensor.Data[float32](t) {
-			tensor.Data[float32](t)[i] = v - 1
-		}
-	}
-	return t, nil
-}
-
-// ReadInto fills b with the bytes of a tensor from the given byte offset inside it.
-func (m *Model) ReadInto(name string, offset int64, b []byte) error {
-	p, ok := m.parts[name]
-	size := p.typ.Bytes()
-	if ok && (offset < 0 || offset > size || int64(len(b)) > size-offset) {
-		return fmt.Errorf("%s: tensor %q: %d bytes at %d are outside its %d bytes", m.f.Path(), name, len(b), offset, size)
-	}
-	if ok && p.change == same {
-		return m.f.ReadInto(p.info.Name, offset, b)
-	}
-	if ok && p.change == stacked {
-		return m.f.ReadInto(p.info.Name, int64(p.expert)*size+offset, b)
-	}
-	t, err := m.Read(name)
-	if err != nil {
-		return err
-	}
-	copy(b, t.Bytes()[offset:])
-	return nil
-}
-
 // Close closes the file.
 func (m *Model) Close() error { return m.f.Close() }
 
@@ -240,12 +189,10 @@ func badFile(path, tensor, reason, remedy string) error {
 	return &checkpoint.FormatError{File: path, Tensor: tensor, Reason: reason, Remedy: remedy}
 }
 
-// rotaryHalves takes the rows of heads from rotary pairs (2i, 2i+1) to halves (i, i+d/2).
-func rotaryHalves(t *tensor.Tensor, d int) *tensor.Tensor {
-	return rows(t, func(r int) int { return r/d*d + 2*(r%d%(d/2)) + r%d/(d/2) })
-}
+// inHalves is the row of rotary pairs (2i, 2i+1) that is row r of halves (i, i+d/2), for heads of d rows.
+func inHalves(r, d int) int { return r/d*d + 2*(r%d%(d/2)) + r%d/(d/2) }
 
-// rotaryPairs is the inverse of rotaryHalves.
+// rotaryPairs takes the rows of heads from halves to pairs.
 func rotaryPairs(t *tensor.Tensor, d int) *tensor.Tensor {
 	return rows(t, func(r int) int { return r/d*d + r%d%2*(d/2) + r%d/2 })
 }
