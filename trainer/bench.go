@@ -38,6 +38,7 @@ type BenchOptions struct {
 	Batch         int    // rows a step, computed at once: 2
 	Seq           int    // tokens a row: 4096, or the longest of the shape
 	Rank          int    // of adapters on all linear layers: 16
+	Fold          string // config.Adapter.Fold: config.DefaultFold
 	Optimizer     string // adamw8bit
 	Checkpointing string // auto
 	Offload       string // activations that wait in host memory: auto
@@ -64,6 +65,7 @@ func (o *BenchOptions) defaults(c models.Config) {
 	text(&o.Optimizer, "adamw8bit")
 	text(&o.Checkpointing, "auto")
 	text(&o.Offload, "auto")
+	text(&o.Fold, config.DefaultFold)
 	text(&o.DType, "auto")
 	text(&o.Device, "auto")
 	text(&o.Execution.Launch, "captured")
@@ -91,7 +93,7 @@ func (o *BenchOptions) config(dir string) (config.Config, error) {
 	c.Train.Offload = o.Offload
 	c.Train.Memory, c.Train.DType, c.Train.TF32, c.Train.Launch = o.Memory, o.DType, o.Execution.TF32, o.Execution.Launch
 	c.Train.Steps = o.Warmup + o.Steps + o.Profile + 1 // the loop never comes to its end, where a run saves
-	c.Save.Every, c.Adapter.R, c.Adapter.Alpha = 0, o.Rank, 2*float64(o.Rank)
+	c.Save.Every, c.Adapter.R, c.Adapter.Alpha, c.Adapter.Fold = 0, o.Rank, 2*float64(o.Rank), o.Fold
 	switch o.Mode {
 	case ModeQLoRA:
 	case ModeLoRA:

@@ -29,6 +29,7 @@ type BenchResult struct {
 	Checkpointing string `json:"checkpointing"`
 	Recompute     int    `json:"blocks_recomputed"`
 	Blocks        int    `json:"blocks"`
+	Folded        int    `json:"products_folded"` // of a micro-batch, that adapters are folded into
 	Parameters    int64  `json:"parameters"`
 	Trained       int64  `json:"trained"`
 
@@ -138,7 +139,8 @@ func (b *bench) planned() *BenchResult {
 	r.PlannedAway, r.MovedBytes = j.away()
 	for _, l := range j.plans.train {
 		if f := float64(l.flops); f > r.FlopsPerStep { // that of the longest rows
-			r.Launches, r.FlopsPerStep = l.plan.Report().Launches, f
+			report := l.plan.Report()
+			r.Launches, r.Folded, r.FlopsPerStep = report.Launches, report.Folded, f
 		}
 	}
 	r.PeakFlops, r.PeakFrom = b.opts.Peak, "given"
@@ -309,6 +311,9 @@ func (r *BenchResult) Text() string {
 	row("blocks recomputed", "%d of %d (checkpointing %s)", r.Recompute, r.Blocks, r.Checkpointing)
 	if r.PlannedAway > 0 {
 		row("activations that wait in host memory", "%s; copied there and back in a step %s", report.Bytes(r.PlannedAway), report.Bytes(r.MovedBytes))
+	}
+	if r.Mode != ModeFull {
+		row("adapters", "%s", foldedText(r.Folded))
 	}
 	row("launches", "%d and %d of the update", r.Launches, r.UpdateLaunch)
 	row("memory, planned", "%s, of which arena %s; in host memory %s", report.Bytes(r.PlannedBytes), report.Bytes(r.PlannedArena), report.Bytes(r.PlannedHost))

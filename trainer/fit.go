@@ -225,7 +225,7 @@ func documentBounds(l *data.Loader) (b ops.DocumentBounds) {
 
 // stepOptions are those of the present micro-batch.
 func (j *job) stepOptions(ctx context.Context, budget int64) stepOptions {
-	o := stepOptions{ctx: ctx, device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss, move: j.moves(),
+	o := stepOptions{ctx: ctx, device: j.dev, rows: j.micro, parts: j.parts, budget: budget, neftune: j.cfg.Train.NEFTune, router: j.cfg.Train.RouterLoss, move: j.moves(), fold: j.cfg.Adapter.Folds(),
 		single: !j.cfg.Data.Pack && !j.cfg.Train.Preferences(), docs: documentBounds(j.loader), evalDocs: documentBounds(j.evalLoader)}
 	switch {
 	case j.loader != nil:

@@ -80,6 +80,9 @@ func (j *job) describe() {
 	params, trained := j.countParams()
 	j.log.Info("model", "name", j.cfg.Model, "parameters", report.Count(params), "trained", report.Count(trained),
 		"share", fmt.Sprintf("%.2f%%", 100*float64(trained)/float64(max(params, 1))))
+	if j.cfg.Adapter.On() {
+		j.log.Info("adapter", "computed", foldedText(j.largest().Folded), "adapter.fold", j.cfg.Adapter.Fold)
+	}
 	j.log.Info("optimizer", "name", j.cfg.Train.Optimizer, "tensors", len(j.trained()), "with_8bit_state", j.group.NumEightBit())
 	j.log.Info("memory", "weights_and_states", report.Bytes(j.session.Bytes()-j.session.ArenaBytes()), "arena", report.Bytes(j.session.ArenaBytes()))
 	j.log.Info("run", "out", j.cfg.Out, "steps", j.loader.Steps(), "batch", j.cfg.Train.Batch, "micro_batch", j.micro, "device", j.dev.Info().Name)

@@ -43,6 +43,7 @@ type Planned struct {
 	MicroBatch     int                 `json:"micro_batch"`                      // rows computed at once
 	Recompute      int                 `json:"blocks_recomputed"`                // blocks whose activations are computed again in the backward sweep
 	Blocks         int                 `json:"blocks"`                           // of the model
+	Folded         int                 `json:"products_folded"`                  // of the longest rows' micro-batch, that adapters are folded into
 	Filled         float64             `json:"packing_efficiency,omitempty"`     // share of the first epoch's positions that hold a token; 0: no data
 	FilledTrained  float64             `json:"trained_position_share,omitempty"` // share of these positions that are trained
 	Proposals      []Proposal          `json:"settings,omitempty"`               // settings tried against train.memory, if that is set
@@ -105,7 +106,7 @@ func (j *job) plan(ctx context.Context) (*Planned, error) {
 		p.Lengths[t] = r
 		p.FlopsPerToken = max(p.FlopsPerToken, float64(r.Flops)/float64(t*j.plans.objective.rows(j.micro)))
 	}
-	p.MicroBatch, p.Scopes = j.micro, j.largest().Scopes
+	p.MicroBatch, p.Scopes, p.Folded = j.micro, j.largest().Scopes, j.largest().Folded
 	for _, l := range j.plans.train {
 		if l.plan.Report().Arena == j.largest().Arena {
 			p.SavedBytes, p.TemporaryBytes, p.InputBytes = atPeak(l.plan)

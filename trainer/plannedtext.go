@@ -80,6 +80,9 @@ func (p *Planned) Text() string {
 	}
 	row("rows at once", report.Count(int64(p.MicroBatch)))
 	row("blocks recomputed", fmt.Sprintf("%d of %d", p.Recompute, p.Blocks))
+	if p.Folded > 0 {
+		row("adapters", foldedText(p.Folded))
+	}
 	for _, r := range p.Rows() {
 		row(fmt.Sprintf("rows of %d tokens", r.Tokens), fmt.Sprintf("%d launches, arena %s", r.Launches, report.Bytes(r.Arena)))
 	}
@@ -96,4 +99,12 @@ func (p *Planned) Text() string {
 		b.WriteString("settings and what they need:\n" + proposalTable(p.Proposals))
 	}
 	return b.String()
+}
+
+// foldedText says whether adapters are folded into weights, and how often in a micro-batch.
+func foldedText(products int) string {
+	if products == 0 {
+		return "beside the weights"
+	}
+	return fmt.Sprintf("folded into 4-bit weights as those are decoded, %d products of a micro-batch", products)
 }

@@ -62,6 +62,7 @@ type stepOptions struct {
 	neftune   float64                   // alpha of the noise on embeddings
 	router    float64                   // weight of the load-balancing loss of experts
 	budget    int64
+	fold      bool               // adapters may be folded into weights
 	single    bool               // a row is one document and padding
 	docs      ops.DocumentBounds // of the rows that are trained on
 	evalDocs  ops.DocumentBounds
@@ -71,7 +72,7 @@ type stepOptions struct {
 
 // plan is what all plans of a run are compiled with.
 func (o *stepOptions) plan() plan.Options {
-	return plan.Options{Context: o.ctx, Device: o.device, Session: o.session, Budget: o.budget}
+	return plan.Options{Context: o.ctx, Device: o.device, Session: o.session, Budget: o.budget, Fold: o.fold}
 }
 
 // compileStep compiles every plan of a run, before any weight is read.

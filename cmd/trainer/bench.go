@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bitsandbyes/bitsandbyes/trainer"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
 const benchUsage = `Train a model of random weights for a few steps and tell how fast that is.
@@ -50,6 +51,7 @@ func (p *program) bench() *cobra.Command {
 	f.IntVar(&o.Batch, "batch", 2, "rows a step, computed at once")
 	f.IntVar(&o.Seq, "seq", 0, "tokens a row (default 4096, or the longest of the shape)")
 	f.IntVar(&o.Rank, "rank", 16, "of adapters on all linear layers")
+	f.StringVar(&o.Fold, "fold", config.DefaultFold, "adapters into 4-bit weights as those are decoded, see adapter.fold: auto or off")
 	f.StringVar(&o.Optimizer, "optimizer", "adamw8bit", "optimizer")
 	f.StringVar(&o.Checkpointing, "checkpointing", "auto", "recompute activations: auto, on or off")
 	f.StringVar(&o.Offload, "offload", "auto", "activations that wait in host memory beside a GPU: auto, off, inputs (of recomputed blocks) or all")

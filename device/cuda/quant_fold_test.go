@@ -128,3 +128,55 @@ func TestFoldedProductsWhere(t *testing.T) {
 	}
 	require.Equal(t, fmt.Sprint(256, 128, 64, 64, 0, 0), fmt.Sprint(foldCols(14336), foldCols(384), foldCols(64), foldCols(320), foldCols(96), foldCols(0)))
 }
+
+// BenchmarkFoldedWeights times decoding with an adapter beside decoding alone, for widths of strips and tiles that a block makes one after the other. It needs a
+// GPU; one round tells all:
+//
+//	cuda.test -test.run NONE -test.bench FoldedWeights -test.benchtime 1x
+func BenchmarkFoldedWeights(b *testing.B) {
+	if onEmulator() {
+		b.Skip("times of the emulator say nothing")
+	}
+	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}, {1024, 4096}} {
+		w := weight4{quant.NF4, 64, shape[0], shape[1], true}
+		benchDecoder(b, w, 16, "alone", func(d *Device) (func(c *Call, in []Addr, y Addr) error, error) {
+			r, err := d.decoder(w, tensor.BF16)
+			return func(c *Call, in []Addr, y Addr) error { return r.enqueue(c, in, y) }, err
+		})
+		for _, rank := range []int{16, 32, 64} {
+			for _, cols := range []int{256, 128, 64} {
+				for _, tiles := range []int{1, 2, 4} {
+					if rank != 16 && cols != 256 {
+						continue
+					}
+					benchDecoder(b, w, rank, fmt.Sprintf("rank=%d/cols=%d/tiles=%d", rank, cols, tiles), func(d *Device) (func(c *Call, in []Addr, y Addr) error, error) {
+						f, err := d.foldingDecoder(w, tensor.BF16, rank, 1, cols)
+						if err == nil {
+							f.grid[1] = ceilDiv(w.rows, foldHeight*tiles)
+						}
+						return func(c *Call, in []Addr, y Addr) error { return f.enqueue(c, in, y) }, err
+					})
+				}
+			}
+		}
+	}
+}
+
+// benchDecoder times what writes the values of a weight; rates count codes, scales and values.
+func benchDecoder(b *testing.B, w weight4, rank int, name string, build func(d *Device) (func(c *Call, in []Addr, y Addr) error, error)) {
+	b.Run(fmt.Sprintf("%dx%d/%s", w.rows, w.cols, name), func(b *testing.B) {
+		d := testDevice(b)
+		enqueue, err := build(d)
+		require.NoError(b, err)
+		n := w.size()
+		turns := int(min(160<<20/(2*n)+2, 8))
+		codes, absmax, y := space(b, d, turns, n/2), space(b, d, turns, n/64+n/64/64+4096), space(b, d, turns, 2*n)
+		adapter := space(b, d, turns, aligned(int64(2*rank*w.cols))+int64(2*rank*w.rows))
+		in := make([][]Addr, turns)
+		for i := range in {
+			outer := absmax[i] + Addr(aligned(n/64))
+			in[i] = []Addr{codes[i], absmax[i], outer, outer, adapter[i], adapter[i] + Addr(aligned(int64(2*rank*w.cols)))}
+		}
+		graphTime(b, d, 2.5*float64(n)+float64(n)/64, turns, func(c *Call, i int) error { return enqueue(c, in[i], y[i]) })
+	})
+}

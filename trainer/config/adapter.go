@@ -34,6 +34,20 @@ type Adapter struct {
 	Tokens        []int    // rows of the input embedding that are trained alone
 	Bias          string   // none, all or lora_only
 	LoRABias      bool     // B has a bias
+
+	// Fold is auto, where adapters are folded into 4-bit weights as those are decoded wherever the device can and it pays, or off. Empty: DefaultFold.
+	Fold string
+}
+
+// DefaultFold is Fold of a run that does not say.
+const DefaultFold = "auto"
+
+// Folds reports whether adapters may be folded into weights as they are decoded.
+func (a Adapter) Folds() bool {
+	if a.Fold == "" {
+		a.Fold = DefaultFold
+	}
+	return a.On() && a.Fold != "off"
 }
 
 // On reports whether an adapter is trained, rather than every weight.
@@ -111,11 +125,15 @@ func adapterFields(a *Adapter) []field {
 		{key: p + "tokens", value: (*intsValue)(&a.Tokens), example: "[5, 9]"},
 		{key: p + "bias", value: (*textValue)(&a.Bias), example: "lora_only", enum: biases, since: "none"},
 		{key: p + "lora_bias", value: (*boolValue)(&a.LoRABias), example: "true"},
+		{key: p + "fold", value: (*textValue)(&a.Fold), example: "off", enum: folds, since: DefaultFold},
 	}
 }
 
 // biases are the values of adapter.bias.
 var biases = []string{"", string(lora.BiasNone), string(lora.BiasAll), string(lora.BiasLoRA)}
+
+// folds are the values of adapter.fold.
+var folds = []string{"", "auto", "off"}
 
 func (k *checker) adapter(a Adapter) {
 	if !a.On() {
@@ -144,7 +162,7 @@ func (k *checker) adapter(a Adapter) {
 	if best := closest(a.Init, lora.Inits()); best != "" && !strings.ContainsAny(a.Init, `/\.`) {
 		k.fail("adapter.init", "%q: did you mean %s? A directory of that name is written ./%s", clip(a.Init), best, clip(a.Init))
 	}
-	d := Adapter{Type: "lora", R: a.R, Alpha: a.Alpha, Dropout: a.Dropout, Targets: a.Targets, Init: a.Init, PlusRatio: a.PlusRatio}
+	d := Adapter{Type: "lora", R: a.R, Alpha: a.Alpha, Dropout: a.Dropout, Targets: a.Targets, Init: a.Init, PlusRatio: a.PlusRatio, Fold: a.Fold}
 	k.unreadBy(a, d, "is what the files of adapter.init say: leave it out")
 }
 
@@ -168,7 +186,7 @@ func (k *checker) adapterUnread(a Adapter) {
 		k.fail("adapter.init", "names an adapter to start from, but adapter.type is none: set adapter.type lora, or leave adapter.init out")
 		a.Init = ""
 	}
-	d := Adapter{Type: a.Type, R: a.R, Alpha: a.Alpha, Dropout: a.Dropout, Targets: a.Targets}
+	d := Adapter{Type: a.Type, R: a.R, Alpha: a.Alpha, Dropout: a.Dropout, Targets: a.Targets, Fold: a.Fold}
 	k.unreadBy(a, d, "is a setting of adapters, but adapter.type is none: set adapter.type lora, or leave it out")
 }
 

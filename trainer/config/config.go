@@ -224,7 +224,7 @@ func (t Train) MemoryBytes() (int64, error) {
 func Default(command string) Config {
 	c := Config{
 		Quantize: Quantize{Scheme: "nf4", Blocksize: 64, Double: true},
-		Adapter:  Adapter{Type: "lora", R: 16, Alpha: 32, Targets: Targets{Pattern: AllLinear}, Bias: "none"},
+		Adapter:  Adapter{Type: "lora", R: 16, Alpha: 32, Targets: Targets{Pattern: AllLinear}, Bias: "none", Fold: DefaultFold},
 		Data: Data{
 			Path: []Source{{Path: "rows.jsonl", Weight: 1}}, Format: "auto", SeqLen: 2048, Pack: true, Shuffle: true,
 			Mask: "prompt", Val: 0.02,

@@ -52,7 +52,7 @@ train:
   fit: false
 data: {val_path: "", template: "", chat: false, new_tokens: []}
 adapter: {loftq_steps: 0, rslora: false, plus_ratio: 0, exclude: "", layers: [], layers_pattern: [], rank_pattern: {}, alpha_pattern: {},
-          modules_to_save: [], embeddings: false, tokens: [], bias: none, lora_bias: false}
+          modules_to_save: [], embeddings: false, tokens: [], bias: none, lora_bias: false, fold: auto}
 eval: {at_start: false, samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}
 save: {best: false}
 `
@@ -290,4 +290,15 @@ func TestExitCode(t *testing.T) {
 	require.Equal(t, ExitOK, ExitCode(nil))
 	require.Equal(t, ExitFailure, ExitCode(errors.New("x")))
 	require.Equal(t, ExitDisk, ExitCode(errors.Join(errors.New("x"), codedError{errors.New("y")})))
+}
+
+// TestFolds: adapters may be folded into weights unless the run says no, or has none.
+func TestFolds(t *testing.T) {
+	for _, c := range []struct {
+		a    Adapter
+		want bool
+	}{{Adapter{Type: "lora"}, true}, {Default(Finetune).Adapter, true}, {Adapter{Type: "dora", Fold: "auto"}, true},
+		{Adapter{Type: "lora", Fold: "off"}, false}, {Adapter{Type: "none", Fold: "auto"}, false}} {
+		require.Equal(t, c.want, c.a.Folds(), "%+v", c.a)
+	}
 }

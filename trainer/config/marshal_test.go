@@ -21,7 +21,7 @@ func anyConfig(t *rapid.T) Config {
 	c.Model = text.Draw(t, "model")
 	c.Quantize = Quantize{of("scheme", schemes), 32 << rapid.IntRange(0, 7).Draw(t, "block"), rapid.Bool().Draw(t, "double"), of("compute", computes)}
 	c.Adapter = Adapter{Type: "lora", R: 1 + size.Draw(t, "r")%maxRank, Alpha: rapid.Float64Range(1e-300, 1e300).Draw(t, "alpha"),
-		Dropout: share.Draw(t, "dropout"), Init: free("init"), Targets: Targets{Pattern: AllLinear}}
+		Dropout: share.Draw(t, "dropout"), Init: free("init"), Targets: Targets{Pattern: AllLinear}, Fold: of("fold", folds)}
 	if rapid.Bool().Draw(t, "list") {
 		c.Adapter.Targets = Targets{Names: rapid.SliceOfN(text, 1, 3).Draw(t, "names")}
 	}
