@@ -293,3 +293,24 @@ func TestSettleEnds(t *testing.T) {
 	require.Equal(t, 1, settled)
 	require.Zero(t, first(compiled(d)))
 }
+
+// TestAheadEnds: host work that a context ends before it has begun is left, and no longer expected.
+func TestAheadEnds(t *testing.T) {
+	threads(t, 2)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ran := 0
+	rest := new(ahead).do(ctx, []func(){func() { ran++ }, func() { ran++; cancel() }, func() { ran++ }, func() { ran++ }})
+	require.Equal(t, 2, ran)
+	require.Equal(t, 2, rest)
+	require.Zero(t, new(ahead).do(context.Background(), []func(){func() {}, func() {}}))
+	require.Zero(t, new(ahead).do(context.Background(), nil))
+
+	var s spending
+	s.expect("work", 5)
+	s.one("work", "first", 0)
+	s.expect("work", -2)
+	require.Equal(t, 3, s.list[0].Of)
+	s.expect("work", -9)
+	require.Equal(t, 1, s.list[0].Of, "what is done was to be done")
+}

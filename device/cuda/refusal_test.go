@@ -136,6 +136,16 @@ func TestPassingPlanErrors(t *testing.T) {
 	}
 }
 
+// TestOpensLater: a library that lacked memory for its handle is opened by whoever asks next.
+func TestOpensLater(t *testing.T) {
+	d := strict(t)
+	emulator.SetHandles(t, 0)
+	defer emulator.SetHandles(t, 1000)
+	require.ErrorContains(t, planOf(d, 128), "making a handle")
+	emulator.SetHandles(t, 1000)
+	require.NoError(t, planOf(d, 128))
+}
+
 // TestUnkept: a device says why the next start will find nothing of what this one has found.
 func TestUnkept(t *testing.T) {
 	d := fresh(t)

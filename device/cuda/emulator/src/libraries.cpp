@@ -15,7 +15,7 @@
 
 namespace {
 
-enum { OK = 0, BLAS_INVALID = 7, BLAS_NOT_SUPPORTED = 15, DNN_BAD = 2000, DNN_NOT_SUPPORTED = 3000 };
+enum { OK = 0, BLAS_INVALID = 7, BLAS_NOT_SUPPORTED = 15, DNN_BAD = 2000, DNN_NOT_SUPPORTED = 3000, DNN_NO_MEMORY = 4004 };
 enum Kind { BlasHandle = -1, BlasDesc = -2, BlasLayout = -3, BlasPreference = -4, DnnHandle = -5, Config = 3, Plan = 5, Pack = 16 };  // else cuDNN's
 
 struct Object {
@@ -250,7 +250,7 @@ API cudnnCreate(uintptr_t *out) {
   std::lock_guard<std::mutex> guard(lock);
   int64_t handles = 0;
   for (auto &o : objects) handles += o.second.kind == DnnHandle;
-  if (handles >= most_handles) return DNN_BAD;
+  if (handles >= most_handles) return DNN_NO_MEMORY;
   *out = made(__func__, DnnHandle);
   if (handles + 1 > handles_at_once) handles_at_once = handles + 1;
   return OK;
