@@ -30,11 +30,11 @@ func BenchmarkQuantVariants(b *testing.B) {
 	}
 	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}} {
 		for _, warps := range []int{8, 16, 32} {
-			for _, stages := range []int{2, 3, 4, 6} {
-				for _, permuted := range []int{0, 1} {
+			for _, stages := range []int{2, 3, 4} {
+				for decode := range thinPairs + 1 {
 					for _, m := range []int{1, 4, 16} {
 						if m <= 8 || warps == 8 {
-							benchThin(b, shape[0], shape[1], m, warps, stages, permuted)
+							benchThin(b, shape[0], shape[1], m, warps, stages, decode)
 						}
 					}
 				}
@@ -132,16 +132,16 @@ func benchDequantize(b *testing.B, nested bool, threads, packs int) {
 	})
 }
 
-func benchThin(b *testing.B, rows, cols, m, warps, stages, permuted int) {
-	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/stages=%d/permuted=%d", rows, cols, m, warps, stages, permuted), func(b *testing.B) {
+func benchThin(b *testing.B, rows, cols, m, warps, stages, decode int) {
+	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/stages=%d/decode=%d", rows, cols, m, warps, stages, decode), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
 		t := &thin{parts: []thinOperands{{w: w}}, m: m, cols: cols}
-		shape := t.fitWarps(d, warps, stages)
+		shape := t.fitTo(d, thinShape{warps: warps, stages: stages, decode: decode})
 		if shape.stages < stages {
 			b.Skip("more shared memory than there is")
 		}
-		p := w.program(tensor.BF16, "quant_thin.cu", append(shape.defines(cols), fmt.Sprintf("PERMUTED %d", permuted))...)
+		p := w.program(tensor.BF16, "quant_thin.cu", shape.defines(cols)...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)

@@ -62,7 +62,7 @@ func (c groupCase) out(dtype tensor.DType) (out []tensor.Type) {
 // thinBy builds a group's kernel for so many warps.
 func thinBy(d *Device, o ops.QuantMatMulGroup, s device.Spec, warps int) (device.Kernel, error) {
 	t := newThinGroup(o, s)
-	if err := t.build(d, s.In[0].DType, t.fitWarps(d, warps, thinStages)); err != nil {
+	if err := t.build(d, s.In[0].DType, t.fitTo(d, thinShape{warps: warps, stages: thinStages})); err != nil {
 		return nil, err
 	}
 	return t.kernel().bind(d, s), nil
@@ -99,7 +99,7 @@ func TestQuantGroup(t *testing.T) {
 					plain := kernelRun{op: o.Of[j].QuantMatMul, in: alone[j], out: single.out, shift: shift}
 					require.Equal(t, plain.run(t, d, func(s device.Spec) (device.Kernel, error) {
 						p := &thin{parts: []thinOperands{{w: weight4{quant.NF4, c.block[j], c.rows[j], c.k, nested}, weight: 1, to: -1, s: -1}}, m: c.m, cols: c.k, size: 2}
-						if err := p.build(d, dtype, p.fitWarps(d, warps, thinStages)); err != nil {
+						if err := p.build(d, dtype, p.fitTo(d, thinShape{warps: warps, stages: thinStages})); err != nil {
 							return nil, err
 						}
 						return p.kernel().bind(d, s), nil

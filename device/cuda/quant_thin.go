@@ -178,9 +178,11 @@ func thinWarps(n, k, m, processors int) int {
 }
 
 // thinShape is how quant_thin goes about a product: the tiles of eight rows of x, with one tile the rows that a stage has room for, the warps that share the
-// inner axis, the blocks of a multiprocessor, the steps that a warp has on their way, and the bytes of dynamic shared memory of a block. It has no stages where
-// the kernel lacks the case.
-type thinShape struct{ columns, rows, warps, blocks, stages, shared int }
+// inner axis, the blocks of a multiprocessor, the steps that a warp has on their way, how codes become values, and the bytes of dynamic shared memory of a block.
+// It has no stages where the kernel lacks the case.
+type thinShape struct{ columns, rows, warps, blocks, stages, decode, shared int }
+
+const thinPairs = 2 // a way to decode, with tables in shared memory
 
 // Shared memory of quant_thin, as its file lays it out.
 const (
@@ -198,32 +200,37 @@ func (t *thin) fit(d *Device) thinShape {
 	for _, p := range t.parts {
 		blocks += ceilDiv(p.w.rows, 16)
 	}
-	return t.fitWarps(d, thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors()), thinStages)
+	return t.fitTo(d, thinShape{warps: thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors()), stages: thinStages, decode: b2i(thinColumns(t.m) > 1)})
 }
 
-// fitWarps is the shape for so many warps, with up to so many stages.
-func (t *thin) fitWarps(d *Device, warps, stages int) thinShape {
-	s := thinShape{columns: thinColumns(t.m), warps: warps}
-	stage, least := thinCodes, 1
+// fitTo is the shape for so many warps, up to so many stages, and a way to decode.
+func (t *thin) fitTo(d *Device, s thinShape) thinShape {
+	s.columns = thinColumns(t.m)
+	stage := thinCodes
 	if s.columns == 1 {
 		for s.rows = 1; s.rows < t.m; {
 			s.rows *= 2
 		}
 		stage += thinX * s.rows
-	} else {
-		least = s.columns/2 + 1 // their sums take the place of the stages
 	}
 	scales := 0
 	for _, p := range t.parts {
 		scales = max(scales, 16*4*((t.cols-1)/p.w.blocksize+2))
 	}
-	added := 4 * 16 * 8 * s.columns                     // for adapters
+	declared := 4 * 16 * 8 * s.columns // for adapters
+	whole := min(d.SharedMax()+thinReserved, thinShared)
+	if s.decode == thinPairs {
+		declared, whole = declared+32<<10, d.SharedMax()+thinReserved
+	}
 	most := map[int]int{1: 32, 2: 24, 4: 16}[s.columns] // warps of a multiprocessor, by the registers of so many tiles
-	for s.blocks = max(most/warps, 1); s.blocks > 0; s.blocks-- {
-		room := min(d.SharedMax()+thinReserved, thinShared)/s.blocks - thinReserved - added - scales
-		if s.stages = min(room/(warps*stage), stages); s.stages >= least {
-			s.shared = s.stages*warps*stage + scales
-			return s
+	// Fewer blocks rather than none on their way while one is computed; sums take the place of the stages.
+	for least := max(2, s.columns/2+1); least > s.columns/2; least-- {
+		for s.blocks = max(most/s.warps, 1); s.blocks > 0; s.blocks-- {
+			room := whole/s.blocks - thinReserved - declared - scales
+			if stages := min(room/(s.warps*stage), s.stages); stages >= least {
+				s.stages, s.shared = stages, stages*s.warps*stage+scales
+				return s
+			}
 		}
 	}
 	return thinShape{}
@@ -231,7 +238,7 @@ func (t *thin) fitWarps(d *Device, warps, stages int) thinShape {
 
 // defines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
 func (s thinShape) defines(k int) []string {
-	return []string{"TENSOR_CORES", fmt.Sprint("WARPS ", s.warps), fmt.Sprint("COLUMNS ", s.columns), fmt.Sprint("X_ROWS ", s.rows), fmt.Sprint("BLOCKS ", s.blocks), fmt.Sprint("STAGES ", s.stages), fmt.Sprint("EVEN ", b2i(k%thinStep == 0))}
+	return []string{"TENSOR_CORES", fmt.Sprint("WARPS ", s.warps), fmt.Sprint("COLUMNS ", s.columns), fmt.Sprint("X_ROWS ", s.rows), fmt.Sprint("BLOCKS ", s.blocks), fmt.Sprint("STAGES ", s.stages), fmt.Sprint("DECODE ", s.decode), fmt.Sprint("EVEN ", b2i(k%thinStep == 0))}
 }
 
 func (s thinShape) geometry(blocks int) Geometry {

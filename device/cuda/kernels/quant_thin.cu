@@ -58,9 +58,8 @@ INLINE float low(const Part &p, i32 r, i32 column) {
 // Codes, and x where it has up to eight rows, come through shared memory, STAGES steps of a warp on their way by cp.async: a load to registers would hold one
 // of a warp's six scoreboards, which the shuffles that decode take in turns and would wait for. Scales are restored once for the whole block before its first step.
 #define STEP 128
-#ifndef PERMUTED
-#define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
-#endif
+// DECODE is how codes become values. 0: by shuffles; 1: those of row g by permutations and those of row g + 8 by shuffles, so that the pipes of both are at work; 2: by
+// pairs of levels in shared memory, of which 16 lanes have a table each.
 #ifndef EVEN
 #define EVEN 0  // k is a multiple of STEP
 #endif
@@ -131,21 +130,48 @@ INLINE int part_of(const Parts &parts) {
   return at;
 }
 
-// weights_of gives the fragments of tensor-core steps 2q and 2q + 1 of a lane's words of codes.
-INLINE void weights_of(u32 (&a)[2][4], const u32 (&word)[2], const float (&scale)[2], float mine, const Sixteen &upper) {
+#if DECODE == 2
+struct __align__(8) Levels { float of[2]; };
+__shared__ Levels pairs[256][16];
+
+// fill_pairs writes the levels of two codes, the one of the upper half of a byte first.
+INLINE void fill_pairs(float mine) {
+  for (int i = threadIdx.x; i < 256 * 16; i += WARPS * WARP) {
+    const int byte = i / 16;
+    pairs[byte][i % 16] = {{shuffled_level(mine, byte >> 4), shuffled_level(mine, byte)}};
+  }
+}
+
+// decode_pairs is for the lane whose table begins `mine` bytes after the first.
+INLINE void decode_pairs(u32 (&v)[4], u32 word, float scale, u32 mine) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const u32 at = ((i == 0 ? word << 7 : word >> (8 * i - 7)) & 255 << 7) | mine;
+    const Levels p = *reinterpret_cast<const Levels *>(reinterpret_cast<const u8 *>(pairs) + at);
+    v[i] = narrow_pair<T>(__fmul_rn(p.of[0], scale), __fmul_rn(p.of[1], scale));
+  }
+}
+#endif
+
+// weights_of gives the fragments of tensor-core steps 2q and 2q + 1 of a lane's words of codes, by its level, its table of pairs, or its values of the upper row.
+INLINE void weights_of(u32 (&a)[2][4], const u32 (&word)[2], const float (&scale)[2], float mine, u32 table, const Sixteen &upper) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    if (PERMUTED && h == 0) {
-      u32 w[4];
+    u32 w[4];
+#if DECODE == 2
+    decode_pairs(w, word[h], scale[h], table);
+#else
+    if (DECODE == 1 && h == 0) {
       values_of(w, word[0], upper);
+    } else {
+      float v[8];
+      decode_eight(v, word[h], mine, scale[h]);
 #pragma unroll
-      for (int i = 0; i < 4; i++) a[i / 2][2 * (i % 2)] = w[i];
-      continue;
+      for (int i = 0; i < 4; i++) w[i] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
     }
-    float v[8];
-    decode_eight(v, word[h], mine, scale[h]);
+#endif
 #pragma unroll
-    for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+    for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = w[i];
   }
 }
 
@@ -178,6 +204,9 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   if (p.s && threadIdx.x < 16 && first + (i32)threadIdx.x < n) prefetch(static_cast<const LOW *>(p.b) + (i64)(first + threadIdx.x) * p.rank, p.rank * (i32)sizeof(LOW));
 #endif
   const float mine = level(lane() & 15);
+#if DECODE == 2
+  fill_pairs(mine);
+#endif
   restore_rows(scales, stride, p.scales, first, n, k, shift);
   __syncthreads();
 #ifdef LOW
@@ -189,7 +218,8 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   const T *const from_x = x + (i64)g * k;
   const float *const of_row = scales + g * stride;
   const i32 in_x = kept(CODE_BYTES + ROW_BYTES * g + 16 * t - 16 * lane());
-  i32 stage = 0;  // bytes
+  const u32 table = kept(8 * (lane() & 15));  // bytes, as is stage
+  i32 stage = 0;
   i32 at = warp * STEP + 32 * t;
   for (i32 steps = (k - warp * STEP + WARPS * STEP - 1) / (WARPS * STEP); steps > 0; steps--, at += WARPS * STEP) {
     copy_wait<STAGES - 1>();
@@ -203,12 +233,12 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
       scale[h] = of_row[8 * h * stride + ((EVEN ? place[h] : place[h] + min(0, k - 32 - at)) >> shift)];
       place[h] += WARPS * STEP;
     }
-    const Sixteen upper = PERMUTED ? sixteen<T>(scale[0]) : Sixteen{};
+    const Sixteen upper = DECODE == 1 ? sixteen<T>(scale[0]) : Sixteen{};
 #pragma unroll
     for (int q = 0; q < 4; q++) {
       u32 a[2][4];
       const u32 word[2] = {code[0].v[q], code[1].v[q]};
-      weights_of(a, word, scale, mine, upper);
+      weights_of(a, word, scale, mine, table, upper);
 #pragma unroll
       for (int j = 0; j < COLUMNS; j++) {
 #if COLUMNS == 1
