@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
+	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/quant"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -48,9 +49,12 @@ func BenchmarkQuantVariants(b *testing.B) {
 			}
 		}
 	}
-	for _, threads := range []int{256, 512, 1024} {
-		for _, tiles := range []int{1, 2, 4, 8, 16} {
-			benchQuantize8(b, threads, tiles)
+	for _, dt := range []string{"bf16", "f32"} {
+		for _, threads := range []int{256, 512} {
+			for _, resident := range []int{2, 3, 4, 6} {
+				benchQuantize(b, 8, dt, threads, resident)
+				benchQuantize(b, 4, dt, threads, resident)
+			}
 		}
 	}
 }
@@ -194,24 +198,42 @@ func benchProduct(b *testing.B, rows, cols, m int, trans bool) {
 	}
 }
 
-func benchQuantize8(b *testing.B, threads, tiles int) {
-	b.Run(fmt.Sprintf("quantize8/threads=%d/tiles=%d", threads, tiles), func(b *testing.B) {
+// benchQuantize quantizes noise by blocks of 256 and 8 bits, or of 64 and 4.
+func benchQuantize(b *testing.B, bits int, dt string, threads, resident int) {
+	if threads*resident > 2048 || bits == 8 && resident*25 > 220 {
+		return
+	}
+	b.Run(fmt.Sprintf("quantize%d/%s/threads=%d/resident=%d", bits, dt, threads, resident), func(b *testing.B) {
 		d := testDevice(b)
-		text, cells, err := encode8Text(false, false)
+		p, err := quantize8Program(ops.Quantize8{Blocksize: 256})
+		block := 256
+		if bits == 4 {
+			block = 64
+			p, err = quantize4Program(quant.NF4)
+		}
 		require.NoError(b, err)
-		f, err := d.Function(Program{Files: quantizeFiles, Text: text, Exact: true, Define: []string{"BITS 8", fmt.Sprintf("CELLS %d", cells), "T bf16",
-			"BLOCK 256", fmt.Sprintf("THREADS %d", threads)}}, "quantize_blocks")
+		p.Exact = true
+		p.Define = append(p.Define, "T "+dt, fmt.Sprintf("BLOCK %d", block), fmt.Sprintf("THREADS %d", threads), fmt.Sprintf("RESIDENT %d", resident))
+		f, err := d.Function(p, "quantize_blocks")
 		require.NoError(b, err)
 		const n = 100_000_000 / 256 * 256
-		x, codes, absmax := space(b, d, 1, 2*n), space(b, d, 1, n), space(b, d, 1, n/64)
-		fill, err := d.Function(Program{Text: `KERNEL bench_fill(u32 *x, i64 n) {
-  for (i64 i = global_thread(); i < n; i += global_threads()) x[i] = ((u32)i * 2654435761u & 0xbfffbfffu) - (i % 7 << 7);
+		size := int64(2)
+		if dt == "f32" {
+			size = 4
+		}
+		x, codes, absmax := space(b, d, 1, size*n), space(b, d, 1, n), space(b, d, 1, n/16)
+		fill, err := d.Function(Program{Define: []string{"T " + dt}, Text: `KERNEL bench_fill(T *x, i64 n) {
+  for (i64 i = global_thread(); i < n; i += global_threads()) {
+    u32 h = (u32)i * 2654435761u, sum = 0;
+    for (int k = 0; k < 4; k++) h = (h ^ h >> 15) * 2246822519u, sum += h >> 16;  // nearly normal
+    x[i] = narrow<T>(((float)sum - 131072.0f) / 37837.0f);
+  }
 }`}, "bench_fill")
 		require.NoError(b, err)
 		c := &Call{Dev: d, Stream: d.Stream(0).(*Stream)}
-		require.NoError(b, d.enter(func() error { return c.Launch(fill, Rows(4096, 256), x[0], int64(n/2)) }))
-		graphTime(b, d, 3*n+n/64, 1, func(c *Call, _ int) error {
-			return c.Launch(f, Over(n/8, threads, 4*tiles), x[0], codes[0], absmax[0], int64(n/8))
+		require.NoError(b, d.enter(func() error { return c.Launch(fill, Rows(4096, 256), x[0], int64(n)) }))
+		graphTime(b, d, float64(size*n+n*int64(bits)/8+4*n/int64(block)), 1, func(c *Call, _ int) error {
+			return c.Launch(f, Rows(resident*d.sms, threads), x[0], codes[0], absmax[0], int64(n/8))
 		})
 	})
 }

@@ -24,24 +24,44 @@ type quantizer struct {
 	blocks    *Function
 	any       *Function
 	threads   int   // of a block of quantize_blocks
-	each      int64 // packs of eight elements that such a block takes
+	each      int64 // packs of eight elements that such a block takes at a time
+	resident  int64 // blocks that the device holds at once
 }
 
 var quantizeFiles = []string{"approx.cuh", "eight.cuh", "quantize.cu"}
 
 func buildQuantize4(d *Device, o ops.Quantize4, s device.Spec) (*Kernel, error) {
-	p := Program{Files: quantizeFiles, Text: encode4Text(o.Scheme),
-		Define: []string{"BITS 4", fmt.Sprintf("ZERO_CODE %d", o.Scheme.ZeroCode())}}
+	p, err := quantize4Program(o.Scheme)
+	if err != nil {
+		return nil, err
+	}
 	return d.quantizer(p, s.In[0], o.Blocksize, 2)
 }
 
 func buildQuantize8(d *Device, o ops.Quantize8, s device.Spec) (*Kernel, error) {
-	text, cells, err := encode8Text(o.Unsigned, o.Moment)
+	p, err := quantize8Program(o)
 	if err != nil {
 		return nil, err
 	}
-	p := Program{Files: quantizeFiles, Text: text, Define: []string{"BITS 8", fmt.Sprintf("CELLS %d", cells)}}
 	return d.quantizer(p, s.In[0], o.Blocksize, 1)
+}
+
+func quantize4Program(s quant.Scheme) (Program, error) {
+	p := Program{Files: quantizeFiles, Text: encode4Text(s), Define: []string{"BITS 4", fmt.Sprintf("ZERO_CODE %d", s.ZeroCode())}}
+	t, err := plain4(s)
+	t.add(&p)
+	return p, err
+}
+
+func quantize8Program(o ops.Quantize8) (Program, error) {
+	cells, err := cellsOf(o.Unsigned, o.Moment)
+	if err != nil {
+		return Program{}, err
+	}
+	p := Program{Files: quantizeFiles, Text: encode8Text(cells, o.Moment), Define: []string{"BITS 8"}}
+	t, err := plain8(cells)
+	t.add(&p)
+	return p, err
 }
 
 // powerBlock is whether block sizes have kernels of their own.
@@ -55,12 +75,17 @@ func (d *Device) quantizer(p Program, x tensor.Type, blocksize, perByte int) (*K
 	p.Exact = true
 	var err error
 	if powerBlock(blocksize) {
-		// Blocks of threads that load a table of 24 KB are large and take several tiles, as far as registers allow.
-		q.threads, q.each = 128, int64(max(blocksize/256, 4)*128)
-		if perByte == 1 && blocksize <= 1024 {
-			q.threads, q.each = 512, 4*512*4
+		// Blocks that load a table of 28 KB are large. Each takes tiles until there are no more; registers of a multiprocessor are shared by so many.
+		var resident int
+		q.threads, resident = 256, 5
+		if perByte == 1 {
+			q.threads, resident = 512, 3
 		}
-		p.Define = append(p.Define, fmt.Sprintf("BLOCK %d", blocksize), fmt.Sprintf("THREADS %d", q.threads))
+		if wide := x.DType.Size() > 2; wide || blocksize > 1024 {
+			q.threads, resident = q.threads/2, max(resident-int(q.perByte), 2)
+		}
+		q.each, q.resident = int64(max(blocksize/256, 4)*q.threads), int64(resident*d.sms)
+		p.Define = append(p.Define, fmt.Sprintf("BLOCK %d", blocksize), fmt.Sprintf("THREADS %d", q.threads), fmt.Sprintf("RESIDENT %d", resident))
 		q.whole = q.n / int64(blocksize) * int64(blocksize)
 		if q.blocks, err = d.Function(p, "quantize_blocks"); err != nil {
 			return nil, err
@@ -83,7 +108,7 @@ func (q *quantizer) enqueue(c *Call) error {
 	}
 	if done > 0 {
 		packs := done / 8
-		grid := min((packs+q.each-1)/q.each, 1<<30)
+		grid := min((packs+q.each-1)/q.each, q.resident)
 		if err := c.Launch(q.blocks, Rows(int(grid), q.threads), x, codes, absmax, packs); err != nil {
 			return err
 		}

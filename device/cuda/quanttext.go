@@ -127,17 +127,13 @@ func cellsOf(unsigned, moment bool) (cellTable, error) {
 }
 
 // encode8Text defines encode for a dynamic map, and the words of its table.
-func encode8Text(unsigned, moment bool) (text string, cells int, err error) {
-	t, err := cellsOf(unsigned, moment)
-	if err != nil {
-		return "", 0, err
-	}
+func encode8Text(t cellTable, moment bool) string {
 	half := len(t.words) / 2
 	none := "0"
 	if moment {
 		none = "__float_as_uint(x) >> 31 ? 0u : x > 0 ? 1u : 255u" // the sign of code 0 is negative
 	}
-	text = fmt.Sprintf(`CONSTANT u32 cell_words[%d] = {%s};
+	return fmt.Sprintf(`CONSTANT u32 cell_words[%d] = {%s};
 INLINE const u32 *code_cells() { return cell_words; }
 INLINE u32 encode(float q, float x, const u32 *table) {
   u32 b = __float_as_uint(q);
@@ -148,5 +144,4 @@ INLINE u32 encode(float q, float x, const u32 *table) {
   return q != q ? %s : code;
 }
 `, len(t.words), hexWords(t.words), t.first, half, half-1, half, none)
-	return text, len(t.words), nil
 }

@@ -1,4 +1,4 @@
-// Eight elements that a lane reads or writes at once.
+// Eight elements that a lane reads or writes at once, and a permutation of bytes.
 
 // Eight is eight elements, in accesses of up to 16 bytes.
 template <class T> struct Eight {
@@ -36,3 +36,19 @@ template <class T> struct StoreEight<T, 2> {
   }
 };
 template <class T> INLINE void store_eight(T *y, const float (&v)[8]) { StoreEight<T, sizeof(T)>::to(y, v); }
+
+// permute is prmt: byte i of the result is the one of b:a that nibble i of `which` numbers, or eight times its highest bit where the nibble has its own set.
+INLINE u32 permute(u32 a, u32 b, u32 which) {
+#ifdef BYES_EMULATE
+  u32 r = 0;
+  for (int i = 0; i < 4; i++) {
+    const u32 n = which >> (4 * i) & 15, byte = (u32)(((u64)b << 32 | a) >> (8 * (n & 7))) & 255;
+    r |= (n & 8 ? (byte >> 7) * 255 : byte) << (8 * i);
+  }
+  return r;
+#else
+  u32 r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(which));
+  return r;
+#endif
+}

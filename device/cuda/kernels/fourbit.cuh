@@ -71,22 +71,6 @@ INLINE void decode_eight(float (&v)[8], u32 word, float mine, float scale) {
   for (int i = 0; i < 8; i++) v[i] = __fmul_rn(shuffled_level(mine, word >> (4 * (i ^ 1))), scale);
 }
 
-// permute is prmt: byte i of the result is the one of b:a that nibble i of `which` numbers, or eight times its highest bit where the nibble has its own set.
-INLINE u32 permute(u32 a, u32 b, u32 which) {
-#ifdef BYES_EMULATE
-  u32 r = 0;
-  for (int i = 0; i < 4; i++) {
-    const u32 n = which >> (4 * i) & 15, byte = (u32)(((u64)b << 32 | a) >> (8 * (n & 7))) & 255;
-    r |= (n & 8 ? (byte >> 7) * 255 : byte) << (8 * i);
-  }
-  return r;
-#else
-  u32 r;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(which));
-  return r;
-#endif
-}
-
 // Sixteen is the values of the codes of a block, level(code)·scale rounded to a type of two bytes: a table in registers, the low bytes of all apart from the
 // high ones, as four codes find theirs by two permutations. Shuffles would take a quarter of the rate and the pipe of shared memory.
 struct Sixteen { u32 low[4], high[4]; };

@@ -1,79 +1,200 @@
 // Blockwise quantization to 4 and 8 bits with the codes and scales of bitsandbytes' CUDA kernels: r = 1/absmax by the approximate
 // reciprocal, the code of x*r by its thresholds, denormal numbers taken for zeros, NaN ignored by absmax and coded as 0.
 //
-// T is the dtype of x; BLOCK the block size where it is a power of two from 32 to 4096 (THREADS: of a block of quantize_blocks), else not
-// defined and only quantize_any is compiled. BITS is 4 or 8; the text after this file defines the two functions declared here.
+// T is the dtype of x; BLOCK the block size where it is a power of two from 32 to 4096 (THREADS: of a block of quantize_blocks, RESIDENT of which a
+// multiprocessor should hold), else not defined and only quantize_any is compiled. BITS is 4 or 8; the text after this file defines the functions declared here.
 
 // encode is the code of x scaled to q.
 INLINE u32 encode(float q, float x, const u32 *table);
-// code_cells is the table that encode searches, of CELLS words; null with 4 bits.
+// code_cells is the table that encode searches; null with 4 bits.
 INLINE const u32 *code_cells();
+// plain_table is the table of encode_plain, PLAIN words; without one PLAIN is 0.
+INLINE const u32 *plain_table();
 
 struct Larger { static __device__ __forceinline__ float of(float a, float b) { return fmaxf(a, b); } };  // NaN loses
 
 #if BITS == 4
 #define PER_BYTE 2
+#define WORDS 1  // of the codes of eight elements
 #else
 #define PER_BYTE 1
+#define WORDS 2
 #endif
+typedef Pack<u32, WORDS> Codes;
 
 #ifdef BLOCK
 #define GROUP (BLOCK / 8 < 32 ? BLOCK / 8 : 32)      // lanes that share a block
 #define RUN (BLOCK > 256 ? BLOCK / 256 : 1)          // packs of a lane that share a block
 #define PACKS (RUN > 4 ? RUN : 4)                    // packs of eight that a lane has in flight
+#define BLOCKS (PACKS / RUN)                         // blocks of a lane
+#define UNROLL (PLAIN ? 1 : PACKS)                   // what is not plain is rare, reads packs once more and leaves the registers to what is
+
+// share is the largest of the lanes of a block.
+template <class R> INLINE float share(float m) {
+#pragma unroll
+  for (int d = GROUP / 2; d > 0; d >>= 1) m = R::of(m, __shfl_xor_sync(FULL, m, d));
+  return m;
+}
+
+// encode_pack encodes eight elements, whatever they are.
+INLINE Codes encode_pack(const Eight<T> &e, float r) {
+  u32 c[8];
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    float v = e.at(i);
+    c[i] = encode(mul_ftz(v, r), v, code_cells());
+  }
+  Codes words = {};
+#pragma unroll
+  for (int i = 0; i < 8; i++) words.v[i * WORDS / 8] |= c[i] << (BITS == 4 ? 4 * (i ^ 1) : i % 4 * 8);
+  return words;
+}
+
+#if PLAIN
+// A block is plain if its absmax is a normal number, PLAIN_MOST at most, and no element is NaN. Then scaled elements are numbers between -1 and 1 (and a
+// little beyond), and one read of a table and an addition find a code.
+
+#if defined(BYES_EMULATE) || __CUDA_ARCH__ < 800
+typedef Max LargerOrNaN;
+#else
+struct LargerOrNaN {
+  static __device__ __forceinline__ float of(float a, float b) {
+    float r;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+  }
+};
+#endif
+
+// largest is the largest magnitude of N packs, NaN where there is one.
+template <int N, class E> INLINE float largest(const Eight<E> *e) {
+  float m = 0;
+#pragma unroll
+  for (int u = 0; u < N; u++)
+#pragma unroll
+    for (int i = 0; i < 8; i++) m = LargerOrNaN::of(m, fabsf(e[u].at(i)));
+  return m;
+}
+#if !defined(BYES_EMULATE) && __CUDA_ARCH__ >= 800
+#define LARGEST_OF(E, NAME)                                                                                                        \
+  template <int N> INLINE float largest(const Eight<E> *e) {                                                                       \
+    Pack<u32, 1> m = {0};                                                                                                          \
+    _Pragma("unroll") for (int u = 0; u < N; u++) {                                                                                \
+      const Pack<u32, 4> w = *reinterpret_cast<const Pack<u32, 4> *>(e + u);                                                       \
+      _Pragma("unroll") for (int i = 0; i < 4; i++)                                                                                \
+        asm("{ .reg .b32 a; abs." NAME " a, %1; max.NaN." NAME " %0, %0, a; }" : "+r"(m.v[0]) : "r"(w.v[i]));                      \
+    }                                                                                                                              \
+    const Pack<E, 2> two = *reinterpret_cast<Pack<E, 2> *>(&m);                                                                    \
+    return LargerOrNaN::of(widen<E>(two.v[0]), widen<E>(two.v[1]));                                                                \
+  }
+LARGEST_OF(bf16, "bf16x2")
+LARGEST_OF(f16, "f16x2")
+#endif
+
+#if BITS == 4
+// A scaled value falls in one of 64 equal cells, each with at most one threshold: the word of a cell is the threshold, the next one the number of those
+// below the cell. The sign of threshold - q is the comparison. The table lies in shared memory sixteen times, so that half a warp reads all banks.
+#define COPIES 16
+INLINE Codes encode_plain(const Eight<T> &e, float r, const u32 *table) {
+  const u8 *mine = (const u8 *)table + lane() % COPIES * 8;
+  Codes words = {};
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const float q = mul_ftz(e.at(i ^ 6), r);  // elements from the highest digit to the lowest
+    const u32 cell = __float_as_uint(__fmaf_rn(q, 2048.0f, 12582912.0f + CELL_ZERO * 128)) & 0x1f80;
+    const Pack<u32, 2> w = *reinterpret_cast<const Pack<u32, 2> *>(mine + cell);
+    words.v[0] = words.v[0] * 16 + w.v[1] + (__float_as_uint(__uint_as_float(w.v[0]) - q) >> 31);
+  }
+  return words;
+}
+#else
+// Values are scaled to 2^-SHIFT of their magnitude, so that all below the first threshold are denormal, which is zero, or in the cells next to it. A cell
+// is the upper half of such a number, 12 bits and the sign. Its word is added to the number: the lower half carries if it is beyond the threshold, and the third
+// byte becomes the code. Codes of negative numbers, which descend, are complemented.
+#define COPIES 1
+INLINE u32 encode_sum(float q, const u32 *table) {
+  const u32 b = __float_as_uint(q), turned = b << 3 | b >> 29;
+  return b + *(const u32 *)((const u8 *)table + ((turned >> 16 & ~7u) | (turned & 7)));
+}
+INLINE u32 sign_bytes(const Eight<f32> &e, int at) {
+  u32 m = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) m |= __float_as_int(e.at(at + i)) < 0 ? 0xffu << 8 * i : 0;
+  return m;
+}
+template <class E> INLINE u32 sign_bytes(const Eight<E> &e, int at) {
+  const Pack<u32, 4> w = *reinterpret_cast<const Pack<u32, 4> *>(&e);
+  return permute(w.v[at / 2], w.v[at / 2 + 1], 0xfdb9);
+}
+INLINE Codes encode_plain(const Eight<T> &e, float r, const u32 *table) {
+  Codes words;
+  r = mul_ftz(r, PLAIN_SCALE);
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    u32 s[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) s[i] = encode_sum(mul_ftz(e.at(4 * h + i), r), table);
+    words.v[h] = permute(permute(s[0], s[1], 0x62), permute(s[2], s[3], 0x62), 0x5410) ^ sign_bytes(e, 4 * h);
+  }
+  return words;
+}
+#endif
+#endif
 
 // A warp takes PACKS*32 packs of eight elements at a time; pack u of lane l is number u*32 + l. `packs` counts those of whole blocks.
-KERNEL __launch_bounds__(THREADS) quantize_blocks(const T *__restrict__ x, u8 *__restrict__ codes, float *__restrict__ absmax, i64 packs) {
-#if BITS == 8
-  __shared__ u32 table[CELLS];
-  for (int i = threadIdx.x; i < CELLS; i += blockDim.x) table[i] = code_cells()[i];
+KERNEL __launch_bounds__(THREADS, RESIDENT) quantize_blocks(const T *__restrict__ x, u8 *__restrict__ codes, float *__restrict__ absmax, i64 packs) {
+#if PLAIN
+  __shared__ __align__(16) u32 table[PLAIN * COPIES];
+  for (int i = threadIdx.x; i < PLAIN * COPIES; i += blockDim.x) table[i] = plain_table()[COPIES == 1 ? i : i / (2 * COPIES) * 2 + i % 2];
   __syncthreads();
-#else
-  const u32 *table = nullptr;
 #endif
-  i64 tile = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / WARP, tiles = (i64)gridDim.x * blockDim.x / WARP;
-  for (; tile * (PACKS * WARP) < packs; tile += tiles) {
-    i64 first = tile * (PACKS * WARP) + lane();
+  const i64 tiles = (i64)gridDim.x * (THREADS / WARP);
+  for (i64 tile = (i64)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; tile * (PACKS * WARP) < packs; tile += tiles) {
+    const i64 first = tile * (PACKS * WARP) + lane();
+    const int left = packs - first < PACKS * WARP ? (int)(packs - first) : PACKS * WARP;  // pack u is there if u*32 < left
+    const T *from = x + 8 * (left > 0 ? first : packs - 1);
+    u32 *to = reinterpret_cast<u32 *>(codes) + WORDS * first;
+    float *scales = absmax + first * 8 / BLOCK;
     Eight<T> e[PACKS];
+    if (__all_sync(FULL, left > (PACKS - 1) * WARP)) {
 #pragma unroll
-    for (int u = 0; u < PACKS; u++) {
-      i64 p = first + u * WARP;
-      e[u] = load_eight(x + 8 * (p < packs ? p : packs - 1));
+      for (int u = 0; u < PACKS; u++) e[u] = load_eight(from + u * WARP * 8);
+    } else {
+#pragma unroll
+      for (int u = 0; u < PACKS; u++) e[u] = load_eight(from + (u * WARP < left ? u * WARP * 8 : 0));
     }
+    auto write = [&](int u, float m, const Codes &words) {
+      if (u * WARP >= left) return;
+      store_pack(to + WORDS * u * WARP, words);
+      if (u % RUN == 0 && lane() % GROUP == 0) scales[u * WARP * 8 / BLOCK] = m;
+    };
+#if PLAIN
+    float m[BLOCKS];
+    bool plain = true;
 #pragma unroll
-    for (int g = 0; g < PACKS; g += RUN) {
-      float m = 0;
+    for (int b = 0; b < BLOCKS; b++) {
+      m[b] = share<LargerOrNaN>(largest<RUN>(e + b * RUN));
+      plain = plain && m[b] >= 0x1p-126f && m[b] <= PLAIN_MOST;
+    }
+    if (__all_sync(FULL, plain)) {
 #pragma unroll
-      for (int u = g; u < g + RUN; u++)
-#pragma unroll
-        for (int i = 0; i < 8; i++) m = fmaxf(m, fabsf(e[u].at(i)));
-#pragma unroll
-      for (int d = GROUP / 2; d > 0; d >>= 1) m = fmaxf(m, __shfl_xor_sync(FULL, m, d));
-      m = flush(m);
-      float r = rcp_approx(m);
-#pragma unroll
-      for (int u = g; u < g + RUN; u++) {
-        i64 p = first + u * WARP;
-        if (p >= packs) continue;
-        u32 c[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-          float v = e[u].at(i);
-          c[i] = encode(mul_ftz(v, r), v, table);
-        }
-#if BITS == 4
-        u32 word = 0;
-#pragma unroll
-        for (int i = 0; i < 8; i++) word |= c[i] << (4 * (i ^ 1));
-        *reinterpret_cast<u32 *>(codes + 4 * p) = word;
-#else
-        Pack<u32, 2> words;
-        words.v[0] = c[0] | c[1] << 8 | c[2] << 16 | c[3] << 24;
-        words.v[1] = c[4] | c[5] << 8 | c[6] << 16 | c[7] << 24;
-        store_pack(reinterpret_cast<u32 *>(codes + 8 * p), words);
+      for (int u = 0; u < PACKS; u++) write(u, m[u / RUN], encode_plain(e[u], rcp_approx(m[u / RUN]), table));
+      continue;
+    }
 #endif
-        if (u == g && lane() % GROUP == 0) absmax[p * 8 / BLOCK] = m;
+    auto pack = [&](int u) { return PLAIN ? load_eight(from + (u * WARP < left ? u * WARP * 8 : 0)) : e[u]; };
+#pragma unroll UNROLL
+    for (int b = 0; b < BLOCKS; b++) {
+      float most = 0;
+#pragma unroll UNROLL
+      for (int u = b * RUN; u < (b + 1) * RUN; u++) {
+        const Eight<T> v = pack(u);
+#pragma unroll
+        for (int i = 0; i < 8; i++) most = fmaxf(most, fabsf(v.at(i)));
       }
+      most = flush(share<Larger>(most));
+#pragma unroll UNROLL
+      for (int u = b * RUN; u < (b + 1) * RUN; u++) write(u, most, encode_pack(pack(u), rcp_approx(most)));
     }
   }
 }
