@@ -42,6 +42,9 @@ type OffsetEncoder interface {
 // Chat renders and tokenises a conversation. Turns before from are the prompt and are not trained. The template writes all special
 // tokens: no BOS is added, and an EOS only where the template ends the last turn with nothing.
 func (c *Converter) Chat(r *Row, conv *Conversation, from int) ([]Doc, error) {
+	if err := c.knownRoles(r, conv); err != nil {
+		return nil, err
+	}
 	if err := c.checkRoles(r, conv, from); err != nil {
 		return nil, err
 	}

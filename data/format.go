@@ -28,6 +28,7 @@ type Converter struct {
 	BOS, EOS []int32
 	Renderer Renderer // nil: conversations are refused
 	AsChat   bool     // prompts and answers that are plain text are rendered as conversations too
+	Roles    []string // of turns, beside the usual ones: see UnknownRole
 }
 
 // Doc is a tokenised document before it is cut to the sequence length.

@@ -92,6 +92,12 @@ func (w *Writer) Render(c *data.Conversation) (text string, ids []int32, err err
 		maps.Copy(with.Extra, c.Extra)
 		c = &with
 	}
+	if i, unknown := data.UnknownRole(c, f.renderer, nil); unknown {
+		role := c.Messages[i].Role
+		if meant := data.MeantRole(role, nil); meant != "" {
+			return "", nil, withCode(config.ExitInput, fmt.Errorf("message %d has the role %q; did you mean %q?", i+1, role, meant))
+		}
+	}
 	if text, err = f.renderer.Prompt(c); err == nil {
 		ids, err = w.model.Tokenizer.EncodeWith(text, tokenizer.EncodeOptions{NoSpecial: true})
 	}

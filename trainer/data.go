@@ -23,7 +23,7 @@ func (m *Model) DataOptions(cfg config.Config) (data.Options, error) {
 func (m *Model) dataOptions(cfg config.Config) data.Options {
 	c := m.Config()
 	return data.Options{Format: cfg.Data.Format, SeqLen: min(cfg.Data.SeqLen, c.MaxPositions), Mask: data.Mask(cfg.Data.Mask), Vocab: c.Vocab,
-		Workers: runtime.GOMAXPROCS(0), BOS: m.Begin(), EOS: m.EOS()[:min(1, len(m.EOS()))], AsChat: cfg.Data.Chat, Pairs: cfg.Train.Preferences()}
+		Workers: runtime.GOMAXPROCS(0), BOS: m.Begin(), EOS: m.EOS()[:min(1, len(m.EOS()))], AsChat: cfg.Data.Chat, Roles: cfg.Data.Roles, Pairs: cfg.Train.Preferences()}
 }
 
 // DataFiles are the files that a run trains on, and those held out where they are files of their own. The rows of the built-in set

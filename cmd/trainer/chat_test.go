@@ -175,21 +175,22 @@ func TestChatFlagsRefuse(t *testing.T) {
 		code int
 		args []string
 	}{
-		"no chat template":      {2, []string{"--user", "x"}},
-		"is no file":            {2, []string{"--user", "x", "--template", "absent"}},
-		"generation_config":     {2, []string{"--sampling", "model"}},
-		"model is the only":     {2, []string{"--sampling", "hot"}},
-		"--system is for":       {2, []string{"--prompt", "x", "--system", "y"}},
-		"expected a JSON":       {2, []string{"--user", "x", "--template-vars", "x"}},
-		"NAME=A*0.7":            {2, []string{"--mix", "x"}},
-		"were all set":          {2, []string{"--chat", "--user", "y"}},
-		"ends with an assist":   {3, []string{"--template", "plain", "--messages", file(`{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}`)}},
-		"has no message":        {3, []string{"--template", "plain", "--messages", file(`{"messages":[]}`)}},
-		"holds no conversation": {3, []string{"--messages", file("[]")}},
-		":2: is no JSON object": {3, []string{"--messages", file(`{"messages":[{"role":"user","content":"a"}]}` + "\nx")}},
-		"neither":               {3, []string{"--messages", file(`{"text":"x"}`)}},
-		"poem:2: ":              {3, []string{"--prompts", poem}},
-		`called "b"`:            {3, []string{"--template", "plain", "--messages", file(`{"messages":[{"role":"user","content":"a"}],"adapter":"b"}`)}},
+		"no chat template":            {2, []string{"--user", "x"}},
+		"is no file":                  {2, []string{"--user", "x", "--template", "absent"}},
+		"generation_config":           {2, []string{"--sampling", "model"}},
+		"model is the only":           {2, []string{"--sampling", "hot"}},
+		"--system is for":             {2, []string{"--prompt", "x", "--system", "y"}},
+		"expected a JSON":             {2, []string{"--user", "x", "--template-vars", "x"}},
+		"NAME=A*0.7":                  {2, []string{"--mix", "x"}},
+		"were all set":                {2, []string{"--chat", "--user", "y"}},
+		"ends with an assist":         {3, []string{"--template", "plain", "--messages", file(`{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}`)}},
+		"has no message":              {3, []string{"--template", "plain", "--messages", file(`{"messages":[]}`)}},
+		"holds no conversation":       {3, []string{"--messages", file("[]")}},
+		":2: is no JSON object":       {3, []string{"--messages", file(`{"messages":[{"role":"user","content":"a"}]}` + "\nx")}},
+		`"usr"; did you mean "user"?`: {3, []string{"--template", "plain", "--messages", file(`{"messages":[{"role":"usr","content":"a"}]}`)}},
+		"neither":                     {3, []string{"--messages", file(`{"text":"x"}`)}},
+		"poem:2: ":                    {3, []string{"--prompts", poem}},
+		`called "b"`:                  {3, []string{"--template", "plain", "--messages", file(`{"messages":[{"role":"user","content":"a"}],"adapter":"b"}`)}},
 	} {
 		code, out, msg := command(t, append([]string{"generate", "--model", "builtin:tiny"}, c.args...)...)
 		require.Equal(t, c.code, code, "%v: %s", c.args, msg)

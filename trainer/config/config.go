@@ -55,6 +55,8 @@ type Data struct {
 	ValPath  []Source // rows held out, in files of their own; Val is not used then
 	Template string   // file of a chat template or the name of a built-in one; empty = the tokenizer's own
 	Chat     bool     // rows of plain prompts and answers are rendered as conversations too
+	// Roles are those of turns that neither every template nor this one knows: see data.UnknownRole.
+	Roles []string
 	// NewTokens are special tokens that the tokenizer and the model's vocabulary gain. Of an adapter's model their rows alone are trained.
 	NewTokens []string
 }

@@ -58,6 +58,7 @@ func fields(c *Config) []field {
 		{key: "data.val_path", value: (*sourcesValue)(&c.Data.ValPath), example: "held_out.jsonl"},
 		{key: "data.template", value: (*textValue)(&c.Data.Template), example: "chat_template.jinja"},
 		{key: "data.chat", value: (*boolValue)(&c.Data.Chat), example: "true"},
+		{key: "data.roles", value: (*namesValue)(&c.Data.Roles), example: "[narrator]", silent: true},
 		{key: "data.new_tokens", value: (*namesValue)(&c.Data.NewTokens), example: "[<tool>]"},
 	}...)
 	rows = append(rows, trainFields(&c.Train)...)

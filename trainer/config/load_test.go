@@ -50,7 +50,7 @@ train:
   launch: captured
   offload: auto
   fit: false
-data: {val_path: "", template: "", chat: false, new_tokens: []}
+data: {val_path: "", template: "", chat: false, roles: [], new_tokens: []}
 adapter: {loftq_steps: 0, rslora: false, plus_ratio: 0, exclude: "", layers: [], layers_pattern: [], rank_pattern: {}, alpha_pattern: {},
           modules_to_save: [], embeddings: false, tokens: [], bias: none, lora_bias: false, fold: auto}
 eval: {at_start: false, samples: 0, sample_tokens: 64, patience: 0, min_delta: 0}

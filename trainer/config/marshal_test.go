@@ -28,6 +28,9 @@ func anyConfig(t *rapid.T) Config {
 	c.Data = Data{Format: of("format", formats), SeqLen: 2 + size.Draw(t, "seq"), Pack: rapid.Bool().Draw(t, "pack"),
 		Shuffle: rapid.Bool().Draw(t, "shuffle"), Mask: of("mask", masks), Val: share.Draw(t, "val"), Template: free("template"),
 		Chat: rapid.Bool().Draw(t, "chat")}
+	if rapid.Bool().Draw(t, "roles") {
+		c.Data.Roles = rapid.SliceOfN(text, 1, 2).Draw(t, "names of roles")
+	}
 	if rapid.Bool().Draw(t, "held") {
 		c.Data.ValPath = []Source{{text.Draw(t, "held path"), 1}}
 	}

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/bitsandbyes/bitsandbyes/internal/nearest"
 )
 
 // otherNames maps what other tools call a setting to the key here.
@@ -89,42 +91,16 @@ func closest(got string, names []string) string {
 	for _, n := range names {
 		norm := strings.ReplaceAll(n, "-", "_")
 		nameLeaf := norm[strings.LastIndex(norm, ".")+1:]
-		cost := distance(got, norm)
+		cost := nearest.Distance(got, norm)
 		if len(leaf) > 1 {
 			// Under another section a leaf has to fit nearly exactly.
-			cost = min(cost, 1+3*distance(leaf, nameLeaf))
+			cost = min(cost, 1+3*nearest.Distance(leaf, nameLeaf))
 		}
 		if n != "" && cost < bestCost {
 			best, bestCost = n, cost
 		}
 	}
 	return best
-}
-
-// distance is the optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours.
-func distance(a, b string) int {
-	if a == b {
-		return 0
-	}
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := last[j-1]
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, change)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
 }
 
 // sections returns the names of the sections in order.

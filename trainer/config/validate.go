@@ -10,6 +10,7 @@ import (
 
 	"github.com/dlclark/regexp2/v2"
 
+	"github.com/bitsandbyes/bitsandbyes/internal/nearest"
 	"github.com/bitsandbyes/bitsandbyes/optim"
 )
 
@@ -114,7 +115,7 @@ func (k *checker) targets(key string, t Targets) {
 		if key != "adapter.targets" {
 			k.fail(key, "all-linear is for adapter.targets: name the modules, such as [down_proj]")
 		}
-	case distance(strings.ReplaceAll(strings.ToLower(t.Pattern), "_", "-"), AllLinear) <= 2:
+	case nearest.Distance(strings.ReplaceAll(strings.ToLower(t.Pattern), "_", "-"), AllLinear) <= 2:
 		k.fail(key, "%q: did you mean all-linear?", t.Pattern)
 	case strings.Contains(t.Pattern, ",") && !strings.ContainsAny(t.Pattern, `{}()[]\`):
 		k.fail(key, "%q: a list is written in brackets, [%s]", clip(t.Pattern), clip(t.Pattern))
