@@ -78,8 +78,7 @@ func (d *Device) newThinPair(o ops.MatMulPair, s device.Spec) (*thinPair, error)
 	p.partT = aligned(int64(groups) * int64(m) * int64(rank) * 4)
 	p.scratch = p.partT + aligned(int64(p.blocks+groups)*int64(columns)*int64(rank)*4)
 	program := func(aligned int) Program {
-		return Program{Files: []string{"tensor_core.cuh", "thin_pair.cu"}, Define: []string{"T " + cType(x.DType), "TD " + cType(out), fmt.Sprint("RANK ", rank),
-			fmt.Sprint("WARPS ", warps), fmt.Sprint("STAGES ", stages), fmt.Sprint("TRANS_S ", b2i(o.TransS)), fmt.Sprint("ALIGNED ", aligned), fmt.Sprint("ONCE ", b2i(x.Bytes() > pairOnce))}}
+		return pairProgram(o, x.DType, out, rank, warps, stages, aligned, b2i(x.Bytes() > pairOnce))
 	}
 	var err error
 	if p.fast, err = d.Function(program(1), "thin_pair"); err != nil {
@@ -90,6 +89,11 @@ func (d *Device) newThinPair(o ops.MatMulPair, s device.Spec) (*thinPair, error)
 	}
 	p.sum, err = d.Function(program(1), "thin_pair_sum")
 	return p, err
+}
+
+func pairProgram(o ops.MatMulPair, dt, out tensor.DType, rank, warps, stages, aligned, once int) Program {
+	return Program{Files: []string{"tensor_core.cuh", "thin_pair.cu"}, Define: []string{"T " + cType(dt), "TD " + cType(out), fmt.Sprint("RANK ", rank), fmt.Sprint("WARPS ", warps),
+		fmt.Sprint("STAGES ", stages), fmt.Sprint("TRANS_S ", b2i(o.TransS)), fmt.Sprint("ALIGNED ", aligned), fmt.Sprint("ONCE ", once)}}
 }
 
 // pairShape is how many warps a block has, a multiprocessor's only one, how many units wait in shared memory, 0 where too few fit, and its bytes.
@@ -127,7 +131,13 @@ func (p *thinPair) enqueue(c *Call) error {
 	if err := c.Launch(f, Geometry{Grid: [3]int{p.blocks}, Block: [3]int{p.threads}, Shared: p.shared}, a); err != nil {
 		return err
 	}
+	return p.addUp(c)
+}
+
+// addUp enqueues the second launch.
+func (p *thinPair) addUp(c *Call) error {
 	const threads = 128 // of a block, and elements of it
+	a := &p.args
 	t, d := ceilDiv(int(a.m)*p.rank, threads), ceilDiv(int(a.n)*p.rank, threads)
 	return c.Launch(p.sum, Geometry{Grid: [3]int{t + d}, Block: [3]int{threads}}, a, int32(t))
 }
