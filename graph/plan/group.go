@@ -113,31 +113,62 @@ func (s *grouper) before(list []graph.Value, id int, known map[*graph.Node]bool)
 	return true
 }
 
-// add notes a group of as many of the nodes as the device computes at once, if that is not what the first is already.
+// add notes a group of as many of the nodes as the device computes at once, the first among them, if that is not what the first is already. Where it has no
+// kernel for all of them they are taken in one by one, so that one node that it lacks a kernel for costs the others nothing.
 func (s *grouper) add(nodes []*graph.Node) error {
-	op, in, ok := nodes[0].Op.(graph.Grouper).Grouped(nodes)
-	if !ok {
-		return nil
-	}
-	from := types(in)
-	out, err := op.Infer(from)
+	c, err := s.together(nodes)
 	if err != nil {
-		return fmt.Errorf("%s: %s: %w", nodes[0].Where(), graph.OpText(op), err)
+		return err
 	}
-	c := &grouped{nodes: nodes[:len(out)], op: op, in: in}
-	if len(c.nodes) == 1 && op == nodes[0].Op {
-		return nil
-	}
-	switch _, err := s.p.kernelOf(keyFor(op, from), from, out); {
-	case errors.Is(err, device.ErrNoKernel):
-		return nil
-	case err != nil:
-		return fmt.Errorf("%s: %s: %w", nodes[0].Where(), graph.OpText(op), err)
+	if c == nil {
+		if c, err = s.oneByOne(nodes); c == nil {
+			return err
+		}
 	}
 	for _, n := range c.nodes {
 		s.of[n] = c
 	}
 	return nil
+}
+
+// oneByOne is the group of the first node and of those that the device computes with it and what is there already.
+func (s *grouper) oneByOne(nodes []*graph.Node) (c *grouped, err error) {
+	var fit []*graph.Node
+	for _, n := range nodes {
+		next, err := s.together(append(fit[:len(fit):len(fit)], n))
+		switch {
+		case err != nil:
+			return nil, err
+		case len(fit) == 0 || next != nil && len(next.nodes) > len(fit): // the first may have no group of its own
+			fit, c = append(fit, n), next
+		}
+	}
+	return c, nil
+}
+
+// together is the group of as many of the first nodes as its op computes; nil where there is none, where the device has no kernel for it, or where it is what
+// the first node is.
+func (s *grouper) together(nodes []*graph.Node) (*grouped, error) {
+	op, in, ok := nodes[0].Op.(graph.Grouper).Grouped(nodes)
+	if !ok {
+		return nil, nil
+	}
+	from := types(in)
+	out, err := op.Infer(from)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", nodes[0].Where(), graph.OpText(op), err)
+	}
+	c := &grouped{nodes: nodes[:len(out)], op: op, in: in}
+	if len(c.nodes) == 1 && op == nodes[0].Op {
+		return nil, nil
+	}
+	switch _, err := s.p.kernelOf(keyFor(op, from), from, out); {
+	case errors.Is(err, device.ErrNoKernel):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s: %s: %w", nodes[0].Where(), graph.OpText(op), err)
+	}
+	return c, nil
 }
 
 // move puts a node, or the group that it is in, into the new graph, after what it needs.

@@ -271,3 +271,44 @@ func TestAnyGroups(t *testing.T) {
 		}
 	})
 }
+
+// lacking is a device without kernels for groups that have a product with so many rows.
+type lacking struct {
+	composed
+	rows int
+}
+
+func (d lacking) Kernel(s device.Spec) (device.Kernel, error) {
+	if o, ok := s.Op.(ops.QuantMatMulGroup); ok {
+		for _, q := range o.Of {
+			if q.N == d.rows {
+				return nil, device.ErrNoKernel
+			}
+		}
+	}
+	return d.composed.Kernel(s)
+}
+
+// TestGroupsOfWhatThereIs: one product that the device cannot compute with others stays alone, wherever it stands, and the others are one launch.
+func TestGroupsOfWhatThereIs(t *testing.T) {
+	for at := range 4 {
+		build := func(dev device.Device) (map[string]int, []*tensor.Tensor) {
+			k := newToken(dev)
+			x := ops.Tanh(k.input(tensor.F32, 2, tokenIn))
+			var outs []graph.Value
+			for i := range 4 {
+				n := 16
+				if i == at {
+					n = 48
+				}
+				outs = append(outs, k.base(t, x, fmt.Sprint("w", i), n, 64))
+			}
+			return k.run(t, dev, plan.Options{}, outs...)
+		}
+		_, want := build(withKernels())
+		names, got := build(lacking{grouping(), 48})
+		require.Equal(t, 1, names["quant_matmul_group"], "product %d: %v", at, names)
+		require.Equal(t, 1, names["quant_matmul"], "product %d: %v", at, names)
+		require.Equal(t, want, got)
+	}
+}
