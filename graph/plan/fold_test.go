@@ -1,10 +1,12 @@
 package plan_test
 
 import (
+	"context"
 	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
 	"github.com/bitsandbyes/bitsandbyes/device"
@@ -146,4 +148,80 @@ func distance(a, b *tensor.Tensor) float64 {
 		diff, norm = diff+d*d, norm+b.At(i)*b.At(i)
 	}
 	return math.Sqrt(diff / max(norm, math.SmallestNonzeroFloat64))
+}
+
+// randomSum draws a sum of products in 4 bits, adapters and other values of two inputs, added in any order, of which some are needed elsewhere too. It returns
+// those that are and the sum.
+func randomSum(g *graph.Graph, us []graph.Value, choice func(n int) int) (outs []graph.Value) {
+	const features, out = 16, 24
+	q := ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: out, K: features}
+	bytes := tensor.New(tensor.T(tensor.U8, quant.PackedSize(out*features)))
+	for i := range bytes.Bytes() {
+		bytes.Bytes()[i] = byte(37 * i)
+	}
+	codes, absmax := g.Const(bytes), g.Const(filled(tensor.T(tensor.F32, quant.Blocks(out*features, 64)), 2))
+	weight := func(dims ...int) graph.Value {
+		return ops.Scale(g.Const(filled(tensor.T(tensor.F32, dims...), uint64(choice(9)))), 0.5)
+	}
+	var list []graph.Value
+	for range 2 + choice(8) {
+		var v graph.Value
+		switch u := us[choice(len(us))]; choice(5) {
+		case 0, 1:
+			v = ops.QuantLinear(q, u, codes, absmax)
+		case 2, 3:
+			v = ops.Linear(ops.Linear(u, weight(3, features)), weight(out, 3))
+		default:
+			v = ops.Tanh(ops.Linear(u, weight(out, features)))
+		}
+		switch choice(8) {
+		case 0:
+			v = ops.Scale(v, 2)
+		case 1:
+			v = ops.Reshape(ops.Reshape(v, -1), v.Type().Shape.Dims()...)
+		case 2:
+			outs = append(outs, v)
+		case 3:
+			v = ops.Add(v, weight(out))
+		}
+		list = append(list, v)
+	}
+	for len(list) > 1 {
+		i := choice(len(list) - 1)
+		v := ops.Add(list[i], list[i+1])
+		if choice(9) == 0 {
+			outs = append(outs, v)
+		}
+		list = append(append(list[:i:i], v), list[i+2:]...)
+	}
+	return append(outs, ops.Tanh(ops.Scale(list[0], 0.01)))
+}
+
+// TestFoldRandom: whatever a sum consists of and in whatever order, folding changes no result but by rounding.
+func TestFoldRandom(t *testing.T) {
+	dev := withKernels(ops.FoldedQuantMatMul{}, ops.AddFoldedQuantMatMul{})
+	folded := 0
+	rapid.Check(t, func(t *rapid.T) {
+		choices := rapid.SliceOfN(rapid.IntRange(0, 1<<16), 50, 50).Draw(t, "choices")
+		var results [2][]*tensor.Tensor
+		for k, fold := range []bool{false, true} {
+			next := -1
+			g := graph.New("sums")
+			us := []graph.Value{g.Input("u", tensor.T(tensor.F32, 5, 16)), g.Input("v", tensor.T(tensor.F32, 5, 16))}
+			outs := randomSum(g, us, func(n int) int { next++; return choices[next%len(choices)] % n })
+			p, err := plan.Compile(outs, plan.Options{Device: dev, Verify: true, Fold: fold})
+			require.NoError(t, err)
+			res, err := p.Run(context.Background(), plan.Feed{us[0]: filled(us[0].Type(), 3), us[1]: filled(us[1].Type(), 4)})
+			require.NoError(t, err)
+			for _, v := range outs {
+				results[k] = append(results[k], res.Tensor(v))
+			}
+			folded += p.Report().Folded
+			require.NoError(t, p.Close())
+		}
+		for i := range results[0] {
+			require.Less(t, distance(results[0][i], results[1][i]), 1e-5)
+		}
+	})
+	require.NotZero(t, folded)
 }
