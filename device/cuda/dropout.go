@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -26,19 +27,19 @@ func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
 	dt, tokens := s.In[0].DType, s.In[2].Size()
 	n := s.In[0].Size() / max(tokens, 1)
 	program := func(width int) Program {
-		return Program{Files: []string{"random.cuh", "dropout.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width)}}
+		return Program{Files: []string{"random.cuh", "eight.cuh", "dropout.cu"}, Define: []string{"T " + cType(dt), fmt.Sprint("V ", width)}}
 	}
 	single, err := d.Function(program(1), "dropout")
 	if err != nil {
 		return nil, err
 	}
-	packs, width := single, 4
+	packs, width, places := single, 4, 1
 	for _, w := range []int{8, 4} {
 		if n%w == 0 && w*dt.Size() <= accessBytes {
 			if packs, err = d.Function(program(w), "dropout"); err != nil {
 				return nil, err
 			}
-			width = w
+			width, places = w, 2 // U of the kernel
 			break
 		}
 	}
@@ -48,11 +49,18 @@ func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
 		if tokens*n == 0 {
 			return nil
 		}
-		f, g := packs, overFeatures(tokens, n, width)
+		f, width, places := packs, width, places
 		if c.In[0]%size != 0 || c.Out[0]%size != 0 {
-			f, g = single, overFeatures(tokens, n, 4)
+			f, width, places = single, 4, 1
 		}
-		return c.Launch(f, g, c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], int64(tokens), int64(n), op.Site, op.Threshold(), scale)
+		parts := (n + width - 1) / width
+		all, mul, shift := int64(tokens)*int64(parts), uint32(0), uint32(0)
+		if all <= math.MaxInt32 {
+			mul, shift = divisor(uint32(parts))
+		}
+		g := Over(all, featureThreads, places)
+		g.Grid[0] = min(g.Grid[0], maxGrid)
+		return c.Launch(f, g, c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], int64(tokens), int64(n), int64(parts), mul, shift, int32(b2i(all <= math.MaxInt32)), op.Site, op.Threshold(), scale)
 	}}, nil
 }
 

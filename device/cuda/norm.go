@@ -283,7 +283,7 @@ func (g *normGrad) enqueue(c *Call) error {
 
 // add sums the partial sums of the parameters' gradients.
 func (g *normGrad) add(c *Call, dw, db Addr, parts int) error {
-	grid, w, b := [3]int{(g.n + 31) / 32, 1}, Addr(0), Addr(0)
+	grid, w, b := [3]int{(g.n + 7) / 8, 1}, Addr(0), Addr(0)
 	switch {
 	case g.dw >= 0 && g.db >= 0:
 		grid[1], w, b = 2, c.Out[g.dw], c.Out[g.db]
@@ -294,7 +294,7 @@ func (g *normGrad) add(c *Call, dw, db Addr, parts int) error {
 	default:
 		return nil
 	}
-	return c.Launch(g.columns, Geometry{Grid: grid, Block: [3]int{32, 32}}, w, b, dw, db, int32(parts), int32(g.n))
+	return c.Launch(g.columns, Geometry{Grid: grid, Block: [3]int{256}}, w, b, dw, db, int32(parts), int32(g.n))
 }
 
 // zero clears the gradients of parameters that have seen no row.

@@ -180,7 +180,7 @@ func (r *reduction) enqueue(fs [3]*Function, pack, elem int) func(*Call) error {
 	packed, single := r.geometry(pack), r.geometry(1)
 	items := (outer*inner + reduceThreads/WarpSize - 1) / (reduceThreads / WarpSize) // blocks of finish
 	if r.columns() && r.inner >= WarpSize {
-		items = outer * ((inner + WarpSize - 1) / WarpSize)
+		items = outer * ((inner + 7) / 8) // NEIGHBOURS of the kernel
 	}
 	merge := Rows(int(min(items, maxGrid)), reduceThreads)
 	return func(c *Call) error {

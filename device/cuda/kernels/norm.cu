@@ -299,20 +299,25 @@ KERNEL __launch_bounds__(THREADS, GRAD_BLOCKS) norm_grad(T *dx, A *dw, A *db, co
   }
 }
 
-// norm_columns adds count rows of partial sums (count, n) in a fixed order: of dw, or db in the second row of blocks. A block of (32, 32) threads
-// has 32 columns.
-KERNEL norm_columns(T *dw, T *db, const A *parts_w, const A *parts_b, int count, int n) {
-  __shared__ A sums[32][33];
+// norm_columns adds count rows of partial sums (count, n) in a fixed order: of dw, or db in the second row of blocks. A block of 256 threads has 8
+// columns, which are as little as memory reads, and 32 rows of them at once.
+KERNEL __launch_bounds__(256) norm_columns(T *dw, T *db, const A *parts_w, const A *parts_b, int count, int n) {
+  __shared__ A sums[256 / WARP][8];
   T *out = blockIdx.y == 0 ? dw : db;
   const A *part = blockIdx.y == 0 ? parts_w : parts_b;
-  int c = blockIdx.x * 32 + threadIdx.x;
+  const int c = blockIdx.x * 8 + threadIdx.x % 8;
   A s = 0;
-  if (c < n)
-    for (int p = threadIdx.y; p < count; p += 32) s += part[(i64)p * n + c];
-  sums[threadIdx.y][threadIdx.x] = s;
+  if (c < n) {
+#pragma unroll 9
+    for (int p = threadIdx.x / 8; p < count; p += 32) s += part[(i64)p * n + c];
+  }
+  s += __shfl_xor_sync(FULL, s, 8);
+  s += __shfl_xor_sync(FULL, s, 16);
+  if (lane() < 8) sums[threadIdx.x / WARP][lane()] = s;
   __syncthreads();
-  if (threadIdx.y != 0 || c >= n) return;
-  for (int y = 1; y < 32; y++) s += sums[y][threadIdx.x];
+  if (threadIdx.x >= 8 || c >= n) return;
+#pragma unroll
+  for (int w = 1; w < 256 / WARP; w++) s += sums[w][threadIdx.x];
   out[c] = narrow<T>(s);
 }
 

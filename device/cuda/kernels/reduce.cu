@@ -223,20 +223,22 @@ KERNEL apart(OUT *y, Acc_ *part, const T *x, i64 outputs, i64 red, i64 chunks, i
   }
 }
 
-// finish_columns merges the chunks of (outer, chunks, inner): a block of 256 threads takes 32 neighbours, so that they are read together.
+#define NEIGHBOURS 8  // outputs of a block of finish_columns: 32 bytes of float32, as little as memory reads
+
+// finish_columns merges the chunks of (outer, chunks, inner): a block of 256 threads takes neighbours, and 32 chunks of each at once.
 KERNEL finish_columns(OUT *y, const Acc_ *part, i64 outer, i64 chunks, i64 inner) {
   __shared__ Acc_ held[256];
   Sink s = {y, 0};
-  const i64 strips = (inner + WARP - 1) / WARP;
+  const i64 strips = (inner + NEIGHBOURS - 1) / NEIGHBOURS;
   for (i64 item = blockIdx.x; item < outer * strips; item += gridDim.x) {
-    const i64 o = item / strips, c = item % strips * WARP + lane();
+    const i64 o = item / strips, c = item % strips * NEIGHBOURS + threadIdx.x % NEIGHBOURS;
     Acc_ a[1] = {Red::none()};
     if (c < inner) {
-#pragma unroll 4
-      for (i64 k = threadIdx.x / WARP; k < chunks; k += 256 / WARP) Red::merge(a[0], part[(o * chunks + k) * inner + c]);
+#pragma unroll 8
+      for (i64 k = threadIdx.x / NEIGHBOURS; k < chunks; k += 256 / NEIGHBOURS) Red::merge(a[0], part[(o * chunks + k) * inner + c]);
     }
-    pile<1>(a, held, WARP);
-    if (threadIdx.x < WARP && c < inner) drain(s, o * inner + c, a[0]);
+    pile<1>(a, held, NEIGHBOURS);
+    if (threadIdx.x < NEIGHBOURS && c < inner) drain(s, o * inner + c, a[0]);
     __syncthreads();
   }
 }
