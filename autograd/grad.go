@@ -80,6 +80,9 @@ func sameGraph(g *graph.Graph, outs []graph.Value, lists ...[]graph.Value) error
 	for _, list := range append(lists, outs) {
 		for _, v := range list {
 			if !v.Absent() && v.Graph() != g {
+				if err := errors.Join(g.Err(), v.Graph().Err()); err != nil { // they may be why
+					return err
+				}
 				return fmt.Errorf("autograd: %v belongs to graph %q, the first output to %q", v, v.Graph().Name(), g.Name())
 			}
 		}

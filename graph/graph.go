@@ -52,19 +52,22 @@ func New(name string) *Graph {
 }
 
 // Name returns the graph's name.
-func (g *Graph) Name() string { return g.name }
+func (g *Graph) Name() string { return g.empty().name }
 
 // Nodes returns the nodes in topological order. The slice must not be changed.
-func (g *Graph) Nodes() []*Node { return g.nodes }
+func (g *Graph) Nodes() []*Node { return g.empty().nodes }
 
 // Writes returns the effects recorded so far. The slice must not be changed.
-func (g *Graph) Writes() []Write { return g.writes }
+func (g *Graph) Writes() []Write { return g.empty().writes }
 
 // Regions returns the checkpointed regions.
-func (g *Graph) Regions() []Region { return g.regions }
+func (g *Graph) Regions() []Region { return g.empty().regions }
 
 // AddRegion records that the nodes with IDs in [lo, hi) are to be recomputed in the backward sweep.
-func (g *Graph) AddRegion(lo, hi int) { g.regions = append(g.regions, Region{lo, hi}) }
+func (g *Graph) AddRegion(lo, hi int) {
+	g = g.empty()
+	g.regions = append(g.regions, Region{lo, hi})
+}
 
 // Input declares a value that is fed at each run. Two inputs of one name and type are the same value.
 func (g *Graph) Input(name string, t tensor.Type) Value {
@@ -92,6 +95,7 @@ func (g *Graph) Const(t *tensor.Tensor) Value {
 
 // Write makes v hold val when the step ends. A second write to the same variable replaces the first.
 func (g *Graph) Write(v *Var, val Value) {
+	g = g.empty()
 	switch {
 	case v == nil:
 		g.Fail("write", []Value{val}, errors.New("the variable is nil"))
@@ -99,6 +103,8 @@ func (g *Graph) Write(v *Var, val Value) {
 	case !val.Valid():
 		if val.Absent() {
 			g.Fail("write "+v.Name, nil, errors.New("the value is absent"))
+		} else {
+			g.adopt(val)
 		}
 		return
 	case val.n.g != g:
@@ -119,11 +125,18 @@ func (g *Graph) Write(v *Var, val Value) {
 // Apply adds a node, or finds the equal one. It is the only door into the graph: it checks the inputs, infers the output
 // types and records the caller's position. On error every output is poisoned.
 func (g *Graph) Apply(op Op, in ...Value) []Value {
+	switch {
+	case op == nil:
+		return []Value{g.Fail("apply", in, errors.New("the op is nil"))}
+	case g == nil:
+		return missing(op.Name()).poisoned(op, in)
+	}
 	for _, v := range in {
 		if v.n == nil {
 			continue
 		}
 		if v.n.bad {
+			g.adopt(v)
 			return g.poisoned(op, in)
 		}
 		if v.n.g != g {
@@ -157,6 +170,9 @@ func (g *Graph) Apply(op Op, in ...Value) []Value {
 
 // Fail records an error at the caller's position and returns a poisoned Value.
 func (g *Graph) Fail(what string, in []Value, err error) Value {
+	if g == nil {
+		g, err = New("missing"), errors.Join(errNoGraph, err)
+	}
 	if len(g.errs) < maxErrors {
 		scope, pos := g.where()
 		var types []string
@@ -172,10 +188,11 @@ func (g *Graph) Fail(what string, in []Value, err error) Value {
 }
 
 // Err returns the errors recorded while building, the first ten joined, or nil.
-func (g *Graph) Err() error { return errors.Join(g.errs...) }
+func (g *Graph) Err() error { return errors.Join(g.empty().errs...) }
 
 // Scope names the nodes built until the returned function is called: defer g.Scope("attn")().
 func (g *Graph) Scope(name string) func() {
+	g = g.empty()
 	g.scopes = append(g.scopes, name)
 	g.scope = strings.Join(g.scopes, ".")
 	depth := len(g.scopes)
@@ -190,6 +207,7 @@ func (g *Graph) Scope(name string) func() {
 // OnBehalf gives nodes built until the returned function is called the scope and position of n: for gradients and rewrites,
 // whose own caller says nothing to the user.
 func (g *Graph) OnBehalf(n *Node) func() {
+	g = g.empty()
 	old := g.inherit
 	g.inherit = n
 	return func() { g.inherit = old }
@@ -242,4 +260,4 @@ func typeText(v Value) string {
 }
 
 // Poison returns a value that absorbs what follows, for a bad call that has been recorded with Fail.
-func (g *Graph) Poison() Value { return Value{g.poison, 0} }
+func (g *Graph) Poison() Value { return Value{g.empty().poison, 0} }

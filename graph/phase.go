@@ -26,6 +26,7 @@ func (p Phase) String() string {
 // InPhase puts the nodes built until the returned function is called into a phase. Nodes built on behalf of another belong to that
 // node's phase unless one is set here.
 func (g *Graph) InPhase(p Phase) func() {
+	g = g.empty()
 	old := g.phase
 	g.phase = p
 	return func() { g.phase = old }

@@ -12,6 +12,7 @@ import (
 //
 // and the writes at the end. Node order is topological; the form is stable for equal graphs.
 func (g *Graph) String() string {
+	g = g.empty()
 	var b strings.Builder
 	fmt.Fprintf(&b, "graph %s\n", g.name)
 	for _, n := range g.nodes {
@@ -80,12 +81,12 @@ func (g *Graph) Vars() []*Var {
 			out = append(out, v)
 		}
 	}
-	for _, n := range g.nodes {
+	for _, n := range g.Nodes() {
 		if r, ok := n.Op.(Read); ok {
 			add(r.Var)
 		}
 	}
-	for _, w := range g.writes {
+	for _, w := range g.Writes() {
 		add(w.Var)
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Name < out[j].Name })

@@ -72,7 +72,7 @@ func (r *Rewriter) Move(n *Node) *Node {
 
 // Writes copies the effects of g and returns the new graph.
 func (r *Rewriter) Writes(g *Graph) *Graph {
-	for _, w := range g.writes {
+	for _, w := range g.Writes() {
 		r.New.Write(w.Var, r.Get(w.Value))
 	}
 	return r.New
@@ -80,6 +80,7 @@ func (r *Rewriter) Writes(g *Graph) *Graph {
 
 // Reachable returns which nodes the outputs and the graph's writes depend on, by ID.
 func (g *Graph) Reachable(outs []Value) []bool {
+	g = g.empty()
 	live := make([]bool, len(g.nodes))
 	mark := func(v Value) {
 		if v.n != nil && !v.n.bad {

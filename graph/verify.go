@@ -8,6 +8,9 @@ import (
 // Verify checks the invariants of a graph: dense topological IDs, inputs of this graph within the arity of their node, and
 // output types equal to what the op infers. It returns the first violation.
 func (g *Graph) Verify() error {
+	if g == nil {
+		return errNoGraph
+	}
 	for i, n := range g.nodes {
 		if n.ID != i || n.g != g {
 			return fmt.Errorf("graph %s: node %v has ID %d at index %d or belongs to another graph", g.name, n.Op.Name(), n.ID, i)

@@ -104,6 +104,9 @@ func (s Source) Load(values Values) error {
 	if err := s.Err(); err != nil {
 		return err
 	}
+	if values == nil {
+		return errors.New("there is nothing to load the weights into: give Load a plan.Store")
+	}
 	for _, l := range s.shared.loads {
 		if err := l(values); err != nil {
 			return err

@@ -47,8 +47,8 @@ func (p *Plan) materialise() error {
 	if p.consts, err = p.dev.Alloc(total); err != nil {
 		return fmt.Errorf("plan: constants: %w", err)
 	}
-	p.store.turn.Lock()
-	defer p.store.turn.Unlock()
+	p.store.take()
+	defer p.store.give()
 	for i := range p.roots {
 		r := &p.roots[i]
 		if r.kind != inConst || r.bytes == 0 {

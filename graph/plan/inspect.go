@@ -85,8 +85,8 @@ func (p *Plan) inspected(st *step, s device.Stream) error {
 
 // look shows what a node computed to Probe and compares it with the decomposition, which runs a plan of its own: others have their turn meanwhile.
 func (p *Plan) look(n *graph.Node, dec graph.Decomposable, before, outs []*tensor.Tensor) error {
-	p.store.turn.Unlock()
-	defer p.store.turn.Lock()
+	p.store.give()
+	defer p.store.take()
 	if p.opts.Probe != nil {
 		p.opts.Probe(n, outs)
 	}

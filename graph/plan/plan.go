@@ -38,7 +38,7 @@ type Options struct {
 	rank func(id int) int // tests: the order of equals in the schedule
 }
 
-// Plan is a compiled step. It is not safe for concurrent use.
+// Plan is a compiled step. Runs may be started and waited for on several goroutines; nothing else of it is safe for concurrent use.
 type Plan struct {
 	opts    Options
 	dev     device.Device
@@ -173,6 +173,9 @@ func graphOf(outs []graph.Value) (*graph.Graph, error) {
 		case g == nil:
 			g = v.Graph()
 		case g != v.Graph():
+			if err := errors.Join(g.Err(), v.Graph().Err()); err != nil { // they may be why
+				return nil, err
+			}
 			return nil, fmt.Errorf("plan: output %d belongs to graph %q, output 0 to another, %q", i, v.Graph().Name(), g.Name())
 		}
 	}
@@ -188,9 +191,9 @@ func (p *Plan) Close() error {
 		return nil
 	}
 	p.closed = true
-	p.store.turn.Lock()
+	p.store.take()
 	err := errors.Join(p.slots.close(p), p.recording.drop())
-	p.store.turn.Unlock()
+	p.store.give()
 	if p.consts != nil {
 		err = errors.Join(err, p.consts.Free())
 		p.consts = nil

@@ -202,8 +202,8 @@ func (s *Session) newArena() (device.Buffer, error) {
 func (s *Session) Close() error { return errors.Join(s.closeArena(), s.store.Close()) }
 
 func (s *Session) closeArena() error {
-	s.store.turn.Lock()
-	defer s.store.turn.Unlock()
+	s.store.take()
+	defer s.store.give()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done = true

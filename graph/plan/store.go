@@ -22,34 +22,38 @@ type Store struct {
 	gen  int                       // counts what made addresses invalid
 
 	running sync.Mutex  // held while a run is enqueued: steps that share variables are whole, one after the other
-	turn    sync.Locker // of the device's queues; taken after running and before all other locks
+	turn    sync.Locker // of the device's queues, or nil; taken after running and before all other locks
 }
 
-// noTurn is the turn of devices whose queues any number of goroutines may use.
-type noTurn struct{}
-
-// Lock does nothing.
-func (noTurn) Lock() {}
-
-// Unlock does nothing.
-func (noTurn) Unlock() {}
-
-// turnOf is the lock of a device's queues.
+// turnOf is the lock of a device's queues; nil where any number of goroutines may use them.
 func turnOf(dev device.Device) sync.Locker {
 	if x, ok := dev.(device.Exclusive); ok {
 		return x
 	}
-	return noTurn{}
+	return nil
+}
+
+// take and give are the turn of the device's queues.
+func (s *Store) take() {
+	if s.turn != nil {
+		s.turn.Lock()
+	}
+}
+
+func (s *Store) give() {
+	if s.turn != nil {
+		s.turn.Unlock()
+	}
 }
 
 // begin takes the right to enqueue a run, and end gives it back.
 func (s *Store) begin() {
 	s.running.Lock()
-	s.turn.Lock()
+	s.take()
 }
 
 func (s *Store) end() {
-	s.turn.Unlock()
+	s.give()
 	s.running.Unlock()
 }
 
@@ -80,7 +84,10 @@ func (s *Store) locked(v *graph.Var) (device.Ptr, error) {
 	owner, off := v.Root()
 	b, ok := s.bufs[owner]
 	if !ok {
-		if s.bufs == nil {
+		switch {
+		case s.dev == nil:
+			return device.Ptr{}, errors.New("store: it has no device; make it with NewStore(device)")
+		case s.bufs == nil:
 			return device.Ptr{}, errors.New("store: closed")
 		}
 		var err error
@@ -131,8 +138,8 @@ func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
 	if off < 0 || off+int64(len(b)) > v.Type.Bytes() {
 		return fmt.Errorf("store: %d bytes at offset %d do not fit variable %v of %d bytes", len(b), off, v, v.Type.Bytes())
 	}
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	s.take()
+	defer s.give()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.locked(v)
@@ -191,8 +198,8 @@ func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
 		return nil, errNoVar
 	}
 	t := tensor.New(v.Type)
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	s.take()
+	defer s.give()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.locked(v)
@@ -227,8 +234,8 @@ func (s *Store) Vars() []*graph.Var {
 
 // Drop frees the storage of a variable that owns it.
 func (s *Store) Drop(v *graph.Var) error {
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	s.take()
+	defer s.give()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.bufs[v]
@@ -243,8 +250,8 @@ func (s *Store) Drop(v *graph.Var) error {
 
 // Close frees everything.
 func (s *Store) Close() error {
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	s.take()
+	defer s.give()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error

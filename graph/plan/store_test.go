@@ -97,6 +97,19 @@ func TestStoreNil(t *testing.T) {
 
 // TestSupplied: a plan does not read zeros where weights belong. A value is what was set, alone or with the slab it is a view of, and what
 // another plan wrote.
+// TestNoDevice: a store that was made without a device says so when it is used.
+func TestNoDevice(t *testing.T) {
+	v := graph.NewVar("v", tensor.T(tensor.F32))
+	for _, s := range []*plan.Store{plan.NewStore(nil), {}} {
+		require.ErrorContains(t, s.Set(v, tensor.New(v.Type)), "has no device; make it with NewStore(device)")
+		_, err := s.Get(v)
+		require.ErrorContains(t, err, "has no device")
+		_, err = plan.Compile([]graph.Value{graph.New("g").Read(v)}, plan.Options{Store: s})
+		require.ErrorContains(t, err, "device.Open")
+		require.NoError(t, plan.NewSession(s).Close())
+	}
+}
+
 func TestSupplied(t *testing.T) {
 	g := graph.New("step")
 	slab := graph.NewVar("slab", tensor.T(tensor.F32, 4))
