@@ -23,6 +23,14 @@ func overFeatures(tokens, n, each int) Geometry {
 	return g
 }
 
+// dropoutArgs is struct Dropout.
+type dropoutArgs struct {
+	x, sample, pos Addr
+	all, n, parts  int64
+	mul, shift     uint32
+	small, _       int32
+}
+
 func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
 	dt, tokens := s.In[0].DType, s.In[2].Size()
 	n := s.In[0].Size() / max(tokens, 1)
@@ -33,13 +41,13 @@ func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	packs, width, places := single, 4, 1
+	packs, width := single, 4
 	for _, w := range []int{8, 4} {
 		if n%w == 0 && w*dt.Size() <= accessBytes {
 			if packs, err = d.Function(program(w), "dropout"); err != nil {
 				return nil, err
 			}
-			width, places = w, 2 // U of the kernel
+			width = w
 			break
 		}
 	}
@@ -49,18 +57,19 @@ func buildDropout(d *Device, op ops.DropoutOp, s device.Spec) (*Kernel, error) {
 		if tokens*n == 0 {
 			return nil
 		}
-		f, width, places := packs, width, places
+		f, width := packs, width
 		if c.In[0]%size != 0 || c.Out[0]%size != 0 {
-			f, width, places = single, 4, 1
+			f, width = single, 4
 		}
 		parts := (n + width - 1) / width
-		all, mul, shift := int64(tokens)*int64(parts), uint32(0), uint32(0)
-		if all <= math.MaxInt32 {
-			mul, shift = divisor(uint32(parts))
+		a := dropoutArgs{x: c.In[0], sample: c.In[2], pos: c.In[3], all: int64(tokens) * int64(parts), n: int64(n), parts: int64(parts)}
+		if a.all <= math.MaxInt32 {
+			a.small = 1
+			a.mul, a.shift = divisor(uint32(parts))
 		}
-		g := Over(all, featureThreads, places)
+		g := Over(a.all, featureThreads, 4)
 		g.Grid[0] = min(g.Grid[0], maxGrid)
-		return c.Launch(f, g, c.Out[0], c.In[0], c.In[1], c.In[2], c.In[3], int64(tokens), int64(n), int64(parts), mul, shift, int32(b2i(all <= math.MaxInt32)), op.Site, op.Threshold(), scale)
+		return c.Launch(f, g, c.Out[0], &a, c.In[1], op.Site, op.Threshold(), scale)
 	}}, nil
 }
 

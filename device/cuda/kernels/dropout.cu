@@ -12,61 +12,68 @@ KERNEL random_words(u32 *y, const u32 *key, const u32 *sample, const u32 *pos, i
 }
 
 #ifdef T
-// dropout is x·scale, or 0 where the feature's word is below the threshold. y may be x. A thread has F features of each of U places, whose tokens are found by
-// the numbers that divide by `parts`, places of a token (walk.cuh), or by a division where there are 2^31 and more.
-enum { F = V > 1 ? V : 4, U = V > 1 ? 2 : 1 };
+// dropout is x·scale, or 0 where the feature's word is below the threshold. y may be x. A thread has F features at each of its places, and reads the next ones while it
+// works. A place's token is found by numbers that divide by `parts`, the places of a token (walk.cuh), or by a division where there are 2^31 places or more.
+enum { F = V > 1 ? V : 4 };
+
+struct Features {
+  Pack<T, V> v[F / V];
+  i64 at;
+  u32 quad, pos, sample;
+  int count;  // of features that there are
+};
+
+struct Dropout {
+  const T *x;
+  const u32 *sample, *pos;
+  i64 all, n, parts;
+  u32 mul, shift;
+  i32 small;
+};
+
+INLINE Features read_features(const Dropout &d, i64 i) {
+  Features p;
+  i = i < d.all ? i : d.all - 1;
+  const i64 token = d.small ? (i64)((__umulhi((u32)i, d.mul) + (u32)i) >> d.shift) : i / d.parts, f = (i - token * d.parts) * F;
+  p.pos = d.pos[token], p.sample = d.sample[token], p.quad = (u32)(f / 4), p.at = token * d.n + f;
+  p.count = V > 1 || d.n - f > F ? F : (int)(d.n - f);
+#pragma unroll
+  for (int k = 0; k < F / V; k++)
+    if (k < p.count) p.v[k] = load_pack<V>(d.x + p.at + k * V);
+  return p;
+}
 
 #if V == 8
-INLINE void store_features(T *y, const Acc<T> (&v)[F]) { store_eight(y, v); }
+INLINE void store_features(T *y, const Acc<T> (&v)[F], int) { store_eight(y, v); }
 #else
-INLINE void store_features(T *y, const Acc<T> (&v)[F]) {
-  Pack<T, V> p;
+INLINE void store_features(T *y, const Acc<T> (&v)[F], int count) {
 #pragma unroll
-  for (int j = 0; j < V; j++) p.v[j] = narrow<T>(v[j]);
-  store_pack(y, p);
+  for (int k = 0; k < F / V; k++) {
+    if (k >= count) break;
+    Pack<T, V> p;
+#pragma unroll
+    for (int j = 0; j < V; j++) p.v[j] = narrow<T>(v[k * V + j]);
+    store_pack(y + k * V, p);
+  }
 }
 #endif
 
-KERNEL __launch_bounds__(256, 5) dropout(T *y, const T *x, const u32 *key, const u32 *sample, const u32 *pos, i64 tokens, i64 n, i64 parts, u32 mul, u32 shift, i32 small, u32 site,
-                                      u32 threshold, Acc<T> scale) {
-  const i64 all = tokens * parts;
+KERNEL __launch_bounds__(256) dropout(T *y, Dropout d, const u32 *key, u32 site, u32 threshold, Acc<T> scale) {
   const u32 seed = key[0], step = key[1];
-  for (i64 i = (i64)blockIdx.x * (U * blockDim.x) + threadIdx.x; i < all; i += (i64)gridDim.x * (U * blockDim.x)) {
-    i64 token[U], f[U];
-    u32 number[U], at_pos[U];
-    T v[U][F];
+  const i64 stride = global_threads();
+  i64 i = global_thread();
+  Features next = read_features(d, i);
+  for (; i < d.all; i += stride) {
+    const Features p = next;
+    next = read_features(d, i + stride);
+    Acc<T> r[F];
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-      const i64 j = i + u * blockDim.x < all ? i + u * blockDim.x : all - 1;
-      token[u] = small ? (i64)((__umulhi((u32)j, mul) + (u32)j) >> shift) : j / parts;
-      f[u] = (j - token[u] * parts) * F;
-      number[u] = sample[token[u]], at_pos[u] = pos[token[u]];
-      const T *from = x + token[u] * n + f[u];
-      if (V > 1) {
-        const Pack<T, V> p = load_pack<V>(from);
+    for (int q = 0; q < F / 4; q++) {
+      const Words w = philox(p.quad + q, p.pos, p.sample, site, seed, step);
 #pragma unroll
-        for (int k = 0; k < V; k++) v[u][k] = p.v[k];
-      } else {
-        for (int k = 0; k < F && f[u] + k < n; k++) v[u][k] = from[k];
-      }
+      for (int k = 0; k < 4; k++) r[q * 4 + k] = w.v[k] < threshold ? (Acc<T>)0 : widen<T>(p.v[(q * 4 + k) / V].v[(q * 4 + k) % V]) * scale;
     }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      Acc<T> r[F];
-#pragma unroll
-      for (int q = 0; q < F / 4; q++) {
-        const Words w = philox((u32)(f[u] / 4 + q), at_pos[u], number[u], site, seed, step);
-#pragma unroll
-        for (int k = 0; k < 4; k++) r[q * 4 + k] = w.v[k] < threshold ? (Acc<T>)0 : widen<T>(v[u][q * 4 + k]) * scale;
-      }
-      T *to = y + token[u] * n + f[u];
-      if (i + u * blockDim.x >= all) continue;
-      if (V > 1) {
-        store_features(to, r);
-      } else {
-        for (int k = 0; k < F && f[u] + k < n; k++) to[k] = narrow<T>(r[k]);
-      }
-    }
+    store_features(y + p.at, r, p.count);
   }
 }
 #endif

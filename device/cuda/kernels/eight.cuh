@@ -7,6 +7,11 @@ template <class T> struct Eight {
   __device__ __forceinline__ float at(int i) const { return widen<T>(parts[i / part].v[i % part]); }
 };
 
+template <> __device__ __forceinline__ float Eight<bf16>::at(int i) const {
+  const u32 two = reinterpret_cast<const u32 *>(this)[i / 2];
+  return __uint_as_float(i % 2 ? two & 0xffff0000u : two << 16);
+}
+
 template <class T> INLINE Eight<T> load_eight(const T *p) {
   Eight<T> e;
 #pragma unroll
