@@ -92,6 +92,16 @@ INLINE void place_adapter(T *tile, const Folding &p, i64 column) {
   }
 }
 
+// store_where rounds eight values and writes them in one access if `here`. As a branch it keeps steps from overlapping, and compilers cut the access up.
+INLINE void store_where(bool here, T *y, const float (&v)[8]) {
+#ifdef BYES_EMULATE
+  if (here) store_eight(y, v);
+#else
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.v4.u32 [%1], {%2,%3,%4,%5}; }" ::"r"((u32)here), "l"(y), "r"(narrow_pair<T>(v[0], v[1])),
+               "r"(narrow_pair<T>(v[2], v[3])), "r"(narrow_pair<T>(v[4], v[5])), "r"(narrow_pair<T>(v[6], v[7])) : "memory");
+#endif
+}
+
 // write makes the values of a strip. All lanes call it.
 INLINE void write(const Strip &x, const Folding &p, const float (&scale)[2][HELD], SharedAt tile, float mine, i64 first, i64 column) {
   int g = lane() / 4, t = lane() % 4;
@@ -108,6 +118,7 @@ INLINE void write(const Strip &x, const Folding &p, const float (&scale)[2][HELD
         load_matrices_transposed(a, from + 2 * (16 * d * STRIDE + 32 * i + 8 * j));
         mma<T>(sum[j], x.b[d], a), mma<T>(sum[j + 1], x.b[d], a + 2);
       }
+    __syncwarp();  // or compilers begin so much ahead that registers do not suffice
     const int block = 32 * i >> SHIFT;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -116,7 +127,7 @@ INLINE void write(const Strip &x, const Folding &p, const float (&scale)[2][HELD
 #pragma unroll
       for (int e = 0; e < 8; e++) v[e] = __fmaf_rn(p.alpha, sum[e / 2][2 * h + e % 2], v[e]);
       i64 row = first + g + 8 * h;
-      if (row < p.rows) store_eight(p.y + row * p.cols + column + 32 * i + 8 * t, v);
+      store_where(row < p.rows, p.y + row * p.cols + column + 32 * i + 8 * t, v);
     }
   }
 }
