@@ -20,7 +20,7 @@ import (
 type groupCase struct {
 	m, k               int
 	rows, block, ranks []int
-	low                tensor.DType // of the adapters' B; Invalid: that of x
+	low                tensor.DType // of the adapters' B and the biases, which all but the second and fourth of several rows have; Invalid: that of x
 }
 
 var groupsOf = []groupCase{
@@ -41,6 +41,9 @@ func (c groupCase) operands(rng *rand.Rand, dtype tensor.DType, nested bool) (o 
 	for i, n := range c.rows {
 		state, parts := randomWeight(rng, quant.NF4, c.block[i], n, c.k, nested)
 		o.Of[i] = ops.QuantProduct{QuantMatMul: ops.QuantMatMul{Scheme: quant.NF4, Blocksize: c.block[i], N: n, K: c.k, Nested: nested}}
+		if o.Of[i].Bias = c.m != 1 && i%2 == 0; o.Of[i].Bias {
+			parts = append(parts, normal(low, rng, n))
+		}
 		if r := c.ranks[i]; r > 0 {
 			o.Of[i].Rank, o.Of[i].Alpha = r, 1.25
 			parts = append(parts, normal(dtype, rng, c.m, r), normal(low, rng, n, r))
@@ -93,12 +96,12 @@ func TestQuantGroup(t *testing.T) {
 					w, err := states[j].Dequantize(dtype)
 					require.NoError(t, err)
 					sameProduct(t, got[j], in[0], w, lowProduct(alone[j], o.Of[j], dtype), what)
-					if o.Of[j].Rank > 0 {
+					if o.Of[j].Rank > 0 || o.Of[j].Bias {
 						continue
 					}
 					plain := kernelRun{op: o.Of[j].QuantMatMul, in: alone[j], out: single.out, shift: shift}
 					require.Equal(t, plain.run(t, d, func(s device.Spec) (device.Kernel, error) {
-						p := &thin{parts: []thinOperands{{w: weight4{quant.NF4, c.block[j], c.rows[j], c.k, nested}, weight: 1, to: -1, s: -1}}, m: c.m, cols: c.k, size: 2}
+						p := &thin{parts: []thinOperands{{w: weight4{quant.NF4, c.block[j], c.rows[j], c.k, nested}, weight: 1, to: -1, s: -1, bias: -1}}, m: c.m, cols: c.k, size: 2}
 						if err := p.build(d, dtype, p.fitTo(d, thinShape{warps: warps, stages: thinStages})); err != nil {
 							return nil, err
 						}
@@ -110,17 +113,21 @@ func TestQuantGroup(t *testing.T) {
 	}
 }
 
-// lowProduct is s·Bᵀ in float64 of the last two operands, B rounded as the op says; nil without a rank.
+// lowProduct is the bias and s·Bᵀ in float64 of the last two operands, bias and B rounded as the op says; nil without either.
 func lowProduct(in []*tensor.Tensor, q ops.QuantProduct, dtype tensor.DType) *tensor.Tensor {
-	if q.Rank == 0 {
+	if q.Rank == 0 && !q.Bias {
 		return nil
 	}
 	s, b := in[len(in)-2], in[len(in)-1]
-	m, n := s.Type().Dim(0), b.Type().Dim(0)
+	m, n := in[0].Type().Dim(0), q.N
 	y, v := tensor.New(tensor.T(tensor.F64, m, n)), tensor.New(tensor.T(dtype, 1))
 	for i := range m {
 		for j := range n {
 			sum := 0.0
+			if q.Bias {
+				v.Set(0, in[1+q.BiasAt()].At(j))
+				sum = v.At(0)
+			}
 			for e := range q.Rank {
 				v.Set(0, float64(q.Alpha*float32(b.At(j*q.Rank+e))))
 				sum += s.At(i*q.Rank+e) * v.At(0)
@@ -242,18 +249,20 @@ func TestRotationsAtOnce(t *testing.T) {
 	}
 }
 
-// TestTokenGroups: a token's projections with adapters are two launches for all that read one input; results are those of the processor within rounding, and
+// TestTokenGroups: a token's projections with adapters are two launches for all that read one input, with biases too; results are those of the processor within rounding, and
 // the same each time, recorded or not. Without adapters they are one, and with more rows of x they stay apart.
 func TestTokenGroups(t *testing.T) {
 	d := testDevice(t)
 	for _, c := range []struct {
 		rows   int
 		low    tensor.DType
+		bias   tensor.DType
 		groups map[string]int
-	}{{1, tensor.F32, map[string]int{"matmul_group": 1, "quant_matmul_group": 1}}, {8, tensor.BF16, map[string]int{"matmul_group": 1, "quant_matmul_group": 1, "cast": 0}},
-		{3, tensor.Invalid, map[string]int{"quant_matmul_group": 1}}, {9, tensor.F32, map[string]int{"matmul": 6, "add_quant_matmul": 3}}} {
-		_, want := tokenStep(t, cpu.New(cpu.Options{Threads: 1}), c.rows, c.low, plan.Plain)
-		names, got := tokenStep(t, d, c.rows, c.low, plan.Plain)
+	}{{1, tensor.F32, 0, map[string]int{"matmul_group": 1, "quant_matmul_group": 1}}, {8, tensor.BF16, 0, map[string]int{"matmul_group": 1, "quant_matmul_group": 1, "cast": 0}},
+		{3, tensor.Invalid, 0, map[string]int{"quant_matmul_group": 1}}, {9, tensor.F32, 0, map[string]int{"matmul": 6, "add_quant_matmul": 3}},
+		{1, tensor.F32, tensor.BF16, map[string]int{"matmul_group": 1, "quant_matmul_group": 1}}, {2, tensor.Invalid, tensor.F32, map[string]int{"quant_matmul_group": 1}}} {
+		_, want := tokenStep(t, cpu.New(cpu.Options{Threads: 1}), c.rows, c.low, c.bias, plan.Plain)
+		names, got := tokenStep(t, d, c.rows, c.low, c.bias, plan.Plain)
 		for name, n := range c.groups {
 			require.Equal(t, n, names[name], "%s of %v, %d rows", name, names, c.rows)
 		}
@@ -269,13 +278,13 @@ func TestTokenGroups(t *testing.T) {
 				require.InDelta(t, want[i].At(k), got[i].At(k), 0.03, "value %d, element %d", i, k)
 			}
 		}
-		_, again := tokenStep(t, d, c.rows, c.low, plan.Captured)
+		_, again := tokenStep(t, d, c.rows, c.low, c.bias, plan.Captured)
 		require.Equal(t, got, again)
 	}
 }
 
-// tokenStep runs three projections of one input, with adapters stored in a type, and counts launches.
-func tokenStep(t *testing.T, dev device.Device, rows int, low tensor.DType, launch plan.Launching) (names map[string]int, got []*tensor.Tensor) {
+// tokenStep runs three projections of one input, with adapters and biases stored in types, if they are valid, and counts launches.
+func tokenStep(t *testing.T, dev device.Device, rows int, low, bias tensor.DType, launch plan.Launching) (names map[string]int, got []*tensor.Tensor) {
 	const in, rank = 128, 8
 	rng := rand.New(rand.NewPCG(7, 7))
 	g, store := graph.New("token"), plan.NewStore(dev)
@@ -294,6 +303,9 @@ func tokenStep(t *testing.T, dev device.Device, rows int, low tensor.DType, laun
 			weight = append(weight, read(fmt.Sprint("w", i, j), p))
 		}
 		y := ops.QuantLinear(ops.QuantMatMul{Scheme: quant.NF4, Blocksize: 64, N: n, K: in, Nested: true}, h, weight...)
+		if bias != tensor.Invalid {
+			y = ops.Add(y, ops.Cast(read(fmt.Sprint("bias", i), normal(bias, rng, n)), tensor.BF16))
+		}
 		if low != tensor.Invalid {
 			a, b := read(fmt.Sprint("a", i), small(low, rng, rank, in)), read(fmt.Sprint("b", i), small(low, rng, n, rank))
 			s := ops.Linear(h, ops.Cast(a, tensor.BF16))

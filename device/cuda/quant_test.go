@@ -314,7 +314,7 @@ func TestThinDecodings(t *testing.T) {
 			for decode := range thinPairs + 1 {
 				for _, stages := range []int{2, 3} {
 					got := run.run(t, d, func(s device.Spec) (device.Kernel, error) {
-						p := &thin{parts: []thinOperands{{w: w, weight: 1, to: -1, s: -1}}, m: m, cols: w.cols, size: 2}
+						p := &thin{parts: []thinOperands{{w: w, weight: 1, to: -1, s: -1, bias: -1}}, m: m, cols: w.cols, size: 2}
 						shape := p.fitTo(d, thinShape{warps: 2, stages: stages, decode: decode})
 						require.Positive(t, shape.stages)
 						if err := p.build(d, dtype, shape); err != nil {

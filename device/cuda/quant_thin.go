@@ -35,7 +35,12 @@ func newThinGroup(o ops.QuantMatMulGroup, s device.Spec) *thin {
 	fits := m > 0 && m <= thinGroupRows
 	o.Inputs(func(i int, q ops.QuantProduct, from, to int) {
 		w := weight4{q.Scheme, q.Blocksize, q.N, q.K, q.Nested}
-		p := thinOperands{w: w, weight: from, out: i, to: -1, s: -1}
+		p := thinOperands{w: w, weight: from, out: i, to: -1, s: -1, bias: -1}
+		if q.Bias {
+			p.bias = from + q.BiasAt()
+			fits = fits && (t.bias == tensor.Invalid || t.bias == s.In[p.bias].DType)
+			t.bias = s.In[p.bias].DType
+		}
 		if q.Rank > 0 {
 			p.s, p.rank, p.alpha = to-2, q.Rank, q.Alpha
 			fits = fits && (t.low == tensor.Invalid || t.low == s.In[to-1].DType)
@@ -56,7 +61,7 @@ type thin struct {
 	x          int // which input
 	m, cols    int
 	size       int64        // bytes of an element of x and y
-	low        tensor.DType // that of the adapters' B; Invalid: none has one
+	low, bias  tensor.DType // those of the adapters' B and of biases; Invalid: none has one
 	cores, any *Function    // cores is nil where quant_thin does not have the case
 	shape      thinShape
 	blocks     int
@@ -69,6 +74,7 @@ type thinOperands struct {
 	weight, out int // the codes, which scales follow, and the result
 	to          int // what the product is added to; -1: nothing
 	s           int // the adapter's s, which B follows; -1: none
+	bias        int // -1: none
 	rank        int
 	alpha       float32
 }
@@ -77,7 +83,7 @@ type thinOperands struct {
 type thinPart struct {
 	codes                            Addr
 	scales                           scaleArgs
-	s, b, c, y                       Addr
+	s, b, c, bias, y                 Addr
 	alpha                            float32
 	rank, n, first, shift, blocksize int32
 }
@@ -102,7 +108,7 @@ func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*t
 		return nil, nil
 	}
 	x := b2i(add)
-	t := &thin{parts: []thinOperands{{w: w, weight: x + 1, to: x - 1, s: -1}}, x: x, m: m, cols: w.cols, size: int64(dtype.Size())}
+	t := &thin{parts: []thinOperands{{w: w, weight: x + 1, to: x - 1, s: -1, bias: -1}}, x: x, m: m, cols: w.cols, size: int64(dtype.Size())}
 	var f thinShape
 	if cores {
 		f = t.fit(d)
@@ -131,6 +137,9 @@ func (t *thin) build(d *Device, dtype tensor.DType, shape thinShape) (err error)
 	program.Exact = false // values are computed by functions that are never contracted
 	if t.low != tensor.Invalid {
 		program.Define = append(program.Define, "LOW "+cType(t.low))
+	}
+	if t.bias != tensor.Invalid {
+		program.Define = append(program.Define, "BIAS "+cType(t.bias))
 	}
 	if shape.stages > 0 {
 		t.shape = shape
@@ -268,6 +277,9 @@ func (t *thin) place(c *Call) (aligned bool) {
 		}
 		if o.s >= 0 {
 			p.s, p.b = c.In[o.s], c.In[o.s+1]
+		}
+		if o.bias >= 0 {
+			p.bias = c.In[o.bias]
 		}
 		at |= p.codes
 	}

@@ -9,7 +9,7 @@ func absorb(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.
 	a.p = p
 	into := map[*graph.Node]*graph.Node{}
 	for _, n := range g.Nodes() {
-		if m := a.absorbed(n); m != n {
+		if m := a.absorbed(n, into); m != n {
 			into[n] = m
 		}
 	}
@@ -30,8 +30,8 @@ func absorb(p *Plan, g *graph.Graph, outs []graph.Value) (*graph.Graph, []graph.
 	return prune(p, r.Writes(g), r.GetAll(outs))
 }
 
-// absorbed is what n becomes: a node that stands in no graph, or n itself.
-func (a *accumulator) absorbed(n *graph.Node) *graph.Node {
+// absorbed is what n becomes: a node that stands in no graph, or n itself. An input may be what its node has become.
+func (a *accumulator) absorbed(n *graph.Node, into map[*graph.Node]*graph.Node) *graph.Node {
 	for i := 0; i < len(n.In); i++ {
 		op, ok := n.Op.(graph.Absorber)
 		if !ok {
@@ -42,6 +42,9 @@ func (a *accumulator) absorbed(n *graph.Node) *graph.Node {
 			continue
 		}
 		next, in, ok := op.Absorbed(n, i, by)
+		if m := into[by]; !ok && m != nil {
+			next, in, ok = op.Absorbed(n, i, m)
+		}
 		if !ok {
 			continue
 		}

@@ -272,6 +272,40 @@ func TestAnyGroups(t *testing.T) {
 	})
 }
 
+// TestGroupsWithBiases: biases of projections, in front of adapters' parts too, are part of their group; one that is added along another axis, or to what is
+// needed without it, is not.
+func TestGroupsWithBiases(t *testing.T) {
+	build := func(dev device.Device, o plan.Options) (map[string]int, []*tensor.Tensor) {
+		k := newToken(dev)
+		x := ops.Tanh(k.input(tensor.BF16, 1, 2, tokenIn))
+		biased := func(name string, n, rank int, stored tensor.DType) graph.Value {
+			y := ops.Add(k.base(t, x, name, n, 64), ops.Cast(k.read(t, name+".bias", tensor.T(stored, n)), tensor.BF16))
+			if rank == 0 {
+				return y
+			}
+			a, b := k.read(t, name+".a", tensor.T(tensor.F32, rank, tokenIn)), k.read(t, name+".b", tensor.T(tensor.F32, n, rank))
+			return ops.Add(y, ops.Linear(ops.Linear(x, ops.Cast(a, tensor.BF16)), ops.Cast(ops.Scale(b, 2), tensor.BF16)))
+		}
+		return k.run(t, dev, o, biased("q", 32, 4, tensor.F32), biased("key", 16, 4, tensor.F32), biased("value", 16, 0, tensor.BF16), k.base(t, x, "other", 8, 32))
+	}
+	_, want := build(withKernels(), plan.Options{})
+	names, got := build(grouping(), plan.Options{})
+	require.Equal(t, map[string]int{"tanh": 1, "matmul_group": 1, "quant_matmul_group": 1}, names)
+	for i := range want {
+		for j := range want[i].Type().Size() {
+			require.InDelta(t, want[i].At(j), got[i].At(j), 0.02*(1+math.Abs(want[i].At(j))), "value %d", i)
+		}
+	}
+
+	dev := grouping()
+	k := newToken(dev)
+	x := ops.Tanh(k.input(tensor.F32, 16, tokenIn))
+	y := k.base(t, x, "a", 16, 64)
+	column := ops.Add(k.base(t, x, "b", 16, 64), ops.Reshape(k.read(t, "rows", tensor.T(tensor.F32, 16)), 16, 1))
+	names, _ = k.run(t, dev, plan.Options{}, y, ops.Add(y, k.read(t, "bias", tensor.T(tensor.F32, 16))), column)
+	require.Equal(t, 2, names["add"], "%v", names)
+}
+
 // lacking is a device without kernels for groups that have a product with so many rows.
 type lacking struct {
 	composed

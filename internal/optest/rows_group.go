@@ -41,7 +41,7 @@ func groupCases() (out []Case) {
 	return append(out, quantGroup(quant.NF4, false, 3, []int{5, 6}, []int{50, 64}, []int{2, 2}, tensor.F32))
 }
 
-// quantGroup is products by weights of so many rows and block sizes, with adapters of these ranks, whose B is of type low.
+// quantGroup is products by weights of so many rows and block sizes, with adapters of these ranks, whose B is of type low, as is a bias of all but the second.
 func quantGroup(s quant.Scheme, nested bool, m int, rows, blocks, ranks []int, low tensor.DType) Case {
 	const cols = 96
 	op := ops.QuantMatMulGroup{N: int8(len(rows))}
@@ -57,7 +57,10 @@ func quantGroup(s quant.Scheme, nested bool, m int, rows, blocks, ranks []int, l
 		} else {
 			in = append(in, Arg{Dims: []int{scales}, DType: tensor.F32, Lo: 0.5, Hi: 1.5, NoGrad: true})
 		}
-		op.Of[i] = ops.QuantProduct{QuantMatMul: q, Rank: ranks[i], Alpha: float32(i) - 1.5}
+		op.Of[i] = ops.QuantProduct{QuantMatMul: q, Bias: i != 1, Rank: ranks[i], Alpha: float32(i) - 1.5}
+		if i != 1 {
+			in = append(in, Arg{Dims: []int{n}, DType: low})
+		}
 		if ranks[i] > 0 {
 			in = append(in, Arg{Dims: []int{m, ranks[i]}}, Arg{Dims: []int{n, ranks[i]}, DType: low})
 		}

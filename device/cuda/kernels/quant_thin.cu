@@ -1,6 +1,6 @@
 // y (m, n) = c + x (m, k)·Wᵀ for few rows of x and weights (n, k) in 4 bits, read once as they are stored. Values are rounded to T and products
 // summed in float32. c is null or where y is or apart from it. With LOW, the type of B, c may be s·Bᵀ instead, of an adapter, with s (m, rank) in T and the
-// values of B (n, rank) times alpha in float32, rounded to T.
+// values of B (n, rank) times alpha in float32, rounded to T. With BIAS, the type of n values that may be added to each row, those are rounded to T, too.
 
 #define PARTS_MOST 4
 #ifndef PARTS
@@ -13,6 +13,7 @@ struct Part {
   Scales scales;
   const void *s, *b;  // s is null where there is no adapter
   const T *c;
+  const void *bias;  // null where there is none
   T *y;
   float alpha;
   i32 rank, n, first, shift, blocksize;
@@ -48,6 +49,14 @@ INLINE float low(const Part &p, i32 r, i32 column) {
   return sum;
 }
 #endif
+
+// biased is a sum with the bias of a column.
+INLINE float biased(const Part &p, float sum, i32 column) {
+#ifdef BIAS
+  if (p.bias) sum += widen<T>(narrow<T>(widen<BIAS>(static_cast<const BIAS *>(p.bias)[column])));
+#endif
+  return sum;
+}
 
 #ifdef TENSOR_CORES
 // quant_thin: m <= 8*COLUMNS, k a multiple of 32, x and codes aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
@@ -273,7 +282,7 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
 #else
     if (p.c) sum += widen<T>(p.c[at]);
 #endif
-    p.y[at] = narrow<T>(sum);
+    p.y[at] = narrow<T>(biased(p, sum, first + i % 16));
   }
 }
 #endif
@@ -302,6 +311,6 @@ KERNEL __launch_bounds__(128) quant_thin_any(const T *__restrict__ x, const __gr
 #else
     if (p.c) total += widen<T>(p.c[at]);
 #endif
-    p.y[at] = narrow<T>(total);
+    p.y[at] = narrow<T>(biased(p, total, (i32)row));
   }
 }
