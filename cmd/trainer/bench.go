@@ -29,7 +29,7 @@ func (p *program) bench() *cobra.Command {
 		Use:   "bench --shape SHAPE",
 		Short: "Train a model of random weights for a few steps and tell how fast that is",
 		Long:  benchUsage,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := trainer.Bench(cmd.Context(), o, trainer.Hooks{Logger: p.logger()})
 			if err != nil {

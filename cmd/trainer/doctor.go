@@ -15,7 +15,7 @@ func (p *program) doctor() *cobra.Command {
 		Long: `Look at this machine as training will find it: devices and what they reach, memory, the kernels that were chosen, the disk. Whatever
 would hurt a run is listed at the end with its remedy. It takes about two seconds and 64 MiB of the disk for a moment; --quick
 measures nothing. Exit code 1 when something was found.`,
-		Args: cobra.NoArgs,
+		Args: takes(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := doctor.Run(cmd.Context(), o)
 			if err != nil {

@@ -46,7 +46,7 @@ func (p *program) eval() *cobra.Command {
 		Use:   "eval --model PATH [--text FILE] [--messages FILE] [--choices FILE] [--exact FILE]",
 		Short: "Measure a model: perplexity of texts and replies, multiple choice by likelihood, exact answers",
 		Long:  evalUsage,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0, "files are given by --text, --messages, --choices or --exact"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("separator") {
 				o.Separator = &o.separator

@@ -26,7 +26,7 @@ func (p *program) export() *cobra.Command {
 		Short:   "Write a model or an adapter as a GGUF file",
 		Long:    exportLong,
 		Example: "  trainer export --model llama --adapter runs/a/adapter --out llama.gguf --type q8_0\n  trainer export --model llama --adapter runs/a/adapter --lora --out adapter.gguf",
-		Args:    cobra.NoArgs,
+		Args:    takes(0, 0, "the model is given by --model, the file by --out"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := trainer.Export(cmd.Context(), o)
 			if err != nil {

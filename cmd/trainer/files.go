@@ -46,7 +46,7 @@ func (p *program) inspect() *cobra.Command {
 		Use:   "inspect FILE|DIR",
 		Short: "Show what a model, adapter, checkpoint or run holds",
 		Long:  inspectUsage,
-		Args:  cobra.ExactArgs(1),
+		Args:  takes(1, 1, ""),
 		RunE: func(_ *cobra.Command, args []string) error {
 			path, err := checkpoint.Locate(vfs.OS{}, args[0])
 			if err != nil {
@@ -85,7 +85,7 @@ func (p *program) verify() *cobra.Command {
 		Use:   "verify --model DIR --against golden.safetensors [--adapter DIR]",
 		Short: "Compare logits, losses and gradients with stored ones",
 		Long:  verifyUsage,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0, "the model is given by --model, the stored values by --against"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if o.Device, err = x.Open(dev); err != nil {
 				return err

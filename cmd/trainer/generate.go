@@ -47,7 +47,7 @@ func (p *program) generate() *cobra.Command {
 		Use:   "generate --model PATH [--prompt TEXT | --prompts FILE | --user TEXT | --messages FILE | --chat]",
 		Short: "Continue texts or talk with a model; prints only the new text on standard output",
 		Long:  generateUsage,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0, "a text is given by --prompt, in quotes"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.NoCache, o.Logger = !o.cache, p.logger()
 			return stopped(cmd.Context(), p.runGenerate(cmd, o))

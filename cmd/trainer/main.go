@@ -152,7 +152,7 @@ func exitCode(err error) int {
 // isUnknownCommand recognises cobra's own errors of the command line, which have no type.
 func isUnknownCommand(err error) bool {
 	text := err.Error()
-	for _, begin := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "requires ", "required flag", "if any flags in the group"} {
+	for _, begin := range []string{"unknown command", "unknown flag", "unknown shorthand", "required flag", "if any flags in the group"} {
 		if len(text) >= len(begin) && text[:len(begin)] == begin {
 			return true
 		}

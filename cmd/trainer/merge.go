@@ -27,7 +27,7 @@ func (p *program) merge() *cobra.Command {
 		Use:   "merge --model PATH --adapter DIR --out DIR",
 		Short: "Make one model of a base and a LoRA adapter, in full precision or quantized again",
 		Long:  mergeUsage,
-		Args:  cobra.NoArgs,
+		Args:  takes(0, 0, "the model is given by --model, the result by --out"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if dtype != "" {
 				d, ok := tensor.ParseDType(dtype)

@@ -20,7 +20,7 @@ func (p *program) presets() *cobra.Command {
   trainer presets
   trainer presets qlora run.yaml && trainer finetune run.yaml --model ./model
   trainer finetune preset:qlora --model ./model --data.path rows.jsonl`,
-		Args: cobra.MaximumNArgs(2),
+		Args: takes(0, 2, ""),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				for _, pr := range config.Presets() {

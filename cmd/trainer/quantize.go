@@ -35,7 +35,7 @@ func (p *program) quantize() *cobra.Command {
 		Short:   "Quantize a safetensors file or a model folder",
 		Long:    quantizeLong,
 		Example: "  trainer quantize builtin:tiny tiny-nf4 --scheme nf4 --double --report\n  trainer quantize llama llama-int4 --scheme int4:group=128 --exclude o_proj --data text.txt",
-		Args:    cobra.ExactArgs(2),
+		Args:    takes(2, 2, ""),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.In, o.Out = args[0], args[1]
 			o.ownThreshold = cmd.Flags().Changed("threshold")
@@ -149,7 +149,7 @@ Reads what trainer quantize and transformers with bitsandbytes write. The weight
 quantizing lost does not come back.
 
   trainer dequantize ./model-nf4 ./model-bf16 --dtype bf16`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2, 2, ""),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.In, o.Out = args[0], args[1]
 			if o.DType, err = dtypeFlag("dtype", dtype); err != nil {

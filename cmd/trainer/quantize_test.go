@@ -202,7 +202,7 @@ func TestQuantizeRefuses(t *testing.T) {
 		says string
 	}{
 		{[]string{"quantize", "builtin:tiny", out}, config.ExitConfig, "scheme"},
-		{[]string{"quantize", "builtin:tiny"}, config.ExitConfig, "accepts 2"},
+		{[]string{"quantize", "builtin:tiny"}, config.ExitConfig, "arguments needed besides flags: 2, given: 1; usage: trainer quantize IN OUT"},
 		{[]string{"quantize", "builtin:tiny", out, "--scheme=nf5"}, config.ExitConfig, "nf5"},
 		{[]string{"quantize", "builtin:tiny", out, "--scheme=nf4", "--blocksize=33"}, config.ExitConfig, "33"},
 		{[]string{"quantize", "builtin:tiny", out, "--scheme=int4:group=64", "--double"}, config.ExitConfig, "double"},

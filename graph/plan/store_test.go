@@ -95,8 +95,6 @@ func TestStoreNil(t *testing.T) {
 	require.ErrorContains(t, err, "variable is nil")
 }
 
-// TestSupplied: a plan does not read zeros where weights belong. A value is what was set, alone or with the slab it is a view of, and what
-// another plan wrote.
 // TestNoDevice: a store that was made without a device says so when it is used.
 func TestNoDevice(t *testing.T) {
 	v := graph.NewVar("v", tensor.T(tensor.F32))
@@ -110,6 +108,8 @@ func TestNoDevice(t *testing.T) {
 	}
 }
 
+// TestSupplied: a plan does not read zeros where weights belong. A value is what was set, alone or with the slab it is a view of, and what
+// another plan wrote.
 func TestSupplied(t *testing.T) {
 	g := graph.New("step")
 	slab := graph.NewVar("slab", tensor.T(tensor.F32, 4))

@@ -340,6 +340,14 @@ func readConfig(path string) ([]byte, error) {
 		}
 		return nil, &ErrConfig{File: path, Reason: "there is no such preset" + didYouMean(name, presetNames(), "")}
 	}
+	for _, ext := range []string{".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".txt"} {
+		if strings.HasSuffix(strings.ToLower(path), ext) {
+			return nil, &ErrConfig{File: path, Reason: "holds rows by its name and no settings; name it by --data.path"}
+		}
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, &ErrConfig{File: path, Reason: "is a folder and no file of settings; a model is named by --model, a run to go on with by --out and --resume"}
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &ErrConfig{File: path, Reason: "cannot be read: " + err.Error(), Err: err}

@@ -118,7 +118,9 @@ func (p *printer) summary(r *Report) {
 		put("examples", "%d, %d held out", r.Documents, r.HeldOut)
 	}
 	put("tokens", "%s, %s trained (%.1f%%)", report.Count(r.Tokens), report.Count(r.Trained), 100*r.Share)
-	put("length", "from %d to %d, %.1f on average; data.seq_len %d", r.MinLen, r.MaxLen, r.MeanLen, r.SeqLen)
+	if r.Documents > 0 {
+		put("length", "from %d to %d, %.1f on average; data.seq_len %d", r.MinLen, r.MaxLen, r.MeanLen, r.SeqLen)
+	}
 	if r.PackedRows > 0 {
 		how := "an example each, padded"
 		switch {
