@@ -111,7 +111,7 @@ func (u *updater) program(p, g tensor.DType) (Program, error) {
 		}
 		return 0
 	}
-	out := Program{Files: []string{"approx.cuh", "random.cuh", "optim.cu"}, Fast: true}
+	out := Program{Files: []string{"approx.cuh", "random.cuh", "eight.cuh", "cells.cuh", "optim.cu"}, Fast: true}
 	define := func(name string, v any) { out.Define = append(out.Define, fmt.Sprint(name, " ", v)) }
 	define("P", cType(p))
 	define("G", cType(g))
@@ -136,16 +136,24 @@ func (u *updater) program(p, g tensor.DType) (Program, error) {
 	if err != nil {
 		return out, err
 	}
-	words := len(squares.words)
-	if u.moments == 1 {
-		words = 0
+	most := [2]int{}
+	for i, t := range []cellTable{moments, squares} {
+		words, scale, top, err := plain8(t, i == 0)
+		if err != nil {
+			return out, err
+		}
+		if most[i] = len(words); i == 1 && u.moments == 1 {
+			most[i] = 0
+		}
+		name := string(rune('A' + i))
+		define("CELLS_"+name, most[i])
+		define("SCALE_"+name, scale)
+		define("MOST_"+name, top)
+		define("FIRST_"+name, t.first)
+		out.Text += bookOf([]string{"moments_book", "squares_book"}[i], t, words, i == 1)
 	}
-	define("CELLS_A", len(moments.words))
-	define("CELLS_B", words)
-	define("FIRST_A", moments.first)
-	define("FIRST_B", squares.first)
-	u.shared = 4 * (len(moments.words) + words + 512)
-	out.Text = bookOf("moments_book", moments, false) + bookOf("squares_book", squares, true)
+	define("CODES_A", len(moments.words))
+	u.shared = 4 * (most[0] + most[1] + 512)
 	return out, nil
 }
 
@@ -192,8 +200,11 @@ func (u *updater) enqueue(c *Call) error {
 	return c.Launch(u.step, Geometry{Grid: [3]int{u.grid}, Block: [3]int{updateThreads}, Shared: u.shared}, &s, &u.hyper)
 }
 
-// bookOf defines the tables of a book in a namespace of optim.cu.
-func bookOf(name string, t cellTable, unsigned bool) string {
-	return fmt.Sprintf("namespace %s {\nCONSTANT u32 cell_words[%d] = {%s};\nINLINE const u32 *code_cells() { return cell_words; }\n%s}\n", name, len(t.words),
-		hexWords(t.words), bookText(unsigned))
+// bookOf defines the tables of a book in a namespace of optim.cu: those of all cells, and of plain8.
+func bookOf(name string, t cellTable, plain []uint32, unsigned bool) string {
+	words := func(table string, words []uint32) string {
+		return fmt.Sprintf("CONSTANT u32 %s[%d] = {%s};\n", table, len(words), hexWords(words))
+	}
+	return fmt.Sprintf("namespace %s {\n%s%sINLINE const u32 *code_cells() { return cell_words; }\nINLINE const u32 *plain_table() { return plain_words; }\n%s}\n", name,
+		words("cell_words", t.words), words("plain_words", plain), bookText(unsigned))
 }

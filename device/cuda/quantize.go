@@ -28,7 +28,7 @@ type quantizer struct {
 	resident  int64 // blocks that the device holds at once
 }
 
-var quantizeFiles = []string{"approx.cuh", "eight.cuh", "quantize.cu"}
+var quantizeFiles = []string{"approx.cuh", "eight.cuh", "cells.cuh", "quantize.cu"}
 
 func buildQuantize4(d *Device, o ops.Quantize4, s device.Spec) (*Kernel, error) {
 	p, err := quantize4Program(o.Scheme)
@@ -59,8 +59,8 @@ func quantize8Program(o ops.Quantize8) (Program, error) {
 		return Program{}, err
 	}
 	p := Program{Files: quantizeFiles, Text: encode8Text(cells, o.Moment), Define: []string{"BITS 8"}}
-	t, err := plain8(cells)
-	t.add(&p)
+	words, scale, most, err := plain8(cells, true)
+	plainTable{words: words, define: []string{"PLAIN_SCALE " + scale, "PLAIN_MOST " + most}}.add(&p)
 	return p, err
 }
 

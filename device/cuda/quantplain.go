@@ -56,19 +56,16 @@ func plain4(s quant.Scheme) (plainTable, error) {
 	return t, nil
 }
 
-// plain8 has two words for each cell of positive values and of negative ones, whose exponents are less by as much as lets everything below `first` be denormal or
-// next to it. The word of a cell, added to a number in it, carries beyond the cell's threshold; the third byte of the sum is then the code, or its complement.
-func plain8(c cellTable) (plainTable, error) {
+// plain8 is a table of kernels/cells.cuh, with the scale of numbers and the largest absmax that it holds for. Cells of negative values are left out unless signed.
+func plain8(c cellTable, signed bool) (words []uint32, scale, most string, err error) {
 	shift := c.first>>7 - 1
 	half := uint32(len(c.words) / 2)
-	t := plainTable{define: []string{
-		fmt.Sprintf("PLAIN_SCALE __uint_as_float(0x%xu)", (127-shift)<<23), fmt.Sprintf("PLAIN_MOST __uint_as_float(0x%xu)", (127+125-shift)<<23)}}
 	for cell := uint32(0); cell <= oneCell-shift<<7; cell++ {
 		from := uint32(max(int(cell+shift<<7)-int(c.first), 0))
 		if cell < 1<<7 {
-			from = 0
+			from = 0 // of zero
 		}
-		for sign := range uint32(2) {
+		for sign := range uint32(1 + b2i(signed)) {
 			w := c.words[from+sign*half]
 			near, far, last := w&0xff, w>>8&0xff, w>>16
 			if sign == 1 {
@@ -78,13 +75,14 @@ func plain8(c cellTable) (plainTable, error) {
 			if near == far {
 				low = 0
 			} else if far != near+1 {
-				return plainTable{}, fmt.Errorf("cuda: codes %d and %d share a cell of the code book", near, far)
+				return nil, "", "", fmt.Errorf("cuda: codes %d and %d share a cell of the code book", near, far)
 			}
-			t.words = append(t.words, (near-cell)&0xff<<16|low)
+			words = append(words, (near-cell)&0xff<<16|low)
 		}
 	}
-	if len(t.words) > 1<<13 {
-		return plainTable{}, fmt.Errorf("cuda: the code book has %d cells, %d fit", len(t.words), 1<<13)
+	if oneCell-shift<<7 >= 1<<12 {
+		return nil, "", "", fmt.Errorf("cuda: the code book has %d cells, %d fit", oneCell-shift<<7, 1<<12)
 	}
-	return t, nil
+	float := func(exponent uint32) string { return fmt.Sprintf("__uint_as_float(0x%xu)", exponent<<23) }
+	return words, float(127 - shift), float(127 + 125 - shift), nil
 }

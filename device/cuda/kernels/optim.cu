@@ -1,12 +1,13 @@
-// One step of an optimizer over a slab of tensors, in one launch. After approx.cuh and random.cuh.
+// One step of an optimizer over a slab of tensors, in one launch. After approx.cuh, random.cuh,
+// eight.cuh and cells.cuh.
 //
 // The arithmetic is that of bitsandbytes' CUDA kernels to the bit: which products are contracted into sums, approximate roots and
 // reciprocals, rounding to the parameters' type after the step and after the decay. So the program is compiled without contraction, with
 // approximate roots and denormals taken for zeros, and FMA is written out. The order of the terms differs between types because it does there.
 //
 // Defines: P and G, types of parameters and gradients; RULE; EIGHT, 1 with 8-bit moments; MOMENTS; ROUNDING; SKIP, 1 to leave out zero
-// gradients; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; CELLS_A and CELLS_B, words of the tables,
-// FIRST_A and FIRST_B, their first cells.
+// gradients; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; for 8-bit moments CELLS_A and
+// CELLS_B, words of the tables of cells.cuh, SCALE_A.. and MOST_A.., what plain8 says of them, FIRST_A and FIRST_B, the first cells of the whole tables, of CODES_A words.
 
 #define ADAM 0
 #define ADAM_TORCH 1
@@ -283,16 +284,18 @@ template <class T> INLINE void load_lane(float (&v)[8], const T *x) {
 #if EIGHT
 // The text after this file defines the books: that of moments with a sign, and that of squares.
 namespace moments_book {
+INLINE const u32 *plain_table();
 INLINE const u32 *code_cells();
 INLINE float book_value(int code);
 }
 namespace squares_book {
+INLINE const u32 *plain_table();
 INLINE const u32 *code_cells();
 INLINE float book_value(int code);
 }
 
 struct Books {
-  const u32 *cells[2];
+  const u32 *cells[2];  // in shared memory
   const float *values[2];
 };
 
@@ -311,17 +314,37 @@ INLINE void fetch_moments(Lane &l, const Slab &s, const Books &b, i64 at) {
   }
 }
 
-// encoded_moment and encoded_square are the code of a moment scaled to q, at most 1 in magnitude: a cell, by the upper half of its bits, has
-// the codes on both sides of a border.
-INLINE u32 encoded_moment(float q, const u32 *cells) {
+// encoded_moment and encoded_square are the code of a moment scaled to q, at most 1 in magnitude, by the whole table in memory: a cell, by the upper half of its
+// bits, has the codes on both sides of a border.
+INLINE u32 encoded_moment(float q) {
+  const u32 *cells = moments_book::code_cells();
   const u32 b = __float_as_uint(q), m = b >> 16 & 0x7fff;
-  const u32 cell = cells[(m > FIRST_A ? m - FIRST_A : 0) + (b >> 31) * (CELLS_A / 2)];
+  const u32 cell = cells[(m > FIRST_A ? m - FIRST_A : 0) + (b >> 31) * (CODES_A / 2)];
   return ((b & 0xffff) > cell >> 16 ? cell >> 8 : cell) & 255;
 }
-INLINE u32 encoded_square(float q, const u32 *cells) {
+INLINE u32 encoded_square(float q) {
+  const u32 *cells = squares_book::code_cells();
   const u32 b = __float_as_uint(q), m = b >> 16 & 0x7fff;
   const u32 cell = cells[m > FIRST_B ? m - FIRST_B : 0];
   return ((b & 0xffff) > cell >> 16 ? cell >> 8 : cell) & 255;
+}
+
+// keep_plain encodes moment k of a full block whose largest magnitude is an ordinary number.
+INLINE void keep_plain(const Lane &l, u8 *codes, const Books &b, int k, float top) {
+  const float r = mul_ftz(rcp_approx(top), k == 1 ? SCALE_B : SCALE_A);
+#pragma unroll
+  for (int q = 0; q < GROUPS; q++) {
+    Pack<u32, WIDTH / 4> words;
+#pragma unroll
+    for (int i = 0; i < WIDTH; i += 4) {
+      const float *x = l.m[k] + q * WIDTH + i;
+      u32 s[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) s[j] = k == 1 ? coded_square(mul_ftz(x[j], r), b.cells[1]) : coded_sum(mul_ftz(x[j], r), b.cells[0]);
+      words.v[i / 4] = k == 1 ? third_bytes(s) : third_bytes(s) ^ sign_bytes(x[0], x[1], x[2], x[3]);
+    }
+    store_pack(reinterpret_cast<u32 *>(codes + place(q * WIDTH)), words);
+  }
 }
 
 // keep_moments encodes them. Elements from `left` on are padding; there are none in a PLAIN block.
@@ -334,9 +357,14 @@ template <bool PLAIN> INLINE void keep_moments(Lane &l, const Slab &s, const Boo
       if (PLAIN || place(j) < left) top = fmaxf(top, fabsf(l.m[k][j]));
 #pragma unroll
     for (int d = 16; d > 0; d >>= 1) top = fmaxf(top, __shfl_xor_sync(FULL, top, d));
+    if (lane() == 0) s.absmax[k][at / 256] = top;
+    u8 *codes = static_cast<u8 *>(s.state[k]) + at;
+    if (PLAIN && top >= 1.17549435e-38f && top <= (k == 1 ? MOST_B : MOST_A)) {
+      keep_plain(l, codes, b, k, top);
+      continue;
+    }
     const bool none = !(top >= 1.17549435e-38f);  // zeros, or what counts as such: 0 times infinity has no place among the cells
     const float r = none ? 0.0f : rcp_approx(top);
-    u8 *codes = static_cast<u8 *>(s.state[k]) + at;
 #pragma unroll
     for (int q = 0; q < GROUPS; q++) {
       Pack<u8, WIDTH> c;
@@ -345,13 +373,12 @@ template <bool PLAIN> INLINE void keep_moments(Lane &l, const Slab &s, const Boo
       for (int i = 0; i < WIDTH; i++) {
         const int j = q * WIDTH + i;
         const float x = l.m[k][j], y = mul_ftz(x, r);
-        u32 code = k == 1 ? encoded_square(y, b.cells[1]) : encoded_moment(y, b.cells[0]);
+        u32 code = k == 1 ? encoded_square(y) : encoded_moment(y);
         if (none) code = k == 1 ? 0 : __float_as_uint(x) >> 31 ? 0 : x > 0 ? 1 : 255;  // the sign of code 0 is negative
         if (PLAIN || place(j) < left) c.v[i] = (u8)code;
       }
       store_pack(codes + place(q * WIDTH), c);
     }
-    if (lane() == 0) s.absmax[k][at / 256] = top;
   }
 }
 #else
@@ -456,6 +483,13 @@ template <bool PLAIN> INLINE u32 move(Lane &l, const Hyper &h, const Step &e, co
 INLINE void keep_parameters(Lane &l, const Slab &s, const Hyper &h, const Step &e, const Slot &slot, i64 at, u32 touched) {
 #pragma unroll
   for (int q = 0; q < GROUPS; q++) {
+#if ROUNDING == NEAREST && HALF
+    Pack<u32, WIDTH / 2> two;
+#pragma unroll
+    for (int i = 0; i < WIDTH; i += 2) two.v[i / 2] = narrow_pair<P>(l.p[q * WIDTH + i], l.p[q * WIDTH + i + 1]);
+    store_pack(reinterpret_cast<u32 *>(s.p + at + place(q * WIDTH)), two);
+    continue;
+#endif
     Pack<P, WIDTH> v;
 #if ROUNDING == KAHAN && HALF
     Pack<P, WIDTH> c;
@@ -511,8 +545,8 @@ KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : (EIGHT && MOMENTS == 2) || 
 #if EIGHT
   SHARED_DYNAMIC(u32, table);
   float *values = reinterpret_cast<float *>(table + CELLS_A + CELLS_B);
-  for (int i = threadIdx.x; i < CELLS_A; i += blockDim.x) table[i] = moments_book::code_cells()[i];
-  for (int i = threadIdx.x; i < CELLS_B; i += blockDim.x) table[CELLS_A + i] = squares_book::code_cells()[i];
+  for (int i = threadIdx.x; i < CELLS_A; i += blockDim.x) table[i] = moments_book::plain_table()[i];
+  for (int i = threadIdx.x; i < CELLS_B; i += blockDim.x) table[CELLS_A + i] = squares_book::plain_table()[i];
   for (int i = threadIdx.x; i < 256; i += blockDim.x) {
     values[i] = moments_book::book_value(i);
     values[256 + i] = squares_book::book_value(i);

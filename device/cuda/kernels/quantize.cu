@@ -108,20 +108,9 @@ INLINE Codes encode_plain(const Eight<T> &e, float r, const u32 *table) {
   return words;
 }
 #else
-// Values are scaled to 2^-SHIFT of their magnitude, so that all below the first threshold are denormal, which is zero, or in the cells next to it. A cell
-// is the upper half of such a number, 12 bits and the sign. Its word is added to the number: the lower half carries if it is beyond the threshold, and the third
-// byte becomes the code. Codes of negative numbers, which descend, are complemented.
 #define COPIES 1
-INLINE u32 encode_sum(float q, const u32 *table) {
-  const u32 b = __float_as_uint(q), turned = b << 3 | b >> 29;
-  return b + *(const u32 *)((const u8 *)table + ((turned >> 16 & ~7u) | (turned & 7)));
-}
-INLINE u32 sign_bytes(const Eight<f32> &e, int at) {
-  u32 m = 0;
-#pragma unroll
-  for (int i = 0; i < 4; i++) m |= __float_as_int(e.at(at + i)) < 0 ? 0xffu << 8 * i : 0;
-  return m;
-}
+// sign_bytes of four elements from `at` on.
+INLINE u32 sign_bytes(const Eight<f32> &e, int at) { return sign_bytes(e.at(at), e.at(at + 1), e.at(at + 2), e.at(at + 3)); }
 template <class E> INLINE u32 sign_bytes(const Eight<E> &e, int at) {
   const Pack<u32, 4> w = *reinterpret_cast<const Pack<u32, 4> *>(&e);
   return permute(w.v[at / 2], w.v[at / 2 + 1], 0xfdb9);
@@ -133,8 +122,8 @@ INLINE Codes encode_plain(const Eight<T> &e, float r, const u32 *table) {
   for (int h = 0; h < 2; h++) {
     u32 s[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) s[i] = encode_sum(mul_ftz(e.at(4 * h + i), r), table);
-    words.v[h] = permute(permute(s[0], s[1], 0x62), permute(s[2], s[3], 0x62), 0x5410) ^ sign_bytes(e, 4 * h);
+    for (int i = 0; i < 4; i++) s[i] = coded_sum(mul_ftz(e.at(4 * h + i), r), table);
+    words.v[h] = third_bytes(s) ^ sign_bytes(e, 4 * h);
   }
   return words;
 }
