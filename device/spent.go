@@ -10,7 +10,6 @@ type Spent struct {
 	Time    time.Duration // while somebody waited; work on several threads at once counts once where it is waited for together
 	Longest time.Duration // of one of them, 0 if not known
 	Name    string        // of that one
-	Runs    bool          // the device itself was at work, so that its clock may be lower for a while
 }
 
 // Spender devices tell what such work has taken since they were opened.

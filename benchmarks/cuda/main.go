@@ -7,7 +7,7 @@
 //
 // peers.json comes from benchmarks/peers/python/cuda_kernels.py, which times the same work in PyTorch and bitsandbytes. A figure is the median of
 // nine batches, each timed by events on the stream around a recorded graph of launches. Operands rotate over 160 MB and more, beyond the
-// last cache, in 64 sets at most. A row whose kernel was chosen by trials that take long rests before it is timed. To run it where there is no Go: CGO_ENABLED=0 go build ./benchmarks/cuda.
+// last cache, in 64 sets at most. To run it where there is no Go: CGO_ENABLED=0 go build ./benchmarks/cuda.
 package main
 
 import (

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,40 +60,4 @@ func TestTable(t *testing.T) {
 	require.Equal(t, out.String(), again.String())
 	_, err = readPeers(filepath.Join(dir, "ours.json"))
 	require.Error(t, err)
-}
-
-// chooser is a device that has spent time on choices.
-type chooser struct {
-	device.Device
-	spent []device.Spent
-}
-
-func (c *chooser) Spent() []device.Spent { return c.spent }
-
-// TestRest: a device that was at work for long to choose a row's kernel rests before the row is timed, and no other does.
-func TestRest(t *testing.T) {
-	cpu, err := device.Open("cpu")
-	require.NoError(t, err)
-	defer cpu.Close()
-	for _, c := range []struct {
-		spent []device.Spent
-		rests bool
-	}{
-		{[]device.Spent{{What: "compiled", Time: time.Second}, {What: "timed", Time: time.Second, Runs: true}}, true},
-		{[]device.Spent{{What: "compiled", Time: time.Second}, {What: "timed", Time: restAfter, Runs: true}}, false},
-		{nil, false},
-	} {
-		dev := &chooser{Device: cpu}
-		r := newRig(dev)
-		var slept time.Duration
-		r.sleep = func(d time.Duration) { slept += d }
-		_, err := r.made(Row{Make: func(*rig) (*work, error) {
-			dev.spent = c.spent
-			return nil, nil
-		}})
-		require.NoError(t, err)
-		require.Equal(t, c.rests, slept == rest)
-	}
-	_, err = newRig(cpu).made(Row{Make: func(*rig) (*work, error) { return nil, nil }})
-	require.NoError(t, err)
 }

@@ -97,39 +97,10 @@ func gemmRow(n int) Row {
 	}}
 }
 
-// A device that has chosen among kernels for long by running them draws all its power, and its clock comes back slowly: what was measured right after it, products
-// and what memory bounds, was up to a seventh slower. So a row whose choice took longer than restAfter rests first.
-const (
-	restAfter = 20 * time.Millisecond
-	rest      = 400 * time.Millisecond
-)
-
-// ran is how long the device has run kernels to choose among them.
-func (r *rig) ran() (sum time.Duration) {
-	if s, ok := r.dev.(device.Spender); ok {
-		for _, row := range s.Spent() {
-			if row.Runs {
-				sum += row.Time
-			}
-		}
-	}
-	return sum
-}
-
-// made makes a row, and rests if that had the device at work.
-func (r *rig) made(row Row) (*work, error) {
-	before := r.ran()
-	w, err := row.Make(r)
-	if r.ran()-before > restAfter {
-		r.sleep(rest)
-	}
-	return w, err
-}
-
 // figure times a row. A row that cannot be run says why and does not end the program.
 func (r *rig) figure(row Row, batches int) figure {
 	f := figure{Work: row.Work, Detail: row.Detail}
-	w, err := r.made(row)
+	w, err := row.Make(r)
 	var each time.Duration
 	if err == nil {
 		f.Kernel = w.kernel

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"time"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph"
@@ -25,7 +24,6 @@ type rig struct {
 	patterns map[pattern]device.Ptr
 	kept     []device.Buffer
 	rotate   int64
-	sleep    func(time.Duration)
 }
 
 type pattern struct {
@@ -44,7 +42,7 @@ type work struct {
 }
 
 func newRig(dev device.Device) *rig {
-	return &rig{dev: dev, stream: dev.Stream(0), patterns: map[pattern]device.Ptr{}, rotate: rotate, sleep: time.Sleep}
+	return &rig{dev: dev, stream: dev.Stream(0), patterns: map[pattern]device.Ptr{}, rotate: rotate}
 }
 
 // alloc reserves memory until the end of the row.

@@ -51,7 +51,7 @@ func (d *Device) Draft(s device.Spec) (device.Kernel, error) {
 // last, since they wait for their programs.
 //
 // Host work next to a trial costs it nothing that counts: one processor is left to enqueue, no program is loaded meanwhile, and what the library may do to
-// the device at the end of planning disturbs one batch, of which trials take the least and those under load the median.
+// the device at the end of planning disturbs one batch, of which trials take the least.
 func (d *Device) Settle(ctx context.Context, kernels []device.Kernel) []error {
 	var drafts []*Kernel
 	for _, k := range kernels {

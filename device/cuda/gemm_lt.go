@@ -21,7 +21,6 @@ type blas struct {
 	products []*cublaslt.Product // to be closed with the device
 	chosen   map[string]cublaslt.Algorithm
 	cache    *nvrtc.Cache
-	lastLoad time.Time // when products were last timed under load
 }
 
 // library is the handle of cuBLASLt, or the reason that there is none. What it lacked memory for is tried again the next time.
@@ -264,7 +263,7 @@ func (d *Device) algorithm(x *cublaslt.Product, p cublaslt.Problem, s gemmSpec) 
 
 // productKey is what a choice of an algorithm is kept under.
 func (d *Device) productKey(p cublaslt.Problem, s gemmSpec) string {
-	return fmt.Sprintf("cublaslt %d under load, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
+	return fmt.Sprintf("cublaslt %d in turns, %s, %d processors, %d bytes: %v, compute %d", d.blas.handle.Library().Version(), d.name, d.sms, d.workspaceMax(), s, p.Compute)
 }
 
 // keeps tells whether a choice was made before. It may still turn out to be of no use.

@@ -17,11 +17,7 @@ const tuneStream = -2
 
 // timeAlgorithms runs each algorithm on operands of its own and returns how long one product takes, or refused. The
 // device's context is current.
-func (d *Device) timeAlgorithms(x *cublaslt.Product, s gemmSpec, list []cublaslt.Algorithm) ([]time.Duration, error) {
-	return d.timeAlgorithmsBy(x, s, list, (*trial).choose)
-}
-
-func (d *Device) timeAlgorithmsBy(x *cublaslt.Product, s gemmSpec, list []cublaslt.Algorithm, how func(*trial, []contender) ([]time.Duration, error)) (times []time.Duration, err error) {
+func (d *Device) timeAlgorithms(x *cublaslt.Product, s gemmSpec, list []cublaslt.Algorithm) (times []time.Duration, err error) {
 	bytes := func(m gemmMat, rows, cols int) int64 {
 		if m.trans {
 			rows = cols
@@ -65,7 +61,7 @@ func (d *Device) timeAlgorithmsBy(x *cublaslt.Product, s gemmSpec, list []cublas
 			return x.Run(uint64(at), uint64(at)+uint64(a), y, y, y+uint64(c), l.Workspace, uintptr(r.stream.handle))
 		}
 	}
-	return how(r, contenders)
+	return r.rounds(contenders)
 }
 
 // contender enqueues, on the stream of a trial, work that others do in another way.

@@ -60,7 +60,7 @@ func (s *spending) on(what string) *device.Spent {
 			return &s.list[i]
 		}
 	}
-	s.list = append(s.list, device.Spent{What: what, Runs: what == spentProducts || what == spentWays})
+	s.list = append(s.list, device.Spent{What: what})
 	return &s.list[len(s.list)-1]
 }
 
