@@ -31,11 +31,11 @@ func BenchmarkQuantVariants(b *testing.B) {
 	}
 	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}} {
 		for _, warps := range []int{8, 16, 32} {
-			for _, stages := range []int{2, 3, 4} {
-				for decode := range thinPairs + 1 {
+			for _, depth := range []int{1, 2} {
+				for _, permuted := range []int{0, 1} {
 					for _, m := range []int{1, 4, 16} {
 						if m <= 8 || warps == 8 {
-							benchThin(b, shape[0], shape[1], m, warps, stages, decode)
+							benchThin(b, shape[0], shape[1], m, warps, depth, permuted)
 						}
 					}
 				}
@@ -136,16 +136,11 @@ func benchDequantize(b *testing.B, nested bool, threads, packs int) {
 	})
 }
 
-func benchThin(b *testing.B, rows, cols, m, warps, stages, decode int) {
-	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/stages=%d/decode=%d", rows, cols, m, warps, stages, decode), func(b *testing.B) {
+func benchThin(b *testing.B, rows, cols, m, warps, depth, permuted int) {
+	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/depth=%d/permuted=%d", rows, cols, m, warps, depth, permuted), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
-		t := &thin{parts: []thinOperands{{w: w}}, m: m, cols: cols}
-		shape := t.fitTo(d, thinShape{warps: warps, stages: stages, decode: decode})
-		if shape.stages < stages {
-			b.Skip("more shared memory than there is")
-		}
-		p := w.program(tensor.BF16, "quant_thin.cu", shape.defines(cols)...)
+		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(cols, m, warps), fmt.Sprintf("DEPTH %d", depth), fmt.Sprintf("PERMUTED %d", permuted))...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)
@@ -158,7 +153,7 @@ func benchThin(b *testing.B, rows, cols, m, warps, stages, decode int) {
 			args[i].of[0] = thinPart{codes: codes[i], scales: scaleArgs{absmax[i], outer, outer}, y: y[i], n: int32(rows), blocksize: 64, shift: 6}
 		}
 		graphTime(b, d, float64(n)/2+float64(n)/64, turns, func(c *Call, i int) error {
-			return c.Launch(f, shape.geometry((rows+15)/16), x[i], &args[i], int32(m), int32(cols))
+			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], &args[i], int32(m), int32(cols))
 		})
 	})
 }

@@ -271,7 +271,7 @@ func TestDequantize8(t *testing.T) {
 func TestQuantThin(t *testing.T) {
 	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(11, 12))
-	for _, c := range []struct{ m, n, k, blocksize int }{{1, 40, 128, 64}, {3, 33, 96, 64}, {5, 16, 2080, 32}, {11, 50, 256, 4096}, {40, 17, 160, 64}, {2, 9, 43, 64}, {4, 8, 64, 50}, {2, 18, 20512, 64}, {9, 17, 5280, 64}} { // the last two go through all stages again
+	for _, c := range []struct{ m, n, k, blocksize int }{{1, 40, 128, 64}, {3, 33, 96, 64}, {5, 16, 2080, 32}, {11, 50, 256, 4096}, {40, 17, 160, 64}, {2, 9, 43, 64}, {4, 8, 64, 50}, {2, 18, 20512, 64}, {9, 17, 5280, 64}} {
 		for _, dtype := range quantized {
 			for _, nested := range []bool{false, true} {
 				state, parts := randomWeight(rng, quant.NF4, c.blocksize, c.n, c.k, nested)
@@ -294,38 +294,6 @@ func TestQuantThin(t *testing.T) {
 					to := got.Clone()
 					got = launchOp(t, d, skew, ops.AddQuantMatMul{QuantMatMul: o}, append([]*tensor.Tensor{to, x}, parts...)...)[0]
 					sameProduct(t, got, x, w, to, what+" added")
-				}
-			}
-		}
-	}
-}
-
-// TestThinDecodings: all ways to decode give the same bits, in every number of stages.
-func TestThinDecodings(t *testing.T) {
-	d := testDevice(t)
-	rng := rand.New(rand.NewPCG(13, 12))
-	for _, m := range []int{1, 3, 9} {
-		for _, dtype := range quantized[1:] {
-			w := weight4{quant.NF4, 64, 35, 1344, dtype == tensor.F16}
-			_, parts := randomWeight(rng, w.scheme, w.blocksize, w.rows, w.cols, w.nested)
-			in := append([]*tensor.Tensor{normal(dtype, rng, m, w.cols)}, parts...)
-			run := kernelRun{op: ops.QuantMatMul{Scheme: w.scheme, Blocksize: w.blocksize, N: w.rows, K: w.cols, Nested: w.nested}, in: in, out: []tensor.Type{tensor.T(dtype, m, w.rows)}}
-			var want []byte
-			for decode := range thinPairs + 1 {
-				for _, stages := range []int{2, 3} {
-					got := run.run(t, d, func(s device.Spec) (device.Kernel, error) {
-						p := &thin{parts: []thinOperands{{w: w, weight: 1, to: -1, s: -1, bias: -1}}, m: m, cols: w.cols, size: 2}
-						shape := p.fitTo(d, thinShape{warps: 2, stages: stages, decode: decode})
-						require.Positive(t, shape.stages)
-						if err := p.build(d, dtype, shape); err != nil {
-							return nil, err
-						}
-						return p.kernel().bind(d, s), nil
-					})[0].Bytes()
-					if want == nil {
-						want = got
-					}
-					require.Equal(t, want, got, "%d rows of %v, way %d, %d stages", m, dtype, decode, stages)
 				}
 			}
 		}

@@ -17,11 +17,7 @@ func buildQuantGroup(d *Device, o ops.QuantMatMulGroup, s device.Spec) (*Kernel,
 	if t == nil || !d.multiplies(s.In[0].DType) {
 		return nil, device.ErrNoKernel
 	}
-	f := t.fit(d)
-	if f.stages == 0 {
-		return nil, device.ErrNoKernel
-	}
-	if err := t.build(d, s.In[0].DType, f); err != nil {
+	if err := t.build(d, s.In[0].DType, t.shared(d)); err != nil {
 		return nil, err
 	}
 	return t.kernel(), nil
@@ -55,6 +51,15 @@ func newThinGroup(o ops.QuantMatMulGroup, s device.Spec) *thin {
 	return t
 }
 
+// shared is how many warps share the inner axis.
+func (t *thin) shared(d *Device) int {
+	blocks := 0
+	for _, p := range t.parts {
+		blocks += ceilDiv(p.w.rows, 16)
+	}
+	return thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors())
+}
+
 // thin is products of one x by kernels/quant_thin.cu, without scratch.
 type thin struct {
 	parts      []thinOperands
@@ -63,7 +68,7 @@ type thin struct {
 	size       int64        // bytes of an element of x and y
 	low, bias  tensor.DType // those of the adapters' B and of biases; Invalid: none has one
 	cores, any *Function    // cores is nil where quant_thin does not have the case
-	shape      thinShape
+	warps      int
 	blocks     int
 	args       thinArgs
 }
@@ -109,21 +114,18 @@ func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*t
 	}
 	x := b2i(add)
 	t := &thin{parts: []thinOperands{{w: w, weight: x + 1, to: x - 1, s: -1, bias: -1}}, x: x, m: m, cols: w.cols, size: int64(dtype.Size())}
-	var f thinShape
+	warps := 0
 	if cores {
-		f = t.fit(d)
+		warps = t.shared(d)
 	}
-	if f.stages == 0 && m > thinRowsAny {
-		return nil, nil
-	}
-	return t, t.build(d, dtype, f)
+	return t, t.build(d, dtype, warps)
 }
 
 // thin reports whether quant_thin has weights of this shape.
 func (w weight4) thin() bool { return w.cols%32 == 0 && w.cols > 0 && powerBlock(w.blocksize) }
 
-// build names the kernels; only quant_thin_any where the shape has no stages.
-func (t *thin) build(d *Device, dtype tensor.DType, shape thinShape) (err error) {
+// build names the kernels; warps is 0 where only quant_thin_any has the case.
+func (t *thin) build(d *Device, dtype tensor.DType, warps int) (err error) {
 	one := t.parts[0].w
 	for i, p := range t.parts {
 		if p.w.blocksize != one.blocksize {
@@ -141,10 +143,10 @@ func (t *thin) build(d *Device, dtype tensor.DType, shape thinShape) (err error)
 	if t.bias != tensor.Invalid {
 		program.Define = append(program.Define, "BIAS "+cType(t.bias))
 	}
-	if shape.stages > 0 {
-		t.shape = shape
+	if warps > 0 {
+		t.warps = warps
 		program.Files = thinFiles
-		program.Define = append(program.Define, shape.defines(t.cols)...)
+		program.Define = append(program.Define, thinDefines(t.cols, t.m, warps)...)
 		if len(t.parts) > 1 {
 			program.Define = append(program.Define, fmt.Sprint("PARTS ", len(t.parts)))
 		}
@@ -186,72 +188,11 @@ func thinWarps(n, k, m, processors int) int {
 	return warps
 }
 
-// thinShape is how quant_thin goes about a product: the tiles of eight rows of x, with one tile the rows that a stage has room for, the warps that share the
-// inner axis, the blocks of a multiprocessor, the steps that a warp has on their way, how codes become values, and the bytes of dynamic shared memory of a block.
-// It has no stages where the kernel lacks the case.
-type thinShape struct{ columns, rows, warps, blocks, stages, decode, shared int }
-
-const thinPairs = 2 // a way to decode, with tables in shared memory
-
-// Shared memory of quant_thin, as its file lays it out.
-const (
-	thinStep     = 128
-	thinCodes    = thinStep / 2 * 16 // bytes of a step's codes
-	thinX        = 320               // and of a row of x
-	thinReserved = 1 << 10           // what a block has beside its own
-	thinShared   = 200 << 10         // of a multiprocessor at most: what is left caches tables and x
-	thinStages   = 4                 // three more steps than a warp computes are 100 KB of codes a multiprocessor: beyond what memory has on its way
-)
-
-// fit chooses the shape for all products together.
-func (t *thin) fit(d *Device) thinShape {
-	blocks := 0
-	for _, p := range t.parts {
-		blocks += ceilDiv(p.w.rows, 16)
-	}
-	return t.fitTo(d, thinShape{warps: thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors()), stages: thinStages, decode: b2i(thinColumns(t.m) > 1)})
-}
-
-// fitTo is the shape for so many warps, up to so many stages, and a way to decode.
-func (t *thin) fitTo(d *Device, s thinShape) thinShape {
-	s.columns = thinColumns(t.m)
-	stage := thinCodes
-	if s.columns == 1 {
-		for s.rows = 1; s.rows < t.m; {
-			s.rows *= 2
-		}
-		stage += thinX * s.rows
-	}
-	scales := 0
-	for _, p := range t.parts {
-		scales = max(scales, 16*4*((t.cols-1)/p.w.blocksize+2))
-	}
-	declared := 4 * 16 * 8 * s.columns // for adapters
-	whole := min(d.SharedMax()+thinReserved, thinShared)
-	if s.decode == thinPairs {
-		declared, whole = declared+32<<10, d.SharedMax()+thinReserved
-	}
-	most := map[int]int{1: 32, 2: 24, 4: 16}[s.columns] // warps of a multiprocessor, by the registers of so many tiles
-	// Fewer blocks rather than none on their way while one is computed; sums take the place of the stages.
-	for least := max(2, s.columns/2+1); least > s.columns/2; least-- {
-		for s.blocks = max(most/s.warps, 1); s.blocks > 0; s.blocks-- {
-			room := whole/s.blocks - thinReserved - declared - scales
-			if stages := min(room/(s.warps*stage), s.stages); stages >= least {
-				s.stages, s.shared = stages, stages*s.warps*stage+scales
-				return s
-			}
-		}
-	}
-	return thinShape{}
-}
-
-// defines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
-func (s thinShape) defines(k int) []string {
-	return []string{"TENSOR_CORES", fmt.Sprint("WARPS ", s.warps), fmt.Sprint("COLUMNS ", s.columns), fmt.Sprint("X_ROWS ", s.rows), fmt.Sprint("BLOCKS ", s.blocks), fmt.Sprint("STAGES ", s.stages), fmt.Sprint("DECODE ", s.decode), fmt.Sprint("EVEN ", b2i(k%thinStep == 0))}
-}
-
-func (s thinShape) geometry(blocks int) Geometry {
-	return Geometry{Grid: [3]int{blocks}, Block: [3]int{s.warps * WarpSize}, Shared: s.shared}
+// thinDefines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
+func thinDefines(k, m, warps int) []string {
+	columns := thinColumns(m)
+	most := map[int]int{1: 32, 2: 24, 4: 16}[columns] // warps of a multiprocessor
+	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1)), fmt.Sprint("EVEN ", b2i(k%128 == 0))}
 }
 
 func (t *thin) kernel() *Kernel {
@@ -290,7 +231,7 @@ func (t *thin) enqueue(c *Call) error {
 	if !t.place(c) {
 		return t.plain(c)
 	}
-	return c.Launch(t.cores, t.shape.geometry(t.blocks), c.In[t.x], &t.args, int32(t.m), int32(t.cols))
+	return c.Launch(t.cores, Rows(t.blocks, t.warps*WarpSize), c.In[t.x], &t.args, int32(t.m), int32(t.cols))
 }
 
 // plain takes operands of any alignment, a product and a few rows of x a launch.

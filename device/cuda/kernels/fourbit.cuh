@@ -36,30 +36,6 @@ INLINE float offset_of(const Scales &s) {
 #endif
 }
 
-// RawScale is a scale as it is stored, asked for before it is needed.
-struct RawScale {
-  Scale code;
-#ifdef NESTED
-  float outer;
-#endif
-};
-
-INLINE RawScale raw_scale(const Scales &s, i64 block) {
-#ifdef NESTED
-  return {__ldg(s.absmax + block), __ldg(s.nested + (block >> 8))};
-#else
-  return {__ldg(s.absmax + block)};
-#endif
-}
-
-INLINE float scale_in(const RawScale &r, float offset) {
-#ifdef NESTED
-  return restored(r.code, r.outer, offset);
-#else
-  return r.code;
-#endif
-}
-
 INLINE float scale_at(const Scales &s, i64 block) { return scale_of(s, block, s.absmax[block], offset_of(s)); }
 
 // shuffled_level is level(code & 15) where every lane holds level(lane & 15): faster than memory. All lanes call it.

@@ -21,13 +21,6 @@ struct Part {
 struct Parts { Part of[PARTS_MOST]; };
 
 #ifdef LOW
-// prefetch asks for bytes that are read soon.
-INLINE void prefetch(const void *at, i32 bytes) {
-#ifndef BYES_EMULATE
-  for (i32 i = 0; i < bytes; i += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const u8 *>(at) + i));
-#endif
-}
-
 template <class A> INLINE float low_eight(float sum, const T *s, const A *b, float alpha) {
   const Eight<T> u = load_eight(s);
   const Eight<A> v = load_eight(b);
@@ -59,75 +52,49 @@ INLINE float biased(const Part &p, float sum, i32 column) {
 }
 
 #ifdef TENSOR_CORES
-// quant_thin: m <= 8*COLUMNS, k a multiple of 32, x and codes aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
+// quant_thin: m <= 8*COLUMNS, k a multiple of 32, x aligned to 16 bytes, blocks of a power of two of at least 32. A block of WARPS warps
 // takes 16 rows of one weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the
 // 32 elements from 32t on of rows g and g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
-//
-// Codes, and x where it has up to eight rows, come through shared memory, STAGES steps of a warp on their way by cp.async: a load to registers would hold one
-// of a warp's six scoreboards, which the shuffles that decode take in turns and would wait for. Scales are restored once for the whole block before its first step.
 #define STEP 128
-// DECODE is how codes become values. 0: by shuffles; 1: those of row g by permutations and those of row g + 8 by shuffles, so that the pipes of both are at work; 2: by
-// pairs of levels in shared memory, of which 16 lanes have a table each.
+#ifndef PERMUTED
+#define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
+#endif
 #ifndef EVEN
 #define EVEN 0  // k is a multiple of STEP
 #endif
-#define CODE_BYTES (STEP / 2 * 16)  // of a step
-#define ROW_BYTES 320               // of a step of a row of x: 256, and 64 so that lanes of two rows read different banks
-#if COLUMNS == 1
-#define STAGE (CODE_BYTES + X_ROWS * ROW_BYTES)  // X_ROWS >= m
-#else
-#define STAGE CODE_BYTES
+#ifndef DEPTH
+#define DEPTH 1  // steps that a warp has in flight while it computes one
 #endif
-static_assert(STAGES * STAGE >= 16 * (8 * COLUMNS + 1) * 4, "sums take the place of the stages");
 
-// kept is a value that the compiler has in a register: it would rather compute those of lanes in each step again.
-INLINE i32 kept(i32 x) {
-#ifndef BYES_EMULATE
-  asm volatile("" : "+r"(x));
+// Rows are the codes and scales of a lane in one step.
+struct Rows {
+  Pack<u32, 4> code[2];
+  Scale scale[2];
+#ifdef NESTED
+  float outer[2];
 #endif
-  return x;
-}
-
-// Feed is what a lane asks for of the next step: codes of two rows and, of every second row of x from row lane/16 on, eight elements. In shared memory codes of the 16 rows come
-// first, then rows of x, of which the words at 8q of four lanes stand side by side.
-struct Feed {
-  const u8 *codes[2];
-  const T *x;
-  i32 from;  // of the warp
 };
 
-// feed copies to the places of the lane in a stage.
-INLINE void feed(Feed &f, SharedAt codes, SharedAt rows, i32 m, i32 k) {
+INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k, i32 shift) {
+  if (at >= k) return;
 #pragma unroll
-  for (int h = 0; h < 2; h++) copy_async(codes + CODE_BYTES / 2 * h, f.codes[h], f.from + (EVEN ? 0 : 32 * (lane() % 4)) < k ? 16 : 0);
-#if COLUMNS == 1
-#pragma unroll
-  for (int i = 0; i < (X_ROWS + 1) / 2; i++)
-    if (lane() / 16 + 2 * i < m) copy_async(rows + 2 * ROW_BYTES * i, f.x + (i64)(2 * i) * k, f.from + (EVEN ? 0 : 8 * (lane() % 16)) < k ? 16 : 0);
+  for (int h = 0; h < 2; h++) {
+    i64 i = row[h] + at, block = i >> shift;
+    r.code[h] = load_pack<4>(reinterpret_cast<const u32 *>(codes + i / 2));
+    r.scale[h] = __ldg(s.absmax + block);
+#ifdef NESTED
+    r.outer[h] = __ldg(s.nested + (block >> 8));
 #endif
-  copy_commit();
-#pragma unroll
-  for (int h = 0; h < 2; h++) f.codes[h] += WARPS * STEP / 2;
-  f.x += WARPS * STEP, f.from += WARPS * STEP;
+  }
 }
 
-// restore_rows writes the scales of a block's 16 rows, `stride` apart, from the one on that holds the first element of each.
-INLINE void restore_rows(float *to, i32 stride, const Scales &s, i32 first, i32 n, i32 k, i32 shift) {
-  const float offset = offset_of(s);
-#pragma unroll 1
-  for (int r = threadIdx.x / WARP; r < 16; r += WARPS) {
-    const i64 start = (i64)min(first + r, n - 1) * k, base = start >> shift;
-    const i32 last = (i32)(((start + k - 1) >> shift) - base);
-#pragma unroll 1
-    for (i32 i = lane(); i <= last; i += 4 * WARP) {
-      RawScale raw[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) raw[j] = raw_scale(s, base + min(i + j * WARP, last));  // the last one again is written again
-#pragma unroll
-      for (int j = 0; j < 4; j++) to[r * stride + min(i + j * WARP, last)] = scale_in(raw[j], offset);
-    }
-  }
+INLINE float scale_in(const Rows &r, int h, float offset) {
+#ifdef NESTED
+  return restored(r.scale[h], r.outer[h], offset);
+#else
+  return r.scale[h];
+#endif
 }
 
 // part_of is the product that a block of the launch belongs to.
@@ -139,134 +106,71 @@ INLINE int part_of(const Parts &parts) {
   return at;
 }
 
-#if DECODE == 2
-struct __align__(8) Levels { float of[2]; };
-__shared__ Levels pairs[256][16];
-
-// fill_pairs writes the levels of two codes, the one of the upper half of a byte first.
-INLINE void fill_pairs(float mine) {
-  for (int i = threadIdx.x; i < 256 * 16; i += WARPS * WARP) {
-    const int byte = i / 16;
-    pairs[byte][i % 16] = {{shuffled_level(mine, byte >> 4), shuffled_level(mine, byte)}};
-  }
-}
-
-// decode_pairs is for the lane whose table begins `mine` bytes after the first.
-INLINE void decode_pairs(u32 (&v)[4], u32 word, float scale, u32 mine) {
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const u32 at = ((i == 0 ? word << 7 : word >> (8 * i - 7)) & 255 << 7) | mine;
-    const Levels p = *reinterpret_cast<const Levels *>(reinterpret_cast<const u8 *>(pairs) + at);
-    v[i] = narrow_pair<T>(__fmul_rn(p.of[0], scale), __fmul_rn(p.of[1], scale));
-  }
-}
-#endif
-
-// weights_of gives the fragments of tensor-core steps 2q and 2q + 1 of a lane's words of codes, by its level, its table of pairs, or its values of the upper row.
-INLINE void weights_of(u32 (&a)[2][4], const u32 (&word)[2], const float (&scale)[2], float mine, u32 table, const Sixteen &upper) {
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    u32 w[4];
-#if DECODE == 2
-    decode_pairs(w, word[h], scale[h], table);
-#else
-    if (DECODE == 1 && h == 0) {
-      values_of(w, word[0], upper);
-    } else {
-      float v[8];
-      decode_eight(v, word[h], mine, scale[h]);
-#pragma unroll
-      for (int i = 0; i < 4; i++) w[i] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
-    }
-#endif
-#pragma unroll
-    for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = w[i];
-  }
-}
-
 KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ x, const __grid_constant__ Parts parts, i32 m, i32 k) {
-  SHARED_DYNAMIC(u8, space);
+  __shared__ float sums[WARPS][16][8 * COLUMNS + 1];
   const Part &p = parts.of[part_of(parts)];
+  const u8 *__restrict__ codes = p.codes;
+  const Scales s = p.scales;
   const i32 n = p.n, first = ((i32)blockIdx.x - p.first) * 16;
 #ifdef SHIFT
   const i32 shift = SHIFT;
 #else
   const i32 shift = p.shift;
 #endif
-  const int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
-  const i32 stride = ((k - 1) >> shift) + 2;
-  u8 *const ring = space + warp * STAGES * STAGE;
-  float *const scales = reinterpret_cast<float *>(space + WARPS * STAGES * STAGE);
-  Feed f = {{}, x + (i64)(lane() / 16) * k + warp * STEP + 8 * (lane() % 16), warp * STEP};
-  i32 place[2];  // in the row, from the start of its first block on
+  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
+  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
+  i64 row[2];
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const i64 start = (i64)min(first + g + 8 * h, n - 1) * k;
-    f.codes[h] = p.codes + (start + warp * STEP) / 2 + 16 * t;
-    place[h] = (i32)(start & ((1 << shift) - 1)) + warp * STEP + 32 * t;
-  }
-  const SharedAt to = shared_at(ring) + 16 * lane();
-  const i32 to_x = kept(CODE_BYTES + ROW_BYTES * (lane() / 16) + 16 * (lane() % 4 * 4 + lane() % 16 / 4 - lane()));
+  for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
+  const T *from_x[COLUMNS];  // columns of tiles beyond m are those of the last row again, and are not stored
 #pragma unroll
-  for (int u = 0; u < STAGES; u++) feed(f, to + u * STAGE, to + u * STAGE + to_x, m, k);
+  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (i64)min(g + 8 * j, m - 1) * k;
+  Rows ring[DEPTH] = {};
+#pragma unroll
+  for (int u = 0; u < DEPTH; u++) load_rows(ring[u], codes, s, row, (warp + u * WARPS) * STEP + 32 * t, k, shift);
 #ifdef LOW
-  if (p.s && threadIdx.x < 16 && first + (i32)threadIdx.x < n) prefetch(static_cast<const LOW *>(p.b) + (i64)(first + threadIdx.x) * p.rank, p.rank * (i32)sizeof(LOW));
-#endif
-  const float mine = level(lane() & 15);
-#if DECODE == 2
-  fill_pairs(mine);
-#endif
-  restore_rows(scales, stride, p.scales, first, n, k, shift);
-  __syncthreads();
-#ifdef LOW
-  __shared__ float added[16 * 8 * COLUMNS];  // while codes are on their way
+  __shared__ float added[16 * 8 * COLUMNS];  // while the first codes are on their way
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) added[i] = p.s && first + i % 16 < n ? low(p, i / 16, first + i % 16) : 0;  // read by the same thread
 #endif
-  float acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
-  Pack<u32, 4> b = {};            // columns of tiles beyond m are not stored
-  const T *const from_x = x + (i64)g * k;
-  const float *const of_row = scales + g * stride;
-  const i32 in_x = kept(CODE_BYTES + ROW_BYTES * g + 16 * t - 16 * lane());
-  const u32 table = kept(8 * (lane() & 15));  // bytes, as is stage
-  i32 stage = 0;
-  i32 at = warp * STEP + 32 * t;
-  for (i32 steps = (k - warp * STEP + WARPS * STEP - 1) / (WARPS * STEP); steps > 0; steps--, at += WARPS * STEP) {
-    copy_wait<STAGES - 1>();
-    __syncwarp();
-    const u8 *const here = ring + 16 * lane() + stage;
-    Pack<u32, 4> code[2];
-    float scale[2];
+  for (i32 from = warp * STEP; from < k; from += WARPS * STEP * DEPTH) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-      code[h] = load_pack<4>(reinterpret_cast<const u32 *>(here + CODE_BYTES / 2 * h));
-      scale[h] = of_row[8 * h * stride + ((EVEN ? place[h] : place[h] + min(0, k - 32 - at)) >> shift)];
-      place[h] += WARPS * STEP;
-    }
-    const Sixteen upper = DECODE == 1 ? sixteen<T>(scale[0]) : Sixteen{};
-#pragma unroll
-    for (int q = 0; q < 4; q++) {
-      u32 a[2][4];
-      const u32 word[2] = {code[0].v[q], code[1].v[q]};
-      weights_of(a, word, scale, mine, table, upper);
-#pragma unroll
-      for (int j = 0; j < COLUMNS; j++) {
-#if COLUMNS == 1
-        if (g < m) b = load_pack<4>(reinterpret_cast<const u32 *>(here + in_x + 64 * q));
-#else
-        b = {};
-        if ((EVEN || at < k) && g + 8 * j < m) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x + (i64)j * 8 * k + at + 8 * q));
+    for (int u = 0; u < DEPTH; u++) {
+      i32 start = from + u * WARPS * STEP, at = start + 32 * t;
+      if (start >= k) break;  // for all lanes
+#if PERMUTED
+      const Sixteen upper = sixteen<T>(scale_in(ring[u], 0, offset));
 #endif
-        mma<T>(acc[j][0], a[0], &b.v[0]);
-        mma<T>(acc[j][1], a[1], &b.v[2]);
+      const float scale[2] = {scale_in(ring[u], 0, offset), scale_in(ring[u], 1, offset)};
+#pragma unroll
+      for (int q = 0; q < 4; q++) {
+        u32 a[2][4];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+#if PERMUTED
+          if (h == 0) {
+            u32 w[4];
+            values_of(w, ring[u].code[0].v[q], upper);
+#pragma unroll
+            for (int i = 0; i < 4; i++) a[i / 2][2 * (i % 2)] = w[i];
+            continue;
+          }
+#endif
+          float v[8];
+          decode_eight(v, ring[u].code[h].v[q], mine, scale[h]);
+#pragma unroll
+          for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+        }
+        if (q == 3) load_rows(ring[u], codes, s, row, at + WARPS * STEP * DEPTH, k, shift);
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) {
+          Pack<u32, 4> b = {};
+          if (EVEN || at < k) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x[j] + at + 8 * q));
+          mma<T>(acc[j][0], a[0], &b.v[0]);
+          mma<T>(acc[j][1], a[1], &b.v[2]);
+        }
       }
     }
-    __syncwarp();
-    feed(f, to + stage, to + stage + to_x, m, k);
-    stage = stage == (STAGES - 1) * STAGE ? 0 : stage + STAGE;
   }
-  __syncthreads();
-  typedef float Sums[16][8 * COLUMNS + 1];
-  Sums *sums = reinterpret_cast<Sums *>(space);
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
