@@ -168,7 +168,7 @@ func TestDraftNames(t *testing.T) {
 		return strings.Join(list, " ")
 	}
 	got := names(backward)
-	for _, file := range []string{"attention_group_grad.cu", "attention_flash_grad.cu", "warpgroup_check.cu", "attention_turn.cu", "noise.cu"} {
+	for _, file := range []string{"attention_group_grad.cu", "attention_flash_grad.cu", "warpgroup_check.cu", "attention_turn.cu"} {
 		require.Contains(t, got, file)
 	}
 	require.NotContains(t, got, "simt")

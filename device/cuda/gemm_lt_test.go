@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"encoding/binary"
 	"errors"
 	"math"
 	"testing"
@@ -115,23 +116,35 @@ func TestProblemsForTheLibrary(t *testing.T) {
 	require.False(t, ok, "an empty sum")
 }
 
-// Algorithms are timed on numbers that a product may have.
+// Algorithms are timed on numbers that a product may have, to the last one.
 func TestNoise(t *testing.T) {
 	d := testDevice(t)
-	f, err := d.Function(Program{Files: []string{"noise.cu"}}, "noise")
-	require.NoError(t, err)
-	const n = 5000
-	x := launchedKernel(t, d, &Kernel{Enqueue: func(c *Call) error {
-		return c.Launch(f, Over(n/2, 256, 16), c.Out[0], int64(n/2))
-	}}, 0, tensor.T(tensor.BF16, n))
-	seen, negative := map[float64]bool{}, 0
-	for _, v := range floats(x) {
-		require.True(t, math.Abs(v) >= 0.5 && math.Abs(v) < 1, "%v", v)
-		seen[v] = true
-		if v < 0 {
-			negative++
+	for _, n := range []int{5000, len(noise())/2 + 1, 5*len(noise())/2 + 33} {
+		p, at := allocate(t, d, 2*int64(n)+2)
+		require.NoError(t, d.enter(func() error {
+			r, err := d.newTrial()
+			if err != nil {
+				return err
+			}
+			defer r.close()
+			return errors.Join(r.noise(at, 2*int64(n)), d.api.Sync(r.stream.handle))
+		}))
+		raw := make([]byte, 2*n+2)
+		require.NoError(t, d.Stream(0).Download(raw, p))
+		require.Zero(t, raw[2*n]|raw[2*n+1], "nothing behind")
+		seen, negative := map[uint16]bool{}, 0
+		for i := range n {
+			bits := binary.LittleEndian.Uint16(raw[2*i:])
+			v := math.Float32frombits(uint32(bits) << 16)
+			if v < 0 {
+				negative, v = negative+1, -v
+			}
+			if v < 0.5 || v >= 1 {
+				t.Fatalf("number %d of %d is %v", i, n, v)
+			}
+			seen[bits] = true
 		}
+		require.Len(t, seen, 256)
+		require.InDelta(t, n/2, negative, float64(n)/10)
 	}
-	require.Len(t, seen, 256)
-	require.InDelta(t, n/2, negative, n/10)
 }
