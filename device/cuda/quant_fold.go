@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -14,9 +15,10 @@ func init() {
 }
 
 const (
-	foldRows   = 512 // of x, from which a weight is decoded with an adapter
-	foldRank   = 64  // of an adapter that registers and shared memory are for
-	foldHeight = 128 // rows of the weight that a block of kernels/dequantize_fold.cu makes at a time
+	foldRows  = 512 // of x, from which a weight is decoded with an adapter: what the adapter adds for each is then neither written nor read
+	foldRank  = 64  // of an adapter that registers suffice for
+	foldStrip = 64  // columns of a warp of kernels/dequantize_fold.cu
+	foldChunk = 512 // rows of a block at most, whose scales are in shared memory
 )
 
 // buildFoldedQuantMatMul decodes the weight with the adapter added: see foldedProduct.
@@ -33,70 +35,49 @@ func buildAddFoldedQuantMatMul(d *Device, o ops.AddFoldedQuantMatMul, s device.S
 func (d *Device) foldedProduct(o ops.FoldedQuantMatMul, x tensor.Type, add bool) (*Kernel, error) {
 	w := weight4{o.Of.Scheme, o.Of.Blocksize, o.Of.N, o.Of.K, o.Of.Nested}
 	m := x.Size() / max(x.Dim(-1), 1)
-	cols := foldCols(w.cols)
-	if d.capability < 80 || !d.multiplies(x.DType) || !powerBlock(w.blocksize) || cols == 0 || w.rows == 0 || o.Rank > foldRank || !foldPays(m, w, o.Rank, o.Of.Trans) {
+	if m < foldRows || d.capability < 80 || !d.multiplies(x.DType) || !powerBlock(w.blocksize) || w.size() == 0 || w.cols%foldStrip != 0 || w.cols > math.MaxInt32 || o.Rank > foldRank {
 		return nil, device.ErrNoKernel
 	}
-	f, err := d.foldingDecoder(w, x.DType, o.Rank, o.Alpha, cols)
+	f, err := d.foldingDecoder(w, x.DType, o.Rank, o.Alpha)
 	if err != nil {
 		return nil, err
 	}
 	return d.decodedProduct(decoded4{w, "dequantize_fold", f.enqueue}, tensor.T(x.DType, m, x.Dim(-1)), o.Of.Trans, add)
 }
 
-// foldPays reports whether decoding a weight with an adapter pays for m rows of x. What it saves is that the adapter's part of the result is written and read,
-// 4 bytes an element, and a launch. What it costs is reading A again for each block of rows, from the last cache, whose bytes are half as dear.
-func foldPays(m int, w weight4, rank int, trans bool) bool {
-	out := w.rows
-	if trans {
-		out = w.cols
-	}
-	saved := 4 * int64(m) * int64(out)
-	again := 2 * int64(rank) * int64(w.cols) * int64(ceilDiv(w.rows, foldHeight))
-	return m >= foldRows && saved >= again/2
-}
-
-// foldCols is how many columns a block makes, 0 where rows of the weight cannot be cut into such.
-func foldCols(cols int) int {
-	for n := 256; n >= 64; n /= 2 {
-		if cols > 0 && cols%n == 0 && cols/n <= 1<<30 {
-			return n
-		}
-	}
-	return 0
-}
-
 // foldArgs is struct Folding of kernels/dequantize_fold.cu.
 type foldArgs struct {
 	codes, a, b, y Addr
-	rows, cols     int64
-	rank           int32
+	rows           int64
+	cols, rank     int32
+	chunk          int32
 	alpha          float32
 }
 
 // foldingDecoder writes all values of a weight, with an adapter's product added before they are rounded.
 type foldingDecoder struct {
 	w         weight4
+	strips    int // of a block, side by side
 	grid      [3]int
-	fast, any *Function // any is for any addresses and ranks; fast is nil for odd ranks
+	shared    int
+	fast, any *Function // any is for any addresses and ranks; fast is nil for ranks that are no multiple of 4
 	args      foldArgs
 	scales    scaleArgs
 }
 
-func (d *Device) foldingDecoder(w weight4, to tensor.DType, rank int, alpha float32, cols int) (*foldingDecoder, error) {
-	steps := ceilDiv(w.rows, foldHeight)
-	if rank > 32 { // a block reads much of A before it begins
-		steps = ceilDiv(steps, 2)
+func (d *Device) foldingDecoder(w weight4, to tensor.DType, rank int, alpha float32) (*foldingDecoder, error) {
+	f := &foldingDecoder{w: w, strips: 8, args: foldArgs{rows: int64(w.rows), cols: int32(w.cols), rank: int32(rank), alpha: alpha}}
+	for w.cols%(f.strips*foldStrip) != 0 {
+		f.strips /= 2
 	}
-	f := &foldingDecoder{w: w, grid: [3]int{w.cols / cols, min(steps, maxGridYZ), 1}}
-	f.args = foldArgs{rows: int64(w.rows), cols: int64(w.cols), rank: int32(rank), alpha: alpha}
+	f.cut(d.sms)
 	program := func(aligned int) (*Function, error) {
-		p := w.program(to, "dequantize_fold.cu", fmt.Sprint("COLS ", cols), fmt.Sprint("DEEP ", ceilDiv(rank, 16)), fmt.Sprint("ALIGNED ", aligned))
+		p := w.program(to, "dequantize_fold.cu", fmt.Sprint("STRIPS ", f.strips), fmt.Sprint("DEEP ", ceilDiv(rank, 16)), fmt.Sprint("ALIGNED ", aligned))
 		p.Files = []string{"eight.cuh", "fourbit.cuh", "tensor_core.cuh", "dequantize_fold.cu"}
 		return d.Function(p, "dequantize_fold")
 	}
 	var err error
-	if rank%2 != 0 {
+	if rank%4 != 0 {
 		f.any, err = program(0)
 		return f, err
 	}
@@ -106,6 +87,25 @@ func (d *Device) foldingDecoder(w weight4, to tensor.DType, rank int, alpha floa
 	return f, err
 }
 
+// cut gives each block as many rows as let all be on the device at once: a second round of a few blocks would take as long as the first.
+func (f *foldingDecoder) cut(processors int) {
+	resident := 3 // blocks of a multiprocessor, RESIDENT of the kernel
+	if f.args.rank > 16 {
+		resident = 2
+	}
+	across := f.w.cols / (f.strips * foldStrip)
+	step := 8 * 8 / f.strips // rows that the warps of a block make at once
+	rows := ceilDiv(f.w.rows, max(resident*processors/across, 1))
+	rows = max(min(ceilDiv(rows, step)*step, foldChunk), ceilDiv(ceilDiv(f.w.rows, maxGridYZ), step)*step)
+	f.args.chunk = int32(rows)
+	f.grid = [3]int{across, ceilDiv(f.w.rows, rows), 1}
+	units := 1
+	if f.w.blocksize < foldStrip {
+		units = 2
+	}
+	f.shared = 4 * rows * f.strips * units
+}
+
 // enqueue takes the parts of the weight, A and B and writes y.
 func (f *foldingDecoder) enqueue(c *Call, in []Addr, y Addr) error {
 	last := len(in) - 2
@@ -113,8 +113,8 @@ func (f *foldingDecoder) enqueue(c *Call, in []Addr, y Addr) error {
 	a.codes, a.a, a.b, a.y = in[0], in[last], in[last+1], y
 	f.scales = f.w.scales(in)
 	fn := f.fast
-	if fn == nil || a.codes%4 != 0 || a.a%accessBytes != 0 || a.b%4 != 0 {
+	if fn == nil || a.codes%4 != 0 || a.a%accessBytes != 0 || a.b%8 != 0 {
 		fn = f.any
 	}
-	return c.Launch(fn, Geometry{Grid: f.grid, Block: [3]int{256}}, a, &f.scales)
+	return c.Launch(fn, Geometry{Grid: f.grid, Block: [3]int{256}, Shared: f.shared}, a, &f.scales)
 }

@@ -29,9 +29,9 @@ func TestFoldedWeights(t *testing.T) {
 	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(5, 14))
 	for i, c := range []foldCase{
-		{rows: 20, cols: 256, blocksize: 64, rank: 16}, {rows: 140, cols: 512, blocksize: 64, rank: 8}, {rows: 5, cols: 64, blocksize: 64, rank: 1},
+		{rows: 20, cols: 256, blocksize: 64, rank: 16}, {rows: 301, cols: 512, blocksize: 64, rank: 8}, {rows: 5, cols: 64, blocksize: 64, rank: 1},
 		{rows: 17, cols: 320, blocksize: 32, rank: 17}, {rows: 33, cols: 384, blocksize: 128, rank: 30}, {rows: 300, cols: 64, blocksize: 256, rank: 64},
-		{rows: 16, cols: 768, blocksize: 4096, rank: 33}, {rows: 9, cols: 256, blocksize: 32, rank: 47}, {rows: 1, cols: 128, blocksize: 512, rank: 2},
+		{rows: 70, cols: 768, blocksize: 4096, rank: 33}, {rows: 9, cols: 256, blocksize: 32, rank: 47}, {rows: 1, cols: 128, blocksize: 512, rank: 2},
 	} {
 		for k, nested := range []bool{false, true} {
 			c.nested, c.scheme = nested, []quant.Scheme{quant.NF4, quant.FP4}[(i+k)%2]
@@ -42,21 +42,22 @@ func TestFoldedWeights(t *testing.T) {
 			a, b := normal(c.dtype, rng, c.rank, c.cols), normal(c.dtype, rng, c.rows, c.rank)
 			alpha := []float32{1, -0.003}[i%2]
 			for _, shift := range []int64{0, 4} {
-				got := decodeFolded(t, d, c, alpha, append(parts[:len(parts):len(parts)], a, b), shift)
+				got := decodeFolded(t, d, c, alpha, append(parts[:len(parts):len(parts)], a, b), shift, 1+k*d.sms)
 				c.require(t, got, w, a, b, float64(alpha))
 			}
 		}
 	}
 }
 
-// decodeFolded launches the decoder, whose result begins at a multiple of 16 bytes wherever its operands are.
-func decodeFolded(t *testing.T, d *Device, c foldCase, alpha float32, in []*tensor.Tensor, shift int64) *tensor.Tensor {
+// decodeFolded launches the decoder, cut for so many multiprocessors. Its result begins at a multiple of 16 bytes wherever its operands are.
+func decodeFolded(t *testing.T, d *Device, c foldCase, alpha float32, in []*tensor.Tensor, shift int64, processors int) *tensor.Tensor {
 	const spare = 8 // elements
 	build := func(s device.Spec) (device.Kernel, error) {
-		f, err := d.foldingDecoder(weight4{c.scheme, c.blocksize, c.rows, c.cols, c.nested}, c.dtype, c.rank, alpha, foldCols(c.cols))
+		f, err := d.foldingDecoder(weight4{c.scheme, c.blocksize, c.rows, c.cols, c.nested}, c.dtype, c.rank, alpha)
 		if err != nil {
 			return nil, err
 		}
+		f.cut(processors)
 		k := &Kernel{Enqueue: func(call *Call) error { return f.enqueue(call, call.In, (call.Out[0]+15)&^15) }}
 		return k.bind(d, s), nil
 	}
@@ -92,16 +93,15 @@ func TestFoldedProductsWhere(t *testing.T) {
 		dtype  tensor.DType
 		ok     bool
 	}{
-		"as it is":      {nil, 512, tensor.BF16, true},
-		"transposed":    {func(o *ops.FoldedQuantMatMul) { o.Of.Trans = true }, 512, tensor.F16, true},
-		"nested":        {func(o *ops.FoldedQuantMatMul) { o.Of.Nested = true }, 512, tensor.BF16, true},
-		"few rows":      {nil, 511, tensor.BF16, false},
-		"float32":       {nil, 512, tensor.F32, false},
-		"rank 65":       {func(o *ops.FoldedQuantMatMul) { o.Rank = 65 }, 512, tensor.BF16, false},
-		"odd columns":   {func(o *ops.FoldedQuantMatMul) { o.Of.K = 96 }, 512, tensor.BF16, false},
-		"odd blocks":    {func(o *ops.FoldedQuantMatMul) { o.Of.Blocksize = 48 }, 512, tensor.BF16, false},
-		"it costs more": {func(o *ops.FoldedQuantMatMul) { o.Of.K, o.Rank = 14336, 64 }, 1024, tensor.BF16, false},
-		"it costs less": {func(o *ops.FoldedQuantMatMul) { o.Of.K, o.Rank, o.Of.N = 14336, 16, 4096 }, 512, tensor.BF16, true},
+		"as it is":     {nil, 512, tensor.BF16, true},
+		"transposed":   {func(o *ops.FoldedQuantMatMul) { o.Of.Trans = true }, 512, tensor.F16, true},
+		"nested":       {func(o *ops.FoldedQuantMatMul) { o.Of.Nested = true }, 512, tensor.BF16, true},
+		"few rows":     {nil, 511, tensor.BF16, false},
+		"float32":      {nil, 512, tensor.F32, false},
+		"rank 65":      {func(o *ops.FoldedQuantMatMul) { o.Rank = 65 }, 512, tensor.BF16, false},
+		"odd columns":  {func(o *ops.FoldedQuantMatMul) { o.Of.K = 96 }, 512, tensor.BF16, false},
+		"odd blocks":   {func(o *ops.FoldedQuantMatMul) { o.Of.Blocksize = 48 }, 512, tensor.BF16, false},
+		"many columns": {func(o *ops.FoldedQuantMatMul) { o.Of.K, o.Rank, o.Of.N = 14336, 64, 4096 }, 512, tensor.BF16, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := good
@@ -126,10 +126,9 @@ func TestFoldedProductsWhere(t *testing.T) {
 			}
 		})
 	}
-	require.Equal(t, fmt.Sprint(256, 128, 64, 64, 0, 0), fmt.Sprint(foldCols(14336), foldCols(384), foldCols(64), foldCols(320), foldCols(96), foldCols(0)))
 }
 
-// BenchmarkFoldedWeights times decoding with an adapter beside decoding alone, for widths of strips and tiles that a block makes one after the other. It needs a
+// BenchmarkFoldedWeights times decoding with an adapter beside decoding alone, also with blocks that come in several rounds. It needs a
 // GPU; one round tells all:
 //
 //	cuda.test -test.run NONE -test.bench FoldedWeights -test.benchtime 1x
@@ -144,19 +143,14 @@ func BenchmarkFoldedWeights(b *testing.B) {
 			return func(c *Call, in []Addr, y Addr) error { return r.enqueue(c, in, y) }, err
 		})
 		for _, rank := range []int{16, 32, 64} {
-			for _, cols := range []int{256, 128, 64} {
-				for _, tiles := range []int{1, 2, 4} {
-					if rank != 16 && cols != 256 {
-						continue
+			for _, rounds := range []int{1, 2, 3, 4} {
+				benchDecoder(b, w, rank, fmt.Sprintf("rank=%d/rounds=%d", rank, rounds), func(d *Device) (func(c *Call, in []Addr, y Addr) error, error) {
+					f, err := d.foldingDecoder(w, tensor.BF16, rank, 1)
+					if err == nil {
+						f.cut(rounds * d.sms)
 					}
-					benchDecoder(b, w, rank, fmt.Sprintf("rank=%d/cols=%d/tiles=%d", rank, cols, tiles), func(d *Device) (func(c *Call, in []Addr, y Addr) error, error) {
-						f, err := d.foldingDecoder(w, tensor.BF16, rank, 1, cols)
-						if err == nil {
-							f.grid[1] = ceilDiv(w.rows, foldHeight*tiles)
-						}
-						return func(c *Call, in []Addr, y Addr) error { return f.enqueue(c, in, y) }, err
-					})
-				}
+					return func(c *Call, in []Addr, y Addr) error { return f.enqueue(c, in, y) }, err
+				})
 			}
 		}
 	}

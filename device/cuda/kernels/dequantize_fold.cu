@@ -1,94 +1,104 @@
 // A weight in 4 bits and an adapter to values of T: level(code)*absmax + alpha*(B·A) in float32, rounded once. Defined by the program: T, SHIFT (blocks of 32
-// or more), COLS (64, 128 or 256, which divides the weight's columns), DEEP (the rank by 16, rounded up), ALIGNED (A is read by 16 bytes, B and codes by 4).
+// or more), STRIPS (8, 4, 2 or 1: strips of 64 columns of a block), DEEP (the rank by 16, rounded up), ALIGNED (A is read by 16 bytes, B by 8, codes by 4, and the
+// rank is a multiple of 4). Columns of the weight are a multiple of 64·STRIPS. Dynamic shared memory: p.chunk · UNITS · STRIPS floats.
 //
-// A block of 8 warps has COLS columns of A in shared memory; a warp makes 16 rows of them at a time. B·A is a product of tensor cores, 32 columns a step, whose
-// columns are numbered so that lane 4g + t is left with eight that follow each other, from 8t on, of rows g and g + 8: it reads one word of codes for each
-// row and writes 16 bytes. Column 8q + 2j + p of 32 is number 2q + p of tile j, and A lies in shared memory in that order. What is to be read from memory is asked for
-// before A is there.
+// A warp goes down a strip of 64 columns, eight rows a step, of which it reads codes and B AHEAD steps before. The transpose of B·A is a product of tensor cores:
+// columns of the weight are its rows. Column 8g + 2j + p is row g + 8p of tile j, so lane 4g + t is left with eight columns that follow each other, from 8g on, of rows 2t and 2t + 1 of
+// the weight, for each of which it reads one word of codes and writes 16 bytes: a warp writes whole lines of 128 bytes. Columns of A stay in registers as the fragments that they are.
+// Ranks are numbered in any order too: those of lane t are 4t to 4t + 3 of 16, one access of B. Scales of all rows of a block are made first, in shared memory.
 
-#define STEPS (COLS / 32)
-#define RANKS (16 * DEEP)
-#define STRIDE (COLS + 8)  // elements from one row of A to the next in shared memory: eight rows of a matrix then lie in different banks
-#define BLOCKS (COLS >> SHIFT > 1 ? COLS >> SHIFT : 1)  // of scales, of a row of the strip
-#define HELD ((BLOCKS + 3) / 4)
-#if DEEP > 1
+#define UNITS (SHIFT == 5 ? 2 : 1)  // of scales, of a row of a strip
+#define PER (UNITS * STRIPS)        // of a row of the block
+#define APART (8 / STRIPS)          // warps of a strip, which take turns
+#if DEEP == 1
 #define RESIDENT 3  // blocks of a multiprocessor that registers suffice for
 #else
-#define RESIDENT 4
+#define RESIDENT 2
 #endif
+#define AHEAD (DEEP > 2 ? 2 : 4)
 
 struct Folding {
   const u8 *codes;
   const T *a, *b;  // (rank, cols), (rows, rank)
   T *y;
-  i64 rows, cols;
-  i32 rank;
+  i64 rows;
+  i32 cols, rank, chunk;  // chunk: rows of a block
   float alpha;
 };
 
-// Strip is what a lane needs of 16 rows: codes, scales and B. Of the scales of a row lane t of its four has numbers t, t + 4.
+// Eighth is what a lane needs of eight rows: codes of two, and its part of B of one.
+struct Eighth { u32 word[2], b[DEEP][2]; };
+
+// Strip is a warp's part of a block: rows are counted from the block's first, and those beyond its last are read as the last.
 struct Strip {
-  u32 word[2][STEPS], b[DEEP][4];
-  Scale scale[2][HELD];
-#ifdef NESTED
-  float outer[2][HELD];
-#endif
-};
+  const u8 *codes;
+  const T *b;
+  T *y;
+  int rows, cols, rank;
 
-INLINE u32 word_of(const u8 *from) {
-  if (ALIGNED) return __ldg(reinterpret_cast<const u32 *>(from));
-  return from[0] | (u32)from[1] << 8 | (u32)from[2] << 16 | (u32)from[3] << 24;
-}
+  __device__ __forceinline__ Strip(const Folding &p, i64 first, i64 column) : cols(p.cols), rank(p.rank) {
+    const i64 at = first * cols + column + lane() / 4 * 8;
+    codes = p.codes + at / 2, b = p.b + first * rank, y = p.y + at;
+    rows = p.rows - first < p.chunk ? (int)(p.rows - first) : p.chunk;
+  }
 
-// pair_of is elements k and k + 1 of a row of B, zeros beyond the rank. ALIGNED, the rank is even.
-INLINE u32 pair_of(const T *row, int k, int rank) {
-  if (ALIGNED) return k < rank ? __ldg(reinterpret_cast<const u32 *>(row + k)) : 0;
-  return (k < rank ? (u32)row[k].bits : 0) | (k + 1 < rank ? (u32)row[k + 1].bits << 16 : 0);
-}
-
-// load reads what belongs to rows first to first + 15, those of the last one beyond the weight.
-INLINE void load(Strip &x, const Folding &p, const Scales &s, i64 first, i64 column) {
-  int g = lane() / 4, t = lane() % 4;
+  __device__ __forceinline__ void load(Eighth &x, int row) const {
+    const int t = lane() % 4, last = rows - 1;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    i64 row = first + g + 8 * h;
-    row = row < p.rows ? row : p.rows - 1;
-    i64 at = row * p.cols + column;
-#pragma unroll
-    for (int i = 0; i < STEPS; i++) x.word[h][i] = word_of(p.codes + (at + 32 * i + 8 * t) / 2);
-#pragma unroll
-    for (int i = 0; i < HELD; i++) {
-      i64 block = (at >> SHIFT) + (t + 4 * i < BLOCKS ? t + 4 * i : BLOCKS - 1);
-      x.scale[h][i] = __ldg(s.absmax + block);
-#ifdef NESTED
-      x.outer[h][i] = __ldg(s.nested + (block >> 8));
-#endif
+    for (int h = 0; h < 2; h++) {
+      const int r = row + 2 * t + h < rows ? row + 2 * t + h : last;
+      const u8 *from = codes + (i64)r * (cols >> 1);
+      x.word[h] = ALIGNED ? __ldg(reinterpret_cast<const u32 *>(from)) : from[0] | (u32)from[1] << 8 | (u32)from[2] << 16 | (u32)from[3] << 24;
     }
+    const T *of = b + (i64)(row + lane() / 4 < rows ? row + lane() / 4 : last) * rank;
 #pragma unroll
     for (int d = 0; d < DEEP; d++) {
-      x.b[d][h] = pair_of(p.b + row * p.rank, 16 * d + 2 * t, p.rank);
-      x.b[d][2 + h] = pair_of(p.b + row * p.rank, 16 * d + 2 * t + 8, p.rank);
+      const int k = 16 * d + 4 * t;
+      if (ALIGNED) {
+        Pack<u32, 2> two = {0, 0};
+        if (k < rank) two = load_pack<2>(reinterpret_cast<const u32 *>(of + k));
+        x.b[d][0] = two.v[0], x.b[d][1] = two.v[1];
+      } else {
+#pragma unroll
+        for (int e = 0; e < 2; e++) x.b[d][e] = (k + 2 * e < rank ? (u32)of[k + 2 * e].bits : 0) | (k + 2 * e + 1 < rank ? (u32)of[k + 2 * e + 1].bits << 16 : 0);
+      }
     }
+  }
+};
+
+// load_adapter reads a strip of A: of tile j, columns 8g + 2j and the next, ranks 4t to 4t + 3.
+INLINE void load_adapter(u32 (&a)[DEEP][4][4], const Folding &p, i64 column) {
+#pragma unroll
+  for (int d = 0; d < DEEP; d++) {
+    Pack<u32, 4> x[4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      const int k = 16 * d + lane() % 4 * 4 + e;
+      const T *from = p.a + (i64)k * p.cols + column + lane() / 4 * 8;
+      x[e] = Pack<u32, 4>{0, 0, 0, 0};
+      if (k < p.rank) {
+        if (ALIGNED) {
+          x[e] = load_pack<4>(reinterpret_cast<const u32 *>(from));
+        } else {
+#pragma unroll
+          for (int c = 0; c < 8; c++) x[e].v[c / 2] |= (u32)from[c].bits << c % 2 * 16;
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) a[d][j][i] = permute(x[i / 2 * 2].v[j], x[i / 2 * 2 + 1].v[j], i % 2 ? 0x7632 : 0x5410);
   }
 }
 
-// place_adapter copies COLS columns of A to shared memory in the order of tiles, zeros below it.
-INLINE void place_adapter(T *tile, const Folding &p, i64 column) {
-  for (int i = threadIdx.x; i < RANKS * (COLS / 8); i += blockDim.x) {
-    int k = i / (COLS / 8), c = i % (COLS / 8) * 8;
-    Pack<u32, 4> x = {0, 0, 0, 0};
-    if (k < p.rank) {
-      const T *from = p.a + k * p.cols + column + c;
-      if (ALIGNED) {
-        x = load_pack<4>(reinterpret_cast<const u32 *>(from));
-      } else {
-#pragma unroll
-        for (int e = 0; e < 8; e++) x.v[e / 2] |= (u32)from[e].bits << e % 2 * 16;
-      }
-    }
-    u32 *to = reinterpret_cast<u32 *>(tile + k * STRIDE + c / 32 * 32 + c % 32 / 4);
-#pragma unroll
-    for (int j = 0; j < 4; j++) to[4 * j] = x.v[j];
+// make_scales writes the scales of a block's rows to shared memory, UNITS for each strip.
+INLINE void make_scales(float *table, const Scales &s, i64 at, int cols, int rows) {
+  const float offset = offset_of(s);
+#pragma unroll 4
+  for (int i = threadIdx.x; i < rows * PER; i += 256) {
+    const i64 block = (at + (i64)(i / PER) * cols + i % PER * (64 / UNITS)) >> SHIFT;
+    table[i] = scale_of(s, block, __ldg(s.absmax + block), offset);
   }
 }
 
@@ -102,58 +112,40 @@ INLINE void store_where(bool here, T *y, const float (&v)[8]) {
 #endif
 }
 
-// write makes the values of a strip. All lanes call it.
-INLINE void write(const Strip &x, const Folding &p, const float (&scale)[2][HELD], SharedAt tile, float mine, i64 first, i64 column) {
-  int g = lane() / 4, t = lane() % 4;
-  // Of four matrices of ldmatrix two are ranks 0 to 7 and 8 to 15 of one tile, two of the next.
-  SharedAt from = tile + 2 * (lane() % 16 * STRIDE + lane() / 16 * 8);
-#pragma unroll
-  for (int i = 0; i < STEPS; i++) {
-    float sum[4][4] = {};
-#pragma unroll
-    for (int d = 0; d < DEEP; d++)
-#pragma unroll
-      for (int j = 0; j < 4; j += 2) {
-        u32 a[4];
-        load_matrices_transposed(a, from + 2 * (16 * d * STRIDE + 32 * i + 8 * j));
-        mma<T>(sum[j], x.b[d], a), mma<T>(sum[j + 1], x.b[d], a + 2);
-      }
-    __syncwarp();  // or compilers begin so much ahead that registers do not suffice
-    const int block = 32 * i >> SHIFT;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      float v[8];
-      decode_eight(v, x.word[h][i], mine, __shfl_sync(FULL, scale[h][block / 4], block % 4, 4));
-#pragma unroll
-      for (int e = 0; e < 8; e++) v[e] = __fmaf_rn(p.alpha, sum[e / 2][2 * h + e % 2], v[e]);
-      i64 row = first + g + 8 * h;
-      store_where(row < p.rows, p.y + row * p.cols + column + 32 * i + 8 * t, v);
-    }
-  }
-}
-
 KERNEL __launch_bounds__(256, RESIDENT) dequantize_fold(const Folding p, const Scales s) {
-  __shared__ __align__(16) T tile[RANKS * STRIDE];
-  const int height = 16 * 8;  // rows of a block at a time
-  float mine = level(lane() & 15), offset = offset_of(s);
-  i64 column = (i64)blockIdx.x * COLS, first = (i64)blockIdx.y * height + threadIdx.x / WARP * 16;
-  Strip x;
-  load(x, p, s, first, column);
-  place_adapter(tile, p, column);
-  __syncthreads();
-  for (i64 step = (i64)gridDim.y * height;;) {
-    float scale[2][HELD];
+  SHARED_DYNAMIC(float, table);
+  const int warp = threadIdx.x / WARP, strip = warp % STRIPS, t = lane() % 4;
+  const i64 first = (i64)blockIdx.y * p.chunk, column = (i64)blockIdx.x * (64 * STRIPS);
+  const Strip x(p, first, column + 64 * strip);
+  const float mine = level(lane() & 15);
+  Eighth ring[AHEAD];
+  int row = 8 * (warp / STRIPS);
 #pragma unroll
-    for (int i = 0; i < 2 * HELD; i++) {
-#ifdef NESTED
-      scale[i / HELD][i % HELD] = restored(x.scale[i / HELD][i % HELD], x.outer[i / HELD][i % HELD], offset);
-#else
-      scale[i / HELD][i % HELD] = x.scale[i / HELD][i % HELD];
-#endif
+  for (int u = 0; u < AHEAD; u++) x.load(ring[u], row + u * 8 * APART);
+  u32 a[DEEP][4][4];
+  load_adapter(a, p, column + 64 * strip);
+  make_scales(table, s, first * p.cols + column, p.cols, x.rows);
+  __syncthreads();
+  const float *scales = table + strip * UNITS + (UNITS == 2 ? lane() / 16 : 0);
+  while (row < x.rows) {
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++, row += 8 * APART) {
+      if (row >= x.rows) break;
+      float sum[4][4] = {};
+#pragma unroll
+      for (int d = 0; d < DEEP; d++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) mma<T>(sum[j], a[d][j], ring[u].b[d]);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int r = row + 2 * t + h;
+        float v[8];
+        decode_eight(v, ring[u].word[h], mine, scales[(r < x.rows ? r : x.rows - 1) * PER]);
+#pragma unroll
+        for (int e = 0; e < 8; e++) v[e] = __fmaf_rn(p.alpha, sum[e / 2][e % 2 * 2 + h], v[e]);
+        store_where(r < x.rows, x.y + (i64)r * x.cols, v);
+      }
+      x.load(ring[u], row + AHEAD * 8 * APART);
     }
-    write(x, p, scale, shared_at(tile), mine, first, column);
-    first += step;
-    if (first >= p.rows) break;
-    load(x, p, s, first, column);
   }
 }
