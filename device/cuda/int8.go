@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
@@ -37,14 +38,16 @@ func (d *Device) functions(p Program, to map[string]**Function) error {
 
 // rows8 quantizes a matrix by row, with the columns of outliers cleared and listed where there is a threshold.
 type rows8 struct {
-	rows, cols int
-	threshold  float32
-	strict     int32
-	size       int // bytes of an element of x
-	threads    int
-	parts      int   // of a row; 1: a block takes a row
-	part       int64 // columns of one
+	rows, cols  int
+	threshold   float32
+	strict      int32
+	size        int // bytes of an element of x
+	threads     int
+	packThreads int
+	parts       int   // of a row; 1: a block takes a row
+	part        int64 // columns of one
 
+	packed                            *Function // of rows that a block holds in registers; nil where it cannot
 	whole, partial, code, list, clear *Function
 }
 
@@ -62,6 +65,19 @@ func (d *Device) rows8(rows, cols int, o ops.QuantizeRows8, from tensor.DType, h
 	want := map[string]**Function{"quantize_rows": &q.whole}
 	if q.parts > 1 {
 		want = map[string]**Function{"row_parts": &q.partial, "row_codes": &q.code}
+	}
+	if packs := ceilDiv(cols, 8); q.parts == 1 && from.Size() == 2 && cols%8 == 0 && packs <= 4*1024 {
+		each := 2 // packs of a thread
+		if packs > 1024 {
+			each = 4
+		}
+		q.packThreads = max(ceilDiv(ceilDiv(packs, each), WarpSize), 1) * WarpSize
+		rows := p
+		rows.Files = append(slices.Clone(p.Files[:len(p.Files)-1]), "largest.cuh", "int8.cu", "int8_rows.cu")
+		rows.Define = append(slices.Clone(p.Define), fmt.Sprint("ROW_PACKS ", each), fmt.Sprint("ROW_THREADS ", q.packThreads), fmt.Sprint("ROW_BLOCKS ", min(max(1536/q.packThreads, 1), 24)))
+		if err := d.functions(rows, map[string]**Function{"quantize_rows_packed": &q.packed}); err != nil {
+			return nil, err
+		}
 	}
 	if q.threshold > 0 {
 		want["list_columns"], want["clear_columns"] = &q.list, &q.clear
@@ -112,6 +128,9 @@ func (q *rows8) enqueue(c *Call, x, codes, stats, marks, scratch Addr) error {
 
 func (q *rows8) quantize(c *Call, x, codes, stats, marks, scratch Addr, wide int32) error {
 	cols := int64(q.cols)
+	if q.packed != nil && wide != 0 {
+		return c.Launch(q.packed, Rows(q.rows, q.packThreads), x, codes, stats, marks, cols, q.threshold, q.strict)
+	}
 	if q.parts == 1 {
 		return c.Launch(q.whole, Rows(q.rows, q.threads), x, codes, stats, marks, cols, q.threshold, q.strict, wide)
 	}

@@ -28,7 +28,7 @@ type quantizer struct {
 	resident  int64 // blocks that the device holds at once
 }
 
-var quantizeFiles = []string{"approx.cuh", "eight.cuh", "cells.cuh", "quantize.cu"}
+var quantizeFiles = []string{"approx.cuh", "eight.cuh", "largest.cuh", "cells.cuh", "quantize.cu"}
 
 func buildQuantize4(d *Device, o ops.Quantize4, s device.Spec) (*Kernel, error) {
 	p, err := quantize4Program(o.Scheme)

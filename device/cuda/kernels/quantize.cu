@@ -54,20 +54,8 @@ INLINE Codes encode_pack(const Eight<T> &e, float r) {
 // A block is plain if its absmax is a normal number, PLAIN_MOST at most, and no element is NaN. Then scaled elements are numbers between -1 and 1 (and a
 // little beyond), and one read of a table and an addition find a code.
 
-#if defined(BYES_EMULATE) || __CUDA_ARCH__ < 800
-typedef Max LargerOrNaN;
-#else
-struct LargerOrNaN {
-  static __device__ __forceinline__ float of(float a, float b) {
-    float r;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-    return r;
-  }
-};
-#endif
-
 // largest is the largest magnitude of N packs, NaN where there is one.
-template <int N, class E> INLINE float largest(const Eight<E> *e) {
+template <int N> INLINE float largest(const Eight<f32> *e) {
   float m = 0;
 #pragma unroll
   for (int u = 0; u < N; u++)
@@ -75,21 +63,16 @@ template <int N, class E> INLINE float largest(const Eight<E> *e) {
     for (int i = 0; i < 8; i++) m = LargerOrNaN::of(m, fabsf(e[u].at(i)));
   return m;
 }
-#if !defined(BYES_EMULATE) && __CUDA_ARCH__ >= 800
-#define LARGEST_OF(E, NAME)                                                                                                        \
-  template <int N> INLINE float largest(const Eight<E> *e) {                                                                       \
-    Pack<u32, 1> m = {0};                                                                                                          \
-    _Pragma("unroll") for (int u = 0; u < N; u++) {                                                                                \
-      const Pack<u32, 4> w = *reinterpret_cast<const Pack<u32, 4> *>(e + u);                                                       \
-      _Pragma("unroll") for (int i = 0; i < 4; i++)                                                                                \
-        asm("{ .reg .b32 a; abs." NAME " a, %1; max.NaN." NAME " %0, %0, a; }" : "+r"(m.v[0]) : "r"(w.v[i]));                      \
-    }                                                                                                                              \
-    const Pack<E, 2> two = *reinterpret_cast<Pack<E, 2> *>(&m);                                                                    \
-    return LargerOrNaN::of(widen<E>(two.v[0]), widen<E>(two.v[1]));                                                                \
+template <int N, class E> INLINE float largest(const Eight<E> *e) {
+  u32 m = 0;
+#pragma unroll
+  for (int u = 0; u < N; u++) {
+    const Pack<u32, 4> w = *reinterpret_cast<const Pack<u32, 4> *>(e + u);
+#pragma unroll
+    for (int i = 0; i < 4; i++) m = LargerPair<E>::of(m, w.v[i]);
   }
-LARGEST_OF(bf16, "bf16x2")
-LARGEST_OF(f16, "f16x2")
-#endif
+  return largest_half<E>(m);
+}
 
 #if BITS == 4
 // A scaled value falls in one of 64 equal cells, each with at most one threshold: the word of a cell is the threshold, the next one the number of those
