@@ -82,6 +82,9 @@ func (g *Graph) Read(v *Var) Value {
 	if v == nil {
 		return g.Fail("read", nil, errors.New("the variable is nil: a layer's weight was never set"))
 	}
+	if !v.Type.Shape.Valid() || v.Type.DType.Size() == 0 {
+		return g.Fail("read "+v.Name, nil, fmt.Errorf("%v is not a valid type", v.Type))
+	}
 	return g.Apply(Read{v})[0]
 }
 

@@ -23,13 +23,13 @@ type Namer interface {
 // may hold another dtype of its kind. If optional, a file need not have it, and it begins as init says.
 func (s Source) Buffer(name string, d tensor.DType, optional bool, init Init, dims ...int) *graph.Var {
 	v := graph.NewVar(s.path(name), tensor.T(d, dims...))
-	o := &s.shared.opts
+	o := &s.state().opts
 	if o.Weights == nil || (optional && !s.Has(name)) {
 		s.later(func(values Values) error { return values.Set(v, init.tensor(o.Seed, v)) }, v)
 		return v
 	}
 	file := s.fileName(name)
-	s.shared.used[file] = true
+	s.state().used[file] = true
 	switch t, found := o.Weights.Type(file); {
 	case !found:
 		s.fail(fmt.Errorf("tensor %q is missing from the checkpoint; does config.json belong to these weights?", file))

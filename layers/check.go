@@ -27,7 +27,7 @@ func (s Source) Check(model any) error {
 		at[p.Quantized.Codes] = p.Name
 	})
 	var lost, renamed []string
-	for v := range s.shared.byVar {
+	for v := range s.state().byVar {
 		name, ours := strings.CutPrefix(v.Name, s.path(""))
 		path, reached := at[v]
 		switch {

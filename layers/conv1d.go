@@ -65,12 +65,12 @@ func (l *Conv1D) Features() (in, out int) { return l.Weight.Type.Dim(0), l.Weigh
 // transposed weight, (out, in), both while it is loaded and in files: so transformers has it for bitsandbytes.
 func (s Source) Conv1D(name string, in, out int) Projection {
 	sub := s.Sub("%s", name)
-	s.shared.inOut[sub.fileName("weight")] = true
+	s.state().inOut[sub.fileName("weight")] = true
 	b := sub.Var("bias", Zeros(), out)
 	if p := sub.stored(in, out, b); p != nil {
 		return p
 	}
-	if q := s.shared.opts.Quantize; q != nil {
+	if q := s.state().opts.Quantize; q != nil {
 		if cfg, ok := q(sub.path("weight")); ok {
 			return s.computing(quantizedLinear(sub.quantizedTransposed("weight", cfg, sub.linearInit(in), out, in), b, cfg))
 		}

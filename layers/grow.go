@@ -10,7 +10,7 @@ import (
 
 // grows reports a matrix of the file that has fewer rows than the model needs, which Options.Grow lets grow.
 func (s Source) grows(name string, have tensor.Type, want tensor.Shape) bool {
-	grow := s.shared.opts.Grow
+	grow := s.state().opts.Grow
 	return grow != nil && have.Rank() == 2 && want.Rank() == 2 && have.Dim(1) == want.Dim(1) && have.Dim(0) > 0 && have.Dim(0) < want.Dim(0) &&
 		have.DType.IsFloat() && grow(s.path(name))
 }

@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -191,6 +192,9 @@ func (q *Quantized) State(values Reader) (*quant.State, error) {
 // such as experts in three dimensions; a graph that reads it twice dequantizes it once.
 func (q *Quantized) Read(g *graph.Graph, d tensor.DType) graph.Value {
 	parts := q.read(g)
+	if q == nil {
+		return parts[0]
+	}
 	if q.Scheme == quant.Int8 {
 		return ops.DequantizeRowsFrom8(ops.DequantizeRows8{To: d}, parts[0], parts[1])
 	}
@@ -201,6 +205,10 @@ func (q *Quantized) Read(g *graph.Graph, d tensor.DType) graph.Value {
 
 // read reads the parts in a graph.
 func (q *Quantized) read(g *graph.Graph) []graph.Value {
+	if q == nil {
+		bad := g.Fail("read", nil, errNoQuantized)
+		return []graph.Value{bad, bad}
+	}
 	var parts []graph.Value
 	for _, v := range q.Vars() {
 		parts = append(parts, g.Read(v))
@@ -208,11 +216,16 @@ func (q *Quantized) read(g *graph.Graph) []graph.Value {
 	return parts
 }
 
+var errNoQuantized = errors.New("the quantized weight is nil: a layer's weight was never set")
+
 // MatMul returns x·Wᵀ for a weight of two axes: x (..., in) -> (..., out) in x's dtype. In 4 bits weights are rounded to the dtype of x;
 // in int8 x stays in floating point (Linear8bitLt has the product in int8).
 func (q *Quantized) MatMul(x graph.Value) graph.Value {
 	if !x.Valid() {
 		return x
+	}
+	if q == nil {
+		return x.Graph().Fail("quant_matmul", []graph.Value{x}, errNoQuantized)
 	}
 	if q.Shape.Rank() != 2 {
 		return x.Graph().Fail("quant_matmul", []graph.Value{x}, fmt.Errorf("the weight %q is %v, a product needs a matrix; use Read", q.Name, q.Shape))

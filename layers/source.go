@@ -69,7 +69,7 @@ type Options struct {
 // Source supplies the weights of a model under construction, by name, from a file or an initialiser. Constructors only declare:
 // names, shapes and dtypes are checked against the file at once, values are read by Load, one tensor at a time, so that a step
 // can be planned before anything is allocated and a quantized model never sits in memory in full precision. Errors are collected
-// and returned by Err, so that constructors read without plumbing. NewSource makes one; the zero Source is of no use.
+// and returned by Err, so that constructors read without plumbing. NewSource makes one; of the zero Source, Err says that it is none.
 type Source struct {
 	prefix string
 	linear *Init // of linear weights; nil = LinearInit
@@ -99,6 +99,16 @@ func NewSource(o Options) Source {
 		originals: map[string]func() (*tensor.Tensor, error){}, byVar: map[*graph.Var]int{}, declared: map[string]string{}}}
 }
 
+// state is what the source shares with those made from it. The zero Source has none, and each call makes one whose error says so.
+func (s Source) state() *sourceState {
+	if s.shared != nil {
+		return s.shared
+	}
+	lost := NewSource(Options{}).shared
+	lost.errs = []error{errors.New("the layers.Source is the zero value, from which no weight can come: make it with layers.NewSource")}
+	return lost
+}
+
 // Load reads or draws every weight declared so far and hands it to values, in order of declaration.
 func (s Source) Load(values Values) error {
 	if err := s.Err(); err != nil {
@@ -107,7 +117,7 @@ func (s Source) Load(values Values) error {
 	if values == nil {
 		return errors.New("there is nothing to load the weights into: give Load a plan.Store")
 	}
-	for _, l := range s.shared.loads {
+	for _, l := range s.state().loads {
 		if err := l(values); err != nil {
 			return err
 		}
@@ -142,11 +152,11 @@ func (s Source) linearInit(in int) Init {
 }
 
 // Policy returns the model's precision.
-func (s Source) Policy() Policy { return s.shared.opts.Policy }
+func (s Source) Policy() Policy { return s.state().opts.Policy }
 
 // Err returns the first thing that went wrong while weights were declared, with the number of further ones.
 func (s Source) Err() error {
-	switch errs := s.shared.errs; len(errs) {
+	switch errs := s.state().errs; len(errs) {
 	case 0:
 		return nil
 	case 1:
@@ -158,7 +168,7 @@ func (s Source) Err() error {
 
 // Has reports whether the file holds a tensor under this name; false without a file.
 func (s Source) Has(name string) bool {
-	o := &s.shared.opts
+	o := &s.state().opts
 	if o.Weights == nil {
 		return false
 	}
@@ -178,15 +188,15 @@ func (s Source) fileName(name string) string {
 	if s.rename != nil {
 		full = s.rename(full)
 	}
-	if r := s.shared.opts.Rename; r != nil {
+	if r := s.state().opts.Rename; r != nil {
 		full = r(full)
 	}
 	return full
 }
 
 func (s Source) fail(err error) {
-	if len(s.shared.errs) < maxErrors {
-		s.shared.errs = append(s.shared.errs, err)
+	if len(s.state().errs) < maxErrors {
+		s.state().errs = append(s.state().errs, err)
 	}
 }
 
@@ -196,7 +206,7 @@ const maxErrors = 10
 // Var declares a weight of the given shape.
 func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 	v := graph.NewVar(s.path(name), tensor.Type{DType: s.paramType(name), Shape: tensor.S(dims...)})
-	o := &s.shared.opts
+	o := &s.state().opts
 	if !v.Type.Shape.Valid() || !v.Type.DType.IsFloat() {
 		s.fail(fmt.Errorf("tensor %q cannot be %v with axes %v: at most %d axes of no negative length, of a floating-point type", v.Name, v.Type.DType, dims, tensor.MaxRank))
 		return v
@@ -239,18 +249,18 @@ func (s Source) Var(name string, init Init, dims ...int) *graph.Var {
 func (s Source) later(l load, vars ...*graph.Var) {
 	at := graph.Caller()
 	for _, v := range vars {
-		if first, twice := s.shared.declared[v.Name]; twice {
+		if first, twice := s.state().declared[v.Name]; twice {
 			s.fail(fmt.Errorf("tensor %q is declared twice, at %s and at %s: give each weight a name of its own (Source.Sub); a weight that two layers share is declared once, and a second copy of a model has a source of its own",
 				v.Name, first, at))
 			return
 		}
-		s.shared.declared[v.Name] = at
+		s.state().declared[v.Name] = at
 	}
 	for _, v := range vars {
-		s.shared.byVar[v] = len(s.shared.loads)
+		s.state().byVar[v] = len(s.state().loads)
 		v.Supplied = true
 	}
-	s.shared.loads = append(s.shared.loads, l)
+	s.state().loads = append(s.state().loads, l)
 }
 
 // Get reads or draws the value of one variable that was declared here, without keeping it: for those who need each once. It implements
@@ -259,12 +269,12 @@ func (s Source) Get(v *graph.Var) (*tensor.Tensor, error) {
 	if err := s.Err(); err != nil {
 		return nil, err
 	}
-	i, ok := s.shared.byVar[v]
+	i, ok := s.state().byVar[v]
 	if !ok {
 		return nil, fmt.Errorf("%s is not a variable of this source", v.Name)
 	}
 	one := single{v: v}
-	if err := s.shared.loads[i](&one); err != nil {
+	if err := s.state().loads[i](&one); err != nil {
 		return nil, err
 	}
 	if one.t == nil {
@@ -289,7 +299,7 @@ func (s *single) Set(v *graph.Var, t *tensor.Tensor) error {
 
 // paramType is the dtype a weight is stored in.
 func (s Source) paramType(name string) tensor.DType {
-	o := &s.shared.opts
+	o := &s.state().opts
 	if o.Policy.Param != tensor.Invalid {
 		return o.Policy.Param
 	}
@@ -305,7 +315,7 @@ func (s Source) paramType(name string) tensor.DType {
 }
 
 func (s Source) narrow(name string) tensor.DType {
-	if f := s.shared.opts.Narrow; f != nil {
+	if f := s.state().opts.Narrow; f != nil {
 		return f(s.path(name))
 	}
 	return tensor.Invalid
@@ -317,9 +327,9 @@ var ErrRange = errors.New("more than its narrower type can")
 // check looks a tensor up in the file and compares its shape.
 func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 	file = s.fileName(name)
-	s.shared.files[s.path(name)] = file
-	if have, ok := s.shared.opts.Weights.Type(file); ok && s.grows(name, have, want) {
-		s.shared.used[file] = true
+	s.state().files[s.path(name)] = file
+	if have, ok := s.state().opts.Weights.Type(file); ok && s.grows(name, have, want) {
+		s.state().used[file] = true
 		return file, true
 	}
 	return file, s.checkFile(file, want)
@@ -327,8 +337,8 @@ func (s Source) check(name string, want tensor.Shape) (file string, ok bool) {
 
 // checkFile is check for the file's own name of a tensor.
 func (s Source) checkFile(file string, want tensor.Shape) bool {
-	s.shared.used[file] = true
-	t, found := s.shared.opts.Weights.Type(file)
+	s.state().used[file] = true
+	t, found := s.state().opts.Weights.Type(file)
 	switch {
 	case !found:
 		s.fail(fmt.Errorf("tensor %q is missing from the checkpoint; does config.json belong to these weights?", file))
@@ -352,7 +362,7 @@ func (s Source) Linear(name string, in, out int, bias bool) Projection {
 	if p := sub.stored(in, out, b); p != nil {
 		return p
 	}
-	if q := s.shared.opts.Quantize; q != nil {
+	if q := s.state().opts.Quantize; q != nil {
 		if cfg, ok := q(sub.path("weight")); ok {
 			return s.computing(quantizedLinear(sub.Quantized("weight", cfg, sub.linearInit(in), out, in), b, cfg))
 		}
@@ -371,7 +381,7 @@ func (s Source) Head(name string, init Init, in, out int) Projection {
 
 // stored declares a layer whose weight lies quantized in the file; nil when it does not.
 func (s Source) stored(in, out int, bias *graph.Var) Projection {
-	w, ok := s.shared.opts.Weights.(QuantizedWeights)
+	w, ok := s.state().opts.Weights.(QuantizedWeights)
 	if !ok {
 		return nil
 	}
@@ -381,7 +391,7 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 		return nil
 	}
 	for _, part := range append(w.Parts(file), file) {
-		s.shared.used[part] = true
+		s.state().used[part] = true
 	}
 	if err == nil && h.Type.Shape != tensor.S(out, in) {
 		err = fmt.Errorf("tensor %q is quantized from %v, the configuration needs shape %v; does config.json belong to these weights?",
@@ -409,7 +419,7 @@ func (s Source) stored(in, out int, bias *graph.Var) Projection {
 // computing gives a 4-bit layer the dtype of its products.
 func (s Source) computing(p Projection) Projection {
 	if l, ok := p.(*Linear4bit); ok {
-		l.Compute = s.shared.opts.Compute4bit
+		l.Compute = s.state().opts.Compute4bit
 	}
 	return p
 }
@@ -445,12 +455,12 @@ func (s Source) quantized(name string, cfg quant.Config, init Init, dims []int, 
 		s.fail(err)
 		return newQuantized(s.path(name), quant.Config{}, 1, 1) // never loaded: Err tells why
 	}
-	s.shared.originals[q.Name] = full
+	s.state().originals[q.Name] = full
 	if q.Scheme.FourBit() {
 		q.DType = s.storedType(name)
 	}
 	s.later(func(values Values) error {
-		if d, ok := values.(Drawer); ok && s.shared.opts.Weights == nil {
+		if d, ok := values.(Drawer); ok && s.state().opts.Weights == nil {
 			return d.DrawQuantized(q, init)
 		}
 		t, err := full()
@@ -464,7 +474,7 @@ func (s Source) quantized(name string, cfg quant.Config, init Init, dims []int, 
 
 // Original reads a weight that is quantized as it is loaded once more, in full precision, by its name in the model.
 func (s Source) Original(name string) (*tensor.Tensor, error) {
-	full, ok := s.shared.originals[name]
+	full, ok := s.state().originals[name]
 	if !ok {
 		return nil, fmt.Errorf("the weight %q is stored quantized, and what it was quantized from is not there; load the full-precision model", name)
 	}
@@ -473,7 +483,7 @@ func (s Source) Original(name string) (*tensor.Tensor, error) {
 
 // full returns a function that reads (or draws) a weight in the dtype that the file has, float32 for float64 and without a file.
 func (s Source) full(name string, init Init, dims ...int) func() (*tensor.Tensor, error) {
-	o := &s.shared.opts
+	o := &s.state().opts
 	if o.Weights == nil {
 		v := graph.NewVar(s.path(name), tensor.T(tensor.F32, dims...))
 		return func() (*tensor.Tensor, error) { return init.tensor(o.Seed, v), nil }
@@ -491,7 +501,7 @@ func (s Source) full(name string, init Init, dims ...int) func() (*tensor.Tensor
 
 // storedType is the dtype of a weight that quantization starts from.
 func (s Source) storedType(name string) tensor.DType {
-	if o := &s.shared.opts; o.Weights != nil {
+	if o := &s.state().opts; o.Weights != nil {
 		if t, ok := o.Weights.Type(s.fileName(name)); ok && t.DType.IsFloat() && t.DType != tensor.F64 {
 			return t.DType
 		}
@@ -501,14 +511,14 @@ func (s Source) storedType(name string) tensor.DType {
 
 // File is the name in the file of a tensor that was declared under a name of the model.
 func (s Source) File(name string) string {
-	if f, ok := s.shared.files[name]; ok {
+	if f, ok := s.state().files[name]; ok {
 		return f
 	}
 	return name
 }
 
 // StoredInOut reports whether a tensor of the file is the weight of a Conv1D: (in, out) in full precision, (out, in) quantized.
-func (s Source) StoredInOut(file string) bool { return s.shared.inOut[file] }
+func (s Source) StoredInOut(file string) bool { return s.state().inOut[file] }
 
 // Unused lists the tensors of names that no constructor asked for, leaving out those with one of the suffixes.
 func (s Source) Unused(names []string, ignoreSuffix ...string) []string {
@@ -520,7 +530,7 @@ next:
 				continue next
 			}
 		}
-		if !s.shared.used[n] {
+		if !s.state().used[n] {
 			out = append(out, n)
 		}
 	}

@@ -22,7 +22,7 @@ func (s Source) Experts(name string, experts, in int, parts ...ExpertPart) Group
 	for _, p := range parts {
 		l.rows += p.Rows
 	}
-	o := &s.shared.opts
+	o := &s.state().opts
 	l.whole = o.Weights == nil || s.Has(name)
 	if stored := l.stored(); stored != nil {
 		return stored
@@ -63,7 +63,7 @@ type expertLoader struct {
 // file is the name of an expert's part in the file.
 func (l *expertLoader) file(p ExpertPart, e int) string {
 	name := fmt.Sprintf(p.Name, e)
-	if r := l.s.shared.opts.Rename; r != nil {
+	if r := l.s.state().opts.Rename; r != nil {
 		return r(name)
 	}
 	return name
@@ -80,7 +80,7 @@ func (l *expertLoader) each(f func(file string, rows int)) {
 
 // find checks that the file has what is needed.
 func (l *expertLoader) find() {
-	w := l.s.shared.opts.Weights
+	w := l.s.state().opts.Weights
 	if w == nil {
 		return
 	}
@@ -123,7 +123,7 @@ type ranger interface {
 
 // one reads (or draws) the matrix of an expert in the file's dtype.
 func (l *expertLoader) one(e int) (*tensor.Tensor, error) {
-	o := &l.s.shared.opts
+	o := &l.s.state().opts
 	if o.Weights == nil {
 		v := graph.NewVar(fmt.Sprintf("%s.%d", l.s.path(l.name), e), tensor.T(tensor.F32, l.rows, l.in))
 		return l.s.linearInit(l.in).tensor(o.Seed, v), nil
@@ -177,7 +177,7 @@ func (l *expertLoader) quantized(cfg quant.Config) Grouped {
 		}
 		return l.quantize(q, values)
 	}, q.Vars()...)
-	return &GroupedQuantized{Weight: q, Compute: l.s.shared.opts.Compute4bit}
+	return &GroupedQuantized{Weight: q, Compute: l.s.state().opts.Compute4bit}
 }
 
 // quantize quantizes expert by expert: the bytes of quantizing all at once.
@@ -211,7 +211,7 @@ func (l *expertLoader) quantize(q *Quantized, values Values) error {
 // stored declares a weight whose parts lie quantized in the file; nil when they do not. Scales of a second level are restored: each part has
 // its own.
 func (l *expertLoader) stored() Grouped {
-	w, ok := l.s.shared.opts.Weights.(QuantizedWeights)
+	w, ok := l.s.state().opts.Weights.(QuantizedWeights)
 	if !ok || l.whole || l.experts == 0 {
 		return nil
 	}
@@ -221,7 +221,7 @@ func (l *expertLoader) stored() Grouped {
 	}
 	l.each(func(file string, rows int) {
 		for _, part := range append(w.Parts(file), file) {
-			l.s.shared.used[part] = true
+			l.s.state().used[part] = true
 		}
 		h, herr := w.Header(file)
 		switch {
@@ -263,5 +263,5 @@ func (l *expertLoader) stored() Grouped {
 		}
 		return q.SetState(st, values)
 	}, q.Vars()...)
-	return &GroupedQuantized{Weight: q, Compute: l.s.shared.opts.Compute4bit}
+	return &GroupedQuantized{Weight: q, Compute: l.s.state().opts.Compute4bit}
 }

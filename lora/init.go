@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -9,6 +10,8 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
+var errNoStore = errors.New("lora: there is no store of the weights: give the plan.Store that the model was loaded into")
+
 // Init gives the adapter its initial values, or those that were saved. The base weights must be there already: copies and magnitudes
 // begin at them, and some initialisations move a part of them into the adapter.
 func (a *Adapter) Init(s Store) error { return a.InitFrom(s, nil) }
@@ -16,6 +19,9 @@ func (a *Adapter) Init(s Store) error { return a.InitFrom(s, nil) }
 // InitFrom is Init for a base that was quantized while it was loaded: original returns a linear layer's weight (out, in) in full precision by
 // the name of its variable, and initialisations that take a weight apart begin from it. InitLoftQ needs it.
 func (a *Adapter) InitFrom(s Store, original func(name string) (*tensor.Tensor, error)) error {
+	if s == nil {
+		return errNoStore
+	}
 	if a.saved != nil {
 		if err := a.setBases(s); err != nil {
 			return err

@@ -30,6 +30,9 @@ type SaveInfo struct {
 // that fits the base model as it was: B·A less what B·A was at the beginning.
 func (a *Adapter) Save(fs vfs.FS, dir string, s layers.Reader, info SaveInfo) error {
 	fs = vfs.Or(fs)
+	if s == nil {
+		return errNoStore
+	}
 	if a.merged {
 		return fmt.Errorf("lora: the adapter is merged into the base weights; unmerge it to save it")
 	}

@@ -54,3 +54,17 @@ func TestHiddenStates(t *testing.T) {
 	}
 	require.Equal(t, res.Tensor(last).Float32s(), res.Tensor(states[3]).Float32s())
 }
+
+// TestNoPositions: a model whose tokens have no positions would train without a word and know no order.
+func TestNoPositions(t *testing.T) {
+	for _, change := range []map[string]any{{}, {"model_type": "gpt2", "n_head": 2, "n_embd": 16, "n_layer": 1, "n_positions": 16}} {
+		c, err := parse(t, change)
+		require.NoError(t, err)
+		m, err := models.New(c, layers.NewSource(layers.Options{}))
+		require.NoError(t, err)
+		g := graph.New("no positions")
+		h := m.Hidden(models.Inputs{Tokens: g.Input("tokens", tensor.T(tensor.I32, 1, 4))})
+		require.False(t, h.Valid())
+		require.ErrorContains(t, g.Err(), "Inputs.Pos is absent: give the position of each token")
+	}
+}

@@ -1,6 +1,7 @@
 package models
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/bitsandbyes/bitsandbyes/autograd"
@@ -120,6 +121,9 @@ func (m *Model) HiddenStates(in Inputs) []graph.Value {
 		return []graph.Value{in.Tokens}
 	}
 	g := in.Tokens.Graph()
+	if in.Pos.Absent() {
+		return []graph.Value{g.Fail("model", []graph.Value{in.Tokens}, errors.New("Inputs.Pos is absent: give the position of each token in its document, i32 like Tokens; for rows of one document ops.Iota(g, tokens.Type(), 1)"))}
+	}
 	defer g.Scope("model")()
 	contexts := m.contexts(in)
 	x := within(g, "embed_tokens", func() graph.Value { return m.Body.Embed(in, m.policy.ComputeType()) })

@@ -23,10 +23,13 @@ type prompt struct {
 	stops []string
 }
 
-// Answer answers one query and calls emit with each piece of new text, whole characters only; an error of emit ends it. With an error, that of
+// Answer answers one query and calls emit, where there is one, with each piece of new text, whole characters only; an error of emit ends it. With an error, that of
 // ctx too, the answer holds what was written until then.
 func (w *Writer) Answer(ctx context.Context, q Query, emit func(text string) error) (Answer, error) {
 	a := Answer{Prompt: q.Prompt}
+	if emit == nil {
+		emit = func(string) error { return nil }
+	}
 	if q.Adapter != "" {
 		if err := w.Use(q.Adapter); err != nil {
 			return a, err

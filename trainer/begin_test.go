@@ -1,6 +1,7 @@
 package trainer_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,4 +56,13 @@ func TestSentencePieceBesideModel(t *testing.T) {
 	require.Equal(t, []int32{1, 4}, ids)
 	require.Equal(t, raw, m.TokFiles["tokenizer.model"])
 	require.Contains(t, string(m.TokFiles["tokenizer.json"]), `"▁a"`)
+}
+
+// TestNothingGiven: what is missing is named.
+func TestNothingGiven(t *testing.T) {
+	_, err := trainer.OpenModel("", trainer.ModelOptions{})
+	require.ErrorContains(t, err, "model: is not given: a Hugging Face directory")
+	_, err = trainer.NewGenerator(nil, nil, 1, 1)
+	require.ErrorContains(t, err, "a model and a session with a store are needed")
+	require.NoError(t, trainer.Generate(context.Background(), trainer.GenerateOptions{Model: "builtin:tiny", Prompt: "a", MaxTokens: 1, Device: "cpu"}, nil))
 }

@@ -52,6 +52,9 @@ func OpenModel(path string, o ModelOptions) (*Model, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS{}
 	}
+	if path == "" {
+		return nil, badConfig("model", "is not given: a Hugging Face directory, a llama2.c or GGUF file, or builtin:tiny")
+	}
 	c := config.Config{Model: path}
 	m := &Model{Name: path}
 	var mc models.Config

@@ -47,8 +47,10 @@ func (p *Plan) Run(ctx context.Context, feed Feed) (Result, error) {
 
 // ready returns the memory that the next run works in.
 func (p *Plan) ready(ctx context.Context) (memory, error) {
-	if err := ctx.Err(); err != nil {
-		return memory{}, err
+	if ctx != nil { // nil: nothing ends the run before it begins
+		if err := ctx.Err(); err != nil {
+			return memory{}, err
+		}
 	}
 	if p.closed {
 		return memory{}, errors.New("plan: closed")

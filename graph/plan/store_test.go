@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"runtime"
@@ -106,6 +107,19 @@ func TestNoDevice(t *testing.T) {
 		require.ErrorContains(t, err, "device.Open")
 		require.NoError(t, plan.NewSession(s).Close())
 	}
+}
+
+// TestNoContext: nothing ends a run that was given no context.
+func TestNoContext(t *testing.T) {
+	g := graph.New("g")
+	y := ops.AddScalar(g.Input("x", tensor.T(tensor.F32)), 1)
+	p, err := plan.Compile([]graph.Value{y}, plan.Options{Device: cpu.New(cpu.Options{Threads: 1})})
+	require.NoError(t, err)
+	var none context.Context
+	r, err := p.Run(none, plan.Feed{y.Node().In[0]: 2})
+	require.NoError(t, err)
+	require.Equal(t, 3.0, r.Float(y))
+	require.NoError(t, p.Close())
 }
 
 // TestSupplied: a plan does not read zeros where weights belong. A value is what was set, alone or with the slab it is a view of, and what
