@@ -6,7 +6,7 @@
 // approximate roots and denormals taken for zeros, and FMA is written out. The order of the terms differs between types because it does there.
 //
 // Defines: P and G, types of parameters and gradients; RULE; EIGHT, 1 with 8-bit moments; MOMENTS; ROUNDING; SKIP, 1 to leave out zero
-// gradients; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; for 8-bit moments CELLS_A and
+// gradients; AHEAD, 1 to call for a block while another is worked on; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; for 8-bit moments CELLS_A and
 // CELLS_B, words of the tables of cells.cuh, SCALE_A.. and MOST_A.., what plain8 says of them, FIRST_A and FIRST_B, the first cells of the whole tables, of CODES_A words.
 
 #define ADAM 0
@@ -411,6 +411,23 @@ INLINE void fetch(Lane &l, const Slab &s, const Books &b, i64 at) {
   fetch_moments(l, s, b, at);
 }
 
+// call brings the lines of an address to the last cache; ahead those of the block that a warp takes after the one at `at`.
+INLINE void call(const void *at) {
+#ifndef BYES_EMULATE
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+INLINE void ahead(const Slab &s, i64 at) {
+  const int step = THREADS / WARP * 256;
+#pragma unroll
+  for (int q = 0; q < GROUPS; q++) {
+    call(s.p + at + place(q * WIDTH) + step);
+    call(s.g + at + place(q * WIDTH) + step);
+#pragma unroll
+    for (int k = 0; k < MOMENTS; k++) call(static_cast<const u8 *>(s.state[k]) + at + place(q * WIDTH) + step);
+  }
+}
+
 // used tells whether an element is moved. Where its gradient is not finite 8-bit moments become zero.
 INLINE bool used(float g, bool inside) {
 #if SKIP
@@ -558,16 +575,24 @@ KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : (EIGHT && MOMENTS == 2) || 
   books.values[1] = values + 256;
 #endif
   const Step e = make_step(s, h);
-  const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  const int warp = threadIdx.x / WARP, warps = THREADS / WARP;
+  Chunk chunk, next = s.chunks[blockIdx.x];  // read a chunk ahead
+  Slot slot;
+  Rate r;
+  chunk.tensor = -1;
   for (i64 c = blockIdx.x; c < s.count; c += gridDim.x) {
-    const Chunk chunk = s.chunks[c];
-    const Slot slot = s.slots[chunk.tensor];
-    const Rate r = make_rate(s, h, e, chunk.tensor);
+    if (next.tensor != chunk.tensor) {
+      slot = s.slots[next.tensor];
+      r = make_rate(s, h, e, next.tensor);
+    }
+    chunk = next;
+    if (c + gridDim.x < s.count) next = s.chunks[c + gridDim.x];
     for (int b = warp; b < chunk.blocks; b += warps) {
       const i64 at = chunk.start + (i64)b * 256;
       const int left = elements_left(slot, at);
       Lane l;
       fetch(l, s, books, at);
+      if (AHEAD && b + warps < chunk.blocks) ahead(s, at);
       if (plain(l, e, left))
         step_block<true>(l, s, h, books, e, slot, r, at, left);
       else
