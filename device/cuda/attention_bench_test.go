@@ -72,6 +72,39 @@ func BenchmarkAttentionTiles(b *testing.B) {
 	}
 }
 
+// BenchmarkAttentionFew times the kernel of generation with other constants than those chosen: one query of 32 heads over 8 heads of keys, in a cache of 8192.
+func BenchmarkAttentionFew(b *testing.B) {
+	d := testDevice(b)
+	if onEmulator() {
+		b.Skip("the emulator has no speed")
+	}
+	const most = 8192
+	q, k := tensor.T(tensor.BF16, 1, 1, 32, 128), tensor.T(tensor.BF16, 1, 8, most, 128)
+	for _, w := range []attnFew{{4, 1, 2}, {2, 3, 2}, {2, 3, 4}, {1, 4, 2}, {1, 4, 4}} {
+		a, err := newAttention(d, ops.Attention{Scale: 0.088388, HeadMajor: true, Causal: true}, device.Spec{In: []tensor.Type{q, k, k}})
+		require.NoError(b, err)
+		run, err := a.fewBy(w)
+		require.NoError(b, err)
+		const turns = 8
+		keys, values := space(b, d, turns, k.Bytes()), space(b, d, turns, k.Bytes())
+		queries, rest := space(b, d, turns, 2*q.Bytes()), space(b, d, turns, run.scratch+4096)
+		for _, seen := range []int32{128, 512, 2048, 4096} {
+			b.Run(fmt.Sprintf("%+v/keys=%d", w, seen), func(b *testing.B) {
+				buffer, err := d.Alloc(8)
+				require.NoError(b, err)
+				defer func() { require.NoError(b, buffer.Free()) }()
+				require.NoError(b, d.Stream(0).Upload(device.Ptr{Buf: buffer}, tensor.AsBytes([]int32{seen - 1, seen})))
+				at, err := d.address(device.Ptr{Buf: buffer}, 8)
+				require.NoError(b, err)
+				a.args.offset, a.args.length = at, at+4
+				graphTime(b, d, float64(2*2*8*128)*float64(seen), turns, func(c *Call, i int) error {
+					return run.enqueue(c, &attnIO{q: queries[i], k: keys[i], v: values[i], o: queries[i] + Addr(q.Bytes()), lse: rest[i]}, rest[i]+256)
+				})
+			})
+		}
+	}
+}
+
 // timeKernel times launches on noise, since zeros take less power and run at another clock, and reports TFLOP/s by the stream's clock.
 func timeKernel(b *testing.B, d *Device, k *Kernel, s device.Spec, flops float64) {
 	b.Helper()

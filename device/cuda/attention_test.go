@@ -195,6 +195,7 @@ var ownAttention = []attnChoice{
 	{"simt", (*attention).simtForward, (*attention).simtBackward, (*attention).simtFits},
 	{"group", (*attention).groupForward, (*attention).groupBackward, (*attention).groupFits},
 	{"few", (*attention).fewForward, (*attention).plainBackward, (*attention).fewFits},
+	{"few in many parts", func(a *attention) (attnRun, error) { return a.fewBy(attnFew{1, 4, 64}) }, (*attention).plainBackward, (*attention).fewFits},
 }
 
 func (c *attnCase) fits(t testing.TB, d *Device, choice attnChoice) bool {

@@ -1,11 +1,11 @@
 // Attention of few queries over many keys, as in generation: the keys that are seen are cut into parts, one a block, and the parts are
 // joined in order. A group of LANES lanes takes a key at a time, each lane VEC columns of it, for ROWS queries (positions times the heads
-// that share a key head) at once. T, D, ROWS and LANES are defined outside.
+// that share a key head) at once. T, ROWS, LANES, AHEAD (keys that a group asks for at once) and RESIDENT (blocks of a multiprocessor that registers are bounded
+// for) are defined outside.
 
 #define VEC (16 / (int)sizeof(T))
 #define THREADS 128
 #define GROUPS (THREADS / LANES)
-#define AHEAD (ROWS > 4 ? 2 : 4)  // keys that a group asks for at once
 #define LEAST 32  // keys of a part, at least: with few keys some of the 64 or fewer parts stay empty
 
 struct Few { float top[ROWS], total[ROWS], sum[ROWS][VEC]; };
@@ -63,7 +63,7 @@ INLINE void finish(const Attention &a, T *o, Acc<T> *lse, int b, int t, int h, i
 
 // attend_few: block ((b, key head, rows / ROWS), part). sums are (block, ROWS, d), tops (block, ROWS, 2): greatest score and total, which is
 // -1 for parts that are not used, whose sums are not written. With a single part o and lse are written instead.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 attend_few(Attention a, const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, T *__restrict__ o, Acc<T> *__restrict__ lse,
            float *__restrict__ sums, float *__restrict__ tops) {
   __shared__ int low[ROWS], high[ROWS];
