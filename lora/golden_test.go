@@ -36,6 +36,7 @@ func TestGoldenHFAdapters(t *testing.T) {
 				t.Skipf("refused: %v", err)
 			}
 			model, store := openBase(t, filepath.Dir(dir))
+			loadBase(t, filepath.Dir(dir), model, store)
 			adapter, err := lora.AttachSaved(model, saved, store)
 			require.NoError(t, err)
 			once := save(t, adapter, store)
@@ -45,6 +46,7 @@ func TestGoldenHFAdapters(t *testing.T) {
 			saved, err = lora.Load(vfs.OS{}, once)
 			require.NoError(t, err)
 			model, store = openBase(t, filepath.Dir(dir))
+			loadBase(t, filepath.Dir(dir), model, store)
 			adapter, err = lora.AttachSaved(model, saved, nil)
 			require.NoError(t, err)
 			require.NoError(t, adapter.Init(store))

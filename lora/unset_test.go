@@ -49,6 +49,9 @@ func TestWithoutInit(t *testing.T) {
 			_, err = p.Run(t.Context(), nil)
 			require.ErrorContains(t, err, c.lack)
 			require.ErrorContains(t, err, "has no value in the plan's store")
+			for what, err := range map[string]error{"save": a.Save(nil, t.TempDir(), store, lora.SaveInfo{}), "merge": a.Merge(store)} {
+				require.ErrorContains(t, err, "has no value", what)
+			}
 			require.ErrorContains(t, a.Init(nil), "give the plan.Store")
 			require.ErrorContains(t, a.Save(nil, t.TempDir(), nil, lora.SaveInfo{}), "give the plan.Store")
 			require.NoError(t, a.Init(store))

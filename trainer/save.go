@@ -20,7 +20,7 @@ type SaveOptions struct {
 	ShardSize int64        // bytes of a file from which on the model is cut into several; 0 = checkpoint.DefaultShardSize
 }
 
-// SaveModel writes a full-precision model as a Hugging Face directory: config.json and model.safetensors, or shards with their index. One
+// SaveModel writes a full-precision model as a Hugging Face directory, which is made if it does not exist: config.json and model.safetensors, or shards with their index. One
 // weight at a time is read from values. The rotary pairs of a llama2.c model are reordered to the halves that Hugging Face has, which changes
 // no result. A value that float16 cannot hold is refused by name.
 func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o SaveOptions) error {
@@ -48,6 +48,9 @@ func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o
 	raw, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return err
+	}
+	if err := vfs.MkdirDurable(fsys, dir); err != nil {
+		return withCode(config.ExitDisk, err)
 	}
 	if err := vfs.WriteAtomic(fsys, filepath.Join(dir, "config.json"), append(raw, '\n')); err != nil {
 		return withCode(config.ExitDisk, err)

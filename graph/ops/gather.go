@@ -57,7 +57,7 @@ func Gather(x Value, axis int, idx Value) Value {
 	return one(GatherRows{int8(a)}, x, idx)
 }
 
-// Embed looks up rows of a table (V, C) by ids (...): the result is (..., C).
+// Embed looks up rows of a table (V, C) by ids (...): the result is (..., C). An id outside [0, V) gives zeros.
 func Embed(table, ids Value) Value { return Gather(table, 0, ids) }
 
 // ScatterAddRows is the transpose of GatherRows: zeros with Size entries along Axis, to which the entries of u are added at

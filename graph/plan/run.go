@@ -115,7 +115,7 @@ func (p *Plan) bind() (memory, error) {
 // supplied refuses a run that would read zeros where weights belong, which trains without a word and learns nothing.
 func (p *Plan) supplied() error {
 	var lacking []*graph.Var
-	why := "load the weights into it (layers.Source.Load), and those of an adapter (lora.Adapter.Init), or set them"
+	anyMoved := false
 	for _, n := range p.g.Nodes() {
 		r, ok := n.Op.(graph.Read)
 		if !ok {
@@ -125,9 +125,7 @@ func (p *Plan) supplied() error {
 		if lacks {
 			lacking = append(lacking, r.Var)
 		}
-		if moved {
-			why = "it was set before the variable became part of a slab: make optim.NewGroup first, and load the weights after it"
-		}
+		anyMoved = anyMoved || moved
 	}
 	more := ""
 	switch len(lacking) {
@@ -137,7 +135,15 @@ func (p *Plan) supplied() error {
 	default:
 		more = fmt.Sprintf(" (and %d more like it)", len(lacking)-1)
 	}
-	return fmt.Errorf("plan %q: variable %v has no value in the plan's store%s; %s", p.g.Name(), lacking[0], more, why)
+	return fmt.Errorf("plan %q: variable %v has no value in the plan's store%s; %s", p.g.Name(), lacking[0], more, howSupplied(anyMoved))
+}
+
+// howSupplied says where values of variables come from that must be supplied.
+func howSupplied(moved bool) string {
+	if moved {
+		return "it was set before the variable became part of a slab: make optim.NewGroup first, and load the weights after it"
+	}
+	return "load the weights into it (layers.Source.Load), and those of an adapter (lora.Adapter.Init), or set them"
 }
 
 func (p *Plan) addresses(places []place, arena memory) ([]device.Ptr, error) {

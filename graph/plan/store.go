@@ -192,10 +192,13 @@ func (s *Store) written(writes []graph.Write) {
 	}
 }
 
-// Get copies a variable's value to the host. A variable never set is all zeros.
+// Get copies a variable's value to the host. A variable never set is all zeros, unless one must be supplied, as a weight: then there is none.
 func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
 	if v == nil {
 		return nil, errNoVar
+	}
+	if lacks, moved := s.lacks(v); lacks {
+		return nil, fmt.Errorf("store: variable %v has no value; %s", v, howSupplied(moved))
 	}
 	t := tensor.New(v.Type)
 	s.take()

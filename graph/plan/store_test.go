@@ -142,6 +142,8 @@ func TestSupplied(t *testing.T) {
 		return err
 	}
 	store, p := open()
+	_, err := store.Get(a)
+	require.ErrorContains(t, err, "store: variable a f32[2] has no value; load the weights into it")
 	require.ErrorContains(t, runs(p), `plan "step": variable a f32[2] has no value in the plan's store (and 1 more like it); load the weights`)
 	require.NoError(t, store.Set(a, tensor.New(a.Type)))
 	require.ErrorContains(t, runs(p), `variable b f32[2] has no value in the plan's store; load`)
