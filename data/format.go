@@ -121,8 +121,36 @@ func (o Options) detect(r *Row) (*Format, string, error) {
 		hint = "; rows with chosen and rejected are preferences: set train.objective to dpo"
 	case o.Pairs:
 		hint = "; this objective trains on pairs of answers"
+	default:
+		hint = r.meant()
 	}
 	return nil, "", r.Errorf("no format fits the keys %s; known: %s%s", keyList(r.Keys()), strings.Join(known, "; "), hint)
+}
+
+// Names that rows of other data sets have for a prompt and for its answer.
+var (
+	promptNames = []string{"question", "instruction", "query", "input", "problem", "user"}
+	answerNames = []string{"answer", "response", "output", "solution", "target", "assistant"}
+)
+
+// meant tells what a row that has the keys of no format may be meant for; "" where nobody knows.
+func (r *Row) meant() string {
+	first := func(names []string) string {
+		i := slices.IndexFunc(names, r.Has)
+		if i < 0 {
+			return ""
+		}
+		return names[i]
+	}
+	if q, a := first(promptNames), first(answerNames); q != "" && a != "" {
+		return fmt.Sprintf("; name %q prompt and %q completion", q, a)
+	}
+	for _, key := range r.Keys() {
+		if v := r.Fields[key]; len(r.Fields) <= 3 && v[0] == '[' && v[skipSpace(v, 1)] == '{' {
+			return fmt.Sprintf("; the rows may be the list at %q: write that list alone, or its objects one a line", key)
+		}
+	}
+	return ""
 }
 
 func ignored(r *Row, f *Format) []string {

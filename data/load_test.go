@@ -82,6 +82,8 @@ func TestRowErrors(t *testing.T) {
 		{"null value", "a.jsonl", ok + `{"prompt":"a","completion":null}`, 2, `has no key "completion"`, Options{}},
 		{"wrong type", "a.jsonl", ok + `{"prompt":true,"completion":"b"}`, 2, `"prompt" must be a string, is a boolean`, Options{}},
 		{"no answer", "a.jsonl", ok + `{"prompt":"a","completion":""}`, 2, "no token to train on", Options{}},
+		{"others' names", "a.jsonl", `{"question":"a","answer":"b"}`, 1, `; name "question" prompt and "answer" completion`, Options{}},
+		{"rows in an object", "a.json", `{"version":1,"data":[ {"prompt":"a","completion":"b"}]}`, 1, `the rows may be the list at "data": write that list alone`, Options{}},
 		{"unknown keys", "a.jsonl", `{"foo":1}`, 1, "no format fits the keys \"foo\"", Options{}},
 		{"UTF-8", "a.jsonl", ok + ok + "{\"prompt\":\"\xff\",\"completion\":\"b\"}", 3, "not UTF-8", Options{}},
 		{"UTF-8 in text", "a.txt", "a\nb\nc\xffd", 3, "not UTF-8", Options{}},
