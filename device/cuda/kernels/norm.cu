@@ -143,7 +143,7 @@ INLINE A row_mean(const P (&x)[K], Place at, int &turn) {
 #pragma unroll
   for (int k = 0; k < K; k++)
 #pragma unroll
-    for (int j = 0; j < V; j++) s[0] += widen<T>(x[k].v[j]);
+    for (int j = 0; j < V; j++) s[0] += value(x[k], j);
   row_sums<GROUP>(s, turn);
   return s[0] * at.share;
 }
@@ -166,7 +166,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) norm_rows(T *y, T *sum, const T *x, co
 #pragma unroll
     for (int k = 0; k < K * MORE; k++) {
 #pragma unroll
-      for (int j = 0; j < V; j++) xs[0][k].v[j] = narrow<T>(widen<T>(xs[0][k].v[j]) + widen<T>(xs[MORE][k].v[j]));
+      for (int j = 0; j < V; j++) xs[0][k].v[j] = narrow<T>(value(xs[0][k], j) + value(xs[MORE][k], j));
       if (mine && inside(column(at, k), n)) store_pack(sum + at.row * n + column(at, k), xs[0][k]);
     }
     A mean = row_mean(xs[0], at, turn), s[1] = {0};
@@ -176,7 +176,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) norm_rows(T *y, T *sum, const T *x, co
       if (!inside(column(at, k), n)) continue;
 #pragma unroll
       for (int j = 0; j < V; j++) {
-        A d = widen<T>(xs[0][k].v[j]) - mean;
+        A d = value(xs[0][k], j) - mean;
         s[0] += d * d;
       }
     }
@@ -191,8 +191,8 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) norm_rows(T *y, T *sum, const T *x, co
       P out, shift = CENTRE && b ? load_pack<V>(b + column(at, k)) : fill(0);
 #pragma unroll
       for (int j = 0; j < V; j++) {
-        A v = (widen<T>(xs[0][k].v[j]) - mean) * rstd * widen<T>(ws[k].v[j]);
-        out.v[j] = narrow<T>(CENTRE ? v + widen<T>(shift.v[j]) : v);
+        A v = (value(xs[0][k], j) - mean) * rstd * value(ws[k], j);
+        out.v[j] = narrow<T>(CENTRE ? v + value(shift, j) : v);
       }
       store_pack(y + at.row * n + column(at, k), out);
     }
@@ -207,7 +207,7 @@ INLINE void grad_stats(const P (&x)[K], const P (&g)[K], const P (&w)[K], int n,
     if (!inside(column(at, k), n)) continue;
 #pragma unroll
     for (int j = 0; j < V; j++) {
-      A d = widen<T>(x[k].v[j]) - mean, u = widen<T>(g[k].v[j]) * widen<T>(w[k].v[j]);
+      A d = value(x[k], j) - mean, u = value(g[k], j) * value(w[k], j);
       s[0] += d * d;
       s[1] += u * d;
       if (CENTRE) s[1 + CENTRE] += u;
@@ -278,8 +278,8 @@ KERNEL __launch_bounds__(THREADS, GRAD_BLOCKS) norm_grad(T *dx, A *dw, A *db, co
       P out;
 #pragma unroll
       for (int j = 0; j < V; j++) {
-        A g = widen<T>(xs[1][k].v[j]), xh = (widen<T>(xs[0][k].v[j]) - mean) * rstd, d = rstd * (g * widen<T>(ws[k].v[j]) - shift - xh * tilt);
-        out.v[j] = narrow<T>(MORE ? widen<T>(xs[1 + MORE][k].v[j]) + d : d);
+        A g = value(xs[1][k], j), xh = (value(xs[0][k], j) - mean) * rstd, d = rstd * (g * value(ws[k], j) - shift - xh * tilt);
+        out.v[j] = narrow<T>(MORE ? value(xs[1 + MORE][k], j) + d : d);
         if (SUMS > 0) sw[k][j] += g * xh;
         if (SUMS > 1) sb[k][j] += g;
       }

@@ -8,3 +8,14 @@ template <class X, int N> INLINE void keep_packed(Pack<X, N> &x) {
   for (int j = 0; j < N / 2; j++) asm volatile("" : "+r"(words[j]));
 #endif
 }
+
+// value is element j of a pack. Of two bfloat16 in a register the upper one is a mask away, where taking it out as a number of 16 bits takes two steps.
+template <class X, int N> INLINE Acc<X> value(const Pack<X, N> &x, int j) { return widen<X>(x.v[j]); }
+#ifndef BYES_EMULATE
+template <int N> INLINE float value(const Pack<bf16, N> &x, int j) {
+  if (N < 2) return widen<bf16>(x.v[j]);
+  u32 two;
+  memcpy(&two, x.v + (j & ~1), 4);
+  return __uint_as_float(j % 2 ? two & 0xffff0000u : two << 16);
+}
+#endif
