@@ -19,6 +19,11 @@ func init() {
 			add(quantLinearRow("NF4 GEMV", m, shape[0], shape[1], false))
 		}
 	}
+	// Before products of many rows, which take the clock of a device at its cap of power down for a while.
+	for _, rank := range []int{0, 16} {
+		add(quantGroupRow("q, k, v", 4096, rank, 4096, 1024, 1024), quantGroupRow("gate, up", 4096, rank, 14336, 14336), quantGroupRow("out", 4096, rank, 4096), quantGroupRow("down", 14336, rank, 4096))
+	}
+	add(thinRow("q, k, v", 4096, 16, 16, 16), thinRow("gate, up", 4096, 16, 16), thinRow("down", 14336, 16))
 	for _, m := range []int{128, 256, 512} {
 		add(quantLinearRow("NF4 linear", m, rows, cols, false), quantLinearRow("NF4 linear", m, 14336, 4096, false))
 	}
@@ -29,10 +34,6 @@ func init() {
 		add(quantLinearRow("NF4 linear", m, 4096, 4096, false))
 	}
 	add(quantLinearRow("NF4 linear", 8192, rows, cols, false), quantLinearRow("NF4 linear", 8192, rows, cols, true))
-	for _, rank := range []int{0, 16} {
-		add(quantGroupRow("q, k, v", 4096, rank, 4096, 1024, 1024), quantGroupRow("gate, up", 4096, rank, 14336, 14336), quantGroupRow("out", 4096, rank, 4096), quantGroupRow("down", 14336, rank, 4096))
-	}
-	add(thinRow("q, k, v", 4096, 16, 16, 16), thinRow("gate, up", 4096, 16, 16), thinRow("down", 14336, 16))
 }
 
 // quantGroupRow is the products of a token that read one input, in one launch; with a rank each adds an adapter's part, stored in float32.

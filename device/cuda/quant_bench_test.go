@@ -31,15 +31,13 @@ func BenchmarkQuantVariants(b *testing.B) {
 	}
 	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}} {
 		for _, warps := range []int{8, 16, 32} {
-			for i := range 16 {
-				way := thinWay{warps, i&1 > 0, i&2 > 0, i&4 > 0, i&8 > 0}
+			for i := range 4 {
 				for _, m := range []int{1, 4, 16} {
-					if m <= 4 || warps == 8 && !way.wide {
-						benchThin(b, shape[0], shape[1], m, way, b2i(m > 8))
+					if m <= 4 || warps == 8 {
+						benchThin(b, shape[0], shape[1], m, warps, i%2, i/2)
 					}
 				}
 			}
-			benchThin(b, shape[0], shape[1], 1, thinWay{warps: warps}, 1)
 		}
 	}
 	for _, shape := range [][2]int{{4096, 14336}, {14336, 4096}, {4096, 4096}} {
@@ -136,11 +134,11 @@ func benchDequantize(b *testing.B, nested bool, threads, packs int) {
 	})
 }
 
-func benchThin(b *testing.B, rows, cols, m int, way thinWay, permuted int) {
-	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/wide=%d/held=%d/spare=%d/stream=%d/permuted=%d", rows, cols, m, way.warps, b2i(way.wide), b2i(way.held), b2i(way.spare), b2i(way.stream), permuted), func(b *testing.B) {
+func benchThin(b *testing.B, rows, cols, m, warps, permuted, book int) {
+	b.Run(fmt.Sprintf("thin/%dx%d/m=%d/warps=%d/permuted=%d/book=%d", rows, cols, m, warps, permuted, book), func(b *testing.B) {
 		d := testDevice(b)
 		w := weight4{quant.NF4, 64, rows, cols, true}
-		p := w.program(tensor.BF16, "quant_thin.cu", append(way.defines(cols, m), fmt.Sprintf("PERMUTED %d", permuted))...)
+		p := w.program(tensor.BF16, "quant_thin.cu", append(thinDefines(cols, m, warps), fmt.Sprintf("PERMUTED %d", permuted), fmt.Sprintf("BOOK %d", book))...)
 		p.Files, p.Exact = thinFiles, false
 		f, err := d.Function(p, "quant_thin")
 		require.NoError(b, err)
@@ -152,9 +150,8 @@ func benchThin(b *testing.B, rows, cols, m int, way thinWay, permuted int) {
 			outer := absmax[i] + Addr(aligned(n/64))
 			args[i].of[0] = thinPart{codes: codes[i], scales: scaleArgs{absmax[i], outer, outer}, y: y[i], n: int32(rows), blocksize: 64, shift: 6}
 		}
-		t := &thin{parts: []thinOperands{{w: w}}, cols: cols, way: way, blocks: ceilDiv(rows, 16)}
 		graphTime(b, d, float64(n)/2+float64(n)/64, turns, func(c *Call, i int) error {
-			return c.Launch(f, t.geometry(), x[i], &args[i], int32(m), int32(cols))
+			return c.Launch(f, Rows((rows+15)/16, warps*WarpSize), x[i], &args[i], int32(m), int32(cols))
 		})
 	})
 }

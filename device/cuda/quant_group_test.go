@@ -62,63 +62,43 @@ func (c groupCase) out(dtype tensor.DType) (out []tensor.Type) {
 	return out
 }
 
-// thinBy builds a group's kernel for a way.
-func thinBy(d *Device, o ops.QuantMatMulGroup, s device.Spec, way thinWay) (device.Kernel, error) {
+// thinBy builds a group's kernel for so many warps.
+func thinBy(d *Device, o ops.QuantMatMulGroup, s device.Spec, warps int) (device.Kernel, error) {
 	t := newThinGroup(o, s)
-	if err := t.build(d, s.In[0].DType, way); err != nil {
+	if err := t.build(d, s.In[0].DType, warps); err != nil {
 		return nil, err
 	}
 	return t.kernel().bind(d, s), nil
 }
 
-// TestQuantGroup: products of one x in one launch have the bits of launches for each, computed in the same way, also where operands begin at odd addresses;
+// TestQuantGroup: products of one x in one launch have the bits of launches for each, in which as many warps share the sums, also where operands begin at odd addresses;
 // without an adapter and a bias they are those of QuantMatMul; with them they are x·Wᵀ + s·Bᵀ + bias within the rounding of the result.
 func TestQuantGroup(t *testing.T) {
 	for i, c := range groupsOf {
 		for _, dtype := range quantized[1:] {
 			nested := (i+b2i(dtype == tensor.F16))%2 == 0
 			for _, shift := range []int64{0, 4} {
-				c.check(t, dtype, nested, shift, func(w thinWay) thinWay { return w })
+				c.check(t, dtype, nested, shift)
 			}
 		}
 	}
 }
 
-// TestQuantGroupWays: ways that are not chosen on their own hold the same.
-func TestQuantGroupWays(t *testing.T) {
-	for i, c := range append(groupsOf, groupCase{4, 4128, []int{40, 5}, []int{64, 64}, []int{0, 3}, tensor.F32}) {
-		for j, way := range []thinWay{{held: true, spare: true}, {wide: true, stream: true}, {wide: true, held: true, spare: true}} {
-			if way.wide && c.m > 4 {
-				continue
-			}
-			c.check(t, quantized[1+(i+j)%2], i%2 == 0, 0, func(w thinWay) thinWay {
-				for w.warps > 1 && way.wide && c.k/256 < w.warps {
-					w.warps /= 2
-				}
-				warps := w.warps
-				w = way
-				w.warps = warps
-				return w
-			})
-		}
-	}
-}
-
-func (c groupCase) check(t *testing.T, dtype tensor.DType, nested bool, shift int64, choose func(thinWay) thinWay) {
+func (c groupCase) check(t *testing.T, dtype tensor.DType, nested bool, shift int64) {
 	d := testDevice(t)
 	rng := rand.New(rand.NewPCG(17, uint64(c.k)))
 	o, in, alone, states := c.operands(rng, dtype, nested)
-	var way thinWay
+	warps := 0
 	all := kernelRun{op: o, in: in, out: c.out(dtype), shift: shift}
 	got := all.run(t, d, func(s device.Spec) (device.Kernel, error) {
-		way = choose(newThinGroup(o, s).choose(d))
-		return thinBy(d, o, s, way)
+		warps = newThinGroup(o, s).shared(d)
+		return d.Kernel(s)
 	})
 	for j := range c.rows {
-		what := fmt.Sprintf("%+v %v nested %v shift %d, product %d, %+v", c, dtype, nested, shift, j, way)
+		what := fmt.Sprintf("%+v %v nested %v shift %d, product %d", c, dtype, nested, shift, j)
 		one := ops.QuantMatMulGroup{Of: [ops.GroupMost]ops.QuantProduct{o.Of[j]}, N: 1}
 		single := kernelRun{op: one, in: alone[j], out: all.out[j : j+1], shift: shift}
-		require.Equal(t, single.run(t, d, func(s device.Spec) (device.Kernel, error) { return thinBy(d, one, s, way) })[0].Bytes(), got[j].Bytes(), what)
+		require.Equal(t, single.run(t, d, func(s device.Spec) (device.Kernel, error) { return thinBy(d, one, s, warps) })[0].Bytes(), got[j].Bytes(), what)
 		w, err := states[j].Dequantize(dtype)
 		require.NoError(t, err)
 		sameProduct(t, got[j], in[0], w, lowProduct(alone[j], o.Of[j], dtype), what)
@@ -128,7 +108,7 @@ func (c groupCase) check(t *testing.T, dtype tensor.DType, nested bool, shift in
 		plain := kernelRun{op: o.Of[j].QuantMatMul, in: alone[j], out: single.out, shift: shift}
 		require.Equal(t, plain.run(t, d, func(s device.Spec) (device.Kernel, error) {
 			p := &thin{parts: []thinOperands{{w: weight4{quant.NF4, c.block[j], c.rows[j], c.k, nested}, weight: 1, to: -1, s: -1, bias: -1}}, m: c.m, cols: c.k, size: 2}
-			if err := p.build(d, dtype, way); err != nil {
+			if err := p.build(d, dtype, warps); err != nil {
 				return nil, err
 			}
 			return p.kernel().bind(d, s), nil

@@ -17,7 +17,7 @@ func buildQuantGroup(d *Device, o ops.QuantMatMulGroup, s device.Spec) (*Kernel,
 	if t == nil || !d.multiplies(s.In[0].DType) {
 		return nil, device.ErrNoKernel
 	}
-	if err := t.build(d, s.In[0].DType, t.choose(d)); err != nil {
+	if err := t.build(d, s.In[0].DType, t.shared(d)); err != nil {
 		return nil, err
 	}
 	return t.kernel(), nil
@@ -51,20 +51,13 @@ func newThinGroup(o ops.QuantMatMulGroup, s device.Spec) *thin {
 	return t
 }
 
-// choose is the way that products are computed.
-func (t *thin) choose(d *Device) thinWay {
+// shared is how many warps share the inner axis.
+func (t *thin) shared(d *Device) int {
 	blocks := 0
 	for _, p := range t.parts {
 		blocks += ceilDiv(p.w.rows, 16)
 	}
-	return thinWay{warps: thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors())}
-}
-
-// thinWay is how quant_thin goes about products: the warps that share the inner axis (0: it has no kernel), whether eight lanes read a line of a row, whether
-// scales are restored once a block, whether lanes without a row of x read none, and whether codes go past the first cache.
-type thinWay struct {
-	warps                     int
-	wide, held, spare, stream bool
+	return thinWarps(16*blocks, t.cols, t.m, d.Multiprocessors())
 }
 
 // thin is products of one x by kernels/quant_thin.cu, without scratch.
@@ -75,7 +68,7 @@ type thin struct {
 	size       int64        // bytes of an element of x and y
 	low, bias  tensor.DType // those of the adapters' B and of biases; Invalid: none has one
 	cores, any *Function    // cores is nil where quant_thin does not have the case
-	way        thinWay
+	warps      int
 	blocks     int
 	args       thinArgs
 }
@@ -121,18 +114,18 @@ func (d *Device) thinProduct(w weight4, dtype tensor.DType, m int, add bool) (*t
 	}
 	x := b2i(add)
 	t := &thin{parts: []thinOperands{{w: w, weight: x + 1, to: x - 1, s: -1, bias: -1}}, x: x, m: m, cols: w.cols, size: int64(dtype.Size())}
-	var way thinWay
+	warps := 0
 	if cores {
-		way = t.choose(d)
+		warps = t.shared(d)
 	}
-	return t, t.build(d, dtype, way)
+	return t, t.build(d, dtype, warps)
 }
 
 // thin reports whether quant_thin has weights of this shape.
 func (w weight4) thin() bool { return w.cols%32 == 0 && w.cols > 0 && powerBlock(w.blocksize) }
 
-// build names the kernels; without warps only quant_thin_any has the case.
-func (t *thin) build(d *Device, dtype tensor.DType, way thinWay) (err error) {
+// build names the kernels; warps is 0 where only quant_thin_any has the case.
+func (t *thin) build(d *Device, dtype tensor.DType, warps int) (err error) {
 	one := t.parts[0].w
 	for i, p := range t.parts {
 		if p.w.blocksize != one.blocksize {
@@ -150,10 +143,10 @@ func (t *thin) build(d *Device, dtype tensor.DType, way thinWay) (err error) {
 	if t.bias != tensor.Invalid {
 		program.Define = append(program.Define, "BIAS "+cType(t.bias))
 	}
-	if way.warps > 0 {
-		t.way = way
+	if warps > 0 {
+		t.warps = warps
 		program.Files = thinFiles
-		program.Define = append(program.Define, way.defines(t.cols, t.m)...)
+		program.Define = append(program.Define, thinDefines(t.cols, t.m, warps)...)
 		if len(t.parts) > 1 {
 			program.Define = append(program.Define, fmt.Sprint("PARTS ", len(t.parts)))
 		}
@@ -195,26 +188,11 @@ func thinWarps(n, k, m, processors int) int {
 	return warps
 }
 
-// defines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
-func (w thinWay) defines(k, m int) []string {
-	columns, step := thinColumns(m), 128
+// thinDefines are the constants of quant_thin. BLOCKS bounds its registers: 64, 80 or 128 a thread by the number of tiles.
+func thinDefines(k, m, warps int) []string {
+	columns := thinColumns(m)
 	most := map[int]int{1: 32, 2: 24, 4: 16}[columns] // warps of a multiprocessor
-	if w.wide {
-		most, step = 24, 256
-	}
-	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", w.warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/w.warps, 1)), fmt.Sprint("EVEN ", b2i(k%step == 0)),
-		fmt.Sprint("WIDE ", b2i(w.wide)), fmt.Sprint("HELD ", b2i(w.held)), fmt.Sprint("SPARE ", b2i(w.spare)), fmt.Sprint("STREAM ", b2i(w.stream))}
-}
-
-// geometry is that of blocks, each with the scales of 16 rows if they are held.
-func (t *thin) geometry() Geometry {
-	g := Rows(t.blocks, t.way.warps*WarpSize)
-	if t.way.held {
-		for _, p := range t.parts {
-			g.Shared = max(g.Shared, 16*4*((t.cols-1)/p.w.blocksize+2))
-		}
-	}
-	return g
+	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1)), fmt.Sprint("EVEN ", b2i(k%128 == 0))}
 }
 
 func (t *thin) kernel() *Kernel {
@@ -253,7 +231,7 @@ func (t *thin) enqueue(c *Call) error {
 	if !t.place(c) {
 		return t.plain(c)
 	}
-	return c.Launch(t.cores, t.geometry(), c.In[t.x], &t.args, int32(t.m), int32(t.cols))
+	return c.Launch(t.cores, Rows(t.blocks, t.warps*WarpSize), c.In[t.x], &t.args, int32(t.m), int32(t.cols))
 }
 
 // plain takes operands of any alignment, a product and a few rows of x a launch.

@@ -56,98 +56,58 @@ INLINE float biased(const Part &p, float sum, i32 column) {
 // takes 16 rows of one weight, its warps share k in steps of 128; BLOCKS of them fit a multiprocessor. Within a step lane 4g + t has the
 // 32 elements from 32t on of rows g and g + 8 of the weight, and of row g of x: products of a tensor-core step may be summed in any order
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
-//
-// With WIDE a step has 256 columns, for m <= 4: eight lanes read a whole line of a row. Lanes of even g have its first half and those of odd g the second one, as rows of a tile that is
-// multiplied by two columns for each row of x, its elements of either half; what an even row has of the odd column, and an odd one of the even column, is left. Two tiles are 16 rows.
-#ifndef WIDE
-#define WIDE 0
-#endif
-#ifndef HELD
-#define HELD 0  // scales of the block's rows are restored before its first step and lie in shared memory; 0: each lane restores its own in each step
-#endif
-#ifndef SPARE
-#define SPARE 0  // lanes whose column is beyond m do not read x
-#endif
-#ifndef STREAM
-#define STREAM 0  // codes, which are read once, do not take the place of what the first cache holds
-#endif
-#define LANES (WIDE ? 8 : 4)  // of a row
-#define STEP (32 * LANES)
-#define TILES (WIDE ? 2 : 1)
+#define STEP 128
 #ifndef PERMUTED
-#define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
+#define PERMUTED 1  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
+#endif
+#ifndef BOOK
+#define BOOK 0  // the map of nested scales lies in shared memory; 0: it is read from the first cache
 #endif
 #ifndef EVEN
-#define EVEN 0  // k is a multiple of STEP; each lane has codes in every step
+#define EVEN 0  // k is a multiple of STEP
 #endif
 
-INLINE float restored_scale(Scale raw, float outer, float offset) {
-#ifdef NESTED
-  return restored(raw, outer, offset);
-#else
-  return raw;
-#endif
-}
-
+// load_codes leaves the first cache to what is read again: x, scales and their map.
 INLINE Pack<u32, 4> load_codes(const u8 *p) {
-#if STREAM && !defined(BYES_EMULATE)
+#if defined(BYES_EMULATE)
+  return load_pack<4>(reinterpret_cast<const u32 *>(p));
+#else
   Pack<u32, 4> r;
   asm("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p));
   return r;
-#else
-  return load_pack<4>(reinterpret_cast<const u32 *>(p));
 #endif
 }
 
-// row_of is which of the block's rows is number h of a lane, of 2*TILES.
-INLINE int row_of(int h) { return lane() / LANES + 32 / LANES * h; }
-
 // Rows are the codes and scales of a lane in one step.
 struct Rows {
-  Pack<u32, 4> code[2 * TILES];
-  Scale scale[2 * TILES];
+  Pack<u32, 4> code[2];
+  Scale scale[2];
 #ifdef NESTED
-  float outer[2 * TILES];
+  float outer[2];
 #endif
 };
 
 INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k, i32 shift) {
   if (at >= k) return;
 #pragma unroll
-  for (int h = 0; h < 2 * TILES; h++) {
+  for (int h = 0; h < 2; h++) {
     i64 i = row[h] + at, block = i >> shift;
     r.code[h] = load_codes(codes + i / 2);
-#if !HELD
     r.scale[h] = __ldg(s.absmax + block);
 #ifdef NESTED
     r.outer[h] = __ldg(s.nested + (block >> 8));
 #endif
-#endif
   }
 }
 
-// restore_rows writes the scales of a block's 16 rows, `stride` apart, from the one on that holds the first element of each.
-INLINE void restore_rows(float *to, i32 stride, const Scales &s, i32 first, i32 n, i32 k, i32 shift, float offset) {
-#pragma unroll 1
-  for (int r = threadIdx.x / WARP; r < 16; r += WARPS) {
-    const i64 start = (i64)min(first + r, n - 1) * k, base = start >> shift;
-    const i32 last = (i32)(((start + k - 1) >> shift) - base);
-#pragma unroll 1
-    for (i32 i = lane(); i <= last; i += 4 * WARP) {
-      Scale raw[4];
-      float outer[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const i64 block = base + min(i + j * WARP, last);  // the last one again is written again
-        raw[j] = __ldg(s.absmax + block);
-#ifdef NESTED
-        outer[j] = __ldg(s.nested + (block >> 8));
+INLINE float scale_in(const Rows &r, int h, float offset, const float *book) {
+#if defined(NESTED) && BOOK
+  return __fadd_rn(__fmul_rn(book[r.scale[h]], r.outer[h]), offset);
+#elif defined(NESTED)
+  return restored(r.scale[h], r.outer[h], offset);
+#else
+  return r.scale[h];
 #endif
-      }
-#pragma unroll
-      for (int j = 0; j < 4; j++) to[r * stride + min(i + j * WARP, last)] = restored_scale(raw[j], outer[j], offset);
-    }
-  }
 }
 
 // part_of is the product that a block of the launch belongs to.
@@ -170,88 +130,66 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
 #else
   const i32 shift = p.shift;
 #endif
-  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4, u = WIDE ? lane() % 8 : t;
-  float mine = level(lane() & 15), offset = offset_of(s), acc[TILES][COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
-  i64 row[2 * TILES];
+  int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
+  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
+  i64 row[2];
 #pragma unroll
-  for (int h = 0; h < 2 * TILES; h++) row[h] = (i64)min(first + row_of(h), n - 1) * k;
-  const T *from_x[COLUMNS];  // columns of tiles beyond m are those of the last row again, and are not stored
+  for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
+  const T *from_x[COLUMNS];
 #pragma unroll
-  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (i64)min(lane() / LANES + 8 * j, m - 1) * k;
+  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (i64)min(g + 8 * j, m - 1) * k;
   Rows held = {};
-  load_rows(held, codes, s, row, warp * STEP + 32 * u, k, shift);
-#if HELD
-  SHARED_DYNAMIC(float, scales);
-  const i32 stride = ((k - 1) >> shift) + 2;
-  restore_rows(scales, stride, s, first, n, k, shift, offset);
+  load_rows(held, codes, s, row, warp * STEP + 32 * t, k, shift);
+  const float *map = nullptr;
+#if defined(NESTED) && BOOK
+  __shared__ float book[256];
+  for (int i = threadIdx.x; i < 256; i += WARPS * WARP) book[i] = book_value(i);
   __syncthreads();
+  map = book;
 #endif
 #ifdef LOW
   __shared__ float added[16 * 8 * COLUMNS];  // while the first codes are on their way
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) added[i] = p.s && first + i % 16 < n ? low(p, i / 16, first + i % 16) : 0;  // read by the same thread
 #endif
   for (i32 start = warp * STEP; start < k; start += WARPS * STEP) {
-    const i32 at = start + 32 * u;
-    float scale[2 * TILES];
-#pragma unroll
-    for (int h = 0; h < 2 * TILES; h++) {
-#if HELD
-      scale[h] = scales[row_of(h) * stride + (((i32)(row[h] & ((1 << shift) - 1)) + (EVEN ? at : min(at, k - 32))) >> shift)];
-#elif defined(NESTED)
-      scale[h] = restored_scale(held.scale[h], held.outer[h], offset);
-#else
-      scale[h] = held.scale[h];
-#endif
-    }
+    const i32 at = start + 32 * t;
+    const float scale[2] = {scale_in(held, 0, offset, map), scale_in(held, 1, offset, map)};
 #if PERMUTED
-    Sixteen upper[TILES];
-#pragma unroll
-    for (int l = 0; l < TILES; l++) upper[l] = sixteen<T>(scale[2 * l]);
+    const Sixteen upper = sixteen<T>(scale[0]);
 #endif
 #pragma unroll
     for (int q = 0; q < 4; q++) {
-      u32 a[TILES][2][4];
+      u32 a[2][4];
 #pragma unroll
-      for (int h = 0; h < 2 * TILES; h++) {
+      for (int h = 0; h < 2; h++) {
 #if PERMUTED
-        if (h % 2 == 0) {
+        if (h == 0) {
           u32 w[4];
-          values_of(w, held.code[h].v[q], upper[h / 2]);
+          values_of(w, held.code[0].v[q], upper);
 #pragma unroll
-          for (int i = 0; i < 4; i++) a[h / 2][i / 2][2 * (i % 2)] = w[i];
+          for (int i = 0; i < 4; i++) a[i / 2][2 * (i % 2)] = w[i];
           continue;
         }
 #endif
         float v[8];
         decode_eight(v, held.code[h].v[q], mine, scale[h]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) a[h / 2][i / 2][h % 2 + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+        for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
       }
       if (q == 3) load_rows(held, codes, s, row, at + WARPS * STEP, k, shift);
 #pragma unroll
       for (int j = 0; j < COLUMNS; j++) {
-        Pack<u32, 4> b = {};
-        if ((EVEN || at < k) && (!SPARE || lane() / LANES + 8 * j < m)) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x[j] + at + 8 * q));
-#pragma unroll
-        for (int l = 0; l < TILES; l++) mma<T>(acc[l][j][0], a[l][0], &b.v[0]), mma<T>(acc[l][j][1], a[l][1], &b.v[2]);
+        Pack<u32, 4> b = {};  // columns beyond m are not stored, and what lanes read for them would take the way of what others read
+        if ((EVEN || at < k) && g + 8 * j < m) b = load_pack<4>(reinterpret_cast<const u32 *>(from_x[j] + at + 8 * q));
+        mma<T>(acc[j][0], a[0], &b.v[0]);
+        mma<T>(acc[j][1], a[1], &b.v[2]);
       }
     }
   }
-#if WIDE
-#pragma unroll
-  for (int h = 0; h < 4; h++) {
-    const float(&c)[2][4] = acc[h / 2][0];
-    const int i = h % 2 * 2;
-    float half = g % 2 == 0 ? c[0][i] + c[1][i] : c[0][i + 1] + c[1][i + 1];  // of row t of x
-    half += __shfl_xor_sync(FULL, half, 4);
-    sums[warp][row_of(h)][t] = half;
-  }
-#else
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = acc[0][j][0][i] + acc[0][j][1][i];
-#endif
+    for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = acc[j][0][i] + acc[j][1][i];
   __syncthreads();
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) {
     float sum = 0;
