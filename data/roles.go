@@ -54,6 +54,6 @@ func (c *Converter) knownRoles(r *Row, conv *Conversation) error {
 	if best := MeantRole(role, c.Roles); best != "" {
 		hint = fmt.Sprintf("did you mean %q? ", best)
 	}
-	return r.Errorf("turn %d has the role %.40q, which is not known; %sknown are %s and what the chat template names; list another in data.roles", i+1, role,
+	return r.Errorf("turn %d has the role %.40q, which is not known; %sknown are %s and what the chat template names; list another in data.roles (trainer eval: --role)", i+1, role,
 		hint, strings.Join(append(slices.Clip(Roles), c.Roles...), ", "))
 }

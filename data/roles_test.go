@@ -27,7 +27,7 @@ func TestRoles(t *testing.T) {
 		_, err := loadErr(Options{Renderer: NewRenderer(tmpl), Roles: []string{"narrator"}}, write(t, "a.jsonl", rows(role)))
 		require.ErrorContains(t, err, fmt.Sprintf("a.jsonl:2: turn 2 has the role %.40q, which is not known; ", role))
 		require.ErrorContains(t, err, hint)
-		require.ErrorContains(t, err, "system, developer, user, assistant, tool, function, ipython, narrator and what the chat template names; list another in data.roles")
+		require.ErrorContains(t, err, "system, developer, user, assistant, tool, function, ipython, narrator and what the chat template names; list another in data.roles (trainer eval: --role)")
 		require.Less(t, len(err.Error()), 400)
 	}
 	pair := `{"prompt":[{"role":"usr","content":"a"}],"chosen":[{"role":"assistant","content":"b"}],"rejected":[{"role":"assistant","content":"c"}]}`

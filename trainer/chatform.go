@@ -92,10 +92,10 @@ func (w *Writer) Render(c *data.Conversation) (text string, ids []int32, err err
 		maps.Copy(with.Extra, c.Extra)
 		c = &with
 	}
-	if i, unknown := data.UnknownRole(c, f.renderer, nil); unknown {
+	if i, unknown := data.UnknownRole(c, f.renderer, w.o.Roles); unknown {
 		role := c.Messages[i].Role
-		if meant := data.MeantRole(role, nil); meant != "" {
-			return "", nil, withCode(config.ExitInput, fmt.Errorf("message %d has the role %q; did you mean %q?", i+1, role, meant))
+		if meant := data.MeantRole(role, w.o.Roles); meant != "" {
+			return "", nil, withCode(config.ExitInput, fmt.Errorf("message %d has the role %q; did you mean %q? Else say --role %s", i+1, role, meant, role))
 		}
 	}
 	if text, err = f.renderer.Prompt(c); err == nil {

@@ -2,14 +2,16 @@ package trainer
 
 import (
 	"context"
+	"slices"
 
 	"github.com/bitsandbyes/bitsandbyes/data"
 	"github.com/bitsandbyes/bitsandbyes/tokenizer"
 	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
-// LoadRows reads the rows of data.path as a run with that configuration would, with their masks.
+// LoadRows reads the rows of data.path as a run with that configuration would, with their masks. Turns may have the writer's roles too.
 func (w *Writer) LoadRows(ctx context.Context, c config.Config) (*data.Set, error) {
+	c.Data.Roles = append(slices.Clip(c.Data.Roles), w.o.Roles...)
 	o, err := w.model.DataOptions(c)
 	if err != nil {
 		return nil, classify(err)

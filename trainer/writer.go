@@ -33,6 +33,7 @@ type GenerateOptions struct {
 
 	Template     string                     // chat template: a file or a built-in one; "" = the model's own
 	TemplateVars map[string]json.RawMessage // further variables of it, as enable_thinking
+	Roles        []string                   // of turns, beside those of data.UnknownRole: data.roles of the training
 }
 
 // Answer is what became of one prompt or conversation.

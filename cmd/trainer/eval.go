@@ -75,6 +75,7 @@ func (o *evalFlags) define(f *pflag.FlagSet) {
 	f.BoolVar(&o.Chat, "chat", false, "write questions and prompts by the chat template, as a user's turn")
 	f.StringVar(&o.System, "system", "", "what the model is told before a question of --chat")
 	f.StringVar(&o.Template, "template", "", "chat template instead of the model's: a file, or "+strings.Join(data.TemplateNames(), ", "))
+	f.StringArrayVar(&o.writer.Roles, "role", nil, roleHelp)
 	f.IntVar(&o.Shots, "shots", 0, "examples with their answers before each question")
 	f.StringVar(&o.ShotsFrom, "shots-from", "", "file of the examples, of the same form as the questions'")
 	f.StringVar(&o.separator, "separator", " ", "between a question and a choice, and between the parts of an example (default with --chat: nothing)")

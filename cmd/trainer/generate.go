@@ -71,6 +71,7 @@ func (o *generateFlags) define(f *pflag.FlagSet) {
 	f.StringVar(&o.system, "system", "", "what the model is told before a --chat or --user")
 	f.StringVar(&o.Template, "template", "", "chat template instead of the model's: a file, or "+strings.Join(data.TemplateNames(), ", "))
 	f.StringVar(&o.vars, "template-vars", "", "JSON object of further variables of the template, as {\"enable_thinking\": false}")
+	f.StringArrayVar(&o.Roles, "role", nil, roleHelp)
 	f.StringArrayVar(&o.adapters, "adapter", nil, "directory of a LoRA adapter in PEFT's layout, or NAME=DIR; may be given several times")
 	f.StringArrayVar(&o.mixes, "mix", nil, "an adapter made of those: NAME=A*0.7+B*0.3; may be given several times")
 	f.StringVar(&o.use, "use", "", "the adapter to use first, or none (default: the last --mix, else the first --adapter)")
@@ -93,6 +94,9 @@ func (o *generateFlags) define(f *pflag.FlagSet) {
 	f.StringVar(&o.Tables, "tables", "auto", "table of tokens and output head where they are stored in float32: stored, f16, bf16; auto is 16 bits with --quantize, else stored")
 	f.BoolVar(&o.cache, "cache", true, "keep keys and values; false computes every token from the whole text again")
 }
+
+// roleHelp says what --role takes.
+const roleHelp = "a role of turns that the chat template does not name, one of data.roles of the training; may be given several times"
 
 // modelHelp says what --model takes.
 const modelHelp = "Hugging Face directory or name, GGUF file, llama2.c file or its folder, builtin:tiny"
