@@ -29,6 +29,7 @@ var groupsOf = []groupCase{
 	{8, 2080, []int{17, 1, 16, 50}, []int{32, 64, 4096, 64}, []int{8, 0, 5, 64}, 0},
 	{5, 96, []int{31, 3, 48}, []int{64, 32, 64}, []int{1, 24, 0}, tensor.F32},
 	{3, 4096, []int{20, 9}, []int{64, 64}, []int{0, 12}, tensor.F32},
+	{2, 6176, []int{19, 33}, []int{64, 32}, []int{0, 3}, tensor.F32},
 }
 
 // operands are random inputs of the group; alone are those of each product as a group of one.
@@ -63,8 +64,9 @@ func (c groupCase) out(dtype tensor.DType) (out []tensor.Type) {
 }
 
 // thinBy builds a group's kernel for so many warps.
-func thinBy(d *Device, o ops.QuantMatMulGroup, s device.Spec, warps int) (device.Kernel, error) {
+func thinBy(d *Device, o ops.QuantMatMulGroup, s device.Spec, warps int, lean bool) (device.Kernel, error) {
 	t := newThinGroup(o, s)
+	t.lean = lean
 	if err := t.build(d, s.In[0].DType, warps); err != nil {
 		return nil, err
 	}
@@ -78,27 +80,35 @@ func TestQuantGroup(t *testing.T) {
 		for _, dtype := range quantized[1:] {
 			nested := (i+b2i(dtype == tensor.F16))%2 == 0
 			for _, shift := range []int64{0, 4} {
-				c.check(t, dtype, nested, shift)
+				for _, lean := range []bool{false, true} {
+					c.check(t, dtype, nested, shift, lean)
+				}
 			}
 		}
 	}
 }
 
-func (c groupCase) check(t *testing.T, dtype tensor.DType, nested bool, shift int64) {
+func (c groupCase) check(t *testing.T, dtype tensor.DType, nested bool, shift int64, lean bool) {
 	d := testDevice(t)
+	if lean && c.m > 2 {
+		return
+	}
 	rng := rand.New(rand.NewPCG(17, uint64(c.k)))
 	o, in, alone, states := c.operands(rng, dtype, nested)
 	warps := 0
 	all := kernelRun{op: o, in: in, out: c.out(dtype), shift: shift}
 	got := all.run(t, d, func(s device.Spec) (device.Kernel, error) {
-		warps = newThinGroup(o, s).shared(d)
+		p := newThinGroup(o, s)
+		if warps = p.shared(d); lean {
+			return thinBy(d, o, s, warps, true)
+		}
 		return d.Kernel(s)
 	})
 	for j := range c.rows {
-		what := fmt.Sprintf("%+v %v nested %v shift %d, product %d", c, dtype, nested, shift, j)
+		what := fmt.Sprintf("%+v %v nested %v shift %d, product %d, lean %v", c, dtype, nested, shift, j, lean)
 		one := ops.QuantMatMulGroup{Of: [ops.GroupMost]ops.QuantProduct{o.Of[j]}, N: 1}
 		single := kernelRun{op: one, in: alone[j], out: all.out[j : j+1], shift: shift}
-		require.Equal(t, single.run(t, d, func(s device.Spec) (device.Kernel, error) { return thinBy(d, one, s, warps) })[0].Bytes(), got[j].Bytes(), what)
+		require.Equal(t, single.run(t, d, func(s device.Spec) (device.Kernel, error) { return thinBy(d, one, s, warps, lean) })[0].Bytes(), got[j].Bytes(), what)
 		w, err := states[j].Dequantize(dtype)
 		require.NoError(t, err)
 		sameProduct(t, got[j], in[0], w, lowProduct(alone[j], o.Of[j], dtype), what)
@@ -107,7 +117,7 @@ func (c groupCase) check(t *testing.T, dtype tensor.DType, nested bool, shift in
 		}
 		plain := kernelRun{op: o.Of[j].QuantMatMul, in: alone[j], out: single.out, shift: shift}
 		require.Equal(t, plain.run(t, d, func(s device.Spec) (device.Kernel, error) {
-			p := &thin{parts: []thinOperands{{w: weight4{quant.NF4, c.block[j], c.rows[j], c.k, nested}, weight: 1, to: -1, s: -1, bias: -1}}, m: c.m, cols: c.k, size: 2}
+			p := &thin{parts: []thinOperands{{w: weight4{quant.NF4, c.block[j], c.rows[j], c.k, nested}, weight: 1, to: -1, s: -1, bias: -1}}, m: c.m, cols: c.k, size: 2, lean: lean}
 			if err := p.build(d, dtype, warps); err != nil {
 				return nil, err
 			}

@@ -69,6 +69,7 @@ type thin struct {
 	low, bias  tensor.DType // those of the adapters' B and of biases; Invalid: none has one
 	cores, any *Function    // cores is nil where quant_thin does not have the case
 	warps      int
+	lean       bool // by fewer loads (LEAN of kernels/quant_thin.cu), where that can be: not chosen, but timed
 	blocks     int
 	args       thinArgs
 }
@@ -147,6 +148,9 @@ func (t *thin) build(d *Device, dtype tensor.DType, warps int) (err error) {
 		t.warps = warps
 		program.Files = thinFiles
 		program.Define = append(program.Define, thinDefines(t.cols, t.m, warps)...)
+		if t.lean && t.canBeLean() {
+			program.Define = append(program.Define, "LEAN 1")
+		}
 		if len(t.parts) > 1 {
 			program.Define = append(program.Define, fmt.Sprint("PARTS ", len(t.parts)))
 		}
@@ -193,6 +197,16 @@ func thinDefines(k, m, warps int) []string {
 	columns := thinColumns(m)
 	most := map[int]int{1: 32, 2: 24, 4: 16}[columns] // warps of a multiprocessor
 	return []string{"TENSOR_CORES", fmt.Sprintf("WARPS %d", warps), fmt.Sprintf("COLUMNS %d", columns), fmt.Sprintf("BLOCKS %d", max(most/warps, 1)), fmt.Sprint("EVEN ", b2i(k%128 == 0))}
+}
+
+// canBeLean reports whether the rows of x are few and those of the weights short enough for LEAN.
+func (t *thin) canBeLean() bool {
+	for _, p := range t.parts {
+		if t.cols > 256*p.w.blocksize {
+			return false
+		}
+	}
+	return t.m <= 2
 }
 
 func (t *thin) kernel() *Kernel {

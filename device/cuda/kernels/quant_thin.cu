@@ -60,8 +60,10 @@ INLINE float biased(const Part &p, float sum, i32 column) {
 #ifndef PERMUTED
 #define PERMUTED 1  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
 #endif
-#ifndef BOOK
-#define BOOK 0  // the map of nested scales lies in shared memory; 0: it is read from the first cache
+// LEAN has fewer loads, for m <= 2 and rows of up to 256 blocks: the map of nested scales lies in shared memory, the two scales of scales that a row may have are read once, and
+// a lane reads an eighth of its columns of x in each step, those of one of four sums: in sum q columns q and 4 + q are of use.
+#ifndef LEAN
+#define LEAN 0
 #endif
 #ifndef EVEN
 #define EVEN 0  // k is a multiple of STEP
@@ -87,7 +89,13 @@ struct Rows {
 #endif
 };
 
-INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k, i32 shift) {
+// Outer are the scales of scales of a lane's rows: of the columns before an edge, and of the others.
+struct Outer {
+  i32 edge[2];
+  float before[2], after[2];
+};
+
+INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row, i32 at, i32 k, i32 shift, const Outer &outer) {
   if (at >= k) return;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -95,13 +103,13 @@ INLINE void load_rows(Rows &r, const u8 *codes, const Scales &s, const i64 *row,
     r.code[h] = load_codes(codes + i / 2);
     r.scale[h] = __ldg(s.absmax + block);
 #ifdef NESTED
-    r.outer[h] = __ldg(s.nested + (block >> 8));
+    r.outer[h] = !LEAN ? __ldg(s.nested + (block >> 8)) : at < outer.edge[h] ? outer.before[h] : outer.after[h];
 #endif
   }
 }
 
 INLINE float scale_in(const Rows &r, int h, float offset, const float *book) {
-#if defined(NESTED) && BOOK
+#if defined(NESTED) && LEAN
   return __fadd_rn(__fmul_rn(book[r.scale[h]], r.outer[h]), offset);
 #elif defined(NESTED)
   return restored(r.scale[h], r.outer[h], offset);
@@ -131,17 +139,26 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
   const i32 shift = p.shift;
 #endif
   int warp = threadIdx.x / WARP, g = lane() / 4, t = lane() % 4;
-  float mine = level(lane() & 15), offset = offset_of(s), acc[COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
+  float mine = level(lane() & 15), offset = offset_of(s), acc[LEAN ? 4 : COLUMNS][2][4] = {};  // two sums, as each step of one waits for the step before
   i64 row[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) row[h] = (i64)min(first + g + 8 * h, n - 1) * k;
   const T *from_x[COLUMNS];
 #pragma unroll
-  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (i64)min(g + 8 * j, m - 1) * k;
+  for (int j = 0; j < COLUMNS; j++) from_x[j] = x + (LEAN ? (i64)min(g / 4, m - 1) * k + 8 * (g % 4) : (i64)min(g + 8 * j, m - 1) * k);
+  Outer outer = {};
+#if defined(NESTED) && LEAN
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const i64 group = row[h] >> shift >> 8;
+    outer.edge[h] = (i32)min(((group + 1) << 8 << shift) - row[h], (i64)k);
+    outer.before[h] = __ldg(s.nested + group), outer.after[h] = __ldg(s.nested + ((row[h] + k - 1) >> shift >> 8));
+  }
+#endif
   Rows held = {};
-  load_rows(held, codes, s, row, warp * STEP + 32 * t, k, shift);
+  load_rows(held, codes, s, row, warp * STEP + 32 * t, k, shift, outer);
   const float *map = nullptr;
-#if defined(NESTED) && BOOK
+#if defined(NESTED) && LEAN
   __shared__ float book[256];
   for (int i = threadIdx.x; i < 256; i += WARPS * WARP) book[i] = book_value(i);
   __syncthreads();
@@ -156,6 +173,10 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
     const float scale[2] = {scale_in(held, 0, offset, map), scale_in(held, 1, offset, map)};
 #if PERMUTED
     const Sixteen upper = sixteen<T>(scale[0]);
+#endif
+#if LEAN
+    Pack<u32, 4> eighth = {};
+    if ((EVEN || at < k) && g / 4 < m) eighth = load_pack<4>(reinterpret_cast<const u32 *>(from_x[0] + at));
 #endif
 #pragma unroll
     for (int q = 0; q < 4; q++) {
@@ -176,7 +197,12 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
 #pragma unroll
         for (int i = 0; i < 4; i++) a[i / 2][h + 2 * (i % 2)] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
       }
-      if (q == 3) load_rows(held, codes, s, row, at + WARPS * STEP, k, shift);
+      if (q == 3) load_rows(held, codes, s, row, at + WARPS * STEP, k, shift, outer);
+#if LEAN
+      mma<T>(acc[q][0], a[0], &eighth.v[0]);
+      mma<T>(acc[q][0], a[1], &eighth.v[2]);
+      continue;
+#endif
 #pragma unroll
       for (int j = 0; j < COLUMNS; j++) {
         Pack<u32, 4> b = {};  // columns beyond m are not stored, and what lanes read for them would take the way of what others read
@@ -186,10 +212,19 @@ KERNEL __launch_bounds__(WARPS * WARP, BLOCKS) quant_thin(const T *__restrict__ 
       }
     }
   }
+#if LEAN
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    float part = t % 2 == 0 ? acc[0][0][2 * h] + acc[1][0][2 * h + 1] : acc[2][0][2 * h] + acc[3][0][2 * h + 1];
+    part += __shfl_xor_sync(FULL, part, 1);
+    if (t % 2 == 0) sums[warp][g + 8 * h][t / 2] = part;
+  }
+#else
 #pragma unroll
   for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
     for (int i = 0; i < 4; i++) sums[warp][g + 8 * (i / 2)][8 * j + 2 * t + i % 2] = acc[j][0][i] + acc[j][1][i];
+#endif
   __syncthreads();
   for (int i = threadIdx.x; i < 16 * m; i += WARPS * WARP) {
     float sum = 0;
