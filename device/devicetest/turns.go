@@ -16,31 +16,33 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
-// RunTurns trains on one device from several goroutines at once, each with a session of its own, while others read and set variables of them: every
-// step gives the bits that it gives alone. Run it under the race detector too.
+// RunTurns trains on one device from several goroutines at once, each with a session and a plan of its own, which it compiles, reads and sets variables of,
+// and closes: every step gives the bits that it gives alone, and all memory is given back. Run it under the race detector too.
 func RunTurns(t *testing.T, dev device.Device) {
 	const sessions, steps = 4, 12
 	want := make([][]float64, sessions)
 	for i := range want {
-		r := newTurn(t, dev, i)
 		var err error
-		want[i], err = r.train(steps)
+		want[i], err = takeTurn(dev, i, steps)
 		require.NoError(t, err)
-		require.NoError(t, r.session.Close())
+	}
+	meter, metered := dev.(device.Meter)
+	var before int64
+	if metered {
+		before = meter.Allocated()
 	}
 	got := make([][]float64, sessions)
 	errs := make([]error, sessions)
 	var all sync.WaitGroup
 	for i := range got {
-		r := newTurn(t, dev, i)
-		all.Go(func() {
-			got[i], errs[i] = r.train(steps)
-			errs[i] = errors.Join(errs[i], r.plan.Close(), r.session.Close())
-		})
+		all.Go(func() { got[i], errs[i] = takeTurn(dev, i, steps) })
 	}
 	all.Wait()
 	require.NoError(t, errors.Join(errs...))
 	require.Equal(t, want, got)
+	if metered {
+		require.Equal(t, before, meter.Allocated())
+	}
 }
 
 // RunShared runs plans of one session from several goroutines at once: no step is lost, and none sees half of another's.
@@ -88,8 +90,17 @@ type turn struct {
 	rows    *tensor.Tensor
 }
 
-func newTurn(t *testing.T, dev device.Device, seed int) *turn {
-	t.Helper()
+// takeTurn is a training from its beginning to its end.
+func takeTurn(dev device.Device, seed, steps int) (losses []float64, err error) {
+	r, err := newTurn(dev, seed)
+	if err != nil {
+		return nil, err
+	}
+	losses, err = r.train(steps)
+	return losses, errors.Join(err, r.plan.Close(), r.session.Close())
+}
+
+func newTurn(dev device.Device, seed int) (*turn, error) {
 	const n = 48
 	r := &turn{session: plan.NewSession(plan.NewStore(dev)), w: graph.NewVar("w", tensor.T(tensor.F32, n, n)), rows: tensor.New(tensor.T(tensor.F32, n, n))}
 	for i := range n * n {
@@ -98,13 +109,12 @@ func newTurn(t *testing.T, dev device.Device, seed int) *turn {
 	g := graph.New("turn")
 	w := g.Read(r.w)
 	r.x = g.Input("x", r.rows.Type())
-	off := ops.Sub(ops.Dot(r.x, w), r.x)
+	off := ops.Sub(ops.Dot(r.x, w), g.Const(r.rows)) // a constant is memory of the plan alone
 	r.loss = ops.Sum(ops.Square(off))
 	g.Write(r.w, ops.Sub(w, ops.Scale(ops.Dot(ops.Transpose(r.x), off), 0.01)))
 	var err error
 	r.plan, err = plan.Compile([]graph.Value{r.loss}, plan.Options{Device: dev, Session: r.session})
-	require.NoError(t, err)
-	return r
+	return r, err
 }
 
 // train returns the losses, and sums of the weight between steps.

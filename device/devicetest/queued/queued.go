@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 
 	"github.com/bitsandbyes/bitsandbyes/device"
 )
@@ -34,8 +35,8 @@ type Device struct {
 	rng    *rand.Rand
 	lost   error
 	fails  int // launches until the device is lost; 0: never
-	held   int64
-	pinned int64 // of the host
+	held   atomic.Int64
+	pinned atomic.Int64 // of the host
 	choice device.Arithmetic
 
 	// Counts of what was asked for.
@@ -76,7 +77,7 @@ var ErrLost = errors.New("queued: the device is lost")
 func (d *Device) Info() device.Info {
 	i := d.inner.Info()
 	i.Name, i.Kind, i.BF16 = "queue before "+i.Name, "queued", d.opts.BF16
-	i.MemoryTotal, i.MemoryFree = d.opts.Total, max(d.opts.Total-d.held, 0)
+	i.MemoryTotal, i.MemoryFree = d.opts.Total, max(d.opts.Total-d.held.Load(), 0)
 	return i
 }
 
@@ -84,7 +85,7 @@ func (d *Device) Info() device.Info {
 func (d *Device) Close() error { return nil }
 
 // Allocated implements device.Meter.
-func (d *Device) Allocated() int64 { return d.held }
+func (d *Device) Allocated() int64 { return d.held.Load() }
 
 // Overhead implements device.Meter.
 func (d *Device) Overhead() int64 { return 0 }
@@ -107,9 +108,9 @@ func (b *buffer) Bytes() []byte { return b.bytes }
 // Free implements device.Buffer: as a driver does, it waits for the queue.
 func (b *buffer) Free() error {
 	if b.host {
-		b.dev.pinned -= b.size
+		b.dev.pinned.Add(-b.size)
 	} else {
-		b.dev.held -= b.size
+		b.dev.held.Add(-b.size)
 	}
 	return errors.Join(b.dev.drainAll(), b.Buffer.Free())
 }
@@ -119,22 +120,31 @@ func (b *buffer) Grow(bytes int64) error {
 	if bytes > b.Buffer.Size() {
 		return fmt.Errorf("queued: %d bytes of %d that were reserved", bytes, b.Buffer.Size())
 	}
-	b.dev.held += max(bytes-b.size, 0)
+	b.dev.held.Add(max(bytes-b.size, 0))
 	b.size = max(b.size, bytes)
 	return nil
 }
 
 // Alloc implements device.Device.
 func (d *Device) Alloc(n int64) (device.Buffer, error) {
-	if d.opts.Total > 0 && d.held+n > d.opts.Total {
-		return nil, fmt.Errorf("queued: %d bytes do not fit beside %d of %d", n, d.held, d.opts.Total)
+	if err := take(&d.held, n, d.opts.Total, "bytes"); err != nil {
+		return nil, err
 	}
 	b, err := d.inner.Alloc(n)
 	if err != nil {
+		d.held.Add(-n)
 		return nil, err
 	}
-	d.held += n
 	return struct{ device.Buffer }{&buffer{Buffer: b, dev: d, size: n}}, nil // neither growable nor of the host
+}
+
+// take counts n bytes more, of a total unless that is 0.
+func take(held *atomic.Int64, n, total int64, what string) error {
+	if now := held.Add(n); total > 0 && now > total {
+		held.Add(-n)
+		return fmt.Errorf("queued: %d %s do not fit beside %d of %d", n, what, now-n, total)
+	}
+	return nil
 }
 
 // PageBytes implements device.Reserver: sizes are not rounded.
@@ -154,14 +164,14 @@ func (d *Device) Reserve(limit int64) (device.Growable, error) {
 
 // AllocHost implements device.HostAllocator.
 func (d *Device) AllocHost(n int64) (device.Buffer, error) {
-	if d.opts.Host > 0 && d.pinned+n > d.opts.Host {
-		return nil, fmt.Errorf("queued: %d bytes of host memory do not fit beside %d of %d", n, d.pinned, d.opts.Host)
+	if err := take(&d.pinned, n, d.opts.Host, "bytes of host memory"); err != nil {
+		return nil, err
 	}
 	b, err := d.inner.Alloc(n)
 	if err != nil {
+		d.pinned.Add(-n)
 		return nil, err
 	}
-	d.pinned += n
 	h := &buffer{Buffer: b, dev: d, host: true, size: n, bytes: make([]byte, n)}
 	return h, nil
 }
