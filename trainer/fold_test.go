@@ -3,6 +3,7 @@ package trainer_test
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,6 +11,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/device"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/trainer"
+	"github.com/bitsandbyes/bitsandbyes/trainer/config"
 )
 
 // folding is a device that would fold adapters into weights; it is planned for only.
@@ -46,5 +48,40 @@ func TestFoldSetting(t *testing.T) {
 		} else {
 			require.NotContains(t, p.Text(), "folded into")
 		}
+	}
+}
+
+// asking is a device that cannot fold, and counts how often it is asked to.
+type asking struct {
+	device.Device
+	times *int
+}
+
+func (d asking) Kernel(s device.Spec) (device.Kernel, error) {
+	switch s.Op.(type) {
+	case ops.FoldedQuantMatMul, ops.AddFoldedQuantMatMul:
+		*d.times++
+		return nil, device.ErrNoKernel
+	}
+	return d.Device.Kernel(s)
+}
+
+// TestLocateFolds: what looks for the place where a step's numbers went wrong computes as the step does, adapters folded where those of the step are.
+func TestLocateFolds(t *testing.T) {
+	for fold, some := range map[string]bool{"auto": true, "off": false} {
+		var times [2]int
+		for i := range times {
+			dir := model(t, small)
+			c := adapt(t, dir)
+			c.Adapter.Fold, c.Train.Steps = fold, 1
+			hooks := trainer.Hooks{Device: asking{threads(t, 1), &times[i]}}
+			if i == 0 {
+				run(t, c, hooks)
+				continue
+			}
+			spoil(t, dir, "model.embed_tokens.weight", func(x []float32) { x[5*16] = float32(math.Inf(1)) })
+			fails(t, context.Background(), c, hooks, config.ExitNonFinite, "the embeddings are not finite")
+		}
+		require.Equal(t, some, times[1] > times[0], "%q: asked %d times in a run, %d times in one that is looked at", fold, times[0], times[1])
 	}
 }

@@ -89,7 +89,7 @@ func (j *job) compileFinder(ctx context.Context, rows, t int) (*finder, error) {
 	}
 	f.losses = j.model.TokenLoss(states[len(states)-1], f.in.targets)
 	var err error
-	f.plan, err = plan.Compile(append([]graph.Value{f.losses}, f.states...), plan.Options{Context: ctx, Device: j.dev, Session: j.session})
+	f.plan, err = plan.Compile(append([]graph.Value{f.losses}, f.states...), plan.Options{Context: ctx, Device: j.dev, Session: j.session, Fold: j.cfg.Adapter.Folds()})
 	return f, err
 }
 
