@@ -82,7 +82,7 @@ func TestFoldedTraining(t *testing.T) {
 	got, within, some := trainGated(t, d, true)
 	require.Zero(t, none)
 	require.Equal(t, 7, some, "four products, and the gradients of what three of them read")
-	require.Equal(t, want[0], got[0], "an adapter that adds nothing changes nothing")
+	require.InEpsilon(t, want[0], got[0], 1e-5, "an adapter that adds nothing changes the order of sums at most")
 	require.Less(t, got[len(got)-1], 0.9*got[0], "it learns")
 	for i := range want {
 		require.InEpsilon(t, want[i], got[i], 5e-4, "step %d of %v and %v", i, want, got)

@@ -49,6 +49,23 @@ func TestFoldedWeights(t *testing.T) {
 	}
 }
 
+// TestFoldedNothing: with an adapter that adds nothing, every value is the one that decoding alone gives.
+func TestFoldedNothing(t *testing.T) {
+	d := testDevice(t)
+	rng := rand.New(rand.NewPCG(8, 3))
+	for i, dtype := range []tensor.DType{tensor.BF16, tensor.F16} {
+		c := foldCase{rows: 37, cols: 128, blocksize: 64, rank: 5 - i, nested: i == 0, scheme: []quant.Scheme{quant.NF4, quant.FP4}[i], dtype: dtype}
+		_, parts := randomWeight(rng, c.scheme, c.blocksize, c.rows, c.cols, c.nested)
+		op := ops.Dequantize{Scheme: c.scheme, Blocksize: c.blocksize, Rows: c.rows, Cols: c.cols, To: dtype, Nested: c.nested}
+		want := kernelRun{op: op, in: parts, out: []tensor.Type{tensor.T(dtype, c.rows, c.cols)}}.run(t, d, d.Kernel)[0]
+		a, b := normal(dtype, rng, c.rank, c.cols), tensor.New(tensor.T(dtype, c.rows, c.rank))
+		got := decodeFolded(t, d, c, -2, append(parts[:len(parts):len(parts)], a, b), 0, d.sms)
+		for k := range c.rows * c.cols {
+			require.Equal(t, want.At(k)+0, got.At(k)+0, "%+v: element %d", c, k) // a zero may have lost its sign
+		}
+	}
+}
+
 // decodeFolded launches the decoder, cut for so many multiprocessors. Its result begins at a multiple of 16 bytes wherever its operands are.
 func decodeFolded(t *testing.T, d *Device, c foldCase, alpha float32, in []*tensor.Tensor, shift int64, processors int) *tensor.Tensor {
 	const spare = 8 // elements
@@ -126,6 +143,8 @@ func TestFoldedProductsWhere(t *testing.T) {
 			}
 		})
 	}
+	_, err := (&Device{capability: 75}).foldedProduct(good, tensor.T(tensor.F16, 512, 256), false)
+	require.ErrorIs(t, err, device.ErrNoKernel, "its products of tensor cores came with 8.0")
 }
 
 // BenchmarkFoldedWeights times decoding with an adapter beside decoding alone, also with blocks that come in several rounds. It needs a
