@@ -61,11 +61,29 @@ func (j *job) bytesWith(ctx context.Context, micro, recompute, seqLen int) (int6
 	if recompute > 0 {
 		o.move = j.mayMove(o.move)
 	}
+	return j.bytesOf(o)
+}
+
+// needs is what the run takes with the settings that make it smallest, of those that it may choose itself: with its evaluations, without generation,
+// which is left out where it does not fit.
+func (j *job) needs(ctx context.Context, fit bool) (int64, error) {
+	o := j.stepOptions(ctx, 0)
+	if fit {
+		o.rows = 1
+	}
+	if j.cfg.Train.Checkpointing != "off" {
+		o.recompute = j.model.Config().Layers
+		o.move = j.mayMove(o.move)
+	}
+	return j.bytesOf(o)
+}
+
+// bytesOf compiles a run's steps for their size.
+func (j *job) bytesOf(o stepOptions) (n int64, err error) {
 	o.session = j.execution().Session(j.store)
 	if err := j.closeScorers(); err != nil {
 		return 0, err
 	}
-	var err error
 	if o.objective, err = j.makeObjective(o); err != nil {
 		return 0, err
 	}
@@ -88,14 +106,18 @@ func (j *job) refuse(ctx context.Context, short *plan.BudgetError, budget int64,
 	} else if fit {
 		hint = "train.fit cannot go lower: it changes neither the batch nor data.seq_len"
 	}
+	needs, err := j.needs(ctx, fit)
+	if err != nil {
+		return errors.Join(short, err)
+	}
 	err = fmt.Errorf("%w\n\nSettings and what they need, of %s:\n%s%s%s", short, report.Bytes(budget), proposalTable(list), j.otherMeans(list), hint)
-	return &MemoryError{Needs: short.Report.Peak(), Budget: budget, Settings: list, err: err}
+	return &MemoryError{Needs: needs, Budget: budget, Settings: list, err: err}
 }
 
 // MemoryError is the error of a run that does not fit, with settings that were tried: the last one fits, unless none does.
 type MemoryError struct {
 	Fits     bool       `json:"fits"`         // false
-	Needs    int64      `json:"needs_bytes"`  // with the last settings that the run itself may take
+	Needs    int64      `json:"needs_bytes"`  // the least budget that the run fits, with settings that it may choose itself
 	Budget   int64      `json:"budget_bytes"` // what there is
 	Settings []Proposal `json:"settings"`
 

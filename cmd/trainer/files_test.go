@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -132,7 +133,11 @@ func TestPlanJSON(t *testing.T) {
 	got = read(config.ExitMemory, "--memory=1MiB")
 	require.Equal(t, false, got["fits"])
 	require.Equal(t, float64(1<<20), got["budget_bytes"])
-	require.Greater(t, got["needs_bytes"], got["budget_bytes"])
+	for _, with := range []string{"--train.checkpointing=auto", "--train.checkpointing=off", "--fit"} {
+		needs := int64(read(config.ExitMemory, "--memory=1MiB", with)["needs_bytes"].(float64))
+		read(config.ExitOK, fmt.Sprintf("--memory=%d", needs), with)
+		read(config.ExitMemory, fmt.Sprintf("--memory=%d", needs-1), with)
+	}
 	require.Len(t, got["settings"].([]any)[0], 5)
 
 	code, out, _ := command(t, "plan", "--json=perhaps")
