@@ -25,6 +25,9 @@ func (a *Adapter) Merge(s Store) error {
 	if a.merged {
 		return nil
 	}
+	if s == nil {
+		return errNoStore
+	}
 	off := a.off
 	a.SetActive(true) // what is folded in are the variables in the model's fields
 	if err := a.fold(s); err != nil {
@@ -74,6 +77,9 @@ func (a *Adapter) unfold(s Store, n int, err error) error {
 func (a *Adapter) Unmerge(s Store) error {
 	if !a.merged {
 		return nil
+	}
+	if s == nil {
+		return errNoStore
 	}
 	for _, m := range a.Modules {
 		if err := m.unmergeable(); err != nil {

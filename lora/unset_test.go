@@ -54,6 +54,11 @@ func TestWithoutInit(t *testing.T) {
 			}
 			require.ErrorContains(t, a.Init(nil), "give the plan.Store")
 			require.ErrorContains(t, a.Save(nil, t.TempDir(), nil, lora.SaveInfo{}), "give the plan.Store")
+			require.ErrorContains(t, a.Merge(nil), "give the plan.Store")
+			var none *plan.Store
+			for what, err := range map[string]error{"init": a.Init(none), "save": a.Save(nil, t.TempDir(), none, lora.SaveInfo{}), "merge": a.Merge(none)} {
+				require.ErrorContains(t, err, "make it with NewStore(device)", what)
+			}
 			require.NoError(t, a.Init(store))
 			_, err = p.Run(t.Context(), nil)
 			require.NoError(t, err)

@@ -8,7 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bitsandbyes/bitsandbyes/graph/plan"
 	"github.com/bitsandbyes/bitsandbyes/internal/vfs"
+	"github.com/bitsandbyes/bitsandbyes/models"
 	"github.com/bitsandbyes/bitsandbyes/trainer"
 )
 
@@ -64,5 +66,9 @@ func TestNothingGiven(t *testing.T) {
 	require.ErrorContains(t, err, "model: is not given: a Hugging Face directory")
 	_, err = trainer.NewGenerator(nil, nil, 1, 1)
 	require.ErrorContains(t, err, "a model and a session with a store are needed")
+	_, err = trainer.NewGenerator(&models.Model{}, plan.NewSession(nil), 1, 1)
+	require.ErrorContains(t, err, "a model and a session with a store are needed")
+	require.ErrorContains(t, trainer.SaveModel(nil, t.TempDir(), nil, plan.NewStore(nil), trainer.SaveOptions{}), "a model and the plan.Store")
+	require.ErrorContains(t, trainer.SaveModel(nil, t.TempDir(), &models.Model{}, nil, trainer.SaveOptions{}), "a model and the plan.Store")
 	require.NoError(t, trainer.Generate(context.Background(), trainer.GenerateOptions{Model: "builtin:tiny", Prompt: "a", MaxTokens: 1, Device: "cpu"}, nil))
 }

@@ -49,7 +49,7 @@ type decodePlan struct {
 // NewGenerator makes a generator for rows sequences of at most capacity tokens each, prompt included. The session's store holds
 // the weights.
 func NewGenerator(m *models.Model, session *plan.Session, rows, capacity int) (*Generator, error) {
-	if m == nil || session == nil || session.Store() == nil {
+	if m == nil || session == nil || session.Store().Device() == nil {
 		return nil, errors.New("generate: a model and a session with a store are needed; OpenModel and plan.NewSession make them")
 	}
 	if rows < 1 || capacity < 1 {

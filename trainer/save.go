@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -24,6 +25,9 @@ type SaveOptions struct {
 // weight at a time is read from values. The rotary pairs of a llama2.c model are reordered to the halves that Hugging Face has, which changes
 // no result. A value that float16 cannot hold is refused by name.
 func SaveModel(fsys vfs.FS, dir string, m *models.Model, values layers.Reader, o SaveOptions) error {
+	if m == nil || values == nil {
+		return errors.New("save: a model and the plan.Store of its weights are needed")
+	}
 	fsys = vfs.Or(fsys)
 	var specs []checkpoint.Spec
 	pieces := map[string]piece{}

@@ -151,7 +151,7 @@ func (o *Options) complete() error {
 		o.Context = context.Background()
 	}
 	if o.Session != nil {
-		if o.Store = o.Session.store; o.Store == nil {
+		if o.Store = o.Session.store; o.Store.Device() == nil {
 			return errors.New("plan: Options.Session has no store; make it with NewSession(NewStore(device))")
 		}
 	}

@@ -27,7 +27,7 @@ type Session struct {
 }
 
 // NewSession makes a session around a store.
-func NewSession(s *Store) *Session { return &Session{store: s, plans: map[*Plan]bool{}} }
+func NewSession(s *Store) *Session { return &Session{store: s.given(), plans: map[*Plan]bool{}} }
 
 // SetLaunching asks for a way of launching for all plans of the session. It is called before the first of them runs.
 func (s *Session) SetLaunching(l Launching) { s.launch = l }

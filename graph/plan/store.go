@@ -70,7 +70,17 @@ func NewStore(dev device.Device) *Store {
 }
 
 // Device returns the device the values live on.
-func (s *Store) Device() device.Device { return s.dev }
+func (s *Store) Device() device.Device { return s.given().dev }
+
+// given is s, or in the place of a nil Store one without a device, which says what is missing.
+func (s *Store) given() *Store {
+	if s == nil {
+		return &Store{}
+	}
+	return s
+}
+
+var errNoDevice = errors.New("store: it has no device; make it with NewStore(device)")
 
 // ptr returns the address of a variable, allocating zeros at the first use.
 func (s *Store) ptr(v *graph.Var) (device.Ptr, error) {
@@ -86,7 +96,7 @@ func (s *Store) locked(v *graph.Var) (device.Ptr, error) {
 	if !ok {
 		switch {
 		case s.dev == nil:
-			return device.Ptr{}, errors.New("store: it has no device; make it with NewStore(device)")
+			return device.Ptr{}, errNoDevice
 		case s.bufs == nil:
 			return device.Ptr{}, errors.New("store: closed")
 		}
@@ -110,6 +120,7 @@ func (s *Store) alloc(v *graph.Var) (device.Buffer, error) {
 // Has reports whether the variable's storage exists already.
 func (s *Store) Has(v *graph.Var) bool {
 	owner, _ := v.Root()
+	s = s.given()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, ok := s.bufs[owner]
@@ -135,7 +146,8 @@ func (s *Store) SetBytes(v *graph.Var, off int64, b []byte) error {
 	if v == nil {
 		return errNoVar
 	}
-	if off < 0 || off+int64(len(b)) > v.Type.Bytes() {
+	s = s.given()
+	if off < 0 || int64(len(b)) > v.Type.Bytes()-off {
 		return fmt.Errorf("store: %d bytes at offset %d do not fit variable %v of %d bytes", len(b), off, v, v.Type.Bytes())
 	}
 	s.take()
@@ -197,6 +209,9 @@ func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
 	if v == nil {
 		return nil, errNoVar
 	}
+	if s = s.given(); s.dev == nil {
+		return nil, errNoDevice
+	}
 	if lacks, moved := s.lacks(v); lacks {
 		return nil, fmt.Errorf("store: variable %v has no value; %s", v, howSupplied(moved))
 	}
@@ -214,6 +229,7 @@ func (s *Store) Get(v *graph.Var) (*tensor.Tensor, error) {
 
 // Bytes is the storage held now.
 func (s *Store) Bytes() int64 {
+	s = s.given()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var n int64
@@ -225,6 +241,7 @@ func (s *Store) Bytes() int64 {
 
 // Vars returns the variables that own storage, in name order.
 func (s *Store) Vars() []*graph.Var {
+	s = s.given()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*graph.Var
@@ -237,6 +254,7 @@ func (s *Store) Vars() []*graph.Var {
 
 // Drop frees the storage of a variable that owns it.
 func (s *Store) Drop(v *graph.Var) error {
+	s = s.given()
 	s.take()
 	defer s.give()
 	s.mu.Lock()
@@ -253,6 +271,7 @@ func (s *Store) Drop(v *graph.Var) error {
 
 // Close frees everything.
 func (s *Store) Close() error {
+	s = s.given()
 	s.take()
 	defer s.give()
 	s.mu.Lock()

@@ -99,12 +99,20 @@ func TestStoreNil(t *testing.T) {
 // TestNoDevice: a store that was made without a device says so when it is used.
 func TestNoDevice(t *testing.T) {
 	v := graph.NewVar("v", tensor.T(tensor.F32))
-	for _, s := range []*plan.Store{plan.NewStore(nil), {}} {
+	for _, s := range []*plan.Store{plan.NewStore(nil), {}, nil} {
+		require.False(t, s.Has(v))
+		require.Zero(t, s.Bytes())
+		require.Empty(t, s.Vars())
+		require.Nil(t, s.Device())
+		require.NoError(t, s.Drop(v))
+		require.ErrorContains(t, s.SetBytes(v, math.MaxInt64, make([]byte, 1)), "do not fit variable")
 		require.ErrorContains(t, s.Set(v, tensor.New(v.Type)), "has no device; make it with NewStore(device)")
 		_, err := s.Get(v)
 		require.ErrorContains(t, err, "has no device")
 		_, err = plan.Compile([]graph.Value{graph.New("g").Read(v)}, plan.Options{Store: s})
 		require.ErrorContains(t, err, "device.Open")
+		_, err = plan.Compile([]graph.Value{graph.New("g").Read(v)}, plan.Options{Session: plan.NewSession(s)})
+		require.ErrorContains(t, err, "has no store")
 		require.NoError(t, plan.NewSession(s).Close())
 	}
 }
