@@ -234,8 +234,11 @@ func (d *Dir) nothing() error {
 			return &FormatError{File: d.path, Reason: "the folder holds no " + modelFile + " but " + name, Remedy: "give the path of the GGUF file itself"}
 		}
 	}
-	return &FormatError{File: d.path, Reason: "neither " + modelFile + " nor " + indexFile + " is there",
-		Remedy: "give the folder of a Hugging Face model, or download the whole of it"}
+	remedy := "give the folder of a Hugging Face model, or download the whole of it"
+	if slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == configFile }) {
+		remedy += "; pretraining from random weights takes the file " + filepath.Join(d.path, configFile) + " as its model"
+	}
+	return &FormatError{File: d.path, Reason: "neither " + modelFile + " nor " + indexFile + " is there", Remedy: remedy}
 }
 
 func (d *Dir) lookup(name string) (entry, bool) {

@@ -104,7 +104,7 @@ func TestOpenDirRefuses(t *testing.T) {
 func TestOpenDirWithoutModel(t *testing.T) {
 	for file, want := range map[string]string{
 		"pytorch_model.bin": "pickle can run code", "consolidated.pth": "pickle can run code", "m.gguf": "GGUF file itself",
-		"adapter_model.safetensors": "holds an adapter", "readme": "neither",
+		"adapter_model.safetensors": "holds an adapter", "readme": "neither", "config.json": "random weights takes the file /d/config.json",
 		"model/" + modelFile: "give its model, " + filepath.Join("/d", "model"), "adapter/adapter_model.safetensors": filepath.Join("/d", "adapter") + " as the adapter",
 	} {
 		_, err := OpenDir(memory(t, map[string]string{file: "x"}), "/d")
