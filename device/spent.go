@@ -17,7 +17,7 @@ type Spender interface {
 	Spent() []Spent
 }
 
-// Keeper devices find it again the next time.
+// Keeper devices keep what such work gave, and find it again the next time.
 type Keeper interface {
 	// Unkept is why it will not be found, such as a folder that cannot be written, and what to do; nil as far as all was kept.
 	Unkept() error
