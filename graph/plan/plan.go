@@ -29,7 +29,7 @@ type Options struct {
 	Verify  bool            // verify the graph after every pass, and fill the memory of intermediates with NaN before each run
 	Check   bool            // after each kernel: find the first non-finite value, compare with the op's decomposition
 	Dump    func(pass string, g *graph.Graph)
-	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow
+	Probe   func(n *graph.Node, out []*tensor.Tensor) // called after each kernel with its outputs; slow. It may read the store, not run plans of it
 	Launch  Launching                                 // how launches reach the device; a session may ask for a slower way
 	// Move chooses which of the intermediates that wait for the backward phase do so in host memory, on devices that have their own; one answer for
 	// each. MoveInputs and MoveSaved are such choices. Results are the same bits; the plan is as much smaller as Report tells.
