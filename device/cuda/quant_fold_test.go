@@ -41,10 +41,10 @@ func TestFoldedWeights(t *testing.T) {
 			require.NoError(t, err)
 			a, b := normal(c.dtype, rng, c.rank, c.cols), normal(c.dtype, rng, c.rows, c.rank)
 			alpha := []float32{1, -0.003}[i%2]
-			for _, shift := range []int64{0, 4} {
-				got := decodeFolded(t, d, c, alpha, append(parts[:len(parts):len(parts)], a, b), shift, 1+k*d.sms)
-				c.require(t, got, w, a, b, float64(alpha))
-			}
+			in := append(parts[:len(parts):len(parts)], a, b)
+			got := decodeFolded(t, d, c, alpha, in, 0, 1+k*d.sms)
+			c.require(t, got, w, a, b, float64(alpha))
+			require.Equal(t, got.Bytes(), decodeFolded(t, d, c, alpha, in, 4, 2).Bytes(), "%+v: bits follow neither from addresses nor from the device's size", c)
 		}
 	}
 }

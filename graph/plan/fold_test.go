@@ -166,11 +166,17 @@ func randomSum(g *graph.Graph, us []graph.Value, choice func(n int) int) (outs [
 	var list []graph.Value
 	for range 2 + choice(8) {
 		var v graph.Value
-		switch u := us[choice(len(us))]; choice(5) {
+		switch u := us[choice(len(us))]; choice(6) {
 		case 0, 1:
 			v = ops.QuantLinear(q, u, codes, absmax)
-		case 2, 3:
-			v = ops.Linear(ops.Linear(u, weight(3, features)), weight(out, 3))
+		case 2:
+			v = ops.Reshape(ops.QuantLinear(q, ops.Reshape(u, 5, 1, features), codes, absmax), 5, out)
+		case 3, 4:
+			low := ops.Linear(u, weight(3, features))
+			if choice(4) == 0 {
+				outs = append(outs, low)
+			}
+			v = ops.Linear(ops.Scale(low, float64(1+choice(2))), weight(out, 3))
 		default:
 			v = ops.Tanh(ops.Linear(u, weight(out, features)))
 		}
