@@ -11,4 +11,5 @@ func TestTurns(t *testing.T) {
 	d := testDevice(t)
 	t.Run("sessions", func(t *testing.T) { devicetest.RunTurns(t, d) })
 	t.Run("plans", func(t *testing.T) { devicetest.RunShared(t, d) })
+	t.Run("one plan", func(t *testing.T) { devicetest.RunOnePlan(t, d) })
 }

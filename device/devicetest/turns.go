@@ -3,6 +3,7 @@ package devicetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"testing"
@@ -79,6 +80,38 @@ func RunShared(t *testing.T, dev device.Device) {
 		require.Equal(t, float32(runs*(1+2+3)), x)
 	}
 	require.NoError(t, session.Close())
+}
+
+// RunOnePlan runs one plan from several goroutines at once: each gets the outputs of what it fed.
+func RunOnePlan(t *testing.T, dev device.Device) {
+	const goroutines, runs, n = 4, 30, 100
+	g := graph.New("one")
+	x := g.Input("x", tensor.T(tensor.F32, n))
+	next := ops.AddScalar(x, 1)
+	sum := ops.Sum(next)
+	p, err := plan.Compile([]graph.Value{next, sum}, plan.Options{Device: dev})
+	require.NoError(t, err)
+	errs := make([]error, goroutines)
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() {
+			in := tensor.New(x.Type())
+			for k := range runs {
+				v := i*runs + k
+				for j := range n {
+					in.Set(j, float64(v))
+				}
+				r, err := p.Run(context.Background(), plan.Feed{x: in})
+				if err == nil && (r.Tensor(next).At(n-1) != float64(v+1) || r.Float(sum) != float64(n*(v+1))) {
+					err = fmt.Errorf("fed %d, got %v and the sum %v", v, r.Tensor(next).At(n-1), r.Float(sum))
+				}
+				errs[i] = errors.Join(errs[i], err)
+			}
+		})
+	}
+	all.Wait()
+	require.NoError(t, errors.Join(errs...))
+	require.NoError(t, p.Close())
 }
 
 // turn is a small training: a matrix that is fitted to a target by steps of gradient descent.

@@ -23,3 +23,11 @@ func TestSharedTurns(t *testing.T) {
 	})
 	t.Run("cpu", func(t *testing.T) { devicetest.RunShared(t, cpu.New(cpu.Options{Threads: 3})) })
 }
+
+// TestOnePlanTurns: goroutines run one plan at once.
+func TestOnePlanTurns(t *testing.T) {
+	t.Run("queued", func(t *testing.T) {
+		devicetest.RunOnePlan(t, queued.New(cpu.New(cpu.Options{Threads: 1}), queued.Options{Total: 1 << 24}))
+	})
+	t.Run("cpu", func(t *testing.T) { devicetest.RunOnePlan(t, cpu.New(cpu.Options{Threads: 3})) })
+}
