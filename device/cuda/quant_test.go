@@ -18,7 +18,6 @@ import (
 // launchOp runs one op on the device. Inputs begin `skew` elements into buffers, so that they can be less aligned.
 func launchOp(t testing.TB, d *Device, skew int, op graph.Op, in ...*tensor.Tensor) []*tensor.Tensor {
 	t.Helper()
-	s := d.Stream(0)
 	types := make([]tensor.Type, len(in))
 	for i, x := range in {
 		types[i] = x.Type()
@@ -27,6 +26,13 @@ func launchOp(t testing.TB, d *Device, skew int, op graph.Op, in ...*tensor.Tens
 	require.NoError(t, err)
 	k, err := d.Kernel(device.Spec{Op: op, In: types, Out: out})
 	require.NoError(t, err)
+	return launchBuilt(t, d, skew, k, out, in...)
+}
+
+// launchBuilt is launchOp of a kernel.
+func launchBuilt(t testing.TB, d *Device, skew int, k device.Kernel, out []tensor.Type, in ...*tensor.Tensor) []*tensor.Tensor {
+	t.Helper()
+	s := d.Stream(0)
 	alloc := func(n int64) device.Ptr {
 		b, err := d.Alloc(n)
 		require.NoError(t, err)
