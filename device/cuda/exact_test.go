@@ -228,6 +228,41 @@ func TestRandomWordsEqualTheProcessor(t *testing.T) {
 	}
 }
 
+// TestDropoutInPlace: threads that read places ahead have dropout's values at the address of its input, too, aligned or not.
+func TestDropoutInPlace(t *testing.T) {
+	d, rng := testDevice(t), rand.New(rand.NewPCG(10, 9))
+	const tokens, n = 700, 40
+	key, err := tensor.FromBytes(tensor.T(tensor.U32, 2), []byte{1, 2, 3, 4, 250, 6, 7, 255})
+	require.NoError(t, err)
+	ids := anyNumbers(rng, tensor.I32, tokens)
+	op := ops.DropoutOp{Rate: 0.3, Site: 2}
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		x := anyNumbers(rng, dt, tokens, n)
+		_, ref := both(t, op, x, key, ids, ids)
+		spec := device.Spec{Op: op, In: []tensor.Type{x.Type(), key.Type(), ids.Type(), ids.Type()}, Out: []tensor.Type{x.Type()}}
+		k, err := d.Kernel(spec)
+		require.NoError(t, err)
+		for _, off := range []int64{0, int64(dt.Size())} {
+			var at []device.Ptr
+			for _, in := range []*tensor.Tensor{x, key, ids} {
+				b, err := d.Alloc(in.Type().Bytes() + off)
+				require.NoError(t, err)
+				t.Cleanup(func() { require.NoError(t, b.Free()) })
+				p := device.Ptr{Buf: b}
+				if in == x {
+					p.Off = off
+				}
+				require.NoError(t, d.Stream(0).Upload(p, in.Bytes()))
+				at = append(at, p)
+			}
+			require.NoError(t, k.Launch(d.Stream(0), append(at, at[2]), at[:1], device.Ptr{}))
+			got := tensor.New(x.Type())
+			require.NoError(t, d.Stream(0).Download(got.Bytes(), at[0]))
+			requireSame(t, ref[0], got, fmt.Sprint(dt, " at ", off))
+		}
+	}
+}
+
 // TestSeveralResults: a chain with several results of several types, at the addresses of its inputs too, is each of them by itself.
 func TestSeveralResults(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 9))
