@@ -98,7 +98,10 @@ func (g *Graph) Const(t *tensor.Tensor) Value {
 
 // Write makes v hold val when the step ends. A second write to the same variable replaces the first.
 func (g *Graph) Write(v *Var, val Value) {
-	g = g.empty()
+	if g == nil {
+		graphOf("write", []Value{val}, nil)
+		return
+	}
 	switch {
 	case v == nil:
 		g.Fail("write", []Value{val}, errors.New("the variable is nil"))
@@ -132,7 +135,7 @@ func (g *Graph) Apply(op Op, in ...Value) []Value {
 	case op == nil:
 		return []Value{g.Fail("apply", in, errors.New("the op is nil"))}
 	case g == nil:
-		return missing(op.Name()).poisoned(op, in)
+		return graphOf(op.Name(), in, nil).poisoned(op, in)
 	}
 	for _, v := range in {
 		if v.n == nil {
@@ -174,7 +177,7 @@ func (g *Graph) Apply(op Op, in ...Value) []Value {
 // Fail records an error at the caller's position and returns a poisoned Value.
 func (g *Graph) Fail(what string, in []Value, err error) Value {
 	if g == nil {
-		g, err = New("missing"), errors.Join(errNoGraph, err)
+		return graphOf(what, in, err).Poison()
 	}
 	if len(g.errs) < maxErrors {
 		scope, pos := g.where()

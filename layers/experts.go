@@ -91,6 +91,9 @@ func (l *GroupedQuantized) Forward(x, offsets graph.Value) graph.Value {
 		return x
 	}
 	q, parts := l.Weight, l.Weight.read(x.Graph())
+	if q == nil {
+		return parts[0]
+	}
 	if q.Scheme == quant.Int8 {
 		return ops.Int8GroupedLinear(x, offsets, parts[0], parts[1])
 	}

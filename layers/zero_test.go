@@ -39,7 +39,10 @@ func TestNoQuantizedWeight(t *testing.T) {
 		require.NotPanics(t, func() { require.False(t, l.Forward(g.Input("x", tensor.T(tensor.F32, 2, 4))).Valid()) })
 		require.ErrorContains(t, g.Err(), "the quantized weight is nil")
 	}
-	g := graph.New("read")
+	g := graph.New("experts")
+	require.False(t, (&layers.GroupedQuantized{}).Forward(g.Input("x", tensor.T(tensor.F32, 2, 4)), g.Input("offsets", tensor.T(tensor.I32, 3))).Valid())
+	require.ErrorContains(t, g.Err(), "the quantized weight is nil")
+	g = graph.New("read")
 	require.False(t, (*layers.Quantized)(nil).Read(g, tensor.F32).Valid())
 	require.False(t, g.Read(graph.NewVar("untyped", tensor.Type{})).Valid())
 	require.ErrorContains(t, g.Err(), "read untyped(): ")

@@ -114,6 +114,10 @@ func (gr *Group) collect(of func(s *section) []*graph.Var) (out []*graph.Var) {
 // Accumulate adds gradients, one a parameter in their order, to those held. What uses the sum (Apply, GradNormSquared, Zero) stands in another
 // graph: within one step the gradients held are those from before it. For one batch a step Optimizer.Update needs no second graph.
 func (gr *Group) Accumulate(g *graph.Graph, grads []graph.Value) {
+	if g == nil {
+		g.Fail("accumulate", grads, nil)
+		return
+	}
 	if len(grads) != len(gr.params) {
 		g.Fail("accumulate", nil, fmt.Errorf("%d gradients for %d parameters", len(grads), len(gr.params)))
 		return
@@ -177,6 +181,10 @@ func (gr *Group) Apply(g *graph.Graph, sc Scalars) {
 
 // ApplyGrads is Apply with the gradients given as slabs, in the order of GradSlabs: what a reduction over ranks returns for them.
 func (gr *Group) ApplyGrads(g *graph.Graph, slabs []graph.Value, sc Scalars) {
+	if g == nil {
+		g.Fail("apply", append(slices.Clip(slabs), sc.LR, sc.GScale, sc.OK), nil)
+		return
+	}
 	if len(slabs) != len(gr.sections) {
 		g.Fail("apply", nil, fmt.Errorf("%d gradient slabs for %d sections", len(slabs), len(gr.sections)))
 		return

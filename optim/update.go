@@ -13,6 +13,10 @@ import (
 // states are variables of the optimizer, and it counts the steps. An Optimizer updates one list of parameters, in one or several
 // graphs. Errors are recorded on the graph.
 func (o *Optimizer) Update(g *graph.Graph, params []*graph.Var, grads []graph.Value, lr graph.Value) {
+	if g == nil {
+		g.Fail("update", append(slices.Clip(grads), lr), nil)
+		return
+	}
 	fail := func(err error) { g.Fail("update", nil, err) }
 	if len(params) != len(grads) {
 		fail(fmt.Errorf("%d gradients for %d parameters", len(grads), len(params)))

@@ -10,6 +10,7 @@ import (
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/graph/ops"
 	"github.com/bitsandbyes/bitsandbyes/graph/plan"
+	"github.com/bitsandbyes/bitsandbyes/optim"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
 
@@ -81,4 +82,29 @@ func TestNilGraph(t *testing.T) {
 	g := graph.New("no op")
 	require.False(t, g.Apply(nil)[0].Valid())
 	require.ErrorContains(t, g.Err(), "the op is nil")
+}
+
+// TestNilGraphWrites: what writes variables of a nil graph gives nothing that could carry the error, so the graph of what it was given does.
+func TestNilGraphWrites(t *testing.T) {
+	var none *graph.Graph
+	v := graph.NewVar("v", tensor.T(tensor.F32))
+	opt, err := optim.New("adamw", optim.Config{})
+	require.NoError(t, err)
+	group, err := optim.NewGroup([]*graph.Var{v}, optim.Options{Optimizer: opt})
+	require.NoError(t, err)
+	for name, write := range map[string]func(loss, lr graph.Value, grads []graph.Value){
+		"write":      func(loss, _ graph.Value, _ []graph.Value) { none.Write(v, loss) },
+		"update":     func(_, lr graph.Value, grads []graph.Value) { opt.Update(none, []*graph.Var{v}, grads, lr) },
+		"accumulate": func(_, _ graph.Value, grads []graph.Value) { group.Accumulate(none, grads) },
+		"apply":      func(_, lr graph.Value, _ []graph.Value) { group.Apply(none, optim.Scalars{LR: lr}) },
+	} {
+		g := graph.New("step")
+		loss := ops.Square(g.Read(v))
+		grads, err := autograd.Grad(loss, v)
+		require.NoError(t, err)
+		write(loss, ops.Fill(g, tensor.F32, 1), grads)
+		_, err = plan.Compile([]graph.Value{loss}, plan.Options{Device: cpu.New(cpu.Options{Threads: 1})})
+		require.ErrorContains(t, err, "the graph is nil: make one with graph.New", name)
+		require.ErrorContains(t, err, "missing_test.go:", name)
+	}
 }
