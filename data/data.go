@@ -62,6 +62,7 @@ type Options struct {
 	Renderer  Renderer                  // chat template of conversations; nil refuses them
 	AsChat    bool                      // prompts and answers that are plain text (prompt_completion, alpaca, preference) are rendered as conversations too
 	Roles     []string                  // of turns, beside those of UnknownRole
+	AnyRole   bool                      // turns may have any role: for rows that nothing is trained on
 	Pairs     bool                      // rows are preferences: each gives a chosen and a rejected example
 	OnBadRow  func(err *RowError) error // told of a row that cannot be used; nil goes on without the row. Without the function, the first ends Load
 	SpillDir  string                    // folder of the file for tokens beyond Limits.Memory; "" = the system's for temporary files

@@ -29,6 +29,7 @@ type Converter struct {
 	Renderer Renderer // nil: conversations are refused
 	AsChat   bool     // prompts and answers that are plain text are rendered as conversations too
 	Roles    []string // of turns, beside the usual ones: see UnknownRole
+	AnyRole  bool     // turns may have any role
 }
 
 // Doc is a tokenised document before it is cut to the sequence length.

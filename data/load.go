@@ -38,7 +38,7 @@ func Load(ctx context.Context, enc Encoder, files []File, opt Options) (*Set, er
 		return nil, err
 	}
 	b := &builder{opt: opt, st: &store{seqLen: opt.SeqLen, pairs: opt.Pairs, tok: newTokens(opt.Limits.Memory, opt.SpillDir)}, seen: map[uint64]struct{}{},
-		conv: &Converter{Encoder: enc, Mask: opt.Mask, BOS: opt.BOS, EOS: opt.EOS, Renderer: opt.Renderer, AsChat: opt.AsChat, Roles: opt.Roles}}
+		conv: &Converter{Encoder: enc, Mask: opt.Mask, BOS: opt.BOS, EOS: opt.EOS, Renderer: opt.Renderer, AsChat: opt.AsChat, Roles: opt.Roles, AnyRole: opt.AnyRole}}
 	for _, f := range files {
 		if err := b.file(ctx, f); err != nil {
 			return nil, errors.Join(err, b.st.tok.close())

@@ -47,7 +47,7 @@ func MeantRole(role string, others []string) string {
 // knownRoles refuses roles that nobody knows.
 func (c *Converter) knownRoles(r *Row, conv *Conversation) error {
 	i, unknown := UnknownRole(conv, c.Renderer, c.Roles)
-	if !unknown {
+	if !unknown || c.AnyRole {
 		return nil
 	}
 	role, hint := conv.Messages[i].Role, ""

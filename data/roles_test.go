@@ -30,6 +30,7 @@ func TestRoles(t *testing.T) {
 		require.ErrorContains(t, err, "system, developer, user, assistant, tool, function, ipython, narrator and what the chat template names; list another in data.roles (trainer eval: --role)")
 		require.Less(t, len(err.Error()), 400)
 	}
+	load(t, Options{Renderer: NewRenderer(tmpl), AnyRole: true}, write(t, "a.jsonl", rows("asistant")))
 	pair := `{"prompt":[{"role":"usr","content":"a"}],"chosen":[{"role":"assistant","content":"b"}],"rejected":[{"role":"assistant","content":"c"}]}`
 	_, err = loadErr(Options{Pairs: true, Renderer: NewRenderer(tmpl)}, write(t, "a.jsonl", pair))
 	require.ErrorContains(t, err, `turn 1 has the role "usr", which is not known; did you mean "user"?`)

@@ -87,7 +87,7 @@ func MeasurePerplexity(ctx context.Context, o PerplexityOptions) (p Perplexity, 
 // rows reads data with the model's tokenizer.
 func (m *Model) rows(ctx context.Context, o PerplexityOptions) (*data.Set, error) {
 	do := data.Options{Format: o.Format, SeqLen: m.evalLength(o.SeqLen), Mask: data.MaskNone, Vocab: m.Config().Vocab, Workers: runtime.GOMAXPROCS(0),
-		EOS: m.EOS()[:min(1, len(m.EOS()))]}
+		EOS: m.EOS()[:min(1, len(m.EOS()))], AnyRole: true}
 	if do.Format == "" {
 		do.Format = "auto"
 	}

@@ -134,9 +134,9 @@ func TestPlanJSON(t *testing.T) {
 	require.Equal(t, false, got["fits"])
 	require.Equal(t, float64(1<<20), got["budget_bytes"])
 	for _, with := range []string{"--train.checkpointing=auto", "--train.checkpointing=off", "--fit"} {
-		needs := int64(read(config.ExitMemory, "--memory=1MiB", with)["needs_bytes"].(float64))
-		read(config.ExitOK, fmt.Sprintf("--memory=%d", needs), with)
-		read(config.ExitMemory, fmt.Sprintf("--memory=%d", needs-1), with)
+		needs := int64(read(config.ExitMemory, "--device=cpu", "--memory=1MiB", with)["needs_bytes"].(float64))
+		read(config.ExitOK, "--device=cpu", fmt.Sprintf("--memory=%d", needs), with)
+		read(config.ExitMemory, "--device=cpu", fmt.Sprintf("--memory=%d", needs-1), with)
 	}
 	require.Len(t, got["settings"].([]any)[0], 5)
 
