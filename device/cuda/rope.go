@@ -86,7 +86,7 @@ func (d *Device) rope(op ops.RoPEOp, table tensor.Type, xs []tensor.Type, split 
 	}}, nil
 }
 
-// ropeFunction compiles products that are not contracted: which of two a multiply-add would take differs with the width, and bits must not.
+// ropeFunction compiles products that are contracted only where the kernel says so: which of two the compiler would take differs with the width, and bits must not.
 func ropeFunction(d *Device, op ops.RoPEOp, dt tensor.DType, width int) (*Function, error) {
 	pairs := "INTERLEAVED 0"
 	if op.Interleaved {

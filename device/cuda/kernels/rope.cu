@@ -17,7 +17,10 @@ INLINE void angles(A (&to)[V], const float *table) {
   }
 }
 
-// turn rotates the pairs of two packs. Neighbours: pair j is values 2j and 2j+1 of the two packs in a row.
+INLINE float product_and(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+INLINE double product_and(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// turn rotates the pairs of two packs. Neighbours: pair j is values 2j and 2j+1 of the two packs in a row. Of two products that with the cosine is not rounded.
 INLINE void turn(P &a, P &b, const A (&c)[V], const A (&s)[V]) {
   A x[2 * V], y[2 * V];
   for (int j = 0; j < V; j++) {
@@ -26,8 +29,8 @@ INLINE void turn(P &a, P &b, const A (&c)[V], const A (&s)[V]) {
   }
   for (int j = 0; j < V; j++) {
     int p = INTERLEAVED ? 2 * j : j, q = INTERLEAVED ? 2 * j + 1 : V + j;
-    y[p] = x[p] * c[j] - x[q] * s[j];
-    y[q] = x[q] * c[j] + x[p] * s[j];
+    y[p] = product_and(x[p], c[j], -(x[q] * s[j]));
+    y[q] = product_and(x[q], c[j], x[p] * s[j]);
   }
   for (int j = 0; j < V; j++) {
     a.v[j] = narrow<T>(y[j]);
