@@ -38,7 +38,7 @@ func benchUpdate(b *testing.B, name string, h ops.Hyper, dt tensor.DType, ahead 
 		u := &updater{Hyper: h, eight: true, moments: len(h.Moments()), hyper: hyperOf(h)}
 		p, err := u.program(dt, dt)
 		require.NoError(b, err)
-		p.Define[slices.IndexFunc(p.Define, func(s string) bool { return s == "AHEAD 0" })] = fmt.Sprint("AHEAD ", ahead)
+		p.Define[slices.IndexFunc(p.Define, func(s string) bool { return s == "AHEAD 1" })] = fmt.Sprint("AHEAD ", ahead)
 		f, err := d.Function(p, "optimizer_step")
 		require.NoError(b, err)
 		table, err := d.slabTable(l, h.WeightDecay)

@@ -77,12 +77,17 @@ func newStacker(p *Plan, g *graph.Graph, outs []graph.Value) *stacker {
 		done: make([]bool, len(g.Nodes()))}
 }
 
-// fedBy tells by ID which nodes depend on inputs.
+// fedBy tells by ID which nodes depend on inputs. A view has the values of its first input, whatever it waits for: weights of blocks that are computed again
+// wait for a gradient.
 func fedBy(g *graph.Graph) []bool {
 	fed := make([]bool, len(g.Nodes()))
 	for i, n := range g.Nodes() {
 		_, input := n.Op.(graph.Input)
-		fed[i] = input || slices.ContainsFunc(n.In, func(v graph.Value) bool { return v.Valid() && fed[v.Node().ID] })
+		in := n.In
+		if isView(n) {
+			in = in[:1]
+		}
+		fed[i] = input || slices.ContainsFunc(in, func(v graph.Value) bool { return v.Valid() && fed[v.Node().ID] })
 	}
 	return fed
 }

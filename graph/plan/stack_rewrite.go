@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	"github.com/bitsandbyes/bitsandbyes/graph"
 	"github.com/bitsandbyes/bitsandbyes/tensor"
 )
@@ -19,6 +21,7 @@ func (s *stacker) rewrite() error {
 			s.done[v.ID] = true
 		}
 	}
+	sooner := s.sooner()
 	for _, n := range s.g.Nodes() {
 		switch c := s.at[n]; {
 		case s.broken:
@@ -30,8 +33,37 @@ func (s *stacker) rewrite() error {
 		default:
 			s.move(n)
 		}
+		for _, c := range sooner[n] {
+			s.emit(c, c.nodes[0])
+		}
 	}
 	return s.r.New.Err()
+}
+
+// sooner lists, by the last node that their operands come from, products that can be computed before their place. The gradients of weights stand where they are
+// added to what was there before, at the end of a step: the scheduler brings single ones forward, as they free what they read, but not the joins that these need.
+func (s *stacker) sooner() map[*graph.Node][]*stacked {
+	after := map[*graph.Node][]*stacked{}
+	for place, c := range s.at {
+		last, ok, known := -1, c.shared >= 0, map[*graph.Node]bool{} // what of the weights alone can be had at any time
+		for _, m := range c.nodes {
+			for _, v := range m.In {
+				if !v.Valid() || s.early(v, 0, known) {
+					continue
+				}
+				n := whole(v).Node()
+				last, ok = max(last, n.ID), ok && s.member[n] == nil
+			}
+		}
+		if ok && last >= 0 && last < place.ID {
+			n := s.g.Nodes()[last]
+			after[n] = append(after[n], c)
+		}
+	}
+	for _, list := range after {
+		slices.SortFunc(list, func(a, b *stacked) int { return a.nodes[0].ID - b.nodes[0].ID })
+	}
+	return after
 }
 
 // move copies a node and what it needs that is not there yet. Results that are transposes now are read as such.

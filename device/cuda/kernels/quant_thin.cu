@@ -58,7 +58,7 @@ INLINE float biased(const Part &p, float sum, i32 column) {
 // as long as both operands are permuted alike, so each lane reads whole 16-byte words.
 #define STEP 128
 #ifndef PERMUTED
-#define PERMUTED 1  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
+#define PERMUTED (COLUMNS > 1)  // row g is decoded by permutations and row g + 8 by shuffles, so that the pipes of both are at work; 0: both by shuffles
 #endif
 // LEAN has fewer loads, for m <= 2 and rows of up to 256 blocks: the map of nested scales lies in shared memory, the two scales of scales that a row may have are read once, and
 // a lane reads an eighth of its columns of x in each step, those of one of four sums: in sum q columns q and 4 + q are of use.
