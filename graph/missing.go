@@ -1,6 +1,9 @@
 package graph
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 var errNoGraph = errors.New("the graph is nil: make one with graph.New")
 
@@ -32,13 +35,7 @@ func (g *Graph) adopt(v Value) {
 	if v.n.g == g || len(g.errs) == maxErrors {
 		return
 	}
-	for _, err := range v.n.g.errs {
-		for _, have := range g.errs {
-			if have == err {
-				return
-			}
-		}
-		g.errs = append(g.errs, err)
-		return
+	if errs := v.n.g.errs; len(errs) > 0 && !slices.Contains(g.errs, errs[0]) {
+		g.errs = append(g.errs, errs[0])
 	}
 }
