@@ -124,7 +124,6 @@ func (u *updater) program(p, g tensor.DType) (Program, error) {
 	define("HALF", bit(p != tensor.F32))
 	define("GHALF", bit(g != tensor.F32))
 	define("THREADS", updateThreads)
-	define("AHEAD", 1)
 	if !u.eight {
 		return out, nil
 	}

@@ -6,7 +6,7 @@
 // approximate roots and denormals taken for zeros, and FMA is written out. The order of the terms differs between types because it does there.
 //
 // Defines: P and G, types of parameters and gradients; RULE; EIGHT, 1 with 8-bit moments; MOMENTS; ROUNDING; SKIP, 1 to leave out zero
-// gradients; AHEAD, 1 to call for a block while another is worked on; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; for 8-bit moments CELLS_A and
+// gradients; BOUND, 1 with a factor for each tensor; HALF, 1 where P has 16 bits; GHALF likewise; for 8-bit moments CELLS_A and
 // CELLS_B, words of the tables of cells.cuh, SCALE_A.. and MOST_A.., what plain8 says of them, FIRST_A and FIRST_B, the first cells of the whole tables, of CODES_A words.
 
 #define ADAM 0
@@ -592,7 +592,7 @@ KERNEL __launch_bounds__(THREADS, MOMENTS == 3 ? 2 : (EIGHT && MOMENTS == 2) || 
       const int left = elements_left(slot, at);
       Lane l;
       fetch(l, s, books, at);
-      if (AHEAD && b + warps < chunk.blocks) ahead(s, at);
+      if (b + warps < chunk.blocks) ahead(s, at);
       if (plain(l, e, left))
         step_block<true>(l, s, h, books, e, slot, r, at, left);
       else
